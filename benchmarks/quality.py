@@ -35,7 +35,7 @@ from shapes import generate_shapes
 from batchrec_dagster.local_personalize.engine.data import Interactions, order_by_popularity
 from batchrec_dagster.local_personalize.engine.evaluate import HeldOut, PopularItems
 from batchrec_dagster.local_personalize.engine.serve import UserModel
-from batchrec_dagster.local_personalize.recipes import train
+from batchrec_dagster.local_personalize.trained_recipes import train
 
 OURS = "ours (aws-user-personalization)"
 NDCG = "ndcg_at_25"

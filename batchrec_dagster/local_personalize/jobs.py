@@ -25,12 +25,13 @@ from obstore.exceptions import PermissionDeniedError, UnauthenticatedError
 
 from batchrec_dagster.errors import UserError
 from batchrec_dagster.storage.objects import ObjectInfo, ObjectStore, split_uri
+from batchrec_dagster.storage.progress import Progress
 
-from .catalogue import Catalogue, CatalogueTransaction, Resource, Status
-from .data.datasets import DatasetReader
+from .catalogue import Catalogue, Resource, Status
 from .errors import CatalogError, InvalidInputError, JobFailedError
 from .home import Home, remove_path
-from .resources import Kind
+from .imported_rows import DatasetReader
+from .resources import ApiRequest, JobResult, Kind
 
 logger = logging.getLogger("batchrec_dagster.local_personalize")
 
@@ -72,6 +73,22 @@ class Job:
         if self.is_closing():
             raise ClosingError
 
+    def count_progress(self, unit: str, total: int) -> Callable[[int], None]:
+        """Return what counts work as done, logs that at intervals, and is a checkpoint.
+
+        unit: what is counted, such as "lines of s3://b/users.json".
+        total: how much work there is.
+        """
+        progress = Progress(unit, total, self.report_progress)
+
+        def count(number: int) -> None:
+            progress.add(number)
+            self.checkpoint()
+            if progress.count == total:
+                progress.end()
+
+        return count
+
     def make_reader(self, *, full_imports_only: bool = False) -> DatasetReader:
         """Return a reader of imported data.
 
@@ -90,6 +107,14 @@ class Job:
         if not objects:
             raise JobFailedError(f"{_INVALID} There is no object at {path}")
         return objects
+
+
+def check_data_source(request: ApiRequest) -> None:
+    """Raise InvalidInputError if the request does not say where its data are in S3."""
+    location = request.params["dataSource"].get("dataLocation")
+    if location is None:
+        raise InvalidInputError("dataSource.dataLocation is required.")
+    check_location(location)
 
 
 def check_location(path: str) -> str:
@@ -206,7 +231,7 @@ class Jobs:
                     transaction.save(started)
                 logger.info("%s: %s", started.arn, started.status)
                 job = Job(started, self._catalogue, self._home, self._store, self._closing.is_set)
-                self._record(job, _perform(kind, job))
+                self._record(started.arn, _perform(kind, job))
             self._catalogue.copy_log()
         except ClosingError:
             pass
@@ -217,67 +242,57 @@ class Jobs:
         finally:
             lock.release()
 
-    def _record(self, job: Job, apply_outcome: ApplyOutcome) -> None:
+    def _record(self, arn: str, result: JobResult | str) -> None:
+        """Write how the job ended.
+
+        result: what it made, or why it failed.
+        """
+        replaced_files: Sequence[Path] = ()
         with self._catalogue.open_for_writing() as transaction:
-            current = transaction.require(job.resource.arn)
-            ended, replaced_files = apply_outcome(transaction, current)
+            resource = transaction.require(arn)
+            if isinstance(result, str):
+                ended = resource.end_job(Status.CREATE_FAILED, failureReason=result)
+            else:
+                replaced_files = result.apply_changes(transaction)
+                ended = resource.end_job(Status.ACTIVE, **result.body)
+                ended = replace(ended, state={**resource.state, **result.state})
             transaction.save(ended)
-        reason = ended.body.get("failureReason")
-        logger.info("%s: %s%s", ended.arn, ended.status, f" ({reason})" if reason else "")
+        logger.info(
+            "%s: %s%s", arn, ended.status, f" ({result})" if isinstance(result, str) else ""
+        )
         for path in replaced_files:
             remove_path(path)
 
 
-ApplyOutcome = Callable[[CatalogueTransaction, Resource], tuple[Resource, Sequence[Path]]]
-"""Ends a job, in the transaction that does so. It gets the resource as the catalogue has it then.
-
-It returns the resource after its job, and the files to remove when the transaction is committed.
-"""
-
-
-def _perform(kind: Kind, job: Job) -> ApplyOutcome:
-    """Do the work, and return what records how it ended. Bad data is an outcome, not an exception.
+def _perform(kind: Kind, job: Job) -> JobResult | str:
+    """Do the work, and return its result, or why it failed, as Describe shows it.
 
     Raises ClosingError if the process ends first, and CatalogError.
     """
     assert kind.perform is not None
     try:
-        result = kind.perform(job)
+        return kind.perform(job)
     except (ClosingError, CatalogError):
         raise
     except JobFailedError as error:
-        return _make_failure(str(error))
+        return str(error)
     except UserError as error:
         is_denied = isinstance(
             error.__cause__, PermissionError | PermissionDeniedError | UnauthenticatedError
         )
         what = "Insufficient privileges for accessing data in Amazon S3." if is_denied else _INVALID
-        return _make_failure(f"{what} {error}")
+        return f"{what} {error}"
     except (OSError, MemoryError, pl.exceptions.PolarsError) as error:
         # The disk or the memory is full, for example: the client can do something about it.
         logger.exception("%s failed", job.resource.arn)
-        return _make_failure(f"Create failed. {str(error) or type(error).__name__}")
+        return f"Create failed. {str(error) or type(error).__name__}"
     except Exception:
         # An interpreter that ends closes the pools of threads before it says so.
         time.sleep(0.2)
         job.checkpoint()
         # A bug in this service: the log gets the traceback, the client a failed job.
         logger.exception("%s failed", job.resource.arn)
-        return _make_failure("Create failed. An internal error occurred: see the service's log.")
-
-    def apply(
-        transaction: CatalogueTransaction, resource: Resource
-    ) -> tuple[Resource, Sequence[Path]]:
-        replaced_files = result.apply_changes(transaction)
-        ended = resource.end_job(Status.ACTIVE, **result.body)
-        return replace(ended, state={**resource.state, **result.state}), replaced_files
-
-    return apply
-
-
-def _make_failure(reason: str) -> ApplyOutcome:
-    """Return the outcome of a job that failed. Describe shows the reason as `failureReason`."""
-    return lambda _, resource: (resource.end_job(Status.CREATE_FAILED, failureReason=reason), ())
+        return "Create failed. An internal error occurred: see the service's log."
 
 
 def _close(

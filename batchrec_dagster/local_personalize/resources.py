@@ -12,7 +12,6 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -183,12 +182,6 @@ class Kind:
         """The member with its ARN, such as `datasetGroupArn`."""
         return f"{self.member}Arn"
 
-    @cached_property
-    def list_member(self) -> str:
-        """The member of the List response that is a list, such as `datasetGroups`."""
-        members = find_output_members(f"List{self.name}s")
-        return next(name for name, shape in members.items() if shape.type_name == "list")
-
 
 def create(kind: Kind, request: ApiRequest) -> dict[str, Any]:
     """Answer Create: add the resource to the catalogue. Its job starts after the transaction.
@@ -233,29 +226,70 @@ def describe(kind: Kind, request: ApiRequest) -> dict[str, Any]:
 
 
 def list_page(kind: Kind, request: ApiRequest) -> dict[str, Any]:
-    """Answer List: one page in the kind's order, and the token of the next page if there is one.
+    """Answer List: one page in the kind's order. Raises ServiceError for a bad token."""
+    parent = request.params.get(kind.parent_member) if kind.parent_member else None
+
+    def list_entries(after: int, limit: int) -> list[tuple[int, dict[str, Any]]]:
+        resources = request.transaction.list_resources(
+            kind.name,
+            scope=request.scope,
+            parent=parent,
+            after=after,
+            limit=limit,
+            newest_first=kind.newest_first,
+        )
+        return [(resource.seq, describe_resource(kind, resource)) for resource in resources]
+
+    return answer_page(request, f"List{kind.name}s", list_entries, parent)
+
+
+def answer_page(
+    request: ApiRequest,
+    operation: str,
+    list_entries: Callable[[int, int], Sequence[tuple[int, dict[str, Any]]]],
+    *scope: str | None,
+) -> dict[str, Any]:
+    """Answer a List operation: one page, and the token of the next page if there is one.
+
+    list_entries: takes the number of an entry, 0 before the first, and a limit. It returns the
+        entries that come after, with their numbers.
+    scope: what tells this list from others of the operation, such as the parent of its resources.
 
     Raises ServiceError for a bad token.
     """
-    parent = request.params.get(kind.parent_member) if kind.parent_member else None
     limit = request.params.get("maxResults", DEFAULT_PAGE)
-    after = read_token(request.params.get("nextToken"), kind.name, parent)
+    after = _read_token(request.params.get("nextToken"), [operation, *scope])
     # One more than the page has, to know whether there is a next page.
-    resources = request.transaction.list_resources(
-        kind.name,
-        scope=request.scope,
-        parent=parent,
-        after=after,
-        limit=limit + 1,
-        newest_first=kind.newest_first,
-    )
-    page = resources[:limit]
-    shape = find_output_members(f"List{kind.name}s")[kind.list_member]
-    entries = [describe_resource(kind, resource) for resource in page]
-    response: dict[str, Any] = {kind.list_member: prune(entries, shape)}
-    if len(resources) > limit:
-        response["nextToken"] = write_token(page[-1].seq, kind.name, parent)
+    entries = list_entries(after, limit + 1)
+    page = entries[:limit]
+    members = find_output_members(operation)
+    member = next(name for name, shape in members.items() if shape.type_name == "list")
+    response: dict[str, Any] = {member: prune([entry for _, entry in page], members[member])}
+    if len(entries) > limit:
+        token = json.dumps([page[-1][0], operation, *scope])
+        response["nextToken"] = base64.urlsafe_b64encode(token.encode()).decode()
     return response
+
+
+def _read_token(token: str | None, scope: list[str | None]) -> int:
+    """Return the number of the last entry before the page, or 0 for the first page.
+
+    scope: the operation and the scope of the list, which the token must be of.
+
+    Raises ServiceError if it is not.
+    """
+    if token is None:
+        return 0
+    try:
+        last, *token_scope = json.loads(base64.b64decode(token, altchars=b"-_", validate=True))
+    except (binascii.Error, ValueError, TypeError, RecursionError):
+        last, token_scope = None, []
+    if type(last) is not int or not 0 < last < _MAX_POSITION or token_scope != scope:
+        raise ServiceError(
+            "The next token is not valid: send the previous page's token, unchanged.",
+            "InvalidNextTokenException",
+        )
+    return last
 
 
 def delete(kind: Kind, request: ApiRequest) -> dict[str, Any]:
@@ -282,34 +316,6 @@ def describe_resource(kind: Kind, resource: Resource) -> dict[str, Any]:
     }
 
 
-def write_token(last: int, *scope: str | None) -> str:
-    """Return the token of the page that comes after the entry `last`.
-
-    last: the sequence number or the position of the last entry so far, from 1.
-    scope: what tells this list from others, such as its kind and the parent of its resources.
-    """
-    return base64.urlsafe_b64encode(json.dumps([last, *scope]).encode()).decode()
-
-
-def read_token(token: str | None, *scope: str | None) -> int:
-    """Return the `last` of `write_token`, or 0 for the first page, which has no token.
-
-    Raises ServiceError if the token is not one of the list with this scope.
-    """
-    if token is None:
-        return 0
-    try:
-        last, *token_scope = json.loads(base64.b64decode(token, altchars=b"-_", validate=True))
-    except (binascii.Error, ValueError, TypeError, RecursionError):
-        last, token_scope = None, []
-    if type(last) is not int or not 0 < last < _MAX_POSITION or token_scope != list(scope):
-        raise ServiceError(
-            "The next token is not valid: send the previous page's token, unchanged.",
-            "InvalidNextTokenException",
-        )
-    return last
-
-
 def tag(request: ApiRequest) -> dict[str, Any]:
     """Answer TagResource: add tags, or change the values of existing ones.
 
@@ -324,13 +330,9 @@ def tag(request: ApiRequest) -> dict[str, Any]:
 def untag(request: ApiRequest) -> dict[str, Any]:
     """Answer UntagResource: remove tags. Keys that the resource does not have are ignored.
 
-    Raises ServiceError for too many keys, and ResourceNotFoundError.
+    Raises ResourceNotFoundError.
     """
-    resource, keys = find_taggable(request), set(request.params["tagKeys"])
-    if len(keys) > MAX_TAGS:
-        raise ServiceError(
-            f"A request can remove at most {MAX_TAGS} tags.", "TooManyTagKeysException"
-        )
+    resource, keys = find_taggable(request), request.params["tagKeys"]
     tags = {key: value for key, value in resource.tags.items() if key not in keys}
     request.transaction.save(replace(resource, tags=tags))
     return {}

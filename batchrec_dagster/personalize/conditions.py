@@ -323,7 +323,7 @@ def _has_value(cells: pl.Expr, operands: Sequence[Any]) -> pl.Expr:
 
 def _has_event(cells: pl.Expr, operands: Sequence[Any]) -> pl.Expr:
     if ANY_EVENT in operands:
-        return cells.is_not_null()
+        return cells.list.len() > 0
     events = pl.Series([str(event).lower() for event in operands], dtype=pl.String).implode()
     return cells.list.eval(pl.element().is_in(events)).list.any()
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from batchrec_dagster.local_personalize.data import batch_lines
+from batchrec_dagster.local_personalize import batch_lines
 from batchrec_dagster.storage import progress
 from batchrec_dagster_tests.guard.servers.personalize import (
     Films,
@@ -97,5 +97,5 @@ def test_a_long_job_logs_its_progress(
     counts = [
         line.partition("batch-inference-job/long: ")[2].split(" lines")[0] for line in messages
     ]
-    assert counts == ["1,000 of 2,500", "2,000 of 2,500", "2,500 of 2,500", "2,500"]
-    assert "a second, about" in messages[0]
+    assert (counts[999], counts[-2:]) == ("1,000 of 2,500", ["2,500 of 2,500", "2,500"])
+    assert "a second, about" in messages[999]

@@ -15,8 +15,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from batchrec_dagster.local_personalize.data.batch_lines import MAX_LINE_BYTES
-from batchrec_dagster.local_personalize.recipes import RECIPES, Recipe
+from batchrec_dagster.local_personalize.batch_lines import MAX_LINE_BYTES
+from batchrec_dagster.local_personalize.trained_recipes import RECIPES, Recipe
 from batchrec_dagster.personalize.schemas import make_interactions_schema
 from batchrec_dagster.testing import StartedPersonalize
 from batchrec_dagster_tests.guard.repeats import repeats
@@ -240,9 +240,10 @@ JSON: st.SearchStrategy[Any] = st.recursive(
 @st.composite
 def lines(draw: st.DrawFn, recipe: Recipe) -> bytes:
     """An input file: good lines, lines with other values, broken lines, and no lines at all."""
-    good = json.dumps({field: VALUES[field] for field in recipe.input_fields}).encode()
+    good_line = {recipe.input_field: VALUES[recipe.input_field]}
+    good = json.dumps(good_line).encode()
     odd = st.fixed_dictionaries(
-        {field: JSON | st.just(VALUES[field]) for field in recipe.input_fields},
+        {field: JSON | st.just(value) for field, value in good_line.items()},
         optional={"other": JSON},
     ).map(lambda value: json.dumps(value).encode())
     line = st.just(good) | damaged_bytes(good) | odd | st.binary(max_size=30)

@@ -6,6 +6,7 @@ The models here give the answers that a hand could write; the lines around them 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,21 @@ import numpy.typing as npt
 import polars as pl
 import pytest
 
-from batchrec_dagster.local_personalize.data import recommender
-from batchrec_dagster.local_personalize.data.recommender import Recommender
-from batchrec_dagster.local_personalize.data.segmenter import ItemAttributes, Segmenter
+from batchrec_dagster.local_personalize.batch_lines import AnswerLines, answer_file
 from batchrec_dagster.local_personalize.engine.blend import BlendModel
 from batchrec_dagster.local_personalize.engine.data import Interactions
 from batchrec_dagster.local_personalize.engine.segments import SegmentModel
 from batchrec_dagster.local_personalize.engine.serve import Lists
 from batchrec_dagster.local_personalize.engine.similar import SimilarItems
-from batchrec_dagster.local_personalize.recipes import RECIPES, AnyModel, Recipe
+from batchrec_dagster.local_personalize.operations import batch_inference_jobs
+from batchrec_dagster.local_personalize.operations.batch_inference_jobs import Recommender
+from batchrec_dagster.local_personalize.operations.batch_segment_jobs import (
+    AttributeSearch,
+    FindItems,
+    Segmenter,
+    find_item,
+)
+from batchrec_dagster.local_personalize.trained_recipes import RECIPES, Recipe
 from batchrec_dagster.personalize import formats
 from batchrec_dagster.personalize.schemas import ITEMS, Field, Schema
 
@@ -96,34 +103,39 @@ class FixedSegments(SegmentModel):
         ]
 
 
-def _build_attributes() -> ItemAttributes:
+def _build_attributes() -> AttributeSearch:
     schema = Schema(ITEMS, (Field("ITEM_ID", "string"), Field("GENRES", "string")))
     rows = pl.DataFrame(
         {"ITEM_ID": ["105", "106", "9"], "GENRES": ["Action|Comedy", "Comedy", "Western"]}
     )
-    return ItemAttributes(
+    return AttributeSearch(
         schema, lambda kind, columns: rows.select(columns), FixedSegments.item_ids
     )
 
 
-def _build_answerer(recipe: Recipe) -> Recommender | Segmenter:
+def _build_answers(recipe: Recipe) -> AnswerLines:
     if recipe.makes_segments:
-        attributes = _build_attributes() if "attribute" in recipe.name else None
+        find_items: FindItems = partial(find_item, FixedSegments.item_ids)
+        if "attribute" in recipe.name:
+            find_items = _build_attributes().find
+        users = np.ones(len(INTERACTIONS.user_ids), bool)
         return Segmenter(
-            recipe, None, FixedSegments(), INTERACTIONS, 2, attributes, print, lambda: None
-        )
-    model: AnyModel = FixedItems() if recipe.type == "RELATED_ITEMS" else FixedUsers()
-    return Recommender(recipe, None, model, INTERACTIONS, 4)
+            FixedSegments(), INTERACTIONS, 2, find_items, users, lambda *_: lambda _: None
+        ).answer_lines
+    if recipe.type == "RELATED_ITEMS":
+        return Recommender(FixedItems(), None, 4).answer_lines
+    return Recommender(FixedUsers(), INTERACTIONS, 4).answer_lines
 
 
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=lambda recipe: recipe.name)
 def test_the_output_of_a_recipe_to_the_byte(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recommender, "recommend", recommend)
+    monkeypatch.setattr(batch_inference_jobs, "recommend", recommend)
     source = GOLDEN / f"{recipe.name}.json"
     steps: list[int] = []
-    _build_answerer(recipe).answer(source, tmp_path / "out", steps.append)
+    answers = _build_answers(recipe)
+    answer_file(source, tmp_path / "out", recipe.input_field, answers, steps.append)
     output = (tmp_path / "out").read_bytes()
     assert output == source.with_suffix(".json.out").read_bytes()
     assert sum(steps) == output.count(b"\n")

@@ -16,7 +16,7 @@ import pytest
 from batchrec_dagster.errors import UserError
 from batchrec_dagster.local_personalize.api.client import embedded_client
 from batchrec_dagster.local_personalize.operations import solutions
-from batchrec_dagster.local_personalize.recipes import Recipe, get_recipe
+from batchrec_dagster.local_personalize.trained_recipes import Recipe, get_recipe
 from batchrec_dagster.personalize.recipes import USER_PERSONALIZATION, build_recipe_arn
 from batchrec_dagster.pipeline import personalize_resource
 from batchrec_dagster.storage.objects import ObjectStore

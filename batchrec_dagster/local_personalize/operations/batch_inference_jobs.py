@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Any
 
+from batchrec_dagster.personalize import formats
 from batchrec_dagster.personalize.recipes import USER_PERSONALIZATION_V2
 
-from ..data.recommender import Recommender
+from ..batch_lines import AnswerLines, InputLine
 from ..engine.blend import EXPLORATION_WEIGHT, MAX_AGE, BlendModel
+from ..engine.data import Interactions
+from ..engine.serve import Lists, recommend
+from ..engine.similar import SimilarItems
 from ..errors import InvalidInputError
+from ..filter_masks import ItemFilter
 from ..jobs import Job
-from ..recipes import RECIPES, RELATED_ITEMS, AnyModel
 from ..resources import ApiRequest, Kind, NewResource
-from .batch_jobs import (
-    DEFAULT_RESULTS,
-    check_batch_request,
-    load_filter,
-    load_version,
-    run_batch_job,
-)
+from .batch_jobs import DEFAULT_RESULTS, TrainedVersion, check_batch_request, run_batch_job
 from .training_data import read_histories
 
 # The options of itemExplorationConfig: the largest value of each, and what it may be in words.
@@ -49,7 +48,6 @@ def _create(request: ApiRequest) -> NewResource:
     if request.v2_lines and recipe.name == USER_PERSONALIZATION_V2:
         state["v2_lines"] = True
     if filter_traits:
-        # Stored, as a process with another number may perform the job.
         state["filter_interactions"] = request.filter_interactions
     return NewResource(body, state)
 
@@ -73,31 +71,92 @@ def _check_exploration(config: Mapping[str, str]) -> None:
             raise InvalidInputError(f"{name} must be a number {range_text}, but it is {text!r}.")
 
 
-def _make_recommender(job: Job) -> Recommender:
-    """Load the model, the interactions to recommend from and the filter.
+@dataclass(frozen=True)
+class Recommender:
+    """A model with the current interactions and the job's options."""
 
-    Raises JobFailedError.
-    """
-    version, model = load_version(job)
-    recipe = RECIPES[version.body["recipeArn"]]
-    read = job.make_reader().make_group_reader(version.body["datasetGroupArn"])
+    model: BlendModel | SimilarItems
+    interactions: Interactions | None
+    """What the users did; None for similar items, which no user asks for."""
+    num_results: int
+    filter: ItemFilter | None = None
+    v2_lines: bool = False
+    """Whether lists have reasons and, with a filter, placeholders without scores at their end."""
+
+    def answer_lines(self, lines: Sequence[InputLine]) -> Iterator[str]:
+        """Yield the output line of each input line."""
+        answers = self._list_items([line.subject for line in lines if line.problem is None])
+        for line in lines:
+            if line.problem is None:
+                yield self._format(line, *next(answers))
+            else:
+                error = f"User error: {line.problem}"
+                yield formats.format_inference_line(line.content, [], error=error)
+
+    def _list_items(self, subjects: Sequence[str]) -> Iterator[tuple[list[str], list[float]]]:
+        """Yield the items for each user or item, best first, and their scores."""
+        users = subjects if self.interactions is not None else [None] * len(subjects)
+        exclude = self.filter.exclude_for(users) if self.filter is not None else None
+        length = min(self.num_results, len(self.model.item_ids))
+        chunks: Iterator[Lists]
+        if isinstance(self.model, SimilarItems):
+            chunks = self.model.list_similar(subjects, length, exclude)
+        else:
+            assert self.interactions is not None
+            chunks = recommend(self.model, subjects, self.interactions, length, exclude)
+        for chunk in chunks:
+            # Short lists are padded with -1.
+            lengths = (chunk.items >= 0).sum(axis=1)
+            for positions, scores, n in zip(chunk.items, chunk.scores, lengths, strict=True):
+                yield self.model.item_ids[positions[:n]].tolist(), scores[:n].tolist()
+
+    def _format(self, line: InputLine, items: list[str], scores: list[float]) -> str:
+        if self.interactions is None:
+            return formats.format_inference_line(line.content, items)
+        if not self.v2_lines:
+            return formats.format_inference_line(line.content, items, scores)
+        # Source: developer guide, "Recommendation reasons". It does not show the member's name in
+        # a line, nor how many items of a filtered list are placeholders: here the last fifth.
+        scored = len(items)
+        if self.filter and items:
+            scored -= max(1, len(items) // 5)
+        reasons = [["Exploration"] if item in self._new_ids else [] for item in items[:scored]]
+        reasons += [["Popular item"]] * (len(items) - scored)
+        return formats.format_inference_line(line.content, items, scores[:scored], reasons=reasons)
+
+    @cached_property
+    def _new_ids(self) -> frozenset[str]:
+        """The items with which nobody had interacted in the training."""
+        if not isinstance(self.model, BlendModel) or self.model.new_items is None:
+            return frozenset()
+        return frozenset(self.model.item_ids[-len(self.model.new_items.ages) :])
+
+
+def _make_answers(job: Job, trained: TrainedVersion) -> AnswerLines:
+    """Load the interactions to recommend from, and the filter. Raises JobFailedError."""
+    version, recipe, model, group_arn, filter_expression = trained
+    assert isinstance(model, BlendModel | SimilarItems)
     job.report_progress(f"{recipe.name}: {len(model.item_ids):,} items")
     interactions = None
-    if recipe.type != RELATED_ITEMS:
+    if isinstance(model, BlendModel):
         interactions = read_histories(job, version)
         job.report_progress(f"{len(interactions):,} interactions")
     model = _apply_config(job, model)
+    item_filter = None
+    if filter_expression:
+        latest = job.resource.state["filter_interactions"]
+        read = job.make_reader().make_group_reader(group_arn)
+        item_filter = ItemFilter(filter_expression, read, model.item_ids, latest)
     return Recommender(
-        recipe=recipe,
-        model=model,
-        interactions=interactions,
-        num_results=job.resource.body["numResults"],
-        filter=load_filter(job, read, model),
-        v2_lines=job.resource.state.get("v2_lines", False),
-    )
+        model,
+        interactions,
+        job.resource.body["numResults"],
+        item_filter,
+        job.resource.state.get("v2_lines", False),
+    ).answer_lines
 
 
-def _apply_config(job: Job, model: AnyModel) -> AnyModel:
+def _apply_config(job: Job, model: BlendModel | SimilarItems) -> BlendModel | SimilarItems:
     """Return the model with the job's exploration, and log the options that have no effect."""
     stored_config = job.resource.body.get("batchInferenceJobConfig", {})
     config = {name: options for name, options in stored_config.items() if options}
@@ -115,6 +174,6 @@ BATCH_INFERENCE_JOB = Kind(
     "BatchInferenceJob",
     _create,
     parent_member="solutionVersionArn",
-    perform=partial(run_batch_job, make_answerer=_make_recommender),
+    perform=partial(run_batch_job, make_answers=_make_answers),
     turn="inference",
 )

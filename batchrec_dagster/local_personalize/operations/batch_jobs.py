@@ -5,24 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from batchrec_dagster.personalize.cleanup import EXPIRED, MODEL_TAG
 from batchrec_dagster.personalize.conditions import FilterTraits, find_traits
 from batchrec_dagster.personalize.formats import OUTPUT_SUFFIX
-from batchrec_dagster.personalize.schemas import FILTER_HISTORY
 from batchrec_dagster.storage.objects import ObjectInfo
-from batchrec_dagster.storage.progress import Progress
 
+from ..batch_lines import AnswerLines, answer_file, count_lines
 from ..catalogue import CatalogueTransaction, Resource
-from ..data.batch_lines import LineAnswerer, count_lines
 from ..engine.store import ModelFileError
 from ..errors import InvalidInputError, JobFailedError
-from ..filters.group_data import ReadColumns
-from ..filters.job import JobFilter
 from ..home import remove_path
 from ..jobs import Job, check_location
-from ..recipes import RECIPES, AnyModel, Recipe
 from ..resources import ApiRequest, JobResult
+from ..trained_recipes import RECIPES, AnyModel, Recipe
 
 DEFAULT_RESULTS = 25
 """How many items or users an answer has, if the request does not say."""
@@ -55,7 +52,7 @@ def check_batch_request(
         )
     source = check_location(params["jobInput"]["s3DataSource"]["path"])
     target = check_location(params["jobOutput"]["s3DataDestination"]["path"])
-    if add_slash(source) == add_slash(target):
+    if _add_slash(source) == _add_slash(target):
         raise InvalidInputError("The output location must differ from the input's.")
     if params.get("numResults", 1) < 1:
         raise InvalidInputError("numResults must be at least 1.")
@@ -81,25 +78,40 @@ def _check_filter(request: ApiRequest, version: Resource, *, segments: bool) -> 
     return filter_traits
 
 
-def load_version(job: Job) -> tuple[Resource, AnyModel]:
-    """Return the job's solution version and its model.
+class TrainedVersion(NamedTuple):
+    """What a batch job works with."""
 
-    Raises JobFailedError if the version was deleted or its model is damaged.
+    version: Resource
+    recipe: Recipe
+    model: AnyModel
+    group_arn: str
+    filter_expression: str | None
+    """The expression of the job's filter; None without one."""
+
+
+def run_batch_job(
+    job: Job, make_answers: Callable[[Job, TrainedVersion], AnswerLines]
+) -> JobResult:
+    """Answer all input files, then upload the outputs, the marker last.
+
+    make_answers: loads what the answers need. Raises JobFailedError.
+
+    Raises JobFailedError.
     """
-    arn = job.resource.body["solutionVersionArn"]
-    with job.catalogue.open_for_reading() as transaction:
-        version = transaction.require(arn)
-    try:
-        recipe = RECIPES[version.body["recipeArn"]]
-        return version, recipe.load(job.home.root / version.state["model"])
-    except ModelFileError as error:
-        with job.catalogue.open_for_writing() as transaction:
-            give_up_model(transaction, version)
-        remove_path(job.home.root / version.state["model"])
-        raise JobFailedError(
-            f"The model of {arn} cannot be used: {error}. It was given up: train again (a"
-            " pipeline's next run does)."
-        ) from error
+    source = job.resource.body["jobInput"]["s3DataSource"]["path"]
+    target = _add_slash(job.resource.body["jobOutput"]["s3DataDestination"]["path"])
+    files = _list_input_files(job, source, target)
+    trained = _load_version(job)
+    answer_lines = make_answers(job, trained)
+    with job.home.open_workspace(job.home.batches, job.resource.arn) as work:
+        outputs = [work / str(number) for number in range(len(files))]
+        for file, output in zip(files, outputs, strict=True):
+            _answer_object(job, file.uri, output, trained.recipe.input_field, answer_lines)
+        source_folder = source.rpartition("/")[0] + "/"
+        for file, output in zip(files, outputs, strict=True):
+            job.store.put(target + file.uri.removeprefix(source_folder) + OUTPUT_SUFFIX, output)
+        job.store.put(target + CHECK_MARKER, b"")
+    return JobResult()
 
 
 def give_up_model(transaction: CatalogueTransaction, version: Resource) -> None:
@@ -107,51 +119,6 @@ def give_up_model(transaction: CatalogueTransaction, version: Resource) -> None:
     state = {name: value for name, value in version.state.items() if name != "model"}
     tags = {**version.tags, MODEL_TAG: EXPIRED}
     transaction.save(replace(version, state=state, tags=tags))
-
-
-def load_filter(job: Job, read: ReadColumns, model: AnyModel) -> JobFilter | None:
-    """Return the job's filter, with the data that it needs, or None if the job has none.
-
-    read: reads columns of the group's datasets.
-    model: the model whose items are filtered.
-
-    Raises JobFailedError if the filter was deleted or does not fit the data.
-    """
-    if "filterArn" not in job.resource.body:
-        return None
-    with job.catalogue.open_for_reading() as transaction:
-        resource = transaction.require(job.resource.body["filterArn"])
-    latest = job.resource.state.get("filter_interactions", FILTER_HISTORY)
-    return JobFilter(resource.body["filterExpression"], read, model.item_ids.tolist(), latest)
-
-
-def add_slash(path: str) -> str:
-    """Return the path as a folder's, with a slash at its end."""
-    return path if path.endswith("/") else path + "/"
-
-
-def run_batch_job(job: Job, make_answerer: Callable[[Job], LineAnswerer]) -> JobResult:
-    """Answer all input files, then upload the outputs, the marker last.
-
-    make_answerer: loads what the answers need.
-
-    Raises JobFailedError.
-    """
-    source = job.resource.body["jobInput"]["s3DataSource"]["path"]
-    target = add_slash(job.resource.body["jobOutput"]["s3DataDestination"]["path"])
-    files = _list_input_files(job, source, target)
-    answerer = make_answerer(job)
-    with job.home.open_workspace(job.home.batches, job.resource.arn) as work:
-        outputs = []
-        for number, file in enumerate(files):
-            output = work / str(number)
-            _answer_file(job, answerer, file.uri, output)
-            outputs.append(output)
-        source_folder = source.rpartition("/")[0] + "/"
-        for file, output in zip(files, outputs, strict=True):
-            job.store.put(target + file.uri.removeprefix(source_folder) + OUTPUT_SUFFIX, output)
-        job.store.put(target + CHECK_MARKER, b"")
-    return JobResult()
 
 
 def _list_input_files(job: Job, source: str, target: str) -> list[ObjectInfo]:
@@ -165,16 +132,43 @@ def _list_input_files(job: Job, source: str, target: str) -> list[ObjectInfo]:
     return files
 
 
-def _answer_file(job: Job, answerer: LineAnswerer, uri: str, output: Path) -> None:
+def _load_version(job: Job) -> TrainedVersion:
+    """Return the job's solution version, with its model and the job's filter.
+
+    Raises JobFailedError if the version was deleted or its model is damaged.
+    """
+    arn = job.resource.body["solutionVersionArn"]
+    expression = None
+    with job.catalogue.open_for_reading() as transaction:
+        version = transaction.require(arn)
+        if "filterArn" in job.resource.body:
+            body = transaction.require(job.resource.body["filterArn"]).body
+            expression = body["filterExpression"]
+    recipe = RECIPES[version.body["recipeArn"]]
+    try:
+        model = recipe.load(job.home.root / version.state["model"])
+    except ModelFileError as error:
+        with job.catalogue.open_for_writing() as transaction:
+            give_up_model(transaction, version)
+        remove_path(job.home.root / version.state["model"])
+        raise JobFailedError(
+            f"The model of {arn} cannot be used: {error}. It was given up: train again (a"
+            " pipeline's next run does)."
+        ) from error
+    return TrainedVersion(version, recipe, model, version.body["datasetGroupArn"], expression)
+
+
+def _answer_object(
+    job: Job, uri: str, output: Path, input_field: str, answer_lines: AnswerLines
+) -> None:
     """Write the answers to the lines of an S3 object to the file `output`."""
     source = output.with_suffix(".input")
     job.store.download(uri, source)
-    progress = Progress(f"lines of {uri}", count_lines(source), job.report_progress)
-
-    def report_lines(count: int) -> None:
-        progress.add(count)
-        job.checkpoint()
-
-    answerer.answer(source, output, report_lines)
+    count = job.count_progress(f"lines of {uri}", count_lines(source))
+    answer_file(source, output, input_field, answer_lines, count)
     source.unlink()
-    progress.end()
+
+
+def _add_slash(path: str) -> str:
+    """Return the path as a folder's, with a slash at its end."""
+    return path if path.endswith("/") else path + "/"

@@ -2,26 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 
-from batchrec_dagster.personalize.recipes import ITEM_ATTRIBUTE_AFFINITY
-from batchrec_dagster.personalize.schemas import INTERACTIONS, ITEMS
+import numpy as np
+import polars as pl
 
-from ..data.segmenter import ItemAttributes, Segmenter
-from ..engine.segments import SegmentModel
-from ..errors import InvalidInputError, JobFailedError
-from ..filters.group_data import ReadColumns
-from ..jobs import Job
-from ..recipes import RECIPES
-from ..resources import ApiRequest, Kind, NewResource
-from .batch_jobs import (
-    DEFAULT_RESULTS,
-    check_batch_request,
-    load_filter,
-    load_version,
-    run_batch_job,
+from batchrec_dagster.personalize import formats
+from batchrec_dagster.personalize.conditions import check_condition
+from batchrec_dagster.personalize.filters import (
+    FilterExpressionError,
+    iterate_comparisons,
+    parse_attributes,
 )
-from .datasets import find_dataset, read_schema
+from batchrec_dagster.personalize.recipes import ITEM_ATTRIBUTE_AFFINITY
+from batchrec_dagster.personalize.schemas import INTERACTIONS, ITEMS, Schema
+
+from ..batch_lines import AnswerLines, InputLine
+from ..engine.data import Ids, Int32, Interactions, find_positions
+from ..engine.segments import SegmentModel
+from ..errors import InvalidInputError
+from ..filter_masks import Mask, ReadColumns, mask_users, match_ids, read_dataset
+from ..jobs import Job
+from ..resources import ApiRequest, Kind, NewResource
+from .batch_jobs import DEFAULT_RESULTS, TrainedVersion, check_batch_request, run_batch_job
+from .dataset_groups import read_schema
+
+USERS_AT_ONCE = 32 << 20
+"""How many users are held in memory for the segments of several lines: 128 MiB."""
+
+FindItems = Callable[[str], Int32]
+"""Returns the positions of the items that a line names. Raises FilterExpressionError."""
 
 
 def _create(request: ApiRequest) -> NewResource:
@@ -34,55 +46,121 @@ def _create(request: ApiRequest) -> NewResource:
     return NewResource({"numResults": params.get("numResults", DEFAULT_RESULTS)})
 
 
-def _make_segmenter(job: Job) -> Segmenter:
-    """Load the model, the interactions of all users, the items' attributes and the filter.
+@dataclass(frozen=True)
+class Segmenter:
+    """A model with the current interactions and the job's options."""
+
+    model: SegmentModel
+    interactions: Interactions
+    num_results: int
+    find_items: FindItems
+    users: Mask
+    """Which users of the interactions may be in a segment."""
+    count_progress: Callable[[str, int], Callable[[int], None]]
+    """As `Job.count_progress`."""
+
+    def answer_lines(self, lines: Sequence[InputLine]) -> Iterator[str]:
+        """Yield the output line of each input line."""
+        queries = [self._find_query(line) for line in lines]
+        segments = self._list_users([query for query in queries if not isinstance(query, str)])
+        for line, query in zip(lines, queries, strict=True):
+            if isinstance(query, str):
+                yield formats.format_segment_line(line.content, [], error=f"User error: {query}")
+            else:
+                yield formats.format_segment_line(line.content, next(segments))
+
+    def _find_query(self, line: InputLine) -> Int32 | str:
+        """Return the items whose users the line asks for, or why it cannot be answered."""
+        if line.problem is not None:
+            return line.problem
+        try:
+            items = self.find_items(line.subject)
+        except FilterExpressionError as error:
+            return str(error)
+        return items if len(items) else f"no known item matches {line.subject}"
+
+    def _list_users(self, queries: Sequence[Int32]) -> Iterator[list[str]]:
+        """Yield the ids of the users in each segment, best first."""
+        size = min(self.num_results, len(self.interactions.user_ids))
+        queries_at_once = max(1, USERS_AT_ONCE // max(1, size))
+        for start in range(0, len(queries), queries_at_once):
+            some = queries[start : start + queries_at_once]
+            unit = f"users scored for {len(some)} segments"
+            count = self.count_progress(unit, int(self.users.sum()))
+            for users in self.model.list_users(
+                some, self.interactions, size, users=self.users, checkpoint=count
+            ):
+                yield self.interactions.user_ids[users].tolist()
+
+
+def find_item(item_ids: Ids, item_id: str) -> Int32:
+    """Return the position of one item; no position if the model does not know it.
+
+    item_ids: the model's items.
+    """
+    positions = find_positions(item_ids, [item_id])
+    return positions[positions >= 0]
+
+
+@dataclass(frozen=True)
+class AttributeSearch:
+    """Finds items by their attributes, whose values are compared as in filters."""
+
+    schema: Schema
+    """The schema of the Items dataset."""
+    read: ReadColumns
+    """Reads columns of the group's datasets."""
+    item_ids: Ids
+    """The model's items."""
+
+    def find(self, expression: str) -> Int32:
+        """Return the positions of the items that match the expression.
+
+        Raises FilterExpressionError if it is wrong.
+        """
+        condition = parse_attributes(expression)
+        check_condition(condition, ITEMS, {ITEMS: self.schema})
+        columns = [comparison.field.column for comparison in iterate_comparisons(condition)]
+        rows = read_dataset(ITEMS, columns, self.read)
+        item_ids = pl.Series(self.item_ids.tolist(), dtype=pl.String)
+        return np.flatnonzero(match_ids(condition, rows, item_ids)).astype(np.int32)
+
+
+def _make_answers(job: Job, trained: TrainedVersion) -> AnswerLines:
+    """Load the interactions of all users, the items' attributes and the filter.
 
     Raises JobFailedError.
     """
-    version, model = load_version(job)
+    model, group_arn = trained.model, trained.group_arn
     assert isinstance(model, SegmentModel)
-    recipe = RECIPES[version.body["recipeArn"]]
-    group_arn = version.body["datasetGroupArn"]
     reader = job.make_reader(full_imports_only=True)
     read = reader.make_group_reader(group_arn)
     interactions = reader.read_interactions(reader.find_dataset(group_arn, INTERACTIONS))
-    job.report_progress(f"{len(interactions.user_ids):,} users, {len(model.item_ids):,} items")
-    attributes = None
-    if recipe.name == ITEM_ATTRIBUTE_AFFINITY:
-        attributes = _make_item_attributes(job, group_arn, read, model)
+    user_ids = interactions.user_ids
+    job.report_progress(f"{len(user_ids):,} users, {len(model.item_ids):,} items")
+    users = np.ones(len(user_ids), bool)
+    if trained.filter_expression:
+        users = mask_users(trained.filter_expression, read, user_ids)
+    find_items: FindItems = partial(find_item, model.item_ids)
+    if trained.recipe.name == ITEM_ATTRIBUTE_AFFINITY:
+        items_arn = reader.find_dataset(group_arn, ITEMS)
+        with job.catalogue.open_for_reading() as transaction:
+            schema = read_schema(transaction, transaction.require(items_arn))
+        find_items = AttributeSearch(schema, read, model.item_ids).find
     return Segmenter(
-        recipe=recipe,
-        model=model,
-        interactions=interactions,
-        num_results=job.resource.body["numResults"],
-        attributes=attributes,
-        filter=load_filter(job, read, model),
-        log=job.report_progress,
-        checkpoint=job.checkpoint,
-    )
-
-
-def _make_item_attributes(
-    job: Job, group_arn: str, read: ReadColumns, model: SegmentModel
-) -> ItemAttributes:
-    """Return the attributes of the model's items.
-
-    Raises JobFailedError if the group has no Items dataset.
-    """
-    with job.catalogue.open_for_reading() as transaction:
-        items = find_dataset(transaction, group_arn, ITEMS)
-        if items is None:
-            raise JobFailedError(
-                f"{group_arn} has no Items dataset, which {ITEM_ATTRIBUTE_AFFINITY} needs."
-            )
-        schema = read_schema(transaction, items)
-    return ItemAttributes(schema, read, model.item_ids)
+        model,
+        interactions,
+        job.resource.body["numResults"],
+        find_items,
+        users,
+        job.count_progress,
+    ).answer_lines
 
 
 BATCH_SEGMENT_JOB = Kind(
     "BatchSegmentJob",
     _create,
     parent_member="solutionVersionArn",
-    perform=partial(run_batch_job, make_answerer=_make_segmenter),
+    perform=partial(run_batch_job, make_answers=_make_answers),
     turn="inference",
 )

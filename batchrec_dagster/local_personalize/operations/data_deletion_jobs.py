@@ -12,49 +12,42 @@ from __future__ import annotations
 import csv
 import io
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 
-from batchrec_dagster.personalize.schemas import INTERACTIONS, MAX_ID_LENGTH, USER_ID
+from batchrec_dagster.personalize.schemas import MAX_ID_LENGTH, USER_ID
 
-from ..catalogue import CatalogueTransaction, Resource, Status
-from ..data.datasets import ROWS
-from ..data.import_files import remove_quoted_cell
-from ..errors import InvalidInputError, JobFailedError
+from ..catalogue import Resource, Status
+from ..errors import JobFailedError
 from ..home import remove_path
-from ..jobs import Job, check_location, remove_unnamed_files
+from ..import_files import remove_quoted_cell
+from ..imported_rows import ROWS, describe_import, scan_import
+from ..jobs import Job, check_data_source, remove_unnamed_files
 from ..resources import ApiRequest, JobResult, Kind, NewResource
-
-_DELETED = "deleted"
-"""The key, in the job's state, of how many records it has deleted so far."""
 
 _BUSY_SECONDS = 0.1
 """How long the job waits for other processes that read the catalogue."""
 
 
 def _create(request: ApiRequest) -> NewResource:
-    params = request.params
-    request.get_active("DatasetGroup", params["datasetGroupArn"])
-    location = params["dataSource"].get("dataLocation")
-    if location is None:
-        raise InvalidInputError("dataSource.dataLocation is required.")
-    check_location(location)
-    return NewResource(state={_DELETED: 0})
+    request.get_active("DatasetGroup", request.params["datasetGroupArn"])
+    check_data_source(request)
+    return NewResource()
 
 
 def _perform(job: Job) -> JobResult:
-    """Erase the users. What is erased stays erased if the process dies: the next one goes on."""
+    """Erase the users. What is erased stays erased if the process dies: the next job goes on."""
     users = _read_input(job)
     job.report_progress(f"{len(users):,} users to erase")
     group_arn = job.resource.body["datasetGroupArn"]
     with job.catalogue.open_for_reading() as transaction:
         datasets = transaction.list_resources("Dataset", parent=group_arn)
+    count = 0
     for dataset in datasets:
-        _erase_from_dataset(job, dataset, users)
+        count += _erase_from_dataset(job, dataset, users)
         _forget_quoted_cells(job, dataset)
     # What a process left that died after it had replaced a file, and before it removed it.
     remove_unnamed_files(job.catalogue, job.home)
@@ -62,8 +55,6 @@ def _perform(job: Job) -> JobResult:
     while not job.catalogue.empty_log():
         job.checkpoint()
         time.sleep(_BUSY_SECONDS)
-    with job.catalogue.open_for_reading() as transaction:
-        count = transaction.require(job.resource.arn).state[_DELETED]
     return JobResult(body={"numDeleted": count})
 
 
@@ -81,15 +72,13 @@ def _read_input(job: Job) -> set[str]:
     return users
 
 
-def _erase_from_dataset(job: Job, dataset: Resource, users: Collection[str]) -> None:
-    is_interactions = dataset.body["datasetType"] == INTERACTIONS
+def _erase_from_dataset(job: Job, dataset: Resource, users: Collection[str]) -> int:
+    """Replace the imports by copies without the users, and return how many rows these had."""
+    erased, home = 0, job.home
     for file in dataset.state["files"]:
-        path = file["path"]
-        with job.home.open_workspace(job.home.datasets, job.resource.arn) as work:
+        with home.open_workspace(home.datasets, job.resource.arn) as work:
             try:
-                count = _copy_without_users(
-                    job.home.root / path, work, users, is_interactions=is_interactions
-                )
+                count = _copy_without_users(scan_import(home, file), work, users)
             except (FileNotFoundError, pl.exceptions.ComputeError) as error:
                 raise JobFailedError(
                     f"The data of {dataset.arn} cannot be read: {error}. Import it again, without"
@@ -98,27 +87,17 @@ def _erase_from_dataset(job: Job, dataset: Resource, users: Collection[str]) -> 
             if not count:
                 continue
             job.checkpoint()
-            new_path = job.home.publish(work, job.home.datasets, job.resource.arn)
-            copy = {**file, "path": new_path, "rows": file["rows"] - count}
-            with job.catalogue.open_for_writing() as transaction:
-                _use_copy(transaction, dataset.arn, path, copy)
-                current = transaction.require(job.resource.arn)
-                state = current.state | {_DELETED: current.state[_DELETED] + count}
-                transaction.save(replace(current, state=state))
-            remove_path(job.home.root / path)
+            copy = describe_import(
+                home, home.publish(work, home.datasets, job.resource.arn), file["mode"]
+            )
+        with job.catalogue.open_for_writing() as transaction:
+            current = transaction.require(dataset.arn)
+            files = [copy if entry == file else entry for entry in current.state["files"]]
+            transaction.save(replace(current, state={**current.state, "files": files}))
+        remove_path(home.root / file["path"])
         job.report_progress(f"{count:,} rows of {dataset.arn} erased")
-
-
-def _use_copy(
-    transaction: CatalogueTransaction, dataset_arn: str, path: str, copy: Mapping[str, Any]
-) -> None:
-    """Have the dataset name the copy in place of the import at `path`.
-
-    copy: the dataset's entry of the copy.
-    """
-    dataset = transaction.require(dataset_arn)
-    files = [copy if file["path"] == path else file for file in dataset.state["files"]]
-    transaction.save(replace(dataset, state={**dataset.state, "files": files}))
+        erased += count
+    return erased
 
 
 def _forget_quoted_cells(job: Job, dataset: Resource) -> None:
@@ -164,18 +143,13 @@ def _read_users(data: bytes, name: str) -> set[str]:
     return users
 
 
-def _copy_without_users(
-    source: Path, target: Path, users: Collection[str], *, is_interactions: bool
-) -> int:
+def _copy_without_users(rows: pl.LazyFrame, target: Path, users: Collection[str]) -> int:
     """Copy an import without the rows of the users, and return how many rows they had.
 
     If they had none, nothing is copied. Other rows keep their order.
 
-    source: the folder of the import.
     target: an empty folder.
-    is_interactions: whether the rows are interactions, which are saved as arrays too.
     """
-    rows = pl.scan_parquet(str(source / ROWS), glob=False)
     columns = [name for name in rows.collect_schema().names() if name.upper() == USER_ID]
     if not columns:
         return 0

@@ -13,21 +13,18 @@ from batchrec_dagster.personalize import schemas
 from batchrec_dagster.personalize.schemas import Schema
 
 from ..catalogue import CatalogueTransaction, Resource
-from ..data.datasets import FULL, INCREMENTAL, ROWS
-from ..data.import_files import ImportFile, import_files, unique_event_types
 from ..errors import InvalidInputError, JobFailedError
-from ..jobs import Job, check_location
+from ..import_files import ImportFile, import_files, unique_event_types
+from ..imported_rows import FULL, INCREMENTAL, ROWS, describe_import
+from ..jobs import Job, check_data_source
 from ..resources import ApiRequest, JobResult, Kind, NewResource
-from .datasets import read_schema
+from .dataset_groups import read_schema
 
 
 def _create(request: ApiRequest) -> NewResource:
     params = request.params
     dataset = request.get_active("Dataset", params["datasetArn"])
-    location = params["dataSource"].get("dataLocation")
-    if location is None:
-        raise InvalidInputError("dataSource.dataLocation is required.")
-    check_location(location)
+    check_data_source(request)
     if params.get("importMode") == INCREMENTAL and not _has_full_import(request, dataset):
         raise InvalidInputError(
             f"{dataset.arn} has no data yet: the first import must have importMode {FULL}."
@@ -57,7 +54,7 @@ def _perform(job: Job) -> JobResult:
         rows = import_files(sources, schema, imported / ROWS, types)
         path = home.publish(imported, home.datasets, job.resource.arn)
     job.report_progress(f"{rows} rows")
-    file = {"path": path, "rows": rows, "mode": mode}
+    file = describe_import(home, path, mode)
 
     def add_file(transaction: CatalogueTransaction) -> list[Path]:
         dataset = transaction.require(dataset_arn)

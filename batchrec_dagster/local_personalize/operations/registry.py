@@ -6,17 +6,16 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NoReturn
 
-from .. import resources
-from ..api.validation import find_output_members, load_service_model
+from .. import resources, trained_recipes
+from ..api.validation import load_service_model
 from ..errors import InvalidInputError, ResourceNotFoundError
 from ..resources import ApiRequest, Kind
 from . import (
     batch_inference_jobs,
     batch_segment_jobs,
     data_deletion_jobs,
+    dataset_groups,
     dataset_import_jobs,
-    datasets,
-    recipes,
     solution_versions,
     solutions,
 )
@@ -25,10 +24,10 @@ Operation = Callable[[ApiRequest], dict[str, Any]]
 """Returns the members of the response. Raises ServiceError."""
 
 KINDS: tuple[Kind, ...] = (
-    datasets.DATASET_GROUP,
-    datasets.SCHEMA,
-    datasets.DATASET,
-    datasets.FILTER,
+    dataset_groups.DATASET_GROUP,
+    dataset_groups.SCHEMA,
+    dataset_groups.DATASET,
+    dataset_groups.FILTER,
     dataset_import_jobs.DATASET_IMPORT_JOB,
     solutions.SOLUTION,
     solution_versions.SOLUTION_VERSION,
@@ -55,8 +54,8 @@ OPERATIONS: dict[str, Operation] = {
     },
     "StopSolutionVersionCreation": solution_versions.stop_creation,
     "GetSolutionMetrics": solution_versions.get_metrics,
-    "ListRecipes": recipes.list_recipes,
-    "DescribeRecipe": recipes.describe_recipe,
+    "ListRecipes": trained_recipes.list_recipes,
+    "DescribeRecipe": trained_recipes.describe_recipe,
     "TagResource": solution_versions.tag_resource,
     "UntagResource": resources.untag,
     "ListTagsForResource": resources.list_tags,
@@ -78,9 +77,7 @@ def find_operation(name: str) -> Operation:
 
 
 def _answer_empty_list(operation: str, request: ApiRequest) -> dict[str, Any]:
-    resources.read_token(request.params.get("nextToken"), operation)
-    members = find_output_members(operation)
-    return {name: [] for name, shape in members.items() if shape.type_name == "list"}
+    return resources.answer_page(request, operation, lambda after, limit: [])
 
 
 def _answer_not_found(request: ApiRequest) -> NoReturn:

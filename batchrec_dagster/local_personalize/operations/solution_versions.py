@@ -19,10 +19,10 @@ from ..engine.data import TrainingError
 from ..engine.evaluate import summarize_choices
 from ..errors import AlreadyExistsError, InUseError, InvalidInputError, JobFailedError
 from ..jobs import Job, logger
-from ..recipes import RECIPES, train, training_parameters
 from ..resources import HEADERS, ApiRequest, JobResult, Kind, NewResource, find_taggable, tag
+from ..trained_recipes import RECIPES, train, training_parameters
 from .batch_jobs import give_up_model
-from .datasets import BATCH_JOB_KINDS, find_dataset
+from .dataset_groups import BATCH_JOB_KINDS, find_dataset
 from .training_data import add_event_types, read_item_features, read_training_data
 
 CHOICES = "choices.parquet"

@@ -11,9 +11,9 @@ from batchrec_dagster.personalize.recipes import HyperparameterError, parse_hype
 from ..catalogue import CatalogueTransaction, Resource
 from ..errors import InUseError, InvalidInputError
 from ..jobs import logger
-from ..recipes import Recipe, get_recipe, training_parameters
 from ..resources import ApiRequest, Kind, NewResource, describe_resource
-from .datasets import check_no_data_deletion, check_no_running_jobs
+from ..trained_recipes import Recipe, get_recipe, training_parameters
+from .dataset_groups import check_no_data_deletion, check_no_running_jobs
 from .solution_versions import SOLUTION_VERSION
 
 # Members of a solutionConfig that are stored and described, but have no effect locally.

@@ -11,13 +11,13 @@ import polars as pl
 from batchrec_dagster.personalize import schemas
 
 from ..catalogue import Resource
-from ..data.datasets import DatasetReader
 from ..engine.content import ItemFeatures, read_features
 from ..engine.data import WEIGHT, Interactions
 from ..errors import JobFailedError
+from ..imported_rows import DatasetReader
 from ..jobs import Job
-from ..recipes import RECIPES, USER_PERSONALIZATION
-from .datasets import find_dataset, read_schema
+from ..trained_recipes import RECIPES, USER_PERSONALIZATION
+from .dataset_groups import find_dataset, read_schema
 
 
 class EventRule(NamedTuple):

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 
 from batchrec_dagster_tests.guard.repeats import repeats
@@ -40,8 +41,16 @@ def find_with_text(folder: Path, text: str) -> list[Path]:
     return [
         path
         for path in sorted(folder.rglob("*"))
-        if text in path.name or (path.is_file() and text.encode() in path.read_bytes())
+        if text in path.name or (path.is_file() and text.encode() in _read_plain(path))
     ]
+
+
+def _read_plain(path: Path) -> bytes:
+    """The bytes of a file, and of Parquet what is packed in it, too."""
+    data = path.read_bytes()
+    if path.suffix != ".parquet":
+        return data
+    return data + pl.read_parquet(data).write_ndjson().encode()
 
 
 def find_erased(local: Local) -> dict[str, list[Path]]:

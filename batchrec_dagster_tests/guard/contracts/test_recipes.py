@@ -43,6 +43,8 @@ BAD_LINES = [
     b'{"userId":"caf\xe9"}',
     b'\xff\xfe{\0}\0"',
     b"[" * 5000,
+    b'{"userId":true}',
+    b'{"userId":"u1","more":' + b"9" * 5000 + b"}",
 ]
 
 
@@ -109,6 +111,16 @@ def test_a_bad_line_is_answered_in_its_place(films: Films) -> None:
         assert good["error"] is None
         assert good["output"] == answers[1]["output"]
     assert answers[8]["input"] == {"userId": 7.5}  # what can be repeated is
+
+
+def test_a_number_is_an_id_and_a_line_of_a_mebibyte_is_refused(films: Films) -> None:
+    too_long = b'{"userId":"u1","more":"' + b"x" * (1 << 20) + b'"}'
+    lines = [b'{"userId":5}', too_long, b'{"userId":"u1"}']
+    number, refused, good = films.answer_lines(films.train(FOR_USERS[1]), lines, numResults=2)
+    assert (number["input"], number["error"]) == ({"userId": "5"}, None)
+    assert (refused["input"], refused["output"]) == ({}, {"recommendedItems": []})
+    assert "1048576 bytes" in refused["error"]
+    assert len(good["output"]["recommendedItems"]) == 2
 
 
 JSON: st.SearchStrategy[Any] = st.recursive(

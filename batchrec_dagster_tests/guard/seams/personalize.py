@@ -15,12 +15,12 @@ from unittest.mock import patch
 import numpy as np
 import polars as pl
 
-from batchrec_dagster.local_personalize import catalogue, recipes
+from batchrec_dagster.local_personalize import catalogue, filter_masks, trained_recipes
 from batchrec_dagster.local_personalize.engine.blend import BlendModel
 from batchrec_dagster.local_personalize.engine.data import Interactions as TrainingInteractions
 from batchrec_dagster.local_personalize.engine.serve import recommend
 from batchrec_dagster.local_personalize.errors import CatalogError
-from batchrec_dagster.local_personalize.filters.job import JobFilter
+from batchrec_dagster.local_personalize.filter_masks import ItemFilter
 from batchrec_dagster.personalize import api
 from batchrec_dagster.personalize.api import (
     PIPELINE_TAG,
@@ -50,21 +50,21 @@ def mask_items(
     item_ids: the items that the model knows.
     latest: how many of a user's latest interactions, of each event type, the filter considers.
     """
-    job_filter = JobFilter(expression, _reader(data), item_ids, latest)
-    scores = np.zeros((len(user_ids), len(item_ids)), dtype=np.float32)
-    job_filter.exclude_for_users(user_ids)(slice(0, len(user_ids)), scores)
-    allowed: list[list[bool]] = (scores == 0).tolist()
-    return allowed
+    return _mask(ItemFilter(expression, _reader(data), item_ids, latest), user_ids, len(item_ids))
 
 
 def mask_similar_items(
     expression: str, data: Mapping[str, pl.DataFrame], item_ids: Sequence[str]
 ) -> list[bool]:
     """Whether a filter lets each item into a list for an item, which no user asks for."""
-    scores = np.zeros((1, len(item_ids)), dtype=np.float32)
-    job_filter = JobFilter(expression, _reader(data), item_ids)
-    job_filter.exclude_for_items(1)(slice(0, 1), scores)
-    allowed: list[bool] = (scores[0] == 0).tolist()
+    (allowed,) = _mask(ItemFilter(expression, _reader(data), item_ids), [None], len(item_ids))
+    return allowed
+
+
+def _mask(item_filter: ItemFilter, users: Sequence[str | None], items: int) -> list[list[bool]]:
+    scores = np.zeros((len(users), items), dtype=np.float32)
+    item_filter.exclude_for(users)(slice(0, len(users)), scores)
+    allowed: list[list[bool]] = (scores == 0).tolist()
     return allowed
 
 
@@ -72,7 +72,7 @@ def mask_users(
     expression: str, data: Mapping[str, pl.DataFrame], user_ids: Sequence[str]
 ) -> list[bool]:
     """Whether a filter lets each user into a segment."""
-    allowed: list[bool] = JobFilter(expression, _reader(data), []).mask_users(user_ids).tolist()
+    allowed: list[bool] = filter_masks.mask_users(expression, _reader(data), user_ids).tolist()
     return allowed
 
 
@@ -223,7 +223,7 @@ def train(
     options: the recipe's hyperparameters.
     """
     rows = TrainingInteractions.from_frame(interactions)
-    model, measurements = recipes.train(recipe, rows, options or {})
+    model, measurements = trained_recipes.train(recipe, rows, options or {})
     model.save(folder)
     return dict(measurements.metrics)
 

@@ -9,7 +9,7 @@ from batchrec_dagster.local_personalize.engine.data import Float32, TrainingErro
 from batchrec_dagster.local_personalize.engine.evaluate import hold_out
 from batchrec_dagster.local_personalize.engine.serve import Exclude
 from batchrec_dagster.local_personalize.engine.similar import SimilarItems
-from batchrec_dagster.local_personalize.recipes import train
+from batchrec_dagster.local_personalize.trained_recipes import train
 from batchrec_dagster.personalize.recipes import HyperparameterError
 from batchrec_dagster_tests.local_personalize.engine.support import Row, interactions_of, tastes
 

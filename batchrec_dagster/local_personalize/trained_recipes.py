@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from .engine.evaluate import Measurements
 from .engine.segments import SegmentModel
 from .engine.similar import SimilarItems
 from .errors import InvalidInputError, ResourceNotFoundError
+from .resources import ApiRequest, answer_page
 
 # Amazon Personalize's types of recipes.
 USER_PERSONALIZATION = "USER_PERSONALIZATION"
@@ -35,14 +35,6 @@ AnyModel = BlendModel | SimilarItems | SegmentModel
 # Takes interactions, the features of items, hyperparameters and a log. The result is the model of
 # all interactions, and what was measured of a model without the users that it was measured on.
 Train = Callable[[Interactions, ItemFeatures | None, Values, Log], tuple[AnyModel, Measurements]]
-
-
-class Output(StrEnum):
-    """What an output line has."""
-
-    ITEMS = "items"
-    SCORED_ITEMS = "items with scores"
-    USERS = "users"
 
 
 @dataclass(frozen=True)
@@ -57,10 +49,8 @@ class Recipe:
 
     description: str
 
-    input_fields: tuple[str, ...]
-    """The fields of an input line of a batch job."""
-
-    output: Output
+    input_field: str
+    """The field of an input line of a batch job."""
 
     train: Train
 
@@ -77,7 +67,7 @@ class Recipe:
     @property
     def makes_segments(self) -> bool:
         """Whether it serves batch segment jobs; all others serve batch inference jobs."""
-        return self.output == Output.USERS
+        return self.type == USER_SEGMENTATION
 
 
 _TABLE = (
@@ -85,8 +75,7 @@ _TABLE = (
         names.USER_PERSONALIZATION,
         USER_PERSONALIZATION,
         "Predicts the items that each user will interact with.",
-        (formats.USER_FIELD,),
-        Output.SCORED_ITEMS,
+        formats.USER_FIELD,
         blend.train,
         BlendModel.load,
     ),
@@ -94,8 +83,7 @@ _TABLE = (
         names.USER_PERSONALIZATION_V2,
         USER_PERSONALIZATION,
         "Predicts the items that each user will interact with; the second generation.",
-        (formats.USER_FIELD,),
-        Output.SCORED_ITEMS,
+        formats.USER_FIELD,
         blend.train,
         BlendModel.load,
         events_config=True,
@@ -104,8 +92,7 @@ _TABLE = (
         names.SIMS,
         RELATED_ITEMS,
         "Finds the items that the same users have interacted with.",
-        (formats.ITEM_FIELD,),
-        Output.ITEMS,
+        formats.ITEM_FIELD,
         similar.train_sims,
         SimilarItems.load,
     ),
@@ -113,8 +100,7 @@ _TABLE = (
         names.SIMILAR_ITEMS,
         RELATED_ITEMS,
         "Finds the items that are similar to a given one.",
-        (formats.ITEM_FIELD,),
-        Output.ITEMS,
+        formats.ITEM_FIELD,
         similar.train_similar_items,
         SimilarItems.load,
     ),
@@ -122,8 +108,7 @@ _TABLE = (
         names.ITEM_AFFINITY,
         USER_SEGMENTATION,
         "Finds the users who are most likely to interact with an item.",
-        (formats.ITEM_FIELD,),
-        Output.USERS,
+        formats.ITEM_FIELD,
         segments.train,
         SegmentModel.load,
     ),
@@ -131,8 +116,7 @@ _TABLE = (
         names.ITEM_ATTRIBUTE_AFFINITY,
         USER_SEGMENTATION,
         "Finds the users who are most likely to interact with items of some attributes.",
-        (formats.ITEM_ATTRIBUTES,),
-        Output.USERS,
+        formats.ITEM_ATTRIBUTES,
         segments.train,
         SegmentModel.load,
     ),
@@ -143,6 +127,10 @@ RECIPES: Mapping[str, Recipe] = {recipe.arn: recipe for recipe in _TABLE}  # by 
 REAL_TIME_RECIPES = ("aws-trending-now", "aws-next-best-action")
 # A recipe with batch jobs, which compares the texts of items with a model that only Amazon has.
 SEMANTIC_SIMILARITY = "aws-semantic-similarity"
+
+
+_RELEASE_TIME = 1_559_779_200.0
+"""The time of every recipe: when Amazon Personalize became available, in epoch seconds."""
 
 
 def get_recipe(arn: str) -> Recipe:
@@ -167,6 +155,43 @@ def get_recipe(arn: str) -> Recipe:
             f" model that only Amazon has. {names.SIMILAR_ITEMS} uses their other metadata."
         )
     raise ResourceNotFoundError(arn)
+
+
+def list_recipes(request: ApiRequest) -> dict[str, Any]:
+    """Answer ListRecipes: one page.
+
+    A domain has no recipes here, because its own recipes serve in real time.
+    Raises ServiceError for a bad token.
+    """
+    domain = request.params.get("domain")
+    recipes = [] if domain else list(enumerate(map(_describe, RECIPES.values()), start=1))
+    return answer_page(
+        request, "ListRecipes", lambda after, limit: recipes[after : after + limit], domain
+    )
+
+
+def describe_recipe(request: ApiRequest) -> dict[str, Any]:
+    """Answer DescribeRecipe.
+
+    Raises ResourceNotFoundError, and InvalidInputError for a recipe without batch jobs.
+    """
+    return {"recipe": _describe(get_recipe(request.params["recipeArn"]))}
+
+
+def _describe(recipe: Recipe) -> dict[str, Any]:
+    return {
+        "name": recipe.name,
+        "recipeArn": recipe.arn,
+        "algorithmArn": recipe.arn.replace(":recipe/", ":algorithm/"),
+        "featureTransformationArn": (
+            "arn:aws:personalize:::feature-transformation/JSON-percentile-filtering"
+        ),
+        "status": "ACTIVE",
+        "description": recipe.description,
+        "recipeType": recipe.type,
+        "creationDateTime": _RELEASE_TIME,
+        "lastUpdatedDateTime": _RELEASE_TIME,
+    }
 
 
 def training_parameters(config: Mapping[str, Any]) -> dict[str, str]:

@@ -17,8 +17,8 @@ import polars as pl
 from batchrec_dagster.personalize import schemas
 from batchrec_dagster.personalize.schemas import Field, Schema
 
-from ..errors import JobFailedError
-from .datasets import STORED_TYPES
+from .errors import JobFailedError
+from .imported_rows import STORED_TYPES
 
 _HEADER_BYTES = 1 << 20
 # A longer cell is cut in messages.

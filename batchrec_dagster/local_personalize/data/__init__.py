@@ -1,1 +1,0 @@
-"""The imported data of datasets, and the lines of batch jobs with their answers."""

@@ -1,0 +1,269 @@
+"""What the filter of a batch job excludes: items from lists, or users from segments.
+
+Each expression of a filter becomes a mask. Those of one kind unite, and what EXCLUDE matches is
+taken out of what INCLUDE matches.
+
+Source: developer guide, "Filter expressions": the latest 100 interactions of each user and event
+type count; event types match in any case.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+from scipy.sparse import csr_matrix
+
+from batchrec_dagster.personalize import schemas
+from batchrec_dagster.personalize.conditions import find_matches
+from batchrec_dagster.personalize.filters import And, Condition, Expression, list_fields, parse
+
+from .engine.data import Float32, Ids, Int64, find_positions
+from .engine.serve import Exclude
+
+Mask = npt.NDArray[np.bool_]
+"""One flag for each item, user, line or pair."""
+
+ReadColumns = Callable[[str, Sequence[str]], pl.DataFrame]
+"""Returns columns of the group's dataset of a type. Their names match in any case."""
+
+_KEYS = {
+    schemas.ITEMS: [schemas.ITEM_ID],
+    schemas.USERS: [schemas.USER_ID],
+    schemas.INTERACTIONS: [schemas.USER_ID, schemas.ITEM_ID, schemas.TIMESTAMP],
+}
+
+
+def read_dataset(dataset_type: str, fields: Sequence[str], read: ReadColumns) -> pl.DataFrame:
+    """Return the ids and these fields of the group's dataset.
+
+    Of an item or a user that was imported several times, the last row counts.
+
+    Raises JobFailedError if the dataset has no data.
+    """
+    keys = _KEYS[dataset_type]
+    rows = read(dataset_type, list(dict.fromkeys([*keys, *fields])))
+    if dataset_type == schemas.INTERACTIONS:
+        return rows
+    return rows.unique(keys, keep="last", maintain_order=True)
+
+
+def match_ids(condition: Condition, table: pl.DataFrame, ids: pl.Series) -> Mask:
+    """Return which of the ids have a row that meets the condition.
+
+    table: its first column has distinct ids.
+    """
+    rows = pl.DataFrame({" id": ids}).join(
+        table,
+        left_on=" id",
+        right_on=table.columns[0],
+        how="left",
+        # An id without a row is null in its own column, too.
+        coalesce=False,
+        maintain_order="left",
+    )
+    return find_matches(condition, rows).to_numpy()
+
+
+def mask_users(expression: str, read: ReadColumns, user_ids: Sequence[str] | Ids) -> Mask:
+    """Return which of the users a filter on users lets into a segment.
+
+    Raises JobFailedError if a dataset that it needs has no data.
+    """
+    expressions, tables = _read_tables(expression, read)
+    if schemas.INTERACTIONS in tables:
+        types = pl.col(schemas.EVENT_TYPE).str.to_lowercase().unique()
+        events = tables[schemas.INTERACTIONS].drop_nulls(schemas.EVENT_TYPE)
+        tables[schemas.INTERACTIONS] = events.group_by(schemas.USER_ID).agg(types)
+    ids = pl.Series(list(user_ids), dtype=pl.String)
+    included, excluded = np.zeros((2, len(ids)), bool)
+    for part in expressions:
+        table = tables[schemas.INTERACTIONS if part.on_interactions else schemas.USERS]
+        mask = included if part.include else excluded
+        mask |= match_ids(part.where, table, ids)
+    if not any(part.include for part in expressions):
+        included[:] = True
+    return included & ~excluded
+
+
+class ItemFilter:
+    """Which items a filter on items excludes from the list of each line."""
+
+    def __init__(
+        self,
+        expression: str,
+        read: ReadColumns,
+        item_ids: Sequence[str] | Ids,
+        latest: int = schemas.FILTER_HISTORY,
+    ) -> None:
+        """Read the data that the filter needs, and find what its expressions match.
+
+        expression: the filter's expression, which CreateFilter has checked.
+        item_ids: the model's items, in its order.
+        latest: how many of a user's latest interactions of each event type count.
+
+        Raises JobFailedError if a dataset that it needs has no data.
+        """
+        expressions, tables = _read_tables(expression, read)
+        self._users = tables.get(schemas.USERS)
+        self._parts: list[_Part] = []
+        ids = pl.Series(list(item_ids), dtype=pl.String)
+        events = None
+        if schemas.INTERACTIONS in tables:
+            events = _EventSets.find(tables[schemas.INTERACTIONS], ids, latest)
+            self._event_users = events.user_ids
+        for part in expressions:
+            if part.on_interactions:
+                assert events is not None
+                self._parts.append(_Part(part, events.match(part.where)))
+            else:
+                items = tables[schemas.ITEMS]
+                self._parts.append(_Part(part, match_ids(part.where, items, ids)))
+
+    def exclude_for(self, user_ids: Sequence[str | None]) -> Exclude:
+        """Return what excludes items from the scores of these lines.
+
+        user_ids: the user of each line; None for lines that have no user, and so no interactions,
+            and for whom no IF condition holds.
+        """
+        ids = pl.Series(list(user_ids), dtype=pl.String)
+        applies = [self._find_lines(part.expression, ids) for part in self._parts]
+        users = None
+        if any(part.expression.on_interactions for part in self._parts):
+            users = find_positions(self._event_users, ids)
+
+        def exclude(block: slice, scores: Float32) -> None:
+            included, excluded = np.zeros((2, *scores.shape), bool)
+            has_include = np.zeros(len(scores), bool)
+            for (expression, matches), lines_it_applies_to in zip(
+                self._parts, applies, strict=True
+            ):
+                lines = np.flatnonzero(lines_it_applies_to[block])
+                mask = included if expression.include else excluded
+                has_include[lines] |= expression.include
+                if isinstance(matches, csr_matrix):
+                    assert users is not None
+                    pairs = matches[users[block][lines]].tocoo()
+                    mask[lines[pairs.row], pairs.col] |= pairs.data
+                else:
+                    mask[lines] |= matches
+            excluded |= has_include[:, None] & ~included
+            scores[excluded] = -np.inf
+
+        return exclude
+
+    def _find_lines(self, expression: Expression, user_ids: pl.Series) -> Mask:
+        """Return which lines the expression applies to: those whose users meet its IF."""
+        if not expression.users:
+            return np.ones(len(user_ids), bool)
+        assert self._users is not None
+        return match_ids(And(expression.users), self._users, user_ids)
+
+
+class _Part(NamedTuple):
+    """An expression of a filter on items, and what it matches."""
+
+    expression: Expression
+    matches: Mask | csr_matrix
+    """(items,), or (users, items) for an expression on interactions."""
+
+
+class _EventSets(NamedTuple):
+    """The event types of each pair of a user and an item."""
+
+    user_ids: pl.Series
+    """The users who have events."""
+    types: list[str]
+    """The distinct event types, in lower case."""
+    sets: csr_matrix
+    """(users + 1, items): the set of the pair's event types, with a bit for each type.
+
+    The last row, which is also that of the index -1, is of those without events.
+    """
+
+    @classmethod
+    def find(cls, rows: pl.DataFrame, item_ids: pl.Series, latest: int) -> _EventSets:
+        """Find the pairs in interactions.
+
+        rows: the columns USER_ID, ITEM_ID, TIMESTAMP and EVENT_TYPE of Interactions.
+        item_ids: the items of the model. Rows with others are left out.
+        latest: how many of the latest rows of each user and event type count.
+        """
+        rows = rows.drop_nulls(schemas.EVENT_TYPE)
+        user_ids = rows[schemas.USER_ID].unique()
+        lower_case = {text: text.lower() for text in rows[schemas.EVENT_TYPE].unique()}
+        types = list(dict.fromkeys(lower_case.values()))
+        codes = {text: types.index(lower) for text, lower in lower_case.items()}
+        coded = rows.select(
+            schemas.TIMESTAMP,
+            user=pl.col(schemas.USER_ID).cast(pl.Enum(user_ids)).to_physical().cast(pl.Int64),
+            item=pl.col(schemas.ITEM_ID).cast(pl.Enum(item_ids), strict=False).to_physical(),
+            type=pl.col(schemas.EVENT_TYPE).replace_strict(codes).cast(pl.Int64),
+        )
+        # One number for user, item and type takes less time and memory than three columns.
+        items, bits = max(1, len(item_ids)), max(1, len(types))
+        number = (pl.col("user") * items + pl.col("item").cast(pl.Int64)) * bits + pl.col("type")
+        numbers: Int64 = (
+            _select_latest(coded, latest)
+            .select(number)
+            .to_series()
+            .drop_nulls()
+            .unique()
+            .to_numpy()
+        )
+        # The sum of distinct bits is their union.
+        bit = np.int32(1) << (numbers % bits).astype(np.int32)
+        pair = (
+            (numbers // bits // items).astype(np.int32),
+            (numbers // bits % items).astype(np.int32),
+        )
+        return cls(
+            user_ids, types, csr_matrix((bit, pair), shape=(len(user_ids) + 1, len(item_ids)))
+        )
+
+    def match(self, condition: Condition) -> csr_matrix:
+        """Return a flag for each pair: whether its event types meet the condition."""
+        # A dataset has at most MAX_EVENT_TYPES types, so there are few sets.
+        sets = [
+            [name for code, name in enumerate(self.types) if number >> code & 1]
+            for number in range(1 << len(self.types))
+        ]
+        table = pl.DataFrame(
+            {schemas.EVENT_TYPE: sets}, schema={schemas.EVENT_TYPE: pl.List(pl.String)}
+        )
+        is_match = find_matches(condition, table).to_numpy()
+        pairs = self.sets
+        return csr_matrix(
+            (is_match[pairs.data], pairs.indices, pairs.indptr), shape=pairs.shape, copy=False
+        )
+
+
+def _read_tables(
+    expression: str, read: ReadColumns
+) -> tuple[tuple[Expression, ...], dict[str, pl.DataFrame]]:
+    """Return the filter's expressions, and the datasets that they use, by type."""
+    expressions = parse(expression)
+    fields: dict[str, list[str]] = {}
+    for dataset_type, column in sorted(list_fields(expressions)):
+        fields.setdefault(dataset_type, []).append(column)
+    return expressions, {
+        dataset_type: read_dataset(dataset_type, columns, read)
+        for dataset_type, columns in fields.items()
+    }
+
+
+def _select_latest(rows: pl.DataFrame, limit: int) -> pl.DataFrame:
+    """Return the latest `limit` rows of each user and event type. The first row wins a tie."""
+    if rows.height <= limit:
+        return rows
+    is_over_limit = pl.len().over("user", "type") > limit
+    latest = (
+        rows.filter(is_over_limit)
+        .sort(schemas.TIMESTAMP, descending=True, maintain_order=True)
+        .group_by("user", "type", maintain_order=True)
+        .head(limit)
+    )
+    return pl.concat([rows.filter(~is_over_limit), latest.select(rows.columns)])

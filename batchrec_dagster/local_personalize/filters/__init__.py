@@ -1,1 +1,0 @@
-"""Filter expressions, as batch jobs apply them to items and to users."""

@@ -1,0 +1,165 @@
+"""The rows of datasets: each import is stored once, as a Parquet file in a folder of its own."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import polars as pl
+
+from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
+
+from .catalogue import Catalogue, Status
+from .engine.data import Interactions
+from .errors import JobFailedError
+from .home import Home, remove_path
+
+# Values of importMode.
+FULL, INCREMENTAL = "FULL", "INCREMENTAL"
+
+ROWS = "rows.parquet"
+"""The name of the file in the folder of an import."""
+
+STORED_TYPES: dict[str, type[pl.DataType]] = {
+    "string": pl.String,
+    "int": pl.Int32,
+    "long": pl.Int64,
+    "float": pl.Float32,
+    "double": pl.Float64,
+    "boolean": pl.Boolean,
+}
+"""The types of stored columns, by the types of fields in a schema."""
+
+T = TypeVar("T")
+
+
+def describe_import(home: Home, path: str, mode: str) -> dict[str, Any]:
+    """Return the entry of an import in the `files` of its dataset.
+
+    path: its folder, relative to the home.
+    mode: its importMode.
+    """
+    return {"path": path, "mode": mode, "digest": _compute_digest(home.root / path)}
+
+
+def scan_import(home: Home, entry: Mapping[str, Any]) -> pl.LazyFrame:
+    """Return the rows of an import, lazily.
+
+    entry: as `describe_import` returns it.
+
+    Raises FileNotFoundError, and ComputeError if the file is not as it was written: Polars does
+    not notice each flipped bit.
+    """
+    path = home.root / entry["path"]
+    if _compute_digest(path) != entry["digest"]:
+        raise pl.exceptions.ComputeError(f"{path / ROWS} is damaged")
+    return pl.scan_parquet(path / ROWS, glob=False)
+
+
+@dataclass(frozen=True)
+class DatasetReader:
+    """Reads the current rows of datasets.
+
+    If an import replaces the files while they are read, they are read again. Each method
+    raises JobFailedError if the dataset is gone, empty or damaged.
+    """
+
+    catalogue: Catalogue
+    home: Home
+    full_imports_only: bool = False
+    """Whether imports with importMode INCREMENTAL are left out."""
+
+    def read_rows(
+        self, dataset_arn: str, columns: Sequence[str], take: Callable[[pl.LazyFrame], T]
+    ) -> T:
+        """Return the result of `take` on these columns of all rows.
+
+        columns: their names, which match in any case. The frame has them as they are given here.
+        take: computes the result. It may be called more than once.
+        """
+        imports = self._list_imports(dataset_arn)
+        while True:
+            try:
+                return take(self._scan(imports, columns))
+            except (FileNotFoundError, pl.exceptions.ComputeError) as error:
+                current_imports = self._list_imports(dataset_arn)
+                if current_imports == imports:
+                    # No FULL import has replaced the files, so that they are missing or damaged.
+                    self._give_up(dataset_arn)
+                    raise JobFailedError(
+                        f"Create failed. The data of {dataset_arn} cannot be read: {error}. They"
+                        " were given up: import them again (a pipeline's next run does)."
+                    ) from error
+                imports = current_imports
+
+    def read_interactions(self, dataset_arn: str) -> Interactions:
+        """Return all interactions."""
+        return self.read_rows(dataset_arn, (USER_ID, ITEM_ID, TIMESTAMP), Interactions.from_frame)
+
+    def make_group_reader(self, group_arn: str) -> Callable[[str, Sequence[str]], pl.DataFrame]:
+        """Return a function that reads columns of the group's dataset of a type."""
+
+        def read(dataset_type: str, columns: Sequence[str]) -> pl.DataFrame:
+            dataset_arn = self.find_dataset(group_arn, dataset_type)
+            return self.read_rows(dataset_arn, columns, pl.LazyFrame.collect)
+
+        return read
+
+    def find_dataset(self, group_arn: str, dataset_type: str) -> str:
+        """Return the ARN of the group's dataset of this type."""
+        with self.catalogue.open_for_reading() as transaction:
+            datasets = transaction.list_resources("Dataset", parent=group_arn)
+        for dataset in datasets:
+            if dataset.body["datasetType"] == dataset_type:
+                return dataset.arn
+        raise JobFailedError(f"{group_arn} has no dataset of type {dataset_type}.")
+
+    def _list_imports(self, dataset_arn: str) -> list[dict[str, Any]]:
+        """Return the entries of the imports that make up the dataset."""
+        with self.catalogue.open_for_reading() as transaction:
+            imports: list[dict[str, Any]] = transaction.require(dataset_arn).state["files"]
+        if not imports:
+            raise JobFailedError(
+                f"Create failed. {dataset_arn} has no data: import some first (a pipeline's next"
+                " run does)."
+            )
+        if self.full_imports_only:
+            imports = [entry for entry in imports if entry["mode"] == FULL]
+        if not imports:
+            raise JobFailedError(
+                f"Create failed. {dataset_arn} has no data imported with importMode {FULL},"
+                " which user segments need."
+            )
+        return imports
+
+    def _scan(self, imports: Sequence[dict[str, Any]], columns: Sequence[str]) -> pl.LazyFrame:
+        """Return these columns of all imports, lazily. Raises as `scan_import` does."""
+        rows = pl.concat(scan_import(self.home, entry) for entry in imports)
+        stored_names = {name.upper(): name for name in rows.collect_schema().names()}
+        return rows.select(
+            pl.col(stored_names.get(column.upper(), column)).alias(column) for column in columns
+        )
+
+    def _give_up(self, dataset_arn: str) -> None:
+        """Delete damaged data, with the imports that brought them, for others to take their place.
+
+        It costs nothing here to import them again.
+        """
+        with self.catalogue.open_for_writing() as transaction:
+            dataset = transaction.require(dataset_arn)
+            transaction.save(replace(dataset, state={**dataset.state, "files": []}))
+            for job in transaction.list_resources("DatasetImportJob", parent=dataset_arn):
+                if job.status == Status.ACTIVE:
+                    reason = "What it imported was damaged, and was given up."
+                    transaction.save(job.end_job(Status.CREATE_FAILED, failureReason=reason))
+        for path in dataset.files:
+            remove_path(self.home.root / path)
+
+
+def _compute_digest(folder: Path) -> str:
+    """Return the hash of the rows of an import."""
+    with (folder / ROWS).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
