@@ -32,9 +32,16 @@ from peers import OWN_ITEMS, Family, Peer, fit_family, list_available
 from report import RESULTS, ROOT, table, write
 from shapes import generate_shapes
 
-from batchrec_dagster.local_personalize.engine.data import Interactions, order_by_popularity
-from batchrec_dagster.local_personalize.engine.evaluate import HeldOut, PopularItems
-from batchrec_dagster.local_personalize.engine.serve import UserModel
+from batchrec_dagster.local_personalize.engine.data import (
+    Float32,
+    History,
+    Ids,
+    Int32,
+    Interactions,
+    order_by_popularity,
+)
+from batchrec_dagster.local_personalize.engine.evaluate import HeldOut
+from batchrec_dagster.local_personalize.engine.serve import UserModel, top_k
 from batchrec_dagster.local_personalize.trained_recipes import train
 
 OURS = "ours (aws-user-personalization)"
@@ -230,6 +237,23 @@ class Comparison:
 
         models = [train_and_time(partial(fit_best, split), split) for split in splits]
         return measure_models(models, splits, choices[best], include_seen=False)
+
+
+@dataclass(frozen=True)
+class PopularItems:
+    """The items with the most interactions, the same for all users: what a model has to beat."""
+
+    item_ids: Ids
+    """(n_items,) distinct str, the most popular first."""
+
+    def score(self, history: History) -> Float32:
+        """(users, n_items)"""
+        falling = -np.arange(len(self.item_ids), dtype=np.float32)
+        return np.tile(falling, (len(history.lengths), 1))
+
+    def choose(self, scores: Float32, history: History, k: int) -> Int32:
+        """See `serve.UserModel`."""
+        return top_k(scores, k)
 
 
 def find_popular_items(interactions: Interactions) -> PopularItems:

@@ -6,7 +6,8 @@ from, and the newest 10 % is what the lists are compared with. Of few users more
 few tell little apart; of very many, fewer are enough.
 
 Everything is decided by hashes of ids. So a model and popular items are tested on the same users
-and what they chose, wherever they are measured.
+and what they chose, wherever they are measured, and users stay in their groups, by which two
+measurements are compared.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ INPUT_SHARE = 0.9  # of a tested user's history
 TESTED_SHARE, LARGEST_SHARE = 0.1, 0.3  # of the users
 LEAST_USERS = 400  # if they are at most the largest share
 MOST_USERS = 10_000  # with whom NDCG has a standard error of about 0.002
+# Enough groups for a t distribution near the normal one, and few enough to store for each edition.
+GROUPS = 100
 
 Hashes = npt.NDArray[np.uint64]
 
@@ -42,6 +45,23 @@ def choose_users(user_ids: pl.Series, lengths: npt.NDArray[np.integer]) -> npt.N
     is_chosen = np.zeros(len(user_ids), bool)
     is_chosen[ordered[: max(1, round(min(size, MOST_USERS)))]] = True
     return is_chosen
+
+
+def assign_groups(user_ids: pl.Series) -> npt.NDArray[np.int64]:
+    """(len(user_ids),) the group of each user, 0 to GROUPS - 1, whether tested or not."""
+    return np.asarray(_mix(hash_ids(user_ids), 2) % np.uint64(GROUPS)).astype(np.int64)
+
+
+def sum_groups(
+    groups: npt.NDArray[np.int64], values: npt.NDArray[np.float64]
+) -> tuple[list[int], list[float]]:
+    """(GROUPS,) how many of these users each group has, and the sum of their values.
+
+    groups, values: (users,) the group of each user, and what was measured.
+    """
+    users = np.bincount(groups, minlength=GROUPS)
+    sums = np.bincount(groups, values, minlength=GROUPS)
+    return users.tolist(), sums.round(6).tolist()
 
 
 def order_rows(

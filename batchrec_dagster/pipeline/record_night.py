@@ -13,7 +13,6 @@ from typing import Literal
 import dagster as dg
 
 from batchrec_dagster.errors import Refused, UserError
-from batchrec_dagster.personalize.measurements import read_ndcg
 from batchrec_dagster.pipeline.run_history import find_root_run, find_run_start
 from batchrec_dagster.steps.cost import read_run_cost
 from batchrec_dagster.steps.records import read_model
@@ -90,7 +89,6 @@ def _record(
         # The model whose lists were not published.
         is_measured = step == PUBLISHING_STEP and ended == "refused"
         model = read_model(files, "solution_version") if is_measured else None
-        ndcg = read_ndcg(model) if model is not None else None
         files.editions.add_night(
             Night(
                 run=root_run,
@@ -101,9 +99,7 @@ def _record(
                 reason=_shorten(
                     "; ".join(finding.headline or finding.text for finding in findings) or reason
                 ),
-                ndcg=ndcg.value if ndcg else None,
-                ndcg_low=ndcg.low if ndcg else None,
-                ndcg_high=ndcg.high if ndcg else None,
+                ndcg=model.ndcg if model is not None else None,
                 cost_usd=read_run_cost(files, root_run),
                 seconds=measure_seconds(find_run_start(context)),
             )

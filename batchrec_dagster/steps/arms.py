@@ -1,4 +1,4 @@
-"""Divides users into the arms of an experiment, and into groups for intervals.
+"""Divides users into the arms of an experiment, and remembers their groups for intervals.
 
 Users are divided by hashes of nothing but texts, so a user's arm is the same each night, in every
 run and on every engine. Source: Kohavi, Tang, Xu, "Trustworthy Online Controlled Experiments"
@@ -13,10 +13,9 @@ import numpy as np
 import polars as pl
 
 from batchrec_dagster.config.publication import Experiment
+from batchrec_dagster.personalize.split import assign_groups
 
 MODEL, CONTROL = "model", "control"
-# Enough groups for a t distribution near the normal one, and few enough to store for each edition.
-GROUPS = 100
 
 
 def assign_arm(user: str, experiment: Experiment) -> str:
@@ -32,11 +31,6 @@ def assign_arms(users: pl.Series, experiment: Experiment) -> pl.Series:
     return pl.Series("arm", np.where(control, CONTROL, MODEL))
 
 
-def assign_groups(users: pl.Series) -> pl.Series:
-    """The group of each user, 0 to GROUPS - 1, independent of any experiment's arms."""
-    return pl.Series("group", (_hash_users(users, "groups") * GROUPS).astype(np.int32))
-
-
 class UserGroups:
     """Assigns users to groups by a hash of their id, which is computed once for all periods."""
 
@@ -49,7 +43,8 @@ class UserGroups:
         users: the column user_id, with each user once.
         """
         missing = users.select("user_id").join(self._groups, on="user_id", how="anti")
-        newly_hashed = missing.with_columns(assign_groups(missing.get_column("user_id")))
+        groups = assign_groups(missing.get_column("user_id")).astype(np.int32)
+        newly_hashed = missing.with_columns(pl.Series("group", groups))
         self._groups = pl.concat([self._groups, newly_hashed])
         return users.join(self._groups, on="user_id")
 

@@ -4,8 +4,6 @@ A user's actions depend on each other, within a night and over nights, so interv
 and not actions. Users are hashed into groups that stay the same, and the uncertainty is what varies
 between the groups, whatever the dependencies within them. This takes a few numbers for each group
 and no random numbers, so the same data give the same intervals.
-
-Source: Kott, "The delete-a-group jackknife", Journal of Official Statistics 17 (2001).
 """
 
 from __future__ import annotations
@@ -15,6 +13,8 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike
 from pydantic import BaseModel
+
+from batchrec_dagster.storage.measured_ndcg import measure_error
 
 LEVEL = 0.95
 
@@ -40,8 +40,7 @@ def estimate(value: float, without_group: Floats, least_error: float = 0.0) -> R
     groups = len(without_group)
     if groups < 2:
         return Rate(value=value, low=-math.inf, high=math.inf)
-    variance = (groups - 1) / groups * float(((without_group - value) ** 2).sum())
-    error = max(math.sqrt(variance), least_error)
+    error = max(measure_error(value, without_group.tolist()), least_error)
     half = float(special.stdtrit(groups - 1, (1 + LEVEL) / 2)) * error
     return Rate(value=value, low=value - half, high=value + half)
 

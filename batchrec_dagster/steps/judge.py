@@ -6,14 +6,13 @@ lists are tells these findings.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from batchrec_dagster.config.publication import Gate
-from batchrec_dagster.personalize.measurements import name_ndcg, read_ndcg
-from batchrec_dagster.steps.judge_quality import ModelFacts, judge_quality
+from batchrec_dagster.personalize.measurements import name_ndcg
+from batchrec_dagster.steps.judge_quality import ModelFacts, compare_models, judge_quality
 from batchrec_dagster.steps.thresholds import (
     DECLINE,
     FEW_WITHOUT_LIST,
@@ -47,25 +46,26 @@ def judge_model(facts: ModelFacts, gate: Gate) -> list[Finding]:
 
 def judge_change(facts: ModelFacts) -> Finding:
     """Whether the model is about as good as that of the lists that are live."""
-    live, ndcg, name = facts.live, read_ndcg(facts.model), name_ndcg(facts.model.success)
+    live, ndcg, name = facts.live, facts.model.ndcg, name_ndcg(facts.model.success)
     if live is None:
         return Finding(NO_WORSE, "good", "0 editions are published to compare the model with")
     edition = f"edition {live.number}"
     if facts.is_live:
         return Finding(NO_WORSE, "good", f"the model is that of {edition}")
-    before = read_ndcg(live)
-    if not facts.is_comparable or ndcg is None or before is None:
+    if not facts.is_comparable or ndcg is None or live.ndcg is None:
         return Finding(NO_WORSE, "good", f"not comparable with {edition}")
-    text = f"{name} {ndcg.value:.4f}, and {before.value:.4f} in {edition}"
-    numbers: Numbers = {"ndcg_at_25": ndcg.value, "ndcg_at_25_before": before.value}
-    if ndcg.interval is None or before.interval is None:
-        is_worse = ndcg.value < (1 - DECLINE.value) * before.value
+    text = f"{name} {ndcg.value:.4f}, and {live.ndcg.value:.4f} in {edition}"
+    numbers: Numbers = {"ndcg_at_25": ndcg.value, "ndcg_at_25_before": live.ndcg.value}
+    difference = compare_models(facts.model, live)
+    if difference is None or difference.low is None or difference.high is None:
+        text += "; without an interval, so it may be chance"
+        is_worse = ndcg.value < (1 - DECLINE.value) * live.ndcg.value
     else:
-        # Both were measured on different users.
-        halves = [(high - low) / 2 for low, high in (ndcg.interval, before.interval)]
-        margin = numbers["margin"] = math.hypot(*halves)
-        text += f"; the margin of error of the difference is {margin:.4f}"
-        is_worse = before.value - ndcg.value > margin
+        numbers |= {"difference_low": difference.low, "difference_high": difference.high}
+        ends = f"{difference.low:+.4f} to {difference.high:+.4f}"
+        text += f"; by groups of the same people, the difference is {difference.value:+.4f}"
+        text += f" (95% interval {ends})"
+        is_worse = difference.high < 0
     headline = ""
     if is_worse:
         headline = f"the model is worse than that of {edition}"

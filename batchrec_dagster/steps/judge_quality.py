@@ -13,11 +13,12 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 from batchrec_dagster.config.publication import Gate
-from batchrec_dagster.personalize.measurements import ALL, COVERAGE, NDCG, join_events, name_ndcg
+from batchrec_dagster.personalize.measurements import COVERAGE, NDCG, join_events, name_ndcg
 from batchrec_dagster.steps.checks import PUBLISHED_ANYWAY
 from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.steps.thresholds import FEW_TESTED
 from batchrec_dagster.storage.edition import Edition, Finding, Level, Numbers
+from batchrec_dagster.storage.measured_ndcg import Estimate
 
 QUALITY_GATE = "quality_gate"
 # Why nobody may be tested, although users are held out.
@@ -69,7 +70,9 @@ class ModelFacts:
     @property
     def metrics(self) -> Mapping[str, float]:
         """The model's metrics by name; empty if no user was tested."""
-        return _select_tested(self.model.metrics, self.model.evidence)
+        is_tested = self.model.groups is None or self.model.groups.tested > 0
+        # Without anybody they are 0, and mean nothing.
+        return self.model.metrics if is_tested else {}
 
     @property
     def is_live(self) -> bool:
@@ -87,7 +90,7 @@ class ModelFacts:
         """NDCG@25 of the published lists; None if it is not compared."""
         if self.live is None or not self.metrics or self.is_live or not self.is_comparable:
             return None
-        return _select_tested(self.live.metrics, self.live.evidence).get(NDCG)
+        return None if self.live.ndcg is None else self.live.ndcg.value
 
     @property
     def what_remains(self) -> str:
@@ -101,20 +104,19 @@ class Lead:
 
     over: str
     """Which popular items they are, in words."""
-    value: float
-    low: float | None = None
-    """The lower end of its 95% interval; None if none is known."""
-    high: float | None = None
-    is_measured: bool = False
-    """Whether the interval counts how much the model's own NDCG@25 varies."""
+    difference: Estimate
+    is_measured: bool
+    """Whether both were measured on the same people, and these are enough for an interval. If not,
+    the interval is about as wide as that of two means by themselves."""
 
     @property
     def level(self) -> Level:
         """What it means for publication."""
-        if (self.value if self.high is None else self.high) < 0:
+        value, low, high = self.difference.value, self.difference.low, self.difference.high
+        if (value if high is None else high) < 0:
             return "refuse"
-        is_clear = self.low is not None and self.low > 0
-        return "good" if is_clear or (self.value > 0 and not self.is_measured) else "watch"
+        is_clear = low is not None and low > 0
+        return "good" if is_clear or (value > 0 and not self.is_measured) else "watch"
 
     @property
     def headline(self) -> str:
@@ -132,27 +134,33 @@ class Lead:
 
 
 def measure_lead(model: ModelRecord | Edition) -> Lead | None:
-    """The lead over the better of the popular items of all time, as the engine measured them, and
-    of the last days, as batchrec did; None if neither was measured."""
-    evidence, recent, ndcg = model.evidence, model.recent_popularity, model.metrics.get(NDCG, 0.0)
-    popular_ndcg = evidence.get(f"{ALL}/popular")
-    if recent is not None and recent.is_better_than(popular_ndcg):
-        lead = ndcg - recent.ndcg
-        if recent.margin is None:
-            return Lead(recent.name, lead)
-        # Both were measured on different users. Where the model's margin is not known, it was
-        # tested on about as many.
-        low, high = evidence.get(f"{ALL}/ndcg_low"), evidence.get(f"{ALL}/ndcg_high")
-        is_measured = low is not None and high is not None
-        own_margin = (high - low) / 2 if low is not None and high is not None else recent.margin
-        margin = math.hypot(own_margin, recent.margin)
-        return Lead(recent.name, lead, lead - margin, lead + margin, is_measured)
-    if popular_ndcg is None:
+    """The lead over popular items; None if the model or these were not measured."""
+    ndcg, groups, popularity = model.ndcg, model.groups, model.measured_popularity
+    if ndcg is None or popularity is None:
         return None
-    low = evidence.get(f"{ALL}/difference_low")
-    lead = evidence.get(f"{ALL}/difference", ndcg - popular_ndcg)
-    high = evidence.get(f"{ALL}/difference_high")
-    return Lead("popular items", lead, low, high, is_measured=low is not None)
+    over = "popular items" if popularity.days is None else popularity.name
+    difference = groups.compare(popularity.groups) if groups is not None else None
+    if difference is not None:
+        return Lead(over, difference, difference.margin is not None)
+    # Amazon Personalize tests users of its own, and does not say how much their NDCG@25 varies.
+    # About as many are tested here.
+    value, popular = ndcg.value - popularity.ndcg, popularity.groups.mean
+    if popular is None or popular.margin is None:
+        return Lead(over, Estimate(value=value), is_measured=False)
+    margin = math.sqrt(2) * popular.margin
+    return Lead(
+        over, Estimate(value=value, low=value - margin, high=value + margin), is_measured=False
+    )
+
+
+def compare_models(model: ModelRecord | Edition, other: ModelRecord | Edition) -> Estimate | None:
+    """By how much the NDCG@25 of a model is above the other's on the same people.
+
+    None if it is not known by groups of them, as Amazon Personalize measures other people.
+    """
+    if model.groups is None or other.groups is None:
+        return None
+    return model.groups.compare(other.groups)
 
 
 class _Refusal(NamedTuple):
@@ -248,14 +256,10 @@ def _describe_measurements(facts: ModelFacts, lead: Lead | None) -> tuple[str, N
     ndcg, coverage = facts.metrics.get(NDCG, 0.0), facts.metrics.get(COVERAGE, 0.0)
     numbers |= {"ndcg_at_25": ndcg, "coverage": coverage}
     compared = []
-    popular_ndcg, recent = model.evidence.get(f"{ALL}/popular"), model.recent_popularity
-    if popular_ndcg is not None:
-        numbers["popularity_ndcg_at_25"] = popular_ndcg
-        compared.append(f"{popular_ndcg:.4f} for the most popular items")
-    if recent is not None:
-        numbers["recent_popularity_ndcg_at_25"] = recent.ndcg
-        if recent.is_better_than(popular_ndcg):
-            compared.append(f"{recent.ndcg:.4f} for {recent.name}")
+    popularity = model.measured_popularity
+    if popularity is not None:
+        numbers["popularity_ndcg_at_25"] = popularity.ndcg
+        compared.append(f"{popularity.ndcg:.4f} for {popularity.name}")
     if facts.live_ndcg is not None:
         numbers["published_ndcg_at_25"] = facts.live_ndcg
         compared.append(f"{facts.live_ndcg:.4f} for the published lists")
@@ -285,19 +289,21 @@ def _describe_lead(model: ModelRecord, lead: Lead | None, numbers: Numbers) -> s
     """The lead over popular items with its interval, in words that follow others."""
     if lead is None:
         return ""
-    numbers["lead"] = lead.value
-    users = model.evidence.get(f"{ALL}/users")
-    if users is not None:
-        numbers["tested_users"] = int(users)
-    notes = [f"a {'lead' if lead.value > 0 else 'difference'} of {lead.value:.4f}"]
-    if lead.is_measured and lead.low is not None and lead.high is not None:
-        numbers |= {"lead_low": lead.low, "lead_high": lead.high}
-        notes.append(f"95% interval {lead.low:.4f} to {lead.high:.4f}")
+    value, low, high = lead.difference.value, lead.difference.low, lead.difference.high
+    users = model.groups.tested if model.groups is not None else None
+    numbers["lead"] = value
+    notes = [f"a {'lead' if value > 0 else 'difference'} of {value:.4f}"]
+    if lead.is_measured and low is not None and high is not None:
+        numbers |= {"lead_low": low, "lead_high": high}
+        notes.append(f"95% interval {low:.4f} to {high:.4f}")
+    elif users is None:
+        notes.append(f"without an interval, as {model.engine} gives means alone")
     else:
         notes.append("without an interval")
     if users is not None:
+        numbers["tested_users"] = users
         few = "only " if users < FEW_TESTED.value else ""
-        notes.append(f"{few}{int(users):,} tested {'user' if users == 1 else 'users'}")
+        notes.append(f"{few}{users:,} tested {'user' if users == 1 else 'users'}")
     return f" ({', '.join(notes)})"
 
 
@@ -324,10 +330,3 @@ def _describe_circumstances(facts: ModelFacts) -> str:
 def _join(parts: Sequence[str]) -> str:
     *first, last = parts
     return f"{', '.join(first)} and {last}" if first else last
-
-
-def _select_tested(
-    metrics: Mapping[str, float], evidence: Mapping[str, float]
-) -> Mapping[str, float]:
-    """The metrics, or none if no user was tested: they are 0 then, and mean nothing."""
-    return metrics if evidence.get(f"{ALL}/users", 1) else {}

@@ -10,15 +10,13 @@ import polars as pl
 from batchrec_dagster.personalize import split
 from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
 from batchrec_dagster.steps.numbered_ids import Numbers, find_positions
-from batchrec_dagster.steps.popular_items import find_popular_items
+from batchrec_dagster.steps.popular_items import count_popular_items, find_popular_items
 from batchrec_dagster.steps.success import is_success
-from batchrec_dagster.storage.measured_popularity import MeasuredPopularity
+from batchrec_dagster.storage.measured_ndcg import GroupSums, MeasuredPopularity
 
 LIST_LENGTH = 25
 # The place of an item that is not popular.
 FAR = 2**40
-# Half of a 95% interval, in standard errors.
-STANDARD_ERRORS = 1.96
 
 Floats = np.ndarray[tuple[int], np.dtype[np.float64]]
 
@@ -31,8 +29,10 @@ def measure_popularity(
 ) -> MeasuredPopularity | None:
     """The NDCG@25 of popular items for the tested users; None if nobody can be tested.
 
-    Popularity is counted on the interactions of all other users. Who is tested, and what they chose
-    later, is decided by `personalize/split.py`, as the embedded engine does.
+    Of the items of all time and those of the last days, it is that of the better ones: these are
+    what a model has to beat. Popularity is counted on the interactions of all other users. Who is
+    tested, and what they chose later, is decided by `personalize/split.py`, as the embedded engine
+    does.
 
     days, success: as of `find_popular_items`.
     counted: the types of events that count as chosen; none if all do.
@@ -62,17 +62,22 @@ def measure_popularity(
     # A model that the others train knows no other items, so nobody is asked for these.
     known = others.select(item=find_positions(ITEM_ID, item_ids).cast(pl.UInt32)).unique()
     chosen = chosen.join(known.collect(engine="streaming"), on="item", how="semi")
-    popular = find_popular_items(others, days, success).ids
-    if not (chosen.height and len(popular)):
+    of_all_time = count_popular_items(others, None, success).get_column(ITEM_ID)
+    if not (chosen.height and len(of_all_time)):
         return None
-    places = np.full(len(item_ids), FAR, np.int64)
-    popular_items = popular.to_frame(ITEM_ID).select(find_positions(ITEM_ID, item_ids))
-    places[popular_items.to_series().to_numpy()] = np.arange(1, len(popular) + 1)
-    ndcg = measure_lists(places, chosen, seen)
-    margin = None
-    if len(ndcg) > 1:
-        margin = STANDARD_ERRORS * float(ndcg.std(ddof=1)) / float(np.sqrt(len(ndcg)))
-    return MeasuredPopularity(days=days, users=len(ndcg), ndcg=float(ndcg.mean()), margin=margin)
+    groups = split.assign_groups(tested_ids)[np.unique(chosen["user"].to_numpy())]
+    measured = []
+    for window, popular in (
+        (None, of_all_time),
+        (days, find_popular_items(others, days, success).ids),
+    ):
+        places = np.full(len(item_ids), FAR, np.int64)
+        popular_items = popular.to_frame(ITEM_ID).select(find_positions(ITEM_ID, item_ids))
+        places[popular_items.to_series().to_numpy()] = np.arange(1, len(popular) + 1)
+        people, sums = split.sum_groups(groups, measure_lists(places, chosen, seen))
+        by_group = GroupSums(users=tuple(people), ndcg=tuple(sums))
+        measured.append(MeasuredPopularity(days=window, groups=by_group))
+    return max(measured, key=lambda popularity: popularity.ndcg)
 
 
 def _hold_out(

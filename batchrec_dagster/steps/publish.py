@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from batchrec_dagster.config import PublishedList, fingerprint
-from batchrec_dagster.personalize.measurements import NDCG, name_ndcg, read_ndcg, read_popular_ndcg
+from batchrec_dagster.personalize.measurements import NDCG, name_ndcg
 from batchrec_dagster.steps.checks import PUBLISHED_ANYWAY, SOURCE_WITHOUT_ERASED
 from batchrec_dagster.steps.data_sizes import (
     NOT_SHRUNK,
@@ -191,7 +191,7 @@ class Publishing:
         facts: those of the lists themselves, such as `counts`, and `cost_usd`.
         """
         published, model = self.published, self.model
-        now, ndcg = datetime.now(UTC), read_ndcg(model)
+        now = datetime.now(UTC)
         allowed = self.withdrawn if run.skip_quality_gate else []
         return Edition(
             address=published.address,
@@ -220,12 +220,9 @@ class Publishing:
             measured_on=self.measured_on,
             success=tuple(model.success),
             metrics=dict(model.metrics),
-            ndcg=ndcg.value if ndcg is not None else None,
-            ndcg_low=ndcg.low if ndcg is not None else None,
-            ndcg_high=ndcg.high if ndcg is not None else None,
-            popular_ndcg=read_popular_ndcg(model),
-            evidence=dict(model.evidence),
-            recent_popularity=model.recent_popularity,
+            ndcg=model.ndcg,
+            groups=model.groups,
+            measured_popularity=model.measured_popularity,
             **facts,
         )
 

@@ -7,9 +7,10 @@ from datetime import datetime
 
 from pydantic import BaseModel
 
+from batchrec_dagster.personalize.measurements import NDCG
 from batchrec_dagster.steps.work import StepRecord
 from batchrec_dagster.storage.layout import PipelineFiles
-from batchrec_dagster.storage.measured_popularity import MeasuredPopularity
+from batchrec_dagster.storage.measured_ndcg import Estimate, GroupSums, MeasuredPopularity
 from batchrec_dagster.storage.records import load
 
 
@@ -58,12 +59,20 @@ class ModelRecord(PaidRecord, frozen=True):
     """Its metrics, by Personalize's names."""
     engine: str | None = None
     """What trained it, as people read it."""
-    evidence: Mapping[str, float] = {}
-    """How certain the metrics are, as personalize/measurements.py describes; empty if not known."""
-    recent_popularity: MeasuredPopularity | None = None
+    groups: GroupSums | None = None
+    """NDCG@25 by groups of tested users; None if Amazon Personalize measured it."""
+    measured_popularity: MeasuredPopularity | None = None
     """What recommending popular items reaches; None if it was not measured."""
     success: tuple[str, ...] = ()
     """The types of events that the metrics count alone; empty if they count all."""
+
+    @property
+    def ndcg(self) -> Estimate | None:
+        """Its NDCG@25, with an interval if there are groups; None if it is not known."""
+        if self.groups is not None:
+            return self.groups.mean
+        ndcg = self.metrics.get(NDCG)
+        return None if ndcg is None else Estimate(value=ndcg)
 
     @property
     def trained_on(self) -> str | None:

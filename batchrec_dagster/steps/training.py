@@ -13,10 +13,9 @@ from batchrec_dagster.personalize.api import ACTIVE, FAILED, SOLUTION, SOLUTION_
 from batchrec_dagster.personalize.cleanup import has_model
 from batchrec_dagster.personalize.formats import scan_interactions
 from batchrec_dagster.personalize.measurements import (
-    ALL,
     get_solution_metrics,
     name_engine,
-    read_evidence,
+    read_header,
 )
 from batchrec_dagster.personalize.prices import Cost
 from batchrec_dagster.personalize.recipes import build_recipe_arn
@@ -171,8 +170,7 @@ class TrainingResult:
     @property
     def tested(self) -> int | None:
         """How many users the metrics were measured on, where that is known."""
-        users = self.record.evidence.get(f"{ALL}/users")
-        return None if users is None else int(users)
+        return None if self.record.groups is None else self.record.groups.tested
 
 
 def train(
@@ -222,7 +220,7 @@ def _make_record(
     hours = version.description.get("trainingHours", 0.0)
     client, on_aws = work.ensure.client, work.ensure.on_aws
     answer = get_solution_metrics(client, version.arn, () if on_aws else success)
-    evidence = read_evidence(answer)
+    added = read_header(answer)
     return ModelRecord(
         made_of={
             "data": read_data_version(work, version.description),
@@ -244,14 +242,14 @@ def _make_record(
             if not math.isnan(value)
         },
         engine=name_engine(answer, client.meta.endpoint_url, on_aws=on_aws),
-        evidence=evidence,
-        # Only the embedded engine, which gives evidence, counts these events alone.
-        success=tuple(success) if evidence else (),
+        groups=added.get("groups"),
+        # Only the embedded engine counts some events alone.
+        success=tuple(added.get("success", ())),
     )
 
 
 def _add_popularity(work: PersonalizeWork, record: ModelRecord) -> ModelRecord:
-    """The record with what recent popular items reach, measured once for each model.
+    """The record with what popular items reach, measured once for each model.
 
     Raises UserError.
     """
@@ -266,7 +264,7 @@ def _add_popularity(work: PersonalizeWork, record: ModelRecord) -> ModelRecord:
         and last_record.made_of.get("popularity") == settings
     )
     if last_record is not None and is_measured:
-        popularity = last_record.recent_popularity
+        popularity = last_record.measured_popularity
     else:
         with work.storage.local_file(work.files.interactions) as path:
             popularity = measure_popularity(
@@ -277,7 +275,7 @@ def _add_popularity(work: PersonalizeWork, record: ModelRecord) -> ModelRecord:
                 counted=record.success,
             )
     made_of = {**record.made_of, "popularity": settings}
-    return record.model_copy(update={"recent_popularity": popularity, "made_of": made_of})
+    return record.model_copy(update={"measured_popularity": popularity, "made_of": made_of})
 
 
 def read_data_version(work: Work, version: Description) -> str:

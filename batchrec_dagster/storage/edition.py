@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 from batchrec_dagster.storage.list_subjects import SUBJECTS
-from batchrec_dagster.storage.measured_popularity import MeasuredPopularity
+from batchrec_dagster.storage.measured_ndcg import Estimate, GroupSums, MeasuredPopularity
 
 # `good` if nothing speaks against publishing, `watch` if somebody should look, `refuse` if nothing
 # may come after it. They go from the best to the worst.
@@ -311,18 +311,12 @@ class Edition(BaseModel, frozen=True):
     """The types of events that the metrics count alone; empty if they count all."""
     metrics: dict[str, float] = {}
     """The model's, by Personalize's names."""
-    ndcg: float | None = None
+    ndcg: Estimate | None = None
     """The NDCG@25 of the model."""
-    ndcg_low: float | None = None
-    """The lower end of the 95% interval of its NDCG@25."""
-    ndcg_high: float | None = None
-    """The upper end of the interval."""
-    popular_ndcg: float | None = None
-    """The NDCG@25 of recommending the most popular items."""
-    evidence: dict[str, float] = {}
-    """How certain the metrics are, as personalize/measurements.py describes."""
-    recent_popularity: MeasuredPopularity | None = None
-    """What recommending popular items reaches."""
+    groups: GroupSums | None = None
+    """It by groups of tested users; None if Amazon Personalize measured it."""
+    measured_popularity: MeasuredPopularity | None = None
+    """What recommending popular items reaches; None if it was not measured."""
 
     uri: str = Field("", exclude=True)
     """Where the file is that this was read from."""

@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import BaseModel
 
 from batchrec_dagster.storage.edition import Edition, Finding, Withdrawn
+from batchrec_dagster.storage.measured_ndcg import Estimate
 
 # The nights that published nothing of a year and a month are remembered. There are more only where
 # runs fail by the hour.
@@ -46,10 +47,8 @@ class Night(BaseModel, frozen=True):
     reason: str = ""
     """Why the run was refused or failed, in one line."""
 
-    ndcg: float | None = None
+    ndcg: Estimate | None = None
     """The NDCG@25 of the edition's model, or of the model that was refused."""
-    ndcg_low: float | None = None
-    ndcg_high: float | None = None
     popular_ndcg: float | None = None
     """The NDCG@25 of recommending the most popular items."""
     measured_on: str | None = None
@@ -65,6 +64,7 @@ class Night(BaseModel, frozen=True):
     def of(cls, edition: Edition) -> Night:
         """The night in which the edition became live last."""
         is_new = edition.because == "published"
+        popularity = edition.measured_popularity
         return cls(
             time=edition.live_since,
             ended="published" if is_new else "restored",
@@ -75,9 +75,7 @@ class Night(BaseModel, frozen=True):
             data_until=edition.data_until,
             users=edition.counts.subjects if edition.subject == "user" else None,
             ndcg=edition.ndcg,
-            ndcg_low=edition.ndcg_low,
-            ndcg_high=edition.ndcg_high,
-            popular_ndcg=edition.popular_ndcg,
+            popular_ndcg=popularity.ndcg if popularity is not None else None,
             measured_on=edition.measured_on,
             success=edition.success,
             # Those of the run that made it are no part of a rollback.

@@ -21,7 +21,8 @@ from batchrec_dagster.local_personalize.api.service import LocalPersonalize, ans
 from batchrec_dagster.local_personalize.engine.data import Interactions
 from batchrec_dagster.local_personalize.engine.evaluate import HeldOut, hold_out
 from batchrec_dagster.local_personalize.operations.solution_versions import CHOICES
-from batchrec_dagster.personalize.measurements import NDCG, get_solution_metrics, read_evidence
+from batchrec_dagster.personalize.measurements import NDCG, get_solution_metrics, read_header
+from batchrec_dagster.storage.measured_ndcg import GroupSums
 from batchrec_dagster.storage.objects import ObjectStore
 from batchrec_dagster_tests.guard.servers.personalize import Local
 from batchrec_dagster_tests.local_personalize.engine.support import popular_blends
@@ -119,10 +120,11 @@ def test_metrics_of_some_events_are_those_of_a_plain_reading(
     tested, expected = measure_plainly({name.lower() for name in events})
     own = {name: value for name, value in answer["metrics"].items() if name != "coverage"}
     assert own == pytest.approx(expected, abs=5e-5)
-    evidence = read_evidence(answer)
-    assert evidence["all/users"] == tested
-    # The model is the most popular items.
-    assert evidence["all/ndcg"] == evidence["all/popular"] == answer["metrics"][NDCG]
+    added = read_header(answer)
+    groups = GroupSums.model_validate(added["groups"])
+    assert (groups.tested, added["success"]) == (tested, events)
+    assert groups.mean is not None
+    assert groups.mean.value == pytest.approx(answer["metrics"][NDCG], abs=5e-5)
 
 
 def test_all_events_are_the_usual_metrics(local: Local, version: str) -> None:
@@ -131,7 +133,8 @@ def test_all_events_are_the_usual_metrics(local: Local, version: str) -> None:
         usual["metrics"] == local.client.get_solution_metrics(solutionVersionArn=version)["metrics"]
     )
     named = get_solution_metrics(local.client, version, TYPES)
-    assert (named["metrics"], read_evidence(named)) == (usual["metrics"], read_evidence(usual))
+    assert named["metrics"] == usual["metrics"]
+    assert read_header(named)["groups"] == read_header(usual)["groups"]
     bought = get_solution_metrics(local.client, version, ["purchase"])["metrics"]
     assert bought[NDCG] > usual["metrics"][NDCG] + 0.02
     assert bought["coverage"] == usual["metrics"]["coverage"]
@@ -139,7 +142,7 @@ def test_all_events_are_the_usual_metrics(local: Local, version: str) -> None:
 
 def test_events_that_nobody_had_test_no_user(local: Local, version: str) -> None:
     answer = get_solution_metrics(local.client, version, ["refund"])
-    assert read_evidence(answer)["all/users"] == 0
+    assert sum(read_header(answer)["groups"]["users"]) == 0
     assert answer["metrics"][NDCG] == 0
 
 
@@ -147,15 +150,16 @@ def test_a_version_without_choices_counts_all_events(
     local: Local, version: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     [path] = local.root.glob(f"home/models/*/{CHOICES}")
-    usual = local.client.get_solution_metrics(solutionVersionArn=version)["metrics"]
+    usual = get_solution_metrics(local.client, version)
+    counted = (usual["metrics"], read_header(usual))
     shutil.copy(path, tmp_path)
     try:
         path.unlink()
         metrics = get_solution_metrics(local.client, version, ["purchase"])
-        assert (read_evidence(metrics), metrics["metrics"]) == ({}, usual)
+        assert (metrics["metrics"], read_header(metrics)) == counted
         path.write_bytes(b"damaged")
         metrics = get_solution_metrics(local.client, version, ["purchase"])
-        assert (read_evidence(metrics), metrics["metrics"]) == ({}, usual)
+        assert (metrics["metrics"], read_header(metrics)) == counted
         assert "the metrics of" in caplog.text
     finally:
         shutil.copy(tmp_path / CHOICES, path)
@@ -174,5 +178,5 @@ def test_a_header_that_names_no_events_is_refused(tmp_path: Path, header: str) -
 def test_saved_choices_have_no_ids(local: Local, version: str) -> None:
     [path] = local.root.glob(f"home/models/*/{CHOICES}")
     choices = pl.read_parquet(path)
-    assert choices.columns == ["user", "place", "popular_place", "EVENT_TYPE"]
+    assert choices.columns == ["user", "group", "place", "EVENT_TYPE"]
     assert b"u10" not in path.read_bytes()

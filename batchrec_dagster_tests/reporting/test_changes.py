@@ -9,10 +9,11 @@ from typing import Any
 import polars as pl
 import pytest
 
-from batchrec_dagster.personalize.measurements import NDCG, read_ndcg
+from batchrec_dagster.personalize.measurements import AMAZON, NDCG
 from batchrec_dagster.reporting.insight.changes import compare_editions, explain_incomparability
+from batchrec_dagster.reporting.insight.numbers import Number
 from batchrec_dagster.storage.edition import Edition
-from batchrec_dagster_tests.guard.seams.editions import make_edition
+from batchrec_dagster_tests.guard.seams.editions import make_edition, make_groups
 
 Lists = dict[str, list[str]]
 
@@ -116,15 +117,26 @@ def test_metrics_are_compared_only_on_the_same_interactions() -> None:
         )
 
 
-def test_the_ndcg_comes_with_its_interval_where_there_is_one() -> None:
-    numbers = {f"all/{name}": 0.1 for name in ("ndcg", "popular", "difference")}
-    numbers |= {"all/users": 50, "all/ndcg_low": 0.05}
-    sure = build_edition(1, metrics={NDCG: 0.1}, evidence=numbers)
-    assert read_ndcg(sure) is not None
-    assert read_ndcg(sure).low == 0.05  # type: ignore[union-attr]
-    assert read_ndcg(build_edition(1, metrics={NDCG: 0.1})).low is None  # type: ignore[union-attr]
-    assert (
-        read_ndcg(build_edition(1, metrics={NDCG: 0.1}, evidence={**numbers, "all/users": 0}))
-        is None
-    )
-    assert read_ndcg(build_edition(1)) is None
+def test_two_models_are_compared_on_the_same_people() -> None:
+    before = build_edition(1, solution_version_arn="a", groups=make_groups(0.2, 0.02))
+    after = build_edition(2, solution_version_arn="b", groups=make_groups(0.21, 0.02))
+    diff = compare_editions((before, build_table({})), (after, build_table({})))
+    assert "on the same people" in diff.caveat
+    numbers = {change.name: change.after for change in diff.quality}
+    ndcg, difference = numbers["NDCG@25"], numbers["difference, on the same people"]
+    assert isinstance(ndcg, Number)
+    assert isinstance(difference, Number)
+    assert ndcg.low == pytest.approx(0.19, abs=0.001)
+    assert ndcg.measured_on == 200
+    # What is hard for one model is so for the other.
+    assert difference.value == pytest.approx(0.01)
+    assert difference.low == pytest.approx(0.01)
+
+
+def test_without_groups_two_models_are_not_compared_and_that_is_said() -> None:
+    known = {"metrics": {NDCG: 0.2}, "engine": AMAZON}
+    before = build_edition(1, solution_version_arn="a", **known)
+    after = build_edition(2, solution_version_arn="b", **known)
+    diff = compare_editions((before, build_table({})), (after, build_table({})))
+    assert "as Amazon Personalize gives means alone: a difference may be chance" in diff.caveat
+    assert [change.name for change in diff.quality][:2] == ["NDCG@25", "users with a list"]

@@ -9,7 +9,7 @@ from batchrec_dagster.personalize.measurements import (
     EMBEDDED,
     HEADER,
     name_engine,
-    read_evidence,
+    read_header,
 )
 from batchrec_dagster.reporting.insight.measured import (
     describe_counted_events,
@@ -23,13 +23,13 @@ def answer(**headers: str) -> dict[str, Any]:
 
 
 def test_the_engine_is_the_one_that_answered() -> None:
-    local_answer = answer(**{HEADER: '{"all/users":3}'})
+    local_answer = answer(**{HEADER: '{"success":[]}'})
     assert name_engine(local_answer, "https://example.com", on_aws=False) == EMBEDDED
-    assert read_evidence(local_answer) == {"all/users": 3}
+    assert read_header(local_answer) == {"success": []}
     assert name_engine(answer(), "https://example.com", on_aws=True) == AMAZON
     other = name_engine(answer(), "https://example.com", on_aws=False)
     assert other == "the Personalize at https://example.com"
-    assert read_evidence(answer()) == {}
+    assert read_header(answer()) == {}
 
 
 def test_what_the_metrics_count_is_said_where_it_is_unusual() -> None:

@@ -21,8 +21,15 @@ from batchrec_dagster.storage.connection import S3Connection, Storage
 from batchrec_dagster.storage.edition import Edition
 from batchrec_dagster.storage.layout import ListFiles, ListKeys
 from batchrec_dagster.storage.list_file import ListWriter
+from batchrec_dagster.storage.measured_ndcg import Estimate
 from batchrec_dagster.storage.nights import MOST_OTHER_NIGHTS, Night
-from batchrec_dagster_tests.guard.seams.editions import ALONE, make_edition, restore
+from batchrec_dagster_tests.guard.seams.editions import (
+    ALONE,
+    make_edition,
+    make_groups,
+    make_popularity,
+    restore,
+)
 from batchrec_dagster_tests.guard.servers.s3 import OWNER, REGION, S3Server
 
 START = datetime(2026, 11, 20, 3, 10, tzinfo=UTC)
@@ -54,13 +61,6 @@ def publish(files: ListFiles, tmp_path: Path, night: int, keep: int = 7, **about
     """Publish the next edition in this night, as a run does."""
     number = files.editions.next_number()
     ndcg = 0.2 + number / 100
-    values = {f"all/{name}": ndcg for name in ("ndcg", "popular", "difference")}
-    evidence = {
-        **values,
-        "all/users": 50,
-        "all/ndcg_low": ndcg - 0.02,
-        "all/ndcg_high": ndcg + 0.01,
-    }
     with ListWriter(tmp_path / "lists.parquet") as writer:
         writer.write(pa.table({"user_id": ["1"], "rank": [1], "item_id": [f"i{number}"]}))
         writer.finish(
@@ -74,8 +74,8 @@ def publish(files: ListFiles, tmp_path: Path, night: int, keep: int = 7, **about
                     "seconds": 185.0,
                     "cost_usd": 1.5,
                     "metrics": {NDCG: ndcg},
-                    "recent_popularity": {"days": 30, "users": 50, "ndcg": 0.15, "margin": None},
-                    "evidence": evidence,
+                    "measured_popularity": make_popularity(0.15, days=30),
+                    "groups": make_groups(ndcg, margin=0.02),
                     "counts": {"subjects": 1234},
                     "measured_on": "a",
                     **about,
@@ -101,7 +101,7 @@ def live_through_a_week(files: ListFiles, tmp_path: Path) -> list[ListedNight]:
     publish(files, tmp_path, 0)
     record(
         files, 1, "refused", "recommendations",
-        checks=("quality_gate",), ndcg=0.1, ndcg_low=0.08, ndcg_high=0.12,
+        checks=("quality_gate",), ndcg=Estimate(value=0.1, low=0.08, high=0.12),
     )  # fmt: skip
     record(files, 2, "failed", "raw_ratings")
     publish(files, tmp_path, 3)
@@ -137,10 +137,11 @@ def test_each_night_has_a_row_that_says_how_it_ended(files: ListFiles, tmp_path:
     ]
     assert [night.time.date().day for night in nights if night.time] == [20, 21, 22, 23, 24, 25, 26]
     first, refused = nights[:2]
-    assert first.ndcg == pytest.approx(0.21)
+    assert first.ndcg is not None
+    assert first.ndcg.value == pytest.approx(0.21)
     assert (first.users, first.cost_usd, first.seconds) == (1234, 1.5, 185.0)
     assert first.until == nights[3].time
-    assert (refused.ndcg, refused.ndcg_low) == (0.1, 0.08)
+    assert refused.ndcg == Estimate(value=0.1, low=0.08, high=0.12)
 
 
 def test_the_rows_in_s3_are_the_same(
@@ -156,7 +157,7 @@ def test_facts_survive_the_edition(files: ListFiles, tmp_path: Path) -> None:
     for night in range(4):
         publish(files, tmp_path, night, keep=1)
     assert [edition.number for edition in files.editions.older()] == [3]
-    ndcgs = [night.ndcg for night in list_nights(files)]
+    ndcgs = [night.ndcg.value for night in list_nights(files) if night.ndcg is not None]
     assert ndcgs == pytest.approx([0.21, 0.22, 0.23, 0.24])
 
 

@@ -11,26 +11,22 @@ from batchrec_dagster.personalize.measurements import AMAZON
 from batchrec_dagster.steps.judge_quality import ModelFacts, judge_quality
 from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.storage.edition import Edition
-from batchrec_dagster.storage.measured_popularity import MeasuredPopularity
-from batchrec_dagster_tests.guard.seams.editions import make_edition
+from batchrec_dagster_tests.guard.seams.editions import make_edition, make_groups, make_popularity
 
 pytestmark = pytest.mark.slow
 
 NDCG = "normalized_discounted_cumulative_gain_at_25"
 
 
-def build_model(
-    ndcg: float, popular: float | None, coverage: float = 0.2, recent: float | None = None
-) -> ModelRecord:
-    measured = MeasuredPopularity(days=30, users=200, ndcg=recent or 0.0, margin=0.01)
+def build_model(ndcg: float, popular: float) -> ModelRecord:
     return ModelRecord(
         made_of={},
         version="new",
         solution_version_arn="arn:new",
         data_version="data",
-        metrics={NDCG: ndcg, "coverage": coverage},
-        evidence={} if popular is None else {"all/users": 200, "all/popular": popular},
-        recent_popularity=None if recent is None else measured,
+        metrics={NDCG: ndcg, "coverage": 0.2},
+        groups=make_groups(ndcg),
+        measured_popularity=make_popularity(popular),
     )
 
 
@@ -57,12 +53,12 @@ def test_metrics_that_count_other_events_are_named_and_not_compared() -> None:
 
 
 def test_the_gate_says_that_amazons_metrics_count_all_events() -> None:
-    model = build_model(0.2, 0.1).model_copy(update={"engine": AMAZON})
+    model = build_model(0.2, 0.1).model_copy(update={"engine": AMAZON, "groups": None})
     check = judge_quality(ModelFacts(model, "all", None, ["cart", "purchase"]), Gate())
     assert check.text == (
         "NDCG@25 0.2000, compared with 0.1000 for the most popular items (a lead of 0.1000,"
-        " without an interval, 200 tested users); coverage 0.2000; the metrics of Amazon"
-        " Personalize count all events, not only cart and purchase"
+        " without an interval, as Amazon Personalize gives means alone); coverage 0.2000; the"
+        " metrics of Amazon Personalize count all events, not only cart and purchase"
     )
 
 

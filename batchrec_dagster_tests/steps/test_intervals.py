@@ -12,13 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchrec_dagster.config.publication import Experiment
-from batchrec_dagster.steps.arms import (
-    CONTROL,
-    GROUPS,
-    assign_arm,
-    assign_arms,
-    assign_groups,
-)
+from batchrec_dagster.personalize.split import GROUPS, assign_groups
+from batchrec_dagster.steps.arms import CONTROL, assign_arm, assign_arms
 from batchrec_dagster.steps.intervals import compare_means, estimate_ratio, estimate_share
 
 USERS = pl.Series([f"user {number}" for number in range(20_000)])
@@ -26,7 +21,7 @@ TEST = Experiment(name="holdout")
 
 
 def test_groups_are_even_and_independent_of_the_arms() -> None:
-    groups = assign_groups(USERS)
+    groups = pl.Series(assign_groups(USERS))
     assert groups.unique().sort().to_list() == [*range(GROUPS)]
     counts = [*pl.Series(groups.value_counts()["count"])]
     assert scipy.stats.chisquare(counts).pvalue > 0.001

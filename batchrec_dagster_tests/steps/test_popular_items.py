@@ -18,8 +18,8 @@ from batchrec_dagster.local_personalize.engine.data import (
     find_positions,
     order_by_popularity,
 )
-from batchrec_dagster.local_personalize.engine.evaluate import PopularItems as PopularLists
 from batchrec_dagster.local_personalize.engine.evaluate import hold_out, measure
+from batchrec_dagster.personalize import split
 from batchrec_dagster.steps.measure_popularity import (
     LIST_LENGTH,
     measure_lists,
@@ -27,9 +27,10 @@ from batchrec_dagster.steps.measure_popularity import (
 )
 from batchrec_dagster.steps.popular_items import (
     PopularItems,
-    find_popular_items,
+    count_popular_items,
     make_popular_lines,
 )
+from batchrec_dagster_tests.local_personalize.engine.support import PopularItems as PopularLists
 
 DAY = 86_400
 NOW = 1_700_000_000
@@ -106,21 +107,34 @@ def test_the_embedded_engine_and_popular_items_are_measured_on_the_same_choices(
     held_out = hold_out(Interactions.from_frame(data))
     assert held_out is not None
     is_tested = pl.col("USER_ID").is_in(held_out.train.user_ids[held_out.users].tolist())
-    popular = find_popular_items(data.filter(~is_tested), 10_000, ()).ids
+    popular = count_popular_items(data.filter(~is_tested), None, ())["ITEM_ID"]
     # The engine's models number items by how many interactions they have, these by people.
     by_interactions = held_out.train.item_ids[order_by_popularity(held_out.train)]
-    places = find_positions(popular, by_interactions)
+    places = find_positions(popular, by_interactions).astype(np.float32)
     model = PopularLists(by_interactions)
     with patch.object(
-        PopularLists,
-        "score",
-        lambda _, history: np.tile(-places.astype(np.float32), (len(history.lengths), 1)),
+        PopularLists, "score", lambda _, history: np.tile(-places, (len(history.lengths), 1))
     ):
-        evidence = measure(model, held_out).evidence
+        groups = measure(model, held_out).groups
     measured = measure_popularity(data, 10_000)
+    assert groups is not None
     assert measured is not None
-    assert measured.users == evidence["all/users"]
-    assert measured.ndcg == pytest.approx(evidence["all/ndcg"])
+    assert measured.days is None
+    assert measured.groups.users == groups.users
+    assert measured.groups.ndcg == pytest.approx(groups.ndcg)
+
+
+def test_what_only_tested_users_had_is_no_miss_of_popular_items() -> None:
+    rows = [
+        Row(f"u{user}", f"i{step}", 20 - step, "view") for user in range(100) for step in range(9)
+    ]
+    users = pl.Series([f"u{user}" for user in range(100)])
+    is_tested = split.choose_users(users, np.full(100, 9))
+    newest = [Row(user, "known", 1, "view") for user in users]
+    newest += [Row(user, f"only {user}", 0, "view") for user in users.filter(is_tested)]
+    measured = measure_popularity(to_frame([*rows, *newest]), 30)
+    assert measured is not None
+    assert (measured.ndcg, measured.groups.tested) == (1, 30)
 
 
 def test_only_the_events_that_count_are_chosen_and_popular() -> None:
@@ -139,19 +153,22 @@ def test_only_the_events_that_count_are_chosen_and_popular() -> None:
     assert measured.ndcg == 1
 
 
-def test_popularity_is_measured_as_personalize_measures() -> None:
+def test_the_better_popular_items_count() -> None:
+    # Everybody takes what is new.
     data = make_trend(300, 7)
     recent = measure_popularity(data, 7)
-    all_time = measure_popularity(data, 10_000)
     assert recent is not None
+    assert recent.days == 7
+    assert recent.name == "the most popular items of the last 7 days"
+    assert 45 < recent.groups.tested < 120  # 30 % of 300 users
+    all_time = measure_popularity(data, 10_000)
     assert all_time is not None
-    assert recent.users == all_time.users
-    assert 45 < recent.users < 120  # 30 % of 300 users
-    assert all_time.margin is not None
-    assert 0 < all_time.margin < 2 * all_time.ndcg
-    # Everybody's newest interactions are recent here.
+    assert (all_time.days, all_time.name) == (None, "the most popular items")
+    assert recent.groups.users == all_time.groups.users
     assert recent.ndcg > all_time.ndcg
-    assert recent.margin is not None
+    assert all_time.groups.mean is not None
+    assert all_time.groups.mean.margin is not None
+    assert 0 < all_time.groups.mean.margin < 2 * all_time.ndcg
     assert measure_popularity(data, 7) == recent
 
 

@@ -14,8 +14,8 @@ import polars as pl
 from scipy.sparse import csr_matrix
 
 from batchrec_dagster.personalize import split
-from batchrec_dagster.personalize.measurements import ALL
 from batchrec_dagster.personalize.schemas import ITEM_ID, USER_ID
+from batchrec_dagster.storage.measured_ndcg import GroupSums
 
 from .data import (
     Bool,
@@ -31,7 +31,7 @@ from .data import (
     starts_of,
     string_series,
 )
-from .serve import Exclude, UserModel, recommend, top_k
+from .serve import Exclude, UserModel, recommend
 
 DEPTHS = (5, 10, 25)
 DEPTH = max(DEPTHS)
@@ -39,9 +39,6 @@ DEPTH = max(DEPTHS)
 SAMPLE_ROWS, MOST_SAMPLED_ROWS = 1_000_000, 3_000_000
 SAMPLE_ITEMS, MOST_SAMPLED_ITEMS = 6_000, 20_000
 LEAST_SAMPLED_USERS = 5_000
-# Fewer users have no interval.
-LEAST_USERS = 10
-STANDARD_ERRORS = 1.96  # half of a 95% interval
 
 
 @dataclass(frozen=True)
@@ -151,36 +148,19 @@ def hold_out_users(interactions: Interactions, is_tested_user: Bool) -> HeldOut 
 
 
 @dataclass(frozen=True)
-class PopularItems:
-    """The items with the most interactions, the same for all users: what a model has to beat."""
-
-    item_ids: Ids
-    """(n_items,) distinct str, the most popular first."""
-
-    def score(self, history: History) -> Float32:
-        """(users, n_items)"""
-        falling = -np.arange(len(self.item_ids), dtype=np.float32)
-        return np.tile(falling, (len(history.lengths), 1))
-
-    def choose(self, scores: Float32, history: History, k: int) -> Int32:
-        """See `serve.UserModel`."""
-        return top_k(scores, k)
-
-
-@dataclass(frozen=True)
 class Measurements:
     """What is known of a model from tested users. It is empty if nobody was tested."""
 
     metrics: Mapping[str, float] = field(default_factory=dict)
     """By the names of GetSolutionMetrics."""
 
-    evidence: Mapping[str, float] = field(default_factory=dict)
-    """See `summarize_choices`."""
+    groups: GroupSums | None = None
+    """NDCG at 25 by groups of tested users; None for user segments."""
 
     choices: pl.DataFrame | None = None
     """A row for each item that a tested user had next and had not had: USER_ID, ITEM_ID, user (a
-    number), place and popular_place (from 1, in the model's list of 25 and in that of popular
-    items; 0 if it is not in it). None for user segments."""
+    number), group, and place (from 1, in the model's list of 25; 0 if it is not in it). None for
+    user segments."""
 
 
 def measure(model: UserModel, held_out: HeldOut) -> Measurements:
@@ -190,21 +170,20 @@ def measure(model: UserModel, held_out: HeldOut) -> Measurements:
     user, item = tested.truth.nonzero()
     user_ids = held_out.train.user_ids[held_out.users]
     lists = _list_items(model, held_out, tested.history)
-    popular_lists = _list_items(PopularItems(item_ids), held_out, tested.history)
     choices = pl.DataFrame(
         {
             USER_ID: string_series(user_ids[user]),
             ITEM_ID: string_series(item_ids[item]),
             "user": user,
+            "group": split.assign_groups(string_series(user_ids))[user],
             "place": _find_places(lists, user, item),
-            "popular_place": _find_places(popular_lists, user, item),
         }
     )
-    metrics, evidence = summarize_choices(choices)
+    metrics, groups = summarize_choices(choices)
     is_tested = np.diff(tested.truth.indptr) > 0
     listed = np.unique(lists[is_tested])
     coverage = np.count_nonzero(listed >= 0) / max(1, len(item_ids))
-    return Measurements({"coverage": coverage, **metrics}, evidence, choices)
+    return Measurements({"coverage": coverage, **metrics}, groups, choices)
 
 
 def _list_items(model: UserModel, held_out: HeldOut, history: History) -> Int32:
@@ -233,20 +212,15 @@ def _find_places(lists: Int32, users: Int32, items: Int32) -> Int64:
     return np.where(is_item.any(axis=1), 1 + is_item.argmax(axis=1), 0)
 
 
-def summarize_choices(choices: pl.DataFrame) -> tuple[dict[str, float], dict[str, float]]:
-    """The metrics of GetSolutionMetrics but for the coverage, and the evidence for them.
+def summarize_choices(choices: pl.DataFrame) -> tuple[dict[str, float], GroupSums]:
+    """The metrics of GetSolutionMetrics but for the coverage, and NDCG at 25 by groups.
 
-    The evidence has, with the prefix `all/`:
+    They are of the users who had any of the choices: others are left out. Without any, all is 0.
 
-    - `users`: how many users had any of the choices, without whom all is 0; others are left out.
-    - `ndcg`, `popular`, `difference`: the mean NDCG at 25 of the model and of the most popular
-      items for the same users, and how much more the model's is.
-    - each of these three with `_low` and `_high`, where users are enough: its 95 % interval.
-
-    choices: the columns user, place and popular_place of `Measurements`.
+    choices: the columns user, group and place of `Measurements`.
     """
-    _, users = np.unique(choices["user"].to_numpy(), return_inverse=True)
-    places, popular_places = (choices[name].to_numpy() for name in ("place", "popular_place"))
+    _, first, users = np.unique(choices["user"].to_numpy(), return_index=True, return_inverse=True)
+    places = choices["place"].to_numpy()
     relevant = np.bincount(users)
     is_hit = places > 0
     reciprocal = np.zeros(len(relevant))
@@ -257,16 +231,8 @@ def summarize_choices(choices: pl.DataFrame) -> tuple[dict[str, float], dict[str
         metrics[f"normalized_discounted_cumulative_gain_at_{depth}"] = _mean(ndcg)
         hits = np.bincount(users, is_hit & (places <= depth))
         metrics[f"precision_at_{depth}"] = _mean(hits / depth)
-    popular_ndcg = measure_ndcg(users, popular_places, relevant, DEPTH)
-    evidence = {f"{ALL}/users": float(len(relevant))}
-    values = {"ndcg": ndcg, "popular": popular_ndcg, "difference": ndcg - popular_ndcg}
-    for name, by_user in values.items():
-        evidence[f"{ALL}/{name}"] = mean = _mean(by_user)
-        if len(by_user) >= LEAST_USERS:
-            margin = STANDARD_ERRORS * float(by_user.std(ddof=1)) / float(np.sqrt(len(by_user)))
-            evidence[f"{ALL}/{name}_low"] = mean - margin
-            evidence[f"{ALL}/{name}_high"] = mean + margin
-    return metrics, evidence
+    users_by_group, sums = split.sum_groups(choices["group"].to_numpy()[first], ndcg)
+    return metrics, GroupSums(users=tuple(users_by_group), ndcg=tuple(sums))
 
 
 def measure_ndcg(users: Int64, places: Int64, relevant: Int64, depth: int) -> Float64:

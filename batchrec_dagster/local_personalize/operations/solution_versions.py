@@ -99,7 +99,7 @@ def _perform(job: Job) -> JobResult:
     except (HyperparameterError, TrainingError) as error:
         raise JobFailedError(f"Create failed. {error}") from None
     job.checkpoint()
-    choices = measurements.choices
+    choices, groups = measurements.choices, measurements.groups
     with home.open_workspace(home.models, version.arn) as work:
         model.save(work)
         if choices is not None:
@@ -109,7 +109,7 @@ def _perform(job: Job) -> JobResult:
     state = {
         "model": model_path,
         "metrics": measurements.metrics,
-        "evidence": measurements.evidence,
+        "groups": groups.model_dump() if groups is not None else None,
     }
     return JobResult(body, state)
 
@@ -160,29 +160,28 @@ def _expire(request: ApiRequest, version: Resource) -> None:
 def get_metrics(request: ApiRequest) -> dict[str, Any]:
     """Answer GetSolutionMetrics.
 
-    A header has what AWS does not give: the evidence for the metrics, as JSON with the keys of
-    `engine.evaluate.summarize_choices`. If the request names types of events in that header,
-    metrics and evidence count these alone; where nothing is known of the events, the evidence is
-    empty.
+    A header has what AWS does not give: NDCG@25 by groups of tested users, as JSON with `groups`,
+    a `GroupSums`, which is null for user segments. If the request names types of events in that
+    header, metrics and groups count these alone, and `success` names them; where nothing is known
+    of the events, it is empty.
 
     Raises ResourceNotFoundError, and InUseError until the version is ACTIVE.
     """
     version = request.get_active("SolutionVersion", request.params["solutionVersionArn"])
-    metrics, numbers = version.state["metrics"], version.state["evidence"]
-    if request.success:
-        # Empty evidence says that the metrics count all events.
-        numbers = {}
-        choices = _load_choices(request, version)
-        if choices is not None:
-            events = [name.lower() for name in request.success]
-            has_event = pl.col(EVENT_TYPE).list.eval(pl.element().is_in(events)).list.any()
-            ranks, numbers = summarize_choices(choices.filter(has_event))
-            # The lists are the same, and so is what is in them.
-            metrics = {"coverage": metrics["coverage"], **ranks}
+    metrics, groups = version.state["metrics"], version.state["groups"]
+    choices = _load_choices(request, version) if request.success else None
+    if choices is not None:
+        events = [name.lower() for name in request.success]
+        has_event = pl.col(EVENT_TYPE).list.eval(pl.element().is_in(events)).list.any()
+        ranks, sums = summarize_choices(choices.filter(has_event))
+        # The lists are the same, and so is what is in them.
+        metrics, groups = {"coverage": metrics["coverage"], **ranks}, sums.model_dump()
+    success = [] if choices is None else [*request.success]
+    header = json.dumps({"success": success, "groups": groups}, separators=(",", ":"))
     return {
         "solutionVersionArn": version.arn,
-        "metrics": _round(metrics),
-        HEADERS: {measurements.HEADER: json.dumps(_round(numbers), separators=(",", ":"))},
+        "metrics": {name: round(value, _METRIC_DECIMALS) for name, value in metrics.items()},
+        HEADERS: {measurements.HEADER: header},
     }
 
 
@@ -199,10 +198,6 @@ def _load_choices(request: ApiRequest, version: Resource) -> pl.DataFrame | None
         logger.warning("the metrics of %s count all events: %s", version.arn, error)
         return None
     return choices if EVENT_TYPE in choices.columns else None
-
-
-def _round(metrics: dict[str, float]) -> dict[str, float]:
-    return {name: round(value, _METRIC_DECIMALS) for name, value in metrics.items()}
 
 
 SOLUTION_VERSION = Kind(

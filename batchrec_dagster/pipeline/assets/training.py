@@ -13,7 +13,6 @@ from pydantic import Field
 
 from batchrec_dagster.config import Pipeline, fingerprint
 from batchrec_dagster.config.segments import Segments
-from batchrec_dagster.personalize.measurements import read_popular_ndcg
 from batchrec_dagster.pipeline.asset_keys import asset_key, op_name
 from batchrec_dagster.pipeline.declare_asset import MODEL, PipelineAsset, asset_of, budget_check
 from batchrec_dagster.pipeline.results import (
@@ -215,8 +214,7 @@ def _training_metadata(
     record, version = training.record, training.version.description
     metrics = _shorten_names(record.metrics)
     recipe, parameters = work.pipeline.trainings[asset]
-    popular_ndcg, recent = read_popular_ndcg(record), record.recent_popularity
-    measured = recent.model_dump() if recent is not None else {}
+    popularity = record.measured_popularity
     counted_events = describe_counted_events(
         work.pipeline.solution.success, record.success, record.engine
     )
@@ -233,9 +231,9 @@ def _training_metadata(
         "training_hours": version.get("trainingHours", 0.0),
         "training_seconds": training.seconds,
         **metrics,
-        "popularity_ndcg_at_25": popular_ndcg,
+        "popularity_ndcg_at_25": popularity.ndcg if popularity is not None else None,
+        "popularity_days": popularity.days if popularity is not None else None,
         **build_cost_metadata("cost_usd", training.cost, on_aws=work.ensure.on_aws),
-        **{f"recent_popularity_{key}": value for key, value in measured.items()},
         "success": list(record.success),
         "interactions": work.pipeline.interactions.model_dump(mode="json"),
         "solution_version_arn": record.solution_version_arn,

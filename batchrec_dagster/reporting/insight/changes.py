@@ -8,14 +8,9 @@ from typing import Any
 import polars as pl
 from pydantic import BaseModel
 
-from batchrec_dagster.personalize.measurements import (
-    COVERAGE,
-    join_events,
-    name_ndcg,
-    read_ndcg,
-    read_popular_ndcg,
-)
+from batchrec_dagster.personalize.measurements import COVERAGE, join_events, name_ndcg
 from batchrec_dagster.reporting.insight.numbers import Number
+from batchrec_dagster.steps.judge_quality import compare_models
 from batchrec_dagster.storage.edition import DataCounts, Edition
 
 # The lists of this many users are compared. If there are more, they are an even sample.
@@ -189,60 +184,71 @@ def describe_comparability(before: Edition, after: Edition) -> str:
     if obstacles:
         return f"The metrics cannot be compared: {'; '.join(obstacles)}."
     if before.data_version != after.data_version:
+        return "The metrics were measured on other data: a difference may come from the data."
+    if compare_models(after, before) is None:
         return (
-            "The metrics were measured on other data, and so on other people: a difference may come"
-            " from the data."
+            "The metrics were measured on the same interactions, but not by groups of the same"
+            f" people, as {after.engine} gives means alone: a difference may be chance."
         )
     return (
-        "The metrics were measured on the same interactions, for each model alone: if the intervals"
-        " overlap much, the difference may be chance."
+        "The metrics were measured on the same people: if the interval of the difference includes"
+        " 0, it may be chance."
     )
 
 
 def _compare_quality(before: Edition, after: Edition) -> Iterator[Change]:
     """The metrics, as far as they can be compared, and what is known of the cost."""
-    rows: dict[str, Callable[[Edition], Number | None]] = {}
     if not explain_incomparability(before, after):
-        rows = {
-            name_ndcg(after.success): read_ndcg_number,
-            "NDCG@25 of popular items": read_popular_ndcg_number,
-            "coverage": _read_coverage,
-        }
-    rows |= {
-        "users with a list": lambda edition: Number(value=edition.counts.subjects),
-        "paid for the run": lambda edition: Number(value=edition.cost_usd, unit="usd"),
-        "inference on AWS": _read_inference_cost,
-    }
-    for name, read_number in rows.items():
-        change = Change(name=name, before=read_number(before), after=read_number(after))
-        if change.before is not None or change.after is not None:
-            yield change
+        name = name_ndcg(after.success)
+        yield from _compare_numbers(name, before, after, read_ndcg_number)
+        difference = compare_models(after, before)
+        if difference is not None and before.solution_version_arn != after.solution_version_arn:
+            number = Number.of_estimate(difference)
+            yield Change(name="difference, on the same people", before="", after=number)
+        popular = "NDCG@25 of popular items"
+        yield from _compare_numbers(popular, before, after, read_popular_ndcg_number)
+        yield from _compare_numbers("coverage", before, after, _read_coverage)
+    yield from _compare_numbers("users with a list", before, after, _count_subjects)
+    yield from _compare_numbers("paid for the run", before, after, _read_cost)
+    yield from _compare_numbers("inference on AWS", before, after, _read_inference_cost)
+
+
+def _compare_numbers(
+    name: str, before: Edition, after: Edition, read: Callable[[Edition], Number | None]
+) -> Iterator[Change]:
+    """A number of both editions; nothing if it is known of neither."""
+    change = Change(name=name, before=read(before), after=read(after))
+    if change.before is not None or change.after is not None:
+        yield change
 
 
 def read_ndcg_number(edition: Edition) -> Number | None:
     """The NDCG@25 of the edition's model, with its interval; None if it is not known."""
-    ndcg = read_ndcg(edition)
-    if ndcg is None:
+    if edition.ndcg is None:
         return None
-    users = edition.evidence.get("all/users")
-    return Number(
-        value=ndcg.value,
-        unit="score",
-        low=ndcg.low,
-        high=ndcg.high,
-        measured_on=None if users is None else int(users),
-    )
+    tested = None if edition.groups is None else edition.groups.tested
+    return Number.of_estimate(edition.ndcg, tested)
 
 
 def read_popular_ndcg_number(edition: Edition) -> Number | None:
-    """The NDCG@25 of the better kind of popular items; None if it is not known."""
-    value = read_popular_ndcg(edition)
-    return None if value is None else Number(value=value, unit="score")
+    """The NDCG@25 of popular items, with its interval; None if it is not known."""
+    popularity = edition.measured_popularity
+    if popularity is None or popularity.groups.mean is None:
+        return None
+    return Number.of_estimate(popularity.groups.mean, popularity.groups.tested)
 
 
 def _read_coverage(edition: Edition) -> Number | None:
     value = edition.metrics.get(COVERAGE)
     return None if value is None else Number(value=value, unit="share")
+
+
+def _count_subjects(edition: Edition) -> Number:
+    return Number(value=edition.counts.subjects)
+
+
+def _read_cost(edition: Edition) -> Number:
+    return Number(value=edition.cost_usd, unit="usd")
 
 
 def _read_inference_cost(edition: Edition) -> Number | None:

@@ -64,9 +64,7 @@ class ListedNight(Night):
     @property
     def ndcg_number(self) -> Number | None:
         """The NDCG@25 of its model, with its interval; None if it is not known."""
-        if self.ndcg is None:
-            return None
-        return Number(value=self.ndcg, unit="score", low=self.ndcg_low, high=self.ndcg_high)
+        return None if self.ndcg is None else Number.of_estimate(self.ndcg)
 
 
 def list_nights(files: ListFiles, ended_runs: Sequence[Night] = ()) -> list[ListedNight]:
@@ -136,7 +134,9 @@ def describe_nights(pipeline: str, nights: Sequence[ListedNight]) -> dict[str, A
 
 
 def _describe_night(night: ListedNight) -> dict[str, Any]:
-    values = night.model_dump(exclude={"ended", "version", "data_until"})
+    values = night.model_dump(exclude={"ended", "version", "data_until", "ndcg"})
+    for name, end in (("ndcg", "value"), ("ndcg_low", "low"), ("ndcg_high", "high")):
+        values[name] = None if night.ndcg is None else getattr(night.ndcg, end)
     for name in ("time", "until"):
         time = values[name]
         values[name] = None if time is None else time.astimezone(UTC).isoformat(timespec="seconds")

@@ -8,6 +8,7 @@ from typing import Literal, Self
 from pydantic import BaseModel
 
 from batchrec_dagster.steps.intervals import Rate
+from batchrec_dagster.storage.measured_ndcg import Estimate
 
 Unit = Literal["count", "share", "score", "amount", "usd", "seconds"]
 
@@ -36,6 +37,12 @@ class Number(BaseModel, frozen=True):
             high=rate.high if is_bounded else None,
             measured_on=measured_on,
         )
+
+    @classmethod
+    def of_estimate(cls, estimate: Estimate, measured_on: int | None = None) -> Self:
+        """The metric, or difference of metrics."""
+        low, high = estimate.low, estimate.high
+        return cls(value=estimate.value, unit="score", low=low, high=high, measured_on=measured_on)
 
     @property
     def text(self) -> str:

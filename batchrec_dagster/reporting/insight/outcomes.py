@@ -9,7 +9,7 @@ from batchrec_dagster.reporting.insight.numbers import Number
 from batchrec_dagster.steps.experiments import Effect, ExperimentResult
 from batchrec_dagster.steps.outcomes import Outcome
 from batchrec_dagster.storage.edition import Edition
-from batchrec_dagster.storage.measured_popularity import name_window
+from batchrec_dagster.storage.measured_ndcg import name_window
 
 NOTHING_YET = (
     "There are no later interactions yet, so nobody knows what users did after they got a list."

@@ -82,6 +82,7 @@ def describe_overview(overview: ListOverview) -> dict[str, Any]:
     """What a published list is like now, for JSON."""
     edition, live = overview.edition, overview.live
     assert edition is not None, "only lists that are published are described"
+    popularity = edition.measured_popularity
     return {
         "pipeline": overview.address,
         "edition": edition.number,
@@ -91,8 +92,8 @@ def describe_overview(overview: ListOverview) -> dict[str, Any]:
         "made": edition.made_at,
         "live_since": live.time if live else None,
         "live_because": live.because if live else None,
-        "ndcg_at_25": edition.ndcg,
-        "popularity_ndcg_at_25": edition.popular_ndcg,
+        "ndcg_at_25": edition.ndcg.value if edition.ndcg is not None else None,
+        "popularity_ndcg_at_25": popularity.ndcg if popularity is not None else None,
         "success": list(edition.success),
         "last_night": describe_last_night(overview),
         "table": overview.table,

@@ -12,14 +12,12 @@ from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
-from batchrec_dagster.personalize.measurements import (
-    ALL,
-    COVERAGE,
-    Evidence,
-    join_events,
-    name_ndcg,
+from batchrec_dagster.personalize.measurements import COVERAGE, join_events, name_ndcg
+from batchrec_dagster.reporting.insight.changes import (
+    Changes,
+    read_ndcg_number,
+    read_popular_ndcg_number,
 )
-from batchrec_dagster.reporting.insight.changes import Changes, read_ndcg_number
 from batchrec_dagster.reporting.insight.measured import describe_engine, describe_tested_users
 from batchrec_dagster.reporting.insight.nights import ListedNight
 from batchrec_dagster.reporting.insight.numbers import Number, Unit
@@ -126,9 +124,8 @@ class Page(BaseModel):
     def measured_by(self) -> str:
         """What measured the model, and on whom, in words."""
         edition = self.edition
-        users = edition.evidence.get(f"{ALL}/users")
         engine = describe_engine(edition.engine)
-        people = describe_tested_users(None if users is None else int(users))
+        people = describe_tested_users(None if edition.groups is None else edition.groups.tested)
         counted = f", by {join_events(edition.success)} alone" if edition.success else ""
         return f"Measured by {engine}, on {people}{counted}"
 
@@ -173,10 +170,8 @@ def _list_quality(edition: Edition) -> Iterator[QualityRow]:
     ndcg = read_ndcg_number(edition)
     if ndcg is not None:
         lead = measure_lead(edition)
-        difference = None
-        if lead is not None:
-            difference = Number(value=lead.value, unit="score", low=lead.low, high=lead.high)
-        popular = _read_popular_ndcg(edition)
+        difference = None if lead is None else Number.of_estimate(lead.difference)
+        popular = read_popular_ndcg_number(edition)
         yield QualityRow(name_ndcg(edition.success), ndcg, popular, difference)
     others: dict[str, tuple[str, Unit]] = {
         "precision_at_10": ("Precision@10", "share"),
@@ -186,31 +181,6 @@ def _list_quality(edition: Edition) -> Iterator[QualityRow]:
     for key, (name, unit) in others.items():
         if key in edition.metrics:
             yield QualityRow(name, Number(value=edition.metrics[key], unit=unit), None, None)
-
-
-def _read_popular_ndcg(edition: Edition) -> Number | None:
-    """The NDCG@25 of the better kind of popular items, with its interval; None if not measured."""
-    recent, evidence = edition.recent_popularity, edition.evidence
-    if recent is not None and recent.is_better_than(evidence.get(f"{ALL}/popular")):
-        margin = recent.margin
-        return Number(
-            value=recent.ndcg,
-            unit="score",
-            low=None if margin is None else max(0.0, recent.ndcg - margin),
-            high=None if margin is None else recent.ndcg + margin,
-            measured_on=recent.users,
-        )
-    for group in Evidence.read(evidence):
-        if group.group == ALL:
-            popular = group.popular
-            return Number(
-                value=popular.value,
-                unit="score",
-                low=popular.low,
-                high=popular.high,
-                measured_on=group.users,
-            )
-    return None
 
 
 def select_model_outcomes(outcomes: list[Outcome]) -> tuple[Outcome, ...]:

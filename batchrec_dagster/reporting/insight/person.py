@@ -25,7 +25,7 @@ from batchrec_dagster.steps.arms import assign_arm
 from batchrec_dagster.steps.reasons import POPULAR
 from batchrec_dagster.storage.edition import Edition
 from batchrec_dagster.storage.layout import ListFiles
-from batchrec_dagster.storage.measured_popularity import name_window
+from batchrec_dagster.storage.measured_ndcg import name_window
 
 # This many of the latest interactions are shown.
 HISTORY = 25

@@ -79,7 +79,7 @@ def print_nights(terminal: Terminal, address: str, nights: Sequence[ListedNight]
     most = len(nights) if terminal.width is None else MOST_IN_TERMINAL
     newest = [*reversed(nights)][:most]
     notes = []
-    if any(night.ndcg_low is not None for night in newest):
+    if any(night.ndcg is not None and night.ndcg.margin is not None for night in newest):
         notes.append("In brackets: the 95% interval.")
     notes.append(describe_success(newest))
     if len(nights) > most:

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from operator import mul
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import polars as pl
 
-from batchrec_dagster.personalize.measurements import read_ndcg, read_popular_ndcg
+from batchrec_dagster.personalize.measurements import NDCG
 from batchrec_dagster.pipeline.deployment import Deployment
 from batchrec_dagster.storage.edition import Edition, Finding, Withdrawn
 from batchrec_dagster.storage.edition_without import write_without
 from batchrec_dagster.storage.editions import Editions
 from batchrec_dagster.storage.layout import ListFiles, ListKeys
 from batchrec_dagster.storage.list_file import ListWriter
+from batchrec_dagster.storage.measured_ndcg import (
+    STANDARD_ERRORS,
+    Estimate,
+    GroupSums,
+    MeasuredPopularity,
+)
 from batchrec_dagster.storage.nights import Night
 
 Files = ListFiles
@@ -48,11 +55,42 @@ def make_edition(facts: Mapping[str, Any]) -> Edition:
         "made_of": {"all": f"what made {stated['version']}"},
     }
     edition = Edition.model_validate({**defaults, **stated})
-    ndcg = read_ndcg(edition)
-    measured = {"popular_ndcg": read_popular_ndcg(edition)}
-    if ndcg is not None:
-        measured |= {"ndcg": ndcg.value, "ndcg_low": ndcg.low, "ndcg_high": ndcg.high}
-    return edition.model_copy(update=measured)
+    if edition.ndcg is not None:
+        return edition
+    ndcg = edition.groups.mean if edition.groups is not None else None
+    if ndcg is None and NDCG in edition.metrics:
+        ndcg = Estimate(value=edition.metrics[NDCG])
+    return edition.model_copy(update={"ndcg": ndcg})
+
+
+def make_groups(
+    mean: float, margin: float | None = None, users: int = 200, pattern: int = 0
+) -> GroupSums:
+    """Groups of tested users with this mean.
+
+    margin: half of its 95% interval, about; None for none.
+    pattern: those of different ones do not go together over the groups.
+    """
+    if margin is None or not users:
+        return GroupSums(users=(users, *[0] * 99), ndcg=(users * mean, *[0.0] * 99))
+    sizes = [users // 100 + (group < users % 100) for group in range(100)]
+    spread = margin / STANDARD_ERRORS * (sum(size > 0 for size in sizes) - 1) ** 0.5
+    signs = [1 - 2 * (group >> pattern & 1) for group in range(100)]
+    values = [mean + sign * spread for sign in signs]
+    shift = mean - sum(map(mul, sizes, values)) / users
+    sums = [size * (value + shift) for size, value in zip(sizes, values, strict=True)]
+    return GroupSums(users=tuple(sizes), ndcg=tuple(sums))
+
+
+def make_popularity(
+    mean: float, margin: float | None = None, users: int = 200, days: int | None = None
+) -> MeasuredPopularity:
+    """What recommending popular items reaches; as of `make_groups`.
+
+    days: in how many days they were popular; None for all time.
+    """
+    groups = make_groups(mean, margin, users, pattern=1)
+    return MeasuredPopularity(days=days, groups=groups)
 
 
 class _UncontestedLock:
@@ -153,6 +191,8 @@ def record_night(
     files: ListFiles, time: datetime, ended: Any, step: str, run: str, **facts: Any
 ) -> None:
     """Record a night that published nothing, which ended in this step."""
+    if "ndcg" in facts:
+        facts["ndcg"] = Estimate(value=facts["ndcg"])
     night = Night(run=run, ended=ended, time=time, steps=(step,), **facts)
     files.editions.add_night(night)
 

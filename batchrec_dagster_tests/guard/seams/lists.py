@@ -12,6 +12,7 @@ from types import MappingProxyType, SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
+import numpy as np
 import polars as pl
 
 from batchrec_dagster.config import Pipeline
@@ -19,15 +20,16 @@ from batchrec_dagster.config.expressions import REASONS
 from batchrec_dagster.config.publication import Experiment, Gate
 from batchrec_dagster.config.rules import ExcludeSeen, ListRules
 from batchrec_dagster.config.solution import Solution
-from batchrec_dagster.personalize import conditions
+from batchrec_dagster.personalize import conditions, split
 from batchrec_dagster.personalize.filters import parse_condition
 from batchrec_dagster.personalize.formats import read_output_lines
-from batchrec_dagster.personalize.measurements import NDCG
+from batchrec_dagster.personalize.measurements import EMBEDDED, NDCG
 from batchrec_dagster.pipeline import personalize_resource
 from batchrec_dagster.pipeline.personalize_resource import PersonalizeResource
 from batchrec_dagster.steps import arms, item_pairs, list_jobs, popular_items, shared_jobs, training
 from batchrec_dagster.steps import rules as rules_of_lists
 from batchrec_dagster.steps.data_sizes import DataSize, check_not_shrunk
+from batchrec_dagster.steps.judge import judge_change
 from batchrec_dagster.steps.judge_quality import ModelFacts, judge_quality
 from batchrec_dagster.steps.list_checks import check_table
 from batchrec_dagster.steps.list_context import ListContext
@@ -41,8 +43,14 @@ from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.connection import S3Connection, Storage
 from batchrec_dagster.storage.layout import ListFiles
 from batchrec_dagster.storage.list_file import ListWriter
-from batchrec_dagster.storage.measured_popularity import MeasuredPopularity
-from batchrec_dagster_tests.guard.seams.editions import ALONE, make_edition, restore
+from batchrec_dagster.storage.measured_ndcg import GroupSums
+from batchrec_dagster_tests.guard.seams.editions import (
+    ALONE,
+    make_edition,
+    make_groups,
+    make_popularity,
+    restore,
+)
 
 
 @dataclass(frozen=True)
@@ -294,6 +302,7 @@ def judge_model(
     is_published: bool = False,
     is_comparable: bool = True,
     tested_users: int = 200,
+    engine: str = "the embedded engine",
     publish_anyway: bool = False,
 ) -> Judgement:
     """Whether a model's lists may be published.
@@ -302,13 +311,12 @@ def judge_model(
     published_ndcg: that of the model whose lists are published; None if nothing is.
     is_published: whether that is the same model.
     is_comparable: whether it was measured on the same kind of interactions.
+    engine: what measured it. The embedded engine says on how many users.
     """
-    evidence: dict[str, float] = {"all/users": tested_users}
-    if popular is not None:
-        evidence["all/popular"] = popular
-    recent = None
-    if recent_popular is not None:
-        recent = MeasuredPopularity(days=30, users=tested_users, ndcg=recent_popular, margin=0.01)
+    popularity = None if popular is None else make_popularity(popular, users=tested_users)
+    if recent_popular is not None and recent_popular > (popular or 0.0):
+        popularity = make_popularity(recent_popular, 0.01, tested_users, days=30)
+    is_embedded = engine == EMBEDDED
     metrics = {NDCG: ndcg, "coverage": coverage}
     model = ModelRecord(
         made_of={},
@@ -316,8 +324,9 @@ def judge_model(
         solution_version_arn="arn:new",
         data_version="data",
         metrics=metrics,
-        evidence=evidence,
-        recent_popularity=recent,
+        engine=engine,
+        groups=make_groups(ndcg, 0.01, tested_users) if is_embedded else None,
+        measured_popularity=popularity,
     )
     published = None
     if published_ndcg is not None:
@@ -331,6 +340,28 @@ def judge_model(
     facts = ModelFacts(model, "all", published, publishes_anyway=publish_anyway)
     check = judge_quality(facts, Gate(**gate))
     return Judgement(check.blocks, check.text)
+
+
+def judge_next_model(before: Mapping[str, float], now: Mapping[str, float]) -> tuple[bool, str]:
+    """Whether that of the published lists was better, so that somebody should look; and the text.
+
+    before, now: the NDCG@25 of each tested user, by their id.
+    """
+    groups = []
+    for ndcg in (before, now):
+        users = split.assign_groups(pl.Series([*ndcg]))
+        counts, sums = split.sum_groups(users, np.array([*ndcg.values()]))
+        groups.append(GroupSums(users=tuple(counts), ndcg=tuple(sums)))
+    model = ModelRecord(
+        made_of={},
+        version="new",
+        solution_version_arn="arn:new",
+        data_version="data",
+        groups=groups[1],
+    )
+    facts = {"solution_version_arn": "arn:old", "measured_on": "all", "groups": groups[0]}
+    finding = judge_change(ModelFacts(model, "all", make_edition(facts)))
+    return not finding.passed, finding.text
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,11 @@ from batchrec_dagster.steps.judge_quality import Behaviour, ModelFacts
 from batchrec_dagster.steps.list_checks import check_lists_full, check_rows_titled
 from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.storage.edition import DataCounts, Finding, ListCounts
-from batchrec_dagster_tests.guard.seams.editions import make_edition
+from batchrec_dagster_tests.guard.seams.editions import (
+    make_edition,
+    make_groups,
+    make_popularity,
+)
 
 # When lists are judged.
 NOW = datetime(2026, 5, 2, 3, tzinfo=UTC)
@@ -238,7 +242,8 @@ class JudgedFacts:
     popular_ndcg: float = 0.06
     """Of the most popular items."""
     margin: float | None = 0.02
-    """Half the width of the 95% intervals; None if there are none."""
+    """Half the width of the 95% intervals of the model and of popular items; None if there are
+    none."""
     tested_users: int = 211
     ndcg_before: float | None = None
     """Of what readers had before, measured in the same way."""
@@ -293,25 +298,15 @@ def _list_findings(facts: JudgedFacts) -> list[Finding]:
 
 
 def _judge_model(facts: JudgedFacts) -> list[Finding]:
-    def make_evidence(ndcg: float) -> dict[str, float]:
-        values = {
-            "ndcg": ndcg,
-            "popular": facts.popular_ndcg,
-            "difference": ndcg - facts.popular_ndcg,
-        }
-        evidence = {f"all/{name}": value for name, value in values.items()}
-        if facts.margin is not None:
-            evidence |= {f"all/{name}_low": values[name] - facts.margin for name in values}
-            evidence |= {f"all/{name}_high": values[name] + facts.margin for name in values}
-        return {"all/users": facts.tested_users, **evidence}
-
+    margin, users = facts.margin, facts.tested_users
     model = ModelRecord(
         made_of={},
         version="new",
         solution_version_arn="arn:new",
         data_version="data",
         metrics={NDCG: facts.ndcg, "coverage": 0.2},
-        evidence=make_evidence(facts.ndcg),
+        groups=make_groups(facts.ndcg, margin, users),
+        measured_popularity=make_popularity(facts.popular_ndcg, margin, users),
     )
     live = None
     if facts.ndcg_before is not None:
@@ -320,7 +315,7 @@ def _judge_model(facts: JudgedFacts) -> list[Finding]:
                 "solution_version_arn": "arn:old",
                 "measured_on": "all",
                 "metrics": {NDCG: facts.ndcg_before},
-                "evidence": make_evidence(facts.ndcg_before),
+                "groups": make_groups(facts.ndcg_before, margin, users, pattern=2),
             }
         )
     behaviour = None

@@ -49,7 +49,7 @@ from batchrec_dagster.storage.lock import Lock, hold_lock
 from batchrec_dagster.storage.objects import (
     ObjectNotFoundError,
 )
-from batchrec_dagster_tests.guard.seams.editions import ALONE
+from batchrec_dagster_tests.guard.seams.editions import ALONE, make_groups, make_popularity
 
 StorageError = NoEditionError = UserError
 NotFoundError = ObjectNotFoundError
@@ -232,12 +232,8 @@ class Editions:
             solution_version_arn=night.model,
             data_version=night.data,
             metrics={NDCG: night.ndcg, "coverage": 0.2},
-            evidence={
-                "all/users": 200,
-                "all/ndcg": night.ndcg,
-                "all/popular": 0.06,
-                "all/difference": night.ndcg - 0.06,
-            },
+            groups=make_groups(night.ndcg),
+            measured_popularity=make_popularity(0.06),
         )
         run = f"run of {night.model}"
         with _at(night.time), TemporaryDirectory() as folder:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import pytest
 
-from batchrec_dagster_tests.guard.seams.lists import Sizes, judge_model, judge_sizes
+from batchrec_dagster_tests.guard.seams.lists import (
+    Sizes,
+    judge_model,
+    judge_next_model,
+    judge_sizes,
+)
 
 TITLE, IMAGE = "items.columns.title", "items.columns.image"
 
@@ -71,6 +77,26 @@ def test_all_reasons_of_a_refusal_are_named() -> None:
     for part in ("0.0200", "0.0300", "most popular items", "gate.max_drop", "gate.min_coverage"):
         assert part in judgement.text
     assert "\n" not in judgement.text
+
+
+def test_two_models_are_compared_on_the_same_people() -> None:
+    chance = random.Random(1)
+    before = {f"u{number}": chance.betavariate(0.5, 1.5) for number in range(1_000)}
+    # A little worse for everybody, while people differ by much.
+    now = {user: max(0.0, ndcg - chance.uniform(0.0, 0.02)) for user, ndcg in before.items()}
+    is_worse, text = judge_next_model(before, now)
+    assert is_worse
+    assert "by groups of the same people" in text
+    # On other people that may be chance.
+    is_worse, text = judge_next_model(before, {f"other {user}": now[user] for user in now})
+    assert not is_worse
+    assert not judge_next_model(before, before)[0]
+
+
+def test_without_groups_of_people_it_is_said_that_nothing_tells_a_lead_from_chance() -> None:
+    text = judge_model({}, ndcg=0.1, popular=0.05, engine="Amazon Personalize").text
+    assert "without an interval, as Amazon Personalize gives means alone" in text
+    assert "95% interval 0.0" in judge_model({}, ndcg=0.1, recent_popular=0.05).text
 
 
 @pytest.mark.parametrize(

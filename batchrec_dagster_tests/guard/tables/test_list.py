@@ -17,6 +17,8 @@ from batchrec_dagster_tests.guard.builders import Project, declaration
 from batchrec_dagster_tests.guard.seams.editions import (
     Files,
     make_finding,
+    make_groups,
+    make_popularity,
     open_list,
     publish_rows,
     record_night,
@@ -47,9 +49,6 @@ def home(project: Project, monkeypatch: pytest.MonkeyPatch) -> Path:
 def publish(files: Files, night: int, **facts: Any) -> None:
     """Publish the next edition in this night, as a run does."""
     rows = pl.DataFrame({"user_id": ["1"], "rank": [1], "item_id": [f"item {night}"]})
-    measured = {"ndcg": 0.21 + night / 100, "popular": 0.15, "difference": 0.06}
-    evidence = {f"all/{name}": value for name, value in measured.items()}
-    evidence |= {"all/users": 50, "all/ndcg_low": 0.19, "all/ndcg_high": 0.24}
     stated = {
         "made_at": (START + timedelta(days=night)).isoformat(),
         "run": f"run {night}",
@@ -57,7 +56,9 @@ def publish(files: Files, night: int, **facts: Any) -> None:
         "seconds": 185.0,
         "cost_usd": 1.5,
         "metrics": {"normalized_discounted_cumulative_gain_at_25": 0.21},
-        "evidence": evidence,
+        "ndcg": {"value": 0.21 + night / 100, "low": 0.19, "high": 0.24},
+        "groups": make_groups(0.21 + night / 100, users=50),
+        "measured_popularity": make_popularity(0.15, users=50),
         "counts": {"subjects": 1234},
     }
     publish_rows(files, rows, **{**stated, **facts})

@@ -4,15 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from unittest.mock import patch
 
 import numpy as np
 import polars as pl
 
 from batchrec_dagster.local_personalize.engine import blend
-from batchrec_dagster.local_personalize.engine.data import History, Interactions, read_histories
+from batchrec_dagster.local_personalize.engine.data import (
+    Float32,
+    History,
+    Ids,
+    Int32,
+    Interactions,
+    order_by_popularity,
+    read_histories,
+)
+from batchrec_dagster.local_personalize.engine.evaluate import HeldOut, Measurements, measure
 from batchrec_dagster.local_personalize.engine.select import POPULARITY, Blend
-from batchrec_dagster.local_personalize.engine.serve import Exclude, UserModel, recommend
+from batchrec_dagster.local_personalize.engine.serve import Exclude, UserModel, recommend, top_k
 
 Row = tuple[str, str, int]  # user, item, epoch seconds
 
@@ -49,6 +59,29 @@ def tastes(users: int = 60, items: int = 40, items_per_user: int = 12, seed: int
             stray = rng.random() < 0.1
             rows.append((f"u{user}", f"i{2 * item + (user + stray) % 2}", 1_000 * user + place))
     return rows
+
+
+@dataclass(frozen=True)
+class PopularItems:
+    """The items with the most interactions, the same for all users: what a model has to beat."""
+
+    item_ids: Ids
+    """(n_items,) distinct str, the most popular first."""
+
+    def score(self, history: History) -> Float32:
+        """(users, n_items)"""
+        falling = -np.arange(len(self.item_ids), dtype=np.float32)
+        return np.tile(falling, (len(history.lengths), 1))
+
+    def choose(self, scores: Float32, history: History, k: int) -> Int32:
+        """See `serve.UserModel`."""
+        return top_k(scores, k)
+
+
+def measure_popular_items(held_out: HeldOut) -> Measurements:
+    """What lists of popular items reach."""
+    item_ids = held_out.train.item_ids[order_by_popularity(held_out.train)]
+    return measure(PopularItems(item_ids), held_out)
 
 
 @contextmanager

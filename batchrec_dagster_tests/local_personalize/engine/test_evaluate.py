@@ -13,24 +13,27 @@ from batchrec_dagster.local_personalize.engine.blend import train
 from batchrec_dagster.local_personalize.engine.data import order_by_popularity
 from batchrec_dagster.local_personalize.engine.evaluate import (
     HeldOut,
-    PopularItems,
     hold_out,
-    measure,
     measure_ndcg,
     summarize_choices,
 )
-from batchrec_dagster_tests.local_personalize.engine.support import interactions_of, tastes
+from batchrec_dagster.personalize.measurements import NDCG
+from batchrec_dagster_tests.local_personalize.engine.support import (
+    interactions_of,
+    measure_popular_items,
+    tastes,
+)
 
 
 def choices_of(*rows: tuple[int, int, int]) -> pl.DataFrame:
-    """A row for each choice: the user, its place, and its place among popular items."""
-    schema = {"user": pl.Int64, "place": pl.Int64, "popular_place": pl.Int64}
+    """A row for each choice: the user, their group, and its place."""
+    schema = {"user": pl.Int64, "group": pl.Int64, "place": pl.Int64}
     return pl.DataFrame(rows, schema=schema, orient="row")
 
 
 def test_the_developer_guides_example() -> None:
     """Hits at 2 and 5 of five, two relevant items."""
-    metrics, _ = summarize_choices(choices_of((0, 2, 0), (0, 5, 0)))
+    metrics, _ = summarize_choices(choices_of((0, 9, 2), (0, 9, 5)))
     assert metrics["normalized_discounted_cumulative_gain_at_5"] == pytest.approx(0.6241, abs=5e-5)
     assert metrics["precision_at_5"] == 0.4
     assert metrics["mean_reciprocal_rank_at_25"] == 0.5
@@ -43,7 +46,7 @@ def test_a_perfect_list_has_ndcg_1_for_any_number_of_relevant_items() -> None:
 
 
 def test_metrics_are_means_over_users_by_personalizes_names() -> None:
-    metrics, evidence = summarize_choices(choices_of((0, 1, 2), (7, 10, 0)))
+    metrics, groups = summarize_choices(choices_of((0, 3, 1), (7, 99, 10)))
     assert metrics == pytest.approx(
         {
             "mean_reciprocal_rank_at_25": (1 + 1 / 10) / 2,
@@ -55,29 +58,14 @@ def test_metrics_are_means_over_users_by_personalizes_names() -> None:
             "precision_at_25": 0.04,
         }
     )
-    assert evidence == pytest.approx(
-        {
-            "all/users": 2,
-            "all/ndcg": (1 + 1 / np.log2(11)) / 2,
-            "all/popular": 1 / np.log2(3) / 2,
-            "all/difference": (1 + 1 / np.log2(11) - 1 / np.log2(3)) / 2,
-        }
-    )
+    assert (groups.users[3], groups.users[99], groups.tested) == (1, 1, 2)
+    assert (groups.ndcg[3], groups.ndcg[99]) == pytest.approx((1, 1 / np.log2(11)))
 
 
 def test_without_choices_all_is_0() -> None:
-    metrics, evidence = summarize_choices(choices_of())
-    assert set(metrics.values()) == set(evidence.values()) == {0.0}
-
-
-def test_an_interval_is_of_the_mean_over_users() -> None:
-    rng = np.random.default_rng(0)
-    covered = 0
-    for _ in range(200):
-        places = np.where(rng.random(100) < 0.3, 1, 0)
-        _, evidence = summarize_choices(choices_of(*((n, p, 0) for n, p in enumerate(places))))
-        covered += evidence["all/ndcg_low"] <= 0.3 <= evidence["all/ndcg_high"]
-    assert covered >= 180
+    metrics, groups = summarize_choices(choices_of())
+    assert set(metrics.values()) == {0.0}
+    assert (groups.tested, groups.mean) == (0, None)
 
 
 def read_plainly(held_out: HeldOut, part: str) -> dict[str, list[str]]:
@@ -127,9 +115,7 @@ def test_metrics_and_choices_are_those_of_a_plain_reading() -> None:
     held_out = hold_out(interactions_of(tastes(users=200)))
     assert held_out is not None
     item_ids = held_out.train.item_ids[order_by_popularity(held_out.train)].tolist()
-    measurements = measure(
-        PopularItems(held_out.train.item_ids[order_by_popularity(held_out.train)]), held_out
-    )
+    measurements = measure_popular_items(held_out)
     inputs, truth = read_plainly(held_out, "inputs"), read_plainly(held_out, "truth")
     values = []
     rows = set()
@@ -140,12 +126,13 @@ def test_metrics_and_choices_are_those_of_a_plain_reading() -> None:
             places = {item: left.index(item) + 1 if item in left else 0 for item in relevant}
             gain = sum(1 / math.log2(1 + place) for place in places.values() if place)
             values.append(gain / sum(1 / math.log2(2 + n) for n in range(len(relevant))))
-            rows |= {(user, item, place, place) for item, place in places.items()}
-    assert measurements.evidence["all/users"] == len(values)
-    assert measurements.evidence["all/ndcg"] == pytest.approx(np.mean(values))
-    assert measurements.evidence["all/difference"] == 0
+            rows |= {(user, item, place) for item, place in places.items()}
+    assert measurements.groups is not None
+    assert measurements.groups.tested == len(values)
+    assert measurements.metrics[NDCG] == pytest.approx(np.mean(values))
+    assert sum(measurements.groups.ndcg) == pytest.approx(sum(values), abs=1e-4)
     assert measurements.choices is not None
-    columns = ["USER_ID", "ITEM_ID", "place", "popular_place"]
+    columns = ["USER_ID", "ITEM_ID", "place"]
     assert set(measurements.choices.select(columns).iter_rows()) == rows
 
 
@@ -153,8 +140,9 @@ def test_users_who_only_repeat_items_are_not_tested() -> None:
     rows = [(f"u{user}", f"i{item % 3}", item) for user in range(60) for item in range(20)]
     held_out = hold_out(interactions_of(rows))
     assert held_out is not None
-    item_ids = held_out.train.item_ids[order_by_popularity(held_out.train)]
-    assert measure(PopularItems(item_ids), held_out).evidence["all/users"] == 0
+    groups = measure_popular_items(held_out).groups
+    assert groups is not None
+    assert groups.tested == 0
 
 
 def test_a_blend_of_large_data_is_selected_on_a_part(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,4 +164,4 @@ def test_a_blend_of_large_data_is_selected_on_a_part(monkeypatch: pytest.MonkeyP
     model, measurements = train(data, None, {}, lines.append)
     assert any("selected" in line for line in lines)
     assert len(model.item_ids) == 40
-    assert measurements.evidence["all/ndcg"] > measurements.evidence["all/popular"]
+    assert measurements.metrics[NDCG] > measure_popular_items(whole).metrics[NDCG]

@@ -1,0 +1,133 @@
+"""NDCG@25 as it was measured, with what tells it from chance.
+
+A hash of the id says who is tested, and in which of 100 groups (`personalize/split.py`). So what
+was measured of a model, of popular items, or of another model on these people is compared pairwise:
+a group that is hard for one is hard for the other, and that is no part of their difference. Only
+sums over groups are kept, and no ids. Amazon Personalize gives the mean alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from pydantic import BaseModel, ConfigDict
+
+# Fewer users have no interval.
+LEAST_USERS = 10
+# Half of a 95% interval, in standard errors.
+STANDARD_ERRORS = 1.96
+
+
+class Estimate(BaseModel, frozen=True):
+    """A mean over users, or a difference of means, with the ends of its 95% interval."""
+
+    value: float
+    low: float | None = None
+    """None without an interval, as `high`."""
+    high: float | None = None
+
+    @property
+    def margin(self) -> float | None:
+        """Half of the interval; None without one."""
+        return None if self.low is None or self.high is None else (self.high - self.low) / 2
+
+
+class GroupSums(BaseModel):
+    """The NDCG@25 of tested users, as sums over groups of them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    users: tuple[int, ...]
+    """(groups,) how many were tested."""
+    ndcg: tuple[float, ...]
+    """(groups,) the sum of their NDCG@25."""
+
+    @property
+    def tested(self) -> int:
+        """How many users were tested."""
+        return sum(self.users)
+
+    @property
+    def mean(self) -> Estimate | None:
+        """Their mean; None if nobody was tested."""
+        if not self.tested:
+            return None
+        return _estimate(self._mean_without(None), self._list_means(), self.tested)
+
+    def compare(self, other: GroupSums) -> Estimate | None:
+        """By how much the mean is above the other one; None if nobody was tested for one of them.
+
+        Its interval is as narrow as the groups go together. With no user in common it is that of
+        two means by themselves.
+        """
+        if not self.tested or not other.tested:
+            return None
+        differences = [
+            mean - mean_of_other
+            for mean, mean_of_other in zip(self._list_means(), other._list_means(), strict=True)
+        ]
+        difference = self._mean_without(None) - other._mean_without(None)
+        return _estimate(difference, differences, min(self.tested, other.tested))
+
+    def _list_means(self) -> list[float]:
+        """(groups,) the mean without each group."""
+        return [self._mean_without(group) for group in range(len(self.users))]
+
+    def _mean_without(self, group: int | None) -> float:
+        """The mean without a group, or of all. It is NaN if nobody else was tested."""
+        users, ndcg = self.tested, sum(self.ndcg)
+        if group is not None:
+            users, ndcg = users - self.users[group], ndcg - self.ndcg[group]
+        return ndcg / users if users else math.nan
+
+
+class MeasuredPopularity(BaseModel):
+    """What recommending popular items reaches, measured as a model is."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    days: int | None
+    """The items are those that were popular in this many days; None for all time."""
+    groups: GroupSums
+
+    @property
+    def ndcg(self) -> float:
+        """Their NDCG@25."""
+        return self.groups.mean.value if self.groups.mean is not None else 0.0
+
+    @property
+    def name(self) -> str:
+        """What the items are called."""
+        if self.days is None:
+            return "the most popular items"
+        return f"the most popular items {name_window(self.days)}"
+
+
+def name_window(days: int) -> str:
+    """Of which time interactions count for popularity, such as `of the last 30 days`."""
+    return "of the last day" if days == 1 else f"of the last {days} days"
+
+
+def measure_error(value: float, without_group: Sequence[float]) -> float:
+    """The standard error of a number, by the delete-a-group jackknife.
+
+    The root of (G - 1) / G times the sum of the squares of what each of the G groups changes.
+    Source: Kott, "The delete-a-group jackknife", Journal of Official Statistics 17 (2001).
+
+    without_group: (G,) what the number would be without each group of users.
+    """
+    groups = len(without_group)
+    squares = math.fsum((changed - value) ** 2 for changed in without_group)
+    return math.sqrt((groups - 1) / groups * squares)
+
+
+def _estimate(value: float, without_group: Sequence[float], users: int) -> Estimate:
+    """The number with its interval, if enough users were tested for one.
+
+    users: how many it was measured on.
+    """
+    if users < LEAST_USERS or any(math.isnan(changed) for changed in without_group):
+        return Estimate(value=value)
+    margin = STANDARD_ERRORS * measure_error(value, without_group)
+    return Estimate(value=value, low=value - margin, high=value + margin)
