@@ -139,11 +139,14 @@ class CatalogueTransaction:
 
     def remove(self, resource: Resource) -> list[str]:
         """Delete the resource with all that belongs to it, and return the paths of their files."""
-        paths = resource.files
-        for child in self._select("parent = :arn", {"arn": resource.arn}):
-            paths += self.remove(child)
+        paths = resource.files + self.remove_children(resource)
         self._connection.execute("DELETE FROM resources WHERE arn = ?", (resource.arn,))
         return paths
+
+    def remove_children(self, resource: Resource) -> list[str]:
+        """Delete all that belongs to the resource, and return the paths of their files."""
+        children = self._select("parent = :arn", {"arn": resource.arn})
+        return [path for child in children for path in self.remove(child)]
 
     def list_resources(
         self,
@@ -173,6 +176,15 @@ class CatalogueTransaction:
     def list_with_job(self) -> list[Resource]:
         """Return the resources on which a job is under way, oldest first."""
         return self._select("job IS NOT NULL", {})
+
+    def list_jobs_of(self, arn: str) -> list[Resource]:
+        """Return those of `list_with_job` that are this resource, or belong to it at any depth."""
+        return [resource for resource in self.list_with_job() if self._belongs_to(resource, arn)]
+
+    def _belongs_to(self, resource: Resource | None, arn: str) -> bool:
+        while resource is not None and resource.arn != arn:
+            resource = self.find(resource.parent) if resource.parent else None
+        return resource is not None
 
     def list_files(self) -> set[str]:
         """Return the paths of all models and data, relative to the home."""

@@ -295,11 +295,12 @@ def _read_token(token: str | None, scope: list[str | None]) -> int:
 def delete(kind: Kind, request: ApiRequest) -> dict[str, Any]:
     """Answer Delete: remove the resource, and all that belongs to it.
 
-    Raises ResourceNotFoundError, and InUseError if a job is under way on it or it is needed.
+    Raises ResourceNotFoundError, and InUseError if a job is under way on any of it, or if it is
+    needed.
     """
     resource = request.get(kind.name, request.params[kind.arn_member])
-    if resource.job:
-        raise InUseError(f"{resource.arn} cannot be deleted: its status is {resource.status}.")
+    for job in request.transaction.list_jobs_of(resource.arn):
+        raise InUseError(f"{resource.arn} cannot be deleted: {job.arn} is not finished.")
     kind.check_delete(request, resource)
     request.files_to_remove.extend(request.transaction.remove(resource))
     return {}

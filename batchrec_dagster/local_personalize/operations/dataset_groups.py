@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from batchrec_dagster.personalize import schemas
 from batchrec_dagster.personalize.conditions import check_expression
 from batchrec_dagster.personalize.filters import FilterExpressionError
@@ -9,8 +11,6 @@ from batchrec_dagster.personalize.filters import FilterExpressionError
 from ..catalogue import CatalogueTransaction, Resource
 from ..errors import InUseError, InvalidInputError
 from ..resources import ApiRequest, Kind, NewResource
-
-BATCH_JOB_KINDS = ("BatchInferenceJob", "BatchSegmentJob")
 
 
 def read_schema(transaction: CatalogueTransaction, dataset: Resource) -> schemas.Schema:
@@ -31,18 +31,13 @@ def find_dataset(
     return None
 
 
-def check_no_running_jobs(transaction: CatalogueTransaction, version: Resource) -> None:
-    """Raise InUseError while a batch job uses the solution version."""
-    for kind in BATCH_JOB_KINDS:
-        if any(job.job for job in transaction.list_resources(kind, parent=version.arn)):
-            raise InUseError(f"A job that uses {version.arn} is not finished.")
-
-
-def check_no_data_deletion(transaction: CatalogueTransaction, group_arn: str) -> None:
-    """Raise InUseError while users are erased from the dataset group."""
-    jobs = transaction.list_resources("DataDeletionJob", parent=group_arn)
-    if any(job.job for job in jobs):
-        raise InUseError(f"{group_arn} has a data deletion job that is not finished.")
+def check_group_is_idle(
+    transaction: CatalogueTransaction, group_arn: str, kinds: Collection[str]
+) -> None:
+    """Raise InUseError while a job of one of these kinds works in the dataset group."""
+    for job in transaction.list_jobs_of(group_arn):
+        if job.kind in kinds:
+            raise InUseError(f"{job.arn} is not finished.")
 
 
 def _parse_schema(schema: Resource) -> schemas.Schema:
@@ -79,9 +74,8 @@ def _create_group(request: ApiRequest) -> NewResource:
 
 
 def _check_delete_group(request: ApiRequest, group: Resource) -> None:
-    check_no_data_deletion(request.transaction, group.arn)
     for kind, plural in (("Solution", "solutions"), ("Dataset", "datasets")):
-        if request.transaction.list_resources(kind, parent=group.arn):
+        if request.transaction.list_resources(kind, parent=group.arn, limit=1):
             raise InUseError(f"{group.arn} still has {plural}: delete them first.")
 
 
@@ -110,21 +104,13 @@ def _check_schema(request: ApiRequest, arn: str, dataset_type: str) -> None:
 
 
 def _check_delete_dataset(request: ApiRequest, dataset: Resource) -> None:
-    """Raise InUseError while filters, imports, trainings or batch jobs need the dataset."""
-    transaction = request.transaction
-    for job in transaction.list_resources("DatasetImportJob", parent=dataset.arn):
-        if job.job:
-            raise InUseError(f"{dataset.arn} has an import job that is not finished.")
+    """Raise InUseError while filters, trainings or other jobs of the group need the dataset."""
     group = dataset.body["datasetGroupArn"]
-    check_no_data_deletion(transaction, group)
-    filters = transaction.list_resources("Filter", parent=group)
+    kinds = ("SolutionVersion", "BatchInferenceJob", "BatchSegmentJob", "DataDeletionJob")
+    check_group_is_idle(request.transaction, group, kinds)
+    filters = request.transaction.list_resources("Filter", parent=group, limit=1)
     if filters:
         raise InUseError(f"{group} still has filters: delete them first, such as {filters[0].arn}.")
-    for solution in transaction.list_resources("Solution", parent=group):
-        for version in transaction.list_resources("SolutionVersion", parent=solution.arn):
-            if version.job:
-                raise InUseError(f"A version of {solution.arn} is being trained on {dataset.arn}.")
-            check_no_running_jobs(transaction, version)
 
 
 def _create_filter(request: ApiRequest) -> NewResource:

@@ -34,10 +34,8 @@ def _create(request: ApiRequest) -> NewResource:
 
 def _has_full_import(request: ApiRequest, dataset: Resource) -> bool:
     """Whether the dataset has data, or a FULL import that may bring some."""
-    jobs = request.transaction.list_resources("DatasetImportJob", parent=dataset.arn)
-    return bool(dataset.state["files"]) or any(
-        job.job and job.body["importMode"] == FULL for job in jobs
-    )
+    jobs = request.transaction.list_jobs_of(dataset.arn)
+    return bool(dataset.state["files"]) or any(job.body["importMode"] == FULL for job in jobs)
 
 
 def _perform(job: Job) -> JobResult:

@@ -22,7 +22,7 @@ from ..jobs import Job, logger
 from ..resources import HEADERS, ApiRequest, JobResult, Kind, NewResource, find_taggable, tag
 from ..trained_recipes import RECIPES, train, training_parameters
 from .batch_jobs import give_up_model
-from .dataset_groups import BATCH_JOB_KINDS, find_dataset
+from .dataset_groups import find_dataset
 from .training_data import add_event_types, read_item_features, read_training_data
 
 CHOICES = "choices.parquet"
@@ -143,16 +143,9 @@ def _expire(request: ApiRequest, version: Resource) -> None:
         raise InUseError(f"{version.arn} cannot expire: its status is {version.status}.")
     if "model" not in version.state:
         return
-    jobs = [
-        job
-        for kind in BATCH_JOB_KINDS
-        for job in request.transaction.list_resources(kind, parent=version.arn)
-    ]
-    for job in jobs:
-        if job.job:
-            raise InUseError(f"{version.arn} cannot expire: {job.arn} needs its model.")
-    for job in jobs:
-        request.transaction.remove(job)
+    for job in request.transaction.list_jobs_of(version.arn):
+        raise InUseError(f"{version.arn} cannot expire: {job.arn} needs its model.")
+    request.transaction.remove_children(version)
     give_up_model(request.transaction, version)
     request.files_to_remove.append(version.state["model"])
 

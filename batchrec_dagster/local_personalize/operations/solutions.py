@@ -9,11 +9,11 @@ from typing import Any
 from batchrec_dagster.personalize.recipes import HyperparameterError, parse_hyperparameters
 
 from ..catalogue import CatalogueTransaction, Resource
-from ..errors import InUseError, InvalidInputError
+from ..errors import InvalidInputError
 from ..jobs import logger
 from ..resources import ApiRequest, Kind, NewResource, describe_resource
 from ..trained_recipes import Recipe, get_recipe, training_parameters
-from .dataset_groups import check_no_data_deletion, check_no_running_jobs
+from .dataset_groups import check_group_is_idle
 from .solution_versions import SOLUTION_VERSION
 
 # Members of a solutionConfig that are stored and described, but have no effect locally.
@@ -91,20 +91,19 @@ def _warn(body: Mapping[str, Any]) -> None:
 
 
 def _check_delete(request: ApiRequest, solution: Resource) -> None:
-    check_no_data_deletion(request.transaction, solution.body["datasetGroupArn"])
-    for version in request.transaction.list_resources("SolutionVersion", parent=solution.arn):
-        if version.job:
-            raise InUseError(f"{version.arn} is {version.status}.")
-        check_no_running_jobs(request.transaction, version)
+    group = solution.body["datasetGroupArn"]
+    check_group_is_idle(request.transaction, group, ["DataDeletionJob"])
 
 
 def _describe_latest_version(
     transaction: CatalogueTransaction, solution: Resource
 ) -> dict[str, Any]:
-    versions = transaction.list_resources("SolutionVersion", parent=solution.arn)
-    if not versions:
+    latest = transaction.list_resources(
+        "SolutionVersion", parent=solution.arn, newest_first=True, limit=1
+    )
+    if not latest:
         return {}
-    return {"latestSolutionVersion": describe_resource(SOLUTION_VERSION, versions[-1])}
+    return {"latestSolutionVersion": describe_resource(SOLUTION_VERSION, latest[0])}
 
 
 SOLUTION = Kind(

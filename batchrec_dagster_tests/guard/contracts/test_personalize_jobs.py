@@ -14,6 +14,7 @@ import pytest
 
 from batchrec_dagster_tests.guard.seams.personalize import (
     CatalogueFailure,
+    counted_reads,
     held_downloads,
     impatient_catalogue,
 )
@@ -163,6 +164,22 @@ def test_the_batch_jobs_of_a_version_go_with_its_model(local: Local) -> None:
     local.client.tag_resource(resourceArn=version, tags=[MODEL_TAG])
     assert local.client.list_batch_inference_jobs()["batchInferenceJobs"] == []
     assert local.client.get_solution_metrics(solutionVersionArn=version)["metrics"]
+
+
+def test_no_request_but_list_reads_the_jobs_that_ended(local: Local) -> None:
+    version = train(local)
+    for number in range(20):
+        local.recommend(version, ["u1"], f"earlier-{number}")
+    local.store.put(LINES, encode_user_lines(["u1"]))
+    with counted_reads() as reads:
+        job = local.create_batch_job(version, jobName="another")
+        # Of the resources that the request names, with what they belong to.
+        assert len(reads) < 15
+    local.wait_until_active(job)
+    (dataset,) = local.client.list_datasets()["datasets"]
+    with counted_reads() as reads:
+        local.client.delete_dataset(datasetArn=dataset["datasetArn"])
+        assert len(reads) < 15
 
 
 def test_a_model_stays_while_a_job_needs_it(local: Local) -> None:

@@ -153,6 +153,19 @@ def test_exploration_weight_bounds_the_share_of_new_items(local: Local) -> None:
         shares = [len(NEW & set(items)) for items in lists.values()]
         assert max(shares) <= most
         assert any(shares) == bool(most)
+    # What a user has had counts, too, where the filter lets it in.
+    bought = 'EXCLUDE ItemID WHERE Interactions.EVENT_TYPE IN ("buy")'
+    (group,) = local.client.list_dataset_groups()["datasetGroups"]
+    filter_arn = local.create_filter(group["datasetGroupArn"], bought, "bought")
+    filtered = local.recommend(
+        version,
+        users,
+        "filtered",
+        numResults=10,
+        filterArn=filter_arn,
+        batchInferenceJobConfig=config,
+    )
+    assert filtered == lists
     for weight in ("1.5", "some", "nan"):
         config = {"itemExplorationConfig": {"explorationWeight": weight}}
         with pytest.raises(

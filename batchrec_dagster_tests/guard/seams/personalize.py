@@ -107,6 +107,20 @@ def impatient_catalogue() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def counted_reads() -> Iterator[list[None]]:
+    """An entry for each resource that is read from catalogues of this process meanwhile."""
+    reads: list[None] = []
+    read = catalogue._from_row
+
+    def count_and_read(row: Any) -> catalogue.Resource:
+        reads.append(None)
+        return read(row)
+
+    with patch.object(catalogue, "_from_row", count_and_read):
+        yield reads
+
+
 @dataclass(frozen=True)
 class Resources:
     """The pipeline's side of Personalize: finds, adopts or creates what it needs."""
