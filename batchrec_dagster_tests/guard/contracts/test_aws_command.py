@@ -20,7 +20,6 @@ SCRIPT = REPOSITORY / "docs" / "walkthrough.sh"
 USERS, FILMS = 100, 5
 
 
-@pytest.mark.lengthy
 def test_the_walkthrough_runs_unchanged(tmp_path: Path) -> None:
     personalize = StartedPersonalize(tmp_path, bucket="walkthrough")
     try:
