@@ -119,6 +119,12 @@ def test_the_example_is_right(block: CodeBlock, tmp_path: Path) -> None:
         assert block.page in BASH, "which test runs this, or why does none?"
 
 
+def test_the_tests_that_run_commands_of_pages_are_there() -> None:
+    named_tests = re.findall(r"[\w/]+\.py", " ".join(BASH.values()))
+    assert len(named_tests) > 5
+    assert [name for name in named_tests if not (TESTS / name).exists()] == []
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_what_sentences_name_exists(page: str, tmp_path: Path) -> None:
     check_mentions((REPOSITORY / page).read_text(), tmp_path)
