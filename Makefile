@@ -32,7 +32,7 @@ test: .venv/dev  ## Runs the whole test suite.
 	$(BIN)/pytest -n 4 $(WORKERS) --no-loadscope-reorder
 
 test-guard: .venv/dev  ## Runs the tests that enter where a user does (five minutes).
-	$(BIN)/pytest -n 5 $(WORKERS) --no-loadscope-reorder -m "not lengthy" batchrec_dagster_tests/guard
+	$(BIN)/pytest -n 5 $(WORKERS) --no-loadscope-reorder batchrec_dagster_tests/guard
 
 test-long: .venv/dev  ## Runs all tests with more random input, kills and Pythons (an hour).
 	BATCHREC_LONG_TESTS=1 $(BIN)/pytest -n 2 $(WORKERS) --no-loadscope-reorder --hypothesis-profile=wild

@@ -14,6 +14,7 @@ from batchrec_dagster.cli import main
 from batchrec_dagster.config.environment import VARIABLES as DESCRIBED_VARIABLES
 from batchrec_dagster.config.json_schema import build_declaration_schema
 from batchrec_dagster.personalize.recipes import HYPERPARAMETERS
+from batchrec_dagster.steps.thresholds import THRESHOLDS
 
 SETTINGS_INTRODUCTION = """# Settings of a pipeline
 
@@ -228,6 +229,9 @@ class _SettingsPage:
             if group == "The model":
                 yield "### Hyperparameters\n\nThese are the values of `solution.hyperparameters`.\n"
                 yield _hyperparameters_table()
+            if group == "What is published, and where":
+                yield "### Thresholds of findings\n\nThese are rules of thumb, not settings.\n"
+                yield _thresholds_table()
 
     def _link(self, name: str) -> str:
         has_section = [*_references(self._attributes["properties"][name])]
@@ -291,6 +295,13 @@ def _hyperparameters_table() -> str:
             recipes.setdefault((name, str(value)), []).append(f"`{recipe}`")
     rows = [(f"`{name}`", value, ", ".join(used)) for (name, value), used in recipes.items()]
     return _table(("hyperparameter", "what it may be", "recipes"), rows)
+
+
+def _thresholds_table() -> str:
+    rows = [
+        (f"`{threshold.finding}`", str(threshold), threshold.sentence) for threshold in THRESHOLDS
+    ]
+    return _table(("finding", "threshold", "what is found beyond it"), rows)
 
 
 def _environment_parts() -> Iterator[str]:

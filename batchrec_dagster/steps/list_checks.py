@@ -8,15 +8,16 @@ import polars as pl
 
 from batchrec_dagster.config import PublishedList
 from batchrec_dagster.config.lists import RecommendationSettings
-from batchrec_dagster.config.rules import ExcludeSeen, ListRules, PriceRange
 from batchrec_dagster.steps.items import read_item_ids
 from batchrec_dagster.steps.list_table import ListTable
-from batchrec_dagster.steps.max_per import list_values
 from batchrec_dagster.steps.requested import MAX_IDS_NAMED, list_ids
-from batchrec_dagster.steps.rule_context import RuleContext
-from batchrec_dagster.steps.rules import Rules
+from batchrec_dagster.steps.rule_checks import (
+    check_lists_not_emptied,
+    check_no_seen_items,
+    check_results_enough,
+    check_rules_suit_data,
+)
 from batchrec_dagster.steps.thresholds import (
-    FEW_FILLED,
     FEW_KNOWN,
     FEW_LISTS_OF_ITEMS,
     FEW_SHORT,
@@ -207,12 +208,6 @@ def check_no_duplicates(count: int, member: str = "item") -> Finding:
     )
 
 
-def check_no_seen_items(seen: int, settings: ExcludeSeen) -> Finding:
-    """Whether no list holds an item that exclude_seen leaves out."""
-    text = f"{seen:,} rows have {settings.description}"
-    return Finding("no_seen_items", refuse_unless(not seen), text, numbers={"seen": seen})
-
-
 def check_lists_full(
     full: int,
     answered: int,
@@ -291,117 +286,6 @@ def check_items_known(
     numbers: dict[str, int | float] = {"items": len(listed_ids), "known": known_count}
     headline = "" if passed else f"the items file lacks {len(unknown):,} items of the lists"
     return Finding("items_known", watch_unless(passed), text, headline, numbers)
-
-
-def check_rules_suit_data(
-    rules: ListRules, seen: ExcludeSeen | None, context: RuleContext, prepared: Rules
-) -> Finding:
-    """Whether each rule can do what it says with these data; a failure only warns.
-
-    seen: what the lists leave out because users had it; None if they leave out nothing.
-    """
-    problems = [
-        *_find_missing_events("exclude_seen", seen, context),
-        *_find_missing_events("price", rules.price, context),
-        *_find_impossible_pins(prepared),
-        *(
-            f"max_per: no item has a value of {category}"
-            for category in rules.max_per
-            if not list_values(category, context).height
-        ),
-    ]
-    finding = "; ".join(problems) or "every rule has what it needs"
-    return Finding(
-        "rules_suit_data",
-        watch_unless(not problems),
-        finding,
-        "a rule cannot do what it says" if problems else "",
-        {"problems": len(problems)},
-    )
-
-
-def _find_missing_events(
-    name: str, settings: ExcludeSeen | PriceRange | None, context: RuleContext
-) -> list[str]:
-    """The problem with the events that these settings name, if there is one.
-
-    name: what the settings are called in the declaration.
-    """
-    existing = context.event_types or set()
-    events = settings.events if settings is not None else None
-    missing = [event for event in events or () if event.lower() not in existing]
-    if not missing:
-        return []
-    has = f"there are {', '.join(sorted(existing))}" if existing else "they have no types"
-    return [f"{name}.events: no interaction is of the type {', '.join(missing)}; {has}"]
-
-
-def _find_impossible_pins(prepared: Rules) -> list[str]:
-    problems = []
-    for pin in prepared.pins:
-        if not len(pin.items) and pin.setting.only is not None:
-            problems.append(f"pin: no item meets {pin.setting.only}")
-        elif not len(pin.items):
-            problems.append(f"pin: {pin.setting.item} is neither an item nor in the interactions")
-        elif not prepared.allows_any(pin):
-            target = pin.setting.target
-            problems.append(f"pin: {target} is on no list: block or only leaves it out")
-    return problems
-
-
-def check_results_enough(prepared: Rules, num_results: int, most: int, setting: str) -> Finding:
-    """Whether Personalize gave nearly all users enough results; a failure only warns.
-
-    num_results: how many results it was asked for.
-    most: how many it may be asked for.
-    setting: what the names of the list's settings start with.
-    """
-    filled = prepared.filled
-    share = filled.short_of_model / max(1, filled.of_model)
-    passed = share <= FEW_FILLED.value
-    finding = (
-        f"for {filled.short_of_model:,} of the {filled.of_model:,} lists of the model ({share:.1%})"
-        f" the rules left too few of the {num_results} results asked for"
-    )
-    if filled.short_of_model:
-        finding += f"; {filled.popular_rows:,} popular items fill these {filled.short_of_model:,}"
-    if not passed:
-        removed = {name: counts.removed for name, counts in prepared.counts.items()}
-        strictest = max(removed, key=lambda name: removed[name], default=None)
-        if strictest is not None and removed[strictest]:
-            finding += f". {strictest} left out most ({removed[strictest]:,}): loosen it"
-        finding += (
-            f", or set a smaller {setting}.num_results"
-            if num_results >= most
-            else f", or ask for more: {setting}.candidates"
-        )
-    numbers: dict[str, int | float] = {
-        "lists": filled.of_model,
-        "short": filled.short_of_model,
-        "results_asked_for": num_results,
-    }
-    headline = "" if passed else f"rules left {filled.short_of_model:,} lists too few results"
-    return Finding("results_enough_for_rules", watch_unless(passed), finding, headline, numbers)
-
-
-def check_lists_not_emptied(prepared: Rules, max_share: float, setting: str) -> Finding:
-    """Whether the rules leave nearly everybody a list.
-
-    max_share: the largest share of users without one.
-    setting: what the names of the list's settings start with.
-    """
-    filled = prepared.filled
-    emptied = {name: counts.emptied for name, counts in prepared.counts.items() if counts.emptied}
-    empty = sum(emptied.values())
-    # A product with the share is not exact: 0.29 * 100 is less than 29.
-    passed = not empty or (empty < filled.lists and empty / filled.lists <= max_share)
-    finding = f"{empty:,} of {filled.lists:,} lists are empty because of {setting}.rules"
-    if empty:
-        finding += f" (at most {100 * max_share:g} % may: gate.max_emptied_share): " + ", ".join(
-            f"{name} left out the last item of {lists:,}" for name, lists in emptied.items()
-        )
-    numbers: dict[str, int | float] = {"users": filled.lists, "empty": empty}
-    return Finding("lists_not_emptied", refuse_unless(passed), finding, numbers=numbers)
 
 
 def check_rows_titled(rows: int, left_out: int) -> Finding:

@@ -65,7 +65,7 @@ class Publishing:
     model: ModelRecord
     versions: Mapping[str, str] | None = None
     """The versions of what lists are made of besides the model, by name; None before there are any.
-    Then only `gate` can be called."""
+    Then only `judge_model` can be called."""
 
     @property
     def files(self) -> ListFiles:

@@ -35,12 +35,13 @@ from batchrec_dagster_tests.guard.builders import (
     declaration,
     write_ratings,
 )
+from batchrec_dagster_tests.guard.repeats import nightly
 from batchrec_dagster_tests.guard.servers.night import TABLE, count_personalize_jobs, made_once
 from batchrec_dagster_tests.guard.servers.postgres import PostgresServer, postgres_server
 from batchrec_dagster_tests.guard.servers.processes import Started, free_ports, started
 from batchrec_dagster_tests.guard.servers.s3 import S3Server, s3_server
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, nightly("all services of a server for two nights")]
 
 if TYPE_CHECKING:
     from types_boto3_personalize import PersonalizeClient

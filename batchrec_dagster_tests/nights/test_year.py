@@ -31,10 +31,10 @@ from batchrec_dagster_tests.guard.oracles.account import (
     People,
     Sums,
 )
-from batchrec_dagster_tests.guard.repeats import repeats
+from batchrec_dagster_tests.guard.repeats import nightly
 from batchrec_dagster_tests.guard.servers.faked_clock import Ended, FakedClock, faked_clock
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, nightly("a process for each command of each night")]
 
 FIRST_NIGHT = datetime(2027, 1, 5, 3, tzinfo=UTC)
 # So long a command takes at most, on a busy machine.
@@ -552,21 +552,19 @@ def shop(tmp_path: Path) -> Iterator[Shop]:
 
 
 # What happens in a night, by the names of Shop's methods.
-FEW_NIGHTS = [
+FIRST_NIGHTS = [
     *("night", "again", "bad_file", "rollback", "killed_late", "refusal"),
     *("longer_lists", "killed_early", "leave", "killed_rollback", "other_rows", "night"),
 ]
-OTHERS = [*{*FEW_NIGHTS, "killed_in_sink"} - {"night"}]
-NIGHTS = repeats(60, 5)
-# In fewer nights, one with several runs weighs too much to see whether sizes level off.
-ENOUGH_NIGHTS = 30
+OTHERS = [*{*FIRST_NIGHTS, "killed_in_sink"} - {"night"}]
+NIGHTS = 60
 
 
 def test_a_year_of_nights(shop: Shop) -> None:
-    nights = [*FEW_NIGHTS]
+    nights = [*FIRST_NIGHTS]
     while len(nights) < NIGHTS:
         nights.append(shop.chance.choice(["night", shop.chance.choice(sorted(OTHERS))]))
-    for number, night in enumerate(nights[:NIGHTS]):
+    for number, night in enumerate(nights):
         shop.clock.now = FIRST_NIGHT + timedelta(days=number)
         if number:
             shop.clock.now -= timedelta(hours=11)
@@ -578,9 +576,8 @@ def test_a_year_of_nights(shop: Shop) -> None:
             raise AssertionError(f"night {number} of {nights}, {night}: {error}") from error
         shop.weigh()
     print(json.dumps(shop.sizes))
-    if NIGHTS >= ENOUGH_NIGHTS:
-        third = NIGHTS // 3
-        for folder in ("personalize", "storage"):
-            sizes = [sizes[folder] for sizes in shop.sizes]
-            # Without pruning, it would be half more. The data themselves grow a little each night.
-            assert max(sizes[-third:]) < 1.25 * max(sizes[third:-third]), folder
+    third = NIGHTS // 3
+    for folder in ("personalize", "storage"):
+        sizes = [sizes[folder] for sizes in shop.sizes]
+        # Without pruning, it would be half more. The data themselves grow a little each night.
+        assert max(sizes[-third:]) < 1.25 * max(sizes[third:-third]), folder

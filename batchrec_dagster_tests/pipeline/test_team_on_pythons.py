@@ -19,7 +19,7 @@ import pytest
 import yaml
 
 from batchrec_dagster_tests.guard.builders import REPOSITORY, write_ratings
-from batchrec_dagster_tests.guard.repeats import IS_LONG
+from batchrec_dagster_tests.guard.repeats import nightly
 from batchrec_dagster_tests.guard.servers.postgres import PostgresServer, postgres_server
 from batchrec_dagster_tests.guard.servers.processes import free_ports, started
 from batchrec_dagster_tests.pipeline.fresh_environment import (
@@ -31,7 +31,7 @@ from batchrec_dagster_tests.pipeline.fresh_environment import (
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(not IS_LONG, reason="make test-long runs a whole team's project"),
+    nightly("a whole team's project on two Pythons"),
 ]
 
 PYTHONS = ["3.11", "3.13"]

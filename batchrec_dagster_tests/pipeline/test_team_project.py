@@ -13,7 +13,7 @@ import polars as pl
 import pytest
 
 from batchrec_dagster_tests.guard.builders import REPOSITORY, write_ratings
-from batchrec_dagster_tests.guard.repeats import IS_LONG
+from batchrec_dagster_tests.guard.repeats import nightly
 from batchrec_dagster_tests.pipeline.fresh_environment import (
     DBT,
     Environment,
@@ -23,7 +23,7 @@ from batchrec_dagster_tests.pipeline.fresh_environment import (
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(not IS_LONG, reason="make test-long: a fresh environment takes minutes"),
+    nightly("a fresh environment takes minutes"),
 ]
 
 LISTS = ".batchrec/storage/shop/curated/recommendations/recommendations.parquet"
@@ -136,7 +136,7 @@ def test_an_empty_folder_becomes_a_report_in_five_commands(
     environment.run(tmp_path, "python", "-c", "import lists.definitions")
 
 
-@pytest.mark.skipif(not IS_LONG, reason="make test-long: pip takes a minute")
+@nightly("pip takes a minute")
 def test_pip_installs_the_wheel_and_a_colleagues_project(
     environment: Environment, tmp_path: Path
 ) -> None:
@@ -154,7 +154,7 @@ def test_pip_installs_the_wheel_and_a_colleagues_project(
     colleague.run(project, "python", "-c", "import duckdb")
 
 
-@pytest.mark.skipif(not IS_LONG, reason="make test-long: dbt takes 20 seconds of CPU")
+@nightly("dbt takes 20 seconds of CPU")
 def test_a_dbt_model_feeds_the_pipeline_and_another_reads_its_lists(
     environment: Environment, tmp_path: Path
 ) -> None:

@@ -22,9 +22,10 @@ from batchrec_dagster_tests.guard.builders import (
     metadata,
     write_ratings,
 )
+from batchrec_dagster_tests.guard.repeats import nightly
 from batchrec_dagster_tests.preparation.spark_support import QUICK_ARGUMENTS
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, nightly("Spark takes seconds for each")]
 
 
 ALL = ("raw_ratings", "interactions", "batch_users")

@@ -11,6 +11,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 from batchrec_dagster.preparation.layout import CUT_OFF
+from batchrec_dagster_tests.guard.repeats import nightly
 from batchrec_dagster_tests.preparation.spark_support import (
     COMMA,
     DIRTY,
@@ -26,7 +27,7 @@ from batchrec_dagster_tests.preparation.spark_support import (
 
 __all__ = ["spark"]
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, nightly("Spark takes seconds for each")]
 
 
 def test_dirty_rows_are_left_out_for_the_same_reasons(spark: SparkSession, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from pyspark.sql import SparkSession
 from batchrec_dagster.preparation.rules import Rules
 from batchrec_dagster.preparation.spark.task import SUPPRESSED
 from batchrec_dagster.storage.erased import NOBODY
+from batchrec_dagster_tests.guard.repeats import nightly
 from batchrec_dagster_tests.preparation.spark_support import (
     COMMA,
     HEADER,
@@ -31,7 +32,7 @@ from batchrec_dagster_tests.preparation.spark_support import (
 
 __all__ = ["spark"]
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, nightly("Spark takes seconds for each")]
 
 
 def test_a_line_that_is_too_long_is_refused(

@@ -14,7 +14,7 @@ from pyspark.sql import SparkSession
 
 from batchrec_dagster.preparation.rules import ERASED_USER, Rules
 from batchrec_dagster.storage.erased import NOBODY
-from batchrec_dagster_tests.guard.repeats import repeats
+from batchrec_dagster_tests.guard.repeats import nightly, repeats
 from batchrec_dagster_tests.preparation.spark_support import (
     COMMA,
     DIRTY,
@@ -27,7 +27,7 @@ from batchrec_dagster_tests.preparation.spark_support import (
 
 __all__ = ["spark"]
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, nightly("Spark takes seconds for each")]
 
 RULES = st.builds(
     Rules,

@@ -43,11 +43,9 @@ root_module = "shop"
 # Components take options of their own, which dg learns from the project's environment.
 OPTIONS_OF_COMPONENTS = {"--format", "--items", "--ratings", "--users"}
 
-SCRIPT = REPOSITORY / "docs" / "walkthrough.sh"
 COMMENT = re.compile(r"(?:(?<=\s)|^)#.*$", re.MULTILINE)
 SUBSTITUTION = re.compile(r"\$\((.+)\)", re.DOTALL)
 MENTION = re.compile(r"(?:\.venv/bin/)?(?:batchrec|dagster|dg|docker|make) ")
-FUNCTION = re.compile(r"^(\w+)\(\) \{", re.MULTILINE)
 ASSIGNMENT = re.compile(r"\w+=")
 PATH_OF_REPOSITORY = re.compile(r"(?:\./)?((?:deploy|docs|examples)/[\w./-]+)")
 # Files that the commands read, and that must exist.
@@ -65,12 +63,8 @@ def check_shell(block: CodeBlock, folder: Path) -> None:
         ["bash", "-n"], input=block.text, capture_output=True, text=True, check=False
     )
     assert bash.returncode == 0, bash.stderr
-    if block.text == SCRIPT.read_text():
-        # local_personalize/test_aws_command.py runs it.
-        return
-    functions = frozenset(FUNCTION.findall((REPOSITORY / block.page).read_text()))
     for command in split_commands(block.text):
-        check_command(command, folder, functions)
+        check_command(command, folder)
 
 
 def check_mention(code: str, folder: Path) -> bool:
@@ -113,13 +107,8 @@ def split_commands(text: str) -> Iterator[list[str]]:
     yield from [command] if command else []
 
 
-def check_command(
-    words: Sequence[str], folder: Path, functions: frozenset[str] = frozenset()
-) -> None:
-    """Look for a command's program, options and files.
-
-    functions: names of shell functions that may be called.
-    """
+def check_command(words: Sequence[str], folder: Path) -> None:
+    """Look for a command's program, options and files."""
     words = [word for word in words if word not in {"{", "}", "…"}]
     while words and ASSIGNMENT.match(words[0]):
         del words[0]
@@ -127,7 +116,7 @@ def check_command(
         # Those under deploy/ are of a project.
         root = NEW_PROJECT if path.startswith("deploy/") else REPOSITORY
         assert (root / path).exists(), f"there is no {path}"
-    if not words or words[0] in functions:
+    if not words:
         return
     program, *arguments = words[1:] if words[0] == "sudo" else words
     program = program.removeprefix(".venv/bin/")

@@ -21,6 +21,7 @@ import pytest
 import yaml
 
 from batchrec_dagster_tests.guard.builders import REPOSITORY
+from batchrec_dagster_tests.guard.repeats import nightly
 from batchrec_dagster_tests.repository.typed_pages import (
     EXAMPLE_SHOP,
     OPERATIONS,
@@ -32,7 +33,7 @@ from batchrec_dagster_tests.repository.typed_pages import (
     type_commands,
 )
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, nightly("a clone in which commands are typed")]
 
 NEWEST = datetime(2026, 11, 16)
 LISTED = 12

@@ -67,9 +67,9 @@ BASH = {
     README: "pipeline/test_team_project.py installs the wheel",
     "CONTRIBUTING.md": "it runs the tests",
     "docs/aws.md": "it needs an account; guard/contracts/test_deploy.py runs what needs none",
-    "docs/outcomes.md": "outcomes/test_experiment.py shows experiments",
-    "docs/own-data.md": "preparation/test_shapes.py runs it on files of many shapes",
-    "docs/local-personalize.md": "local_personalize/test_aws_command.py runs the walkthrough",
+    "docs/outcomes.md": "guard/stories/test_experiment.py shows experiments",
+    "docs/own-data.md": "guard/tables/test_shapes.py runs it on files of many shapes",
+    "docs/local-personalize.md": "guard/contracts/test_aws_command.py sends a page's requests",
     "docs/data-kept.md": "cli/test_forget.py erases; the others change rights of the system",
     "docs/plug-in.md": "pipeline/test_team_project.py types them in a fresh environment",
 }
@@ -117,6 +117,12 @@ def test_the_example_is_right(block: CodeBlock, tmp_path: Path) -> None:
         assert block.page in TYPED, "which test types this?"
     if block.language == "bash":
         assert block.page in BASH, "which test runs this, or why does none?"
+
+
+def test_the_tests_that_run_commands_of_pages_are_there() -> None:
+    named_tests = re.findall(r"[\w/]+\.py", " ".join(BASH.values()))
+    assert len(named_tests) > 5
+    assert [name for name in named_tests if not (TESTS / name).exists()] == []
 
 
 @pytest.mark.parametrize("page", PAGES)

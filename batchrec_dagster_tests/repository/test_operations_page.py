@@ -1,10 +1,9 @@
-"""The documentation tells what to do at each check, and has the thresholds of the findings."""
+"""The documentation tells what to do at each check."""
 
 from __future__ import annotations
 
 import re
 
-from batchrec_dagster.steps.thresholds import THRESHOLDS
 from batchrec_dagster_tests.guard.builders import (
     COLUMNS,
     REPOSITORY,
@@ -14,8 +13,6 @@ from batchrec_dagster_tests.guard.builders import (
 )
 
 PAGE = REPOSITORY / "docs" / "operations.md"
-PAGE_OF_THRESHOLDS = REPOSITORY / "docs" / "model-and-metrics.md"
-HEADER = "| finding | threshold | what is found beyond it |\n|---|---|---|\n"
 
 
 def test_every_check_is_on_the_page_and_no_other(project: Project) -> None:
@@ -42,11 +39,3 @@ def test_every_check_is_on_the_page_and_no_other(project: Project) -> None:
     rows = [line for line in section.splitlines() if line.startswith("| `")]
     documented_checks = {name for row in rows for name in re.findall(r"`(\w+)`", row.split("|")[1])}
     assert documented_checks == checks
-
-
-def test_the_page_has_each_threshold_and_no_other() -> None:
-    table = PAGE_OF_THRESHOLDS.read_text().partition(HEADER)[2].partition("\n\n")[0]
-    assert table.splitlines() == [
-        f"| `{threshold.finding}` | {threshold} | {threshold.sentence} |"
-        for threshold in THRESHOLDS
-    ]

@@ -16,6 +16,7 @@ import polars as pl
 import pytest
 
 from batchrec_dagster_tests.guard.builders import REPOSITORY, Project
+from batchrec_dagster_tests.guard.repeats import nightly
 from batchrec_dagster_tests.guard.servers.dagster_ui import LOCATION, UPRIGHT, ui_of
 from batchrec_dagster_tests.repository.typed_pages import (
     EXAMPLE_SHOP,
@@ -91,6 +92,7 @@ def _take_report(browser: Any, address: str, scheme: str, file: Path) -> None:
     page.close()
 
 
+@nightly("a clone in which commands are typed")
 def test_the_demo_says_little_and_fits_a_terminal(demo: str) -> None:
     assert "2,113 users" in demo
     lines = demo.replace(f"{Path(sys.executable).parent}/", ".venv/bin/").splitlines()
@@ -98,6 +100,7 @@ def test_the_demo_says_little_and_fits_a_terminal(demo: str) -> None:
     assert max(map(len, lines)) <= 80, demo
 
 
+@nightly("a clone in which commands are typed")
 def test_readme_shows_what_the_demo_says(demo: str) -> None:
     (shown,) = (text for name, text in list_code_blocks(REPOSITORY / README) if name == "text")
 
@@ -115,6 +118,7 @@ def test_the_commands_of_readme_are_the_demo_and_those_of_the_tutorial() -> None
         assert line in typed_in_tutorial, f"the tutorial does not have: {line}"
 
 
+@nightly("a clone in which commands are typed")
 def test_the_tutorial_leads_to_lists(clone: Path, demo: str) -> None:
     files = list_files(clone)
     later = list_commands(TUTORIAL, EXAMPLE_SHOP)

@@ -11,9 +11,9 @@ from batchrec_dagster.steps.list_checks import (
     check_lists_full,
     check_no_duplicates,
     check_no_failed,
-    check_no_seen_items,
     check_rows_titled,
 )
+from batchrec_dagster.steps.rule_checks import check_no_seen_items
 from batchrec_dagster.storage.edition import Finding
 
 USERS = pl.Series(["a", "b", "c"])

@@ -1,4 +1,4 @@
-"""The walk through batch recommendations with the `aws` command, as the documentation shows it."""
+"""A walk through batch recommendations with the `aws` command alone: docs/walkthrough.sh."""
 
 from __future__ import annotations
 
@@ -17,11 +17,9 @@ from batchrec_dagster_tests.guard.servers.forked_aws import forked_aws
 pytestmark = pytest.mark.slow
 
 SCRIPT = REPOSITORY / "docs" / "walkthrough.sh"
-PAGE = REPOSITORY / "docs" / "local-personalize.md"
 USERS, FILMS = 100, 5
 
 
-@pytest.mark.lengthy
 def test_the_walkthrough_runs_unchanged(tmp_path: Path) -> None:
     personalize = StartedPersonalize(tmp_path, bucket="walkthrough")
     try:
@@ -77,10 +75,3 @@ def _check_segments(storage: Path, output: str) -> None:
         assert len(set(users)) == 10
         assert all(int(user.removeprefix("user")) % 2 == number for user in users)
     assert "\n".join(lines) in output
-
-
-def test_the_documentation_shows_this_very_script() -> None:
-    blocks = re.findall(
-        r"^```bash\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
-    )
-    assert SCRIPT.read_text(encoding="utf-8") in blocks

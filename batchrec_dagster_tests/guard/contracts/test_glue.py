@@ -19,6 +19,7 @@ from batchrec_dagster_tests.guard.builders import (
     why,
     write_ratings,
 )
+from batchrec_dagster_tests.guard.repeats import nightly
 from batchrec_dagster_tests.guard.servers.glue import (
     ROLE,
     do_task,
@@ -28,7 +29,7 @@ from batchrec_dagster_tests.guard.servers.glue import (
 )
 from batchrec_dagster_tests.guard.servers.s3 import S3Server
 
-pytestmark = [pytest.mark.slow, pytest.mark.lengthy]
+pytestmark = pytest.mark.slow
 
 ENGINE = {"engine": "glue", "job_name": "prepare", "role": ROLE, "workers": 4}
 
@@ -56,6 +57,7 @@ def prepare(
         )
 
 
+@nightly("Spark takes seconds for each")
 def test_glue_makes_in_s3_what_one_machine_makes(
     in_s3: Project,
     instance: dg.DagsterInstance,
@@ -96,6 +98,7 @@ def test_glue_makes_in_s3_what_one_machine_makes(
     assert set(jobs) == runs
 
 
+@nightly("Spark takes seconds for each")
 def test_glue_reads_files_in_s3_where_they_are(
     in_s3: Project,
     instance: dg.DagsterInstance,

@@ -87,7 +87,6 @@ def test_what_a_team_added_to_the_table_stays(
     assert ("by_item",) in postgres.query(indexes, url=postgres_url)
 
 
-@pytest.mark.lengthy
 def test_a_reader_who_does_not_let_go_keeps_only_new_columns_out(
     postgres_url: str, sink: Sink
 ) -> None:

@@ -15,7 +15,7 @@ import polars as pl
 import pytest
 
 from batchrec_dagster_tests.guard.builders import real_data, write_source
-from batchrec_dagster_tests.guard.repeats import IS_LONG
+from batchrec_dagster_tests.guard.repeats import nightly
 from batchrec_dagster_tests.guard.seams import preparation
 from batchrec_dagster_tests.guard.servers.spark import quick_session
 
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.slow
 Prepare = Callable[..., preparation.Interactions]
 
 COLUMNS = {"user": "user", "item": "item", "rating": "rating", "timestamp": "time"}
-at_night = pytest.mark.skipif(not IS_LONG, reason="make test-long: each takes Spark seconds")
+at_night = nightly("each takes Spark seconds")
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ import pytest
 from click.testing import CliRunner
 
 from batchrec_dagster.cli import main
-from batchrec_dagster_tests.guard.repeats import IS_LONG, repeats
+from batchrec_dagster_tests.guard.repeats import IS_LONG, nightly, repeats
 from batchrec_dagster_tests.guard.servers.guarded import (
     ALLOWED,
     LAUNCH,
@@ -171,7 +171,7 @@ def send_hostile_requests(server: GuardedServer) -> Iterator[int]:
         yield status
 
 
-@pytest.mark.skipif(not IS_LONG, reason="it waits for half a minute: make test-long does")
+@nightly("it waits for half a minute")
 def test_a_client_that_sends_half_a_body_is_given_up(
     slow_clients: dict[str, socket.socket],
 ) -> None:

@@ -87,14 +87,17 @@ def try_fault(fault: Fault, folder: Path) -> Verdict:
     tests = [f"batchrec_dagster_tests/guard/{test}" for test in fault.tests]
     command = [sys.executable, "-m", "pytest", "-x", "-q", "--tb=short", "-p", "no:cacheprovider"]
     command += ["--hypothesis-profile=unshrunk"]
-    # A test that is named is run however long it takes.
-    if not all("::" in test for test in fault.tests):
-        command += ["-m", "not lengthy"]
+    # A test that is named is run also if it is one of the night's.
+    is_named = all("::" in test for test in fault.tests)
     start_seconds = time.monotonic()
     ended = subprocess.run(
         [*command, f"--basetemp={root}.tests", *tests],
         cwd=root,
-        env={**os.environ, "PYTHONPATH": str(root)},
+        env={
+            **os.environ,
+            "PYTHONPATH": str(root),
+            "BATCHREC_LONG_TESTS": "1" if is_named else "0",
+        },
         capture_output=True,
         text=True,
         timeout=TIMEOUT_SECONDS,

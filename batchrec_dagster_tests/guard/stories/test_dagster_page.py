@@ -17,7 +17,7 @@ from batchrec_dagster_tests.guard.builders import (
     table,
     write_ratings,
 )
-from batchrec_dagster_tests.guard.repeats import IS_LONG
+from batchrec_dagster_tests.guard.repeats import nightly
 from batchrec_dagster_tests.guard.servers.dagster_ui import UPRIGHT, go, ui_of
 
 pytestmark = pytest.mark.slow
@@ -46,7 +46,7 @@ def test_each_asset_and_check_says_what_a_run_found(instance: dg.DagsterInstance
     ] == []
 
 
-@pytest.mark.skipif(not IS_LONG, reason="make test-long: Dagster's page takes seconds of CPU")
+@nightly("Dagster's page takes seconds of CPU")
 def test_the_page_shows_the_lineage_and_materializes_it(
     tmp_path_factory: pytest.TempPathFactory, browser: Any
 ) -> None:

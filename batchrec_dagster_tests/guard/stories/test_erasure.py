@@ -30,7 +30,7 @@ from batchrec_dagster_tests.guard.builders import (
 from batchrec_dagster_tests.guard.faults.crashes import Crash, crash_at, kill_when
 from batchrec_dagster_tests.guard.first_run import FirstRun
 from batchrec_dagster_tests.guard.oracles.marks import MARK, find_marks, read_files
-from batchrec_dagster_tests.guard.repeats import IS_LONG, repeats
+from batchrec_dagster_tests.guard.repeats import nightly, repeats
 from batchrec_dagster_tests.guard.seams.publishing import Store
 from batchrec_dagster_tests.guard.servers.postgres import PostgresServer
 from batchrec_dagster_tests.guard.servers.s3 import OWNER, S3Server
@@ -165,7 +165,6 @@ def without_people(rows: pl.DataFrame) -> pl.DataFrame:
     return rows.filter(~pl.col("user_id").is_in([PLAIN, ODD]))
 
 
-@pytest.mark.lengthy
 def test_who_is_erased_is_in_no_byte_and_no_sink_and_stays_out(
     shop: Shop,
     postgres: PostgresServer,
@@ -232,7 +231,7 @@ def test_who_is_erased_is_in_no_byte_and_no_sink_and_stays_out(
     assert not shop.is_found(PLAIN, ODD)
 
 
-@pytest.mark.skipif(not IS_LONG, reason="make test-long: a bucket takes two runs more")
+@nightly("a bucket takes two runs more")
 def test_in_a_bucket(shop: Shop, s3: S3Server) -> None:
     root = f"s3://{s3.create_bucket()}/prefix"
     store = Store.open(root, s3.environment(OWNER))

@@ -32,6 +32,7 @@ from batchrec_dagster_tests.guard.faults.proxy import (
     s3_error,
 )
 from batchrec_dagster_tests.guard.first_run import FirstRun
+from batchrec_dagster_tests.guard.repeats import nightly
 from batchrec_dagster_tests.guard.servers.night import Night, made_once, night
 from batchrec_dagster_tests.guard.servers.s3 import READER, S3Server
 
@@ -63,7 +64,7 @@ def behind_proxies(folder: Path, s3: S3Server) -> Iterator[tuple[Night, Proxy, P
         yield shop, to_s3, to_personalize
 
 
-@pytest.mark.lengthy
+@nightly("runs on servers of their own")
 def test_a_minute_of_throttling_errors_and_cut_connections_is_sat_out(
     tmp_path: Path, s3: S3Server
 ) -> None:
@@ -97,7 +98,7 @@ def burst(before: Proxy, fault: bytes) -> None:
     before.misbehave(None)
 
 
-@pytest.mark.lengthy
+@nightly("runs on servers of their own")
 def test_credentials_that_expire_stop_the_run_and_new_ones_go_on(
     tmp_path: Path, s3: S3Server
 ) -> None:
@@ -119,7 +120,7 @@ def test_credentials_that_expire_stop_the_run_and_new_ones_go_on(
         assert shop.count_jobs() == made_once(2)
 
 
-@pytest.mark.lengthy
+@nightly("runs on servers of their own")
 def test_a_job_that_fails_is_reported_and_made_again(tmp_path: Path, s3: S3Server) -> None:
     with night(tmp_path, s3) as shop:
         shop.start_personalize()
@@ -140,7 +141,7 @@ def test_a_job_that_fails_is_reported_and_made_again(tmp_path: Path, s3: S3Serve
         assert shop.count_jobs() == {**made_once(2), "failed lists": 2}
 
 
-@pytest.mark.lengthy
+@nightly("runs on servers of their own")
 def test_a_job_that_does_not_end_is_given_up_and_found_again(tmp_path: Path, s3: S3Server) -> None:
     with night(tmp_path, s3) as shop:
         shop.start_personalize(is_idle=True)

@@ -32,7 +32,7 @@ from batchrec_dagster_tests.guard.builders import (
     write_ratings,
 )
 from batchrec_dagster_tests.guard.hostile import CONTROLS, HOSTILE, quote_cells
-from batchrec_dagster_tests.guard.repeats import IS_LONG
+from batchrec_dagster_tests.guard.repeats import nightly
 from batchrec_dagster_tests.guard.seams.publishing import Store
 from batchrec_dagster_tests.guard.servers.dagster_ui import answers
 from batchrec_dagster_tests.guard.servers.processes import Started, free_ports, started
@@ -188,7 +188,7 @@ def render_screen(output: str) -> list[str]:
     return [line.rstrip() for line in lines]
 
 
-@pytest.mark.lengthy
+@nightly("a process for each step takes seconds")
 def test_the_next_run_makes_nothing_again_and_fits_the_terminal(evening: Evening) -> None:
     lists = table(evening.project, "shop")
     made_once = {"imports": 1, "models": 1, "jobs": 1}
@@ -206,7 +206,7 @@ def test_the_next_run_makes_nothing_again_and_fits_the_terminal(evening: Evening
     assert night["status"] == "unchanged"
 
 
-@pytest.mark.lengthy
+@nightly("a process for each step takes seconds")
 def test_an_option_of_a_run_imports_and_trains_again(evening: Evening) -> None:
     assert evening.type("run shop --import --train").returncode == 0
     assert count_created(evening.project) == {"imports": 2, "models": 2, "jobs": 2}
@@ -226,7 +226,6 @@ def waiting_in_import(evening: Evening) -> Iterator[Started]:
         yield process
 
 
-@pytest.mark.lengthy
 def test_ctrl_c_cancels_the_run(evening: Evening) -> None:
     with waiting_in_import(evening) as run:
         run.process.send_signal(signal.SIGINT)
@@ -235,7 +234,7 @@ def test_ctrl_c_cancels_the_run(evening: Evening) -> None:
     assert evening.last_run().status == dg.DagsterRunStatus.CANCELED
 
 
-@pytest.mark.lengthy
+@nightly("a process for each step takes seconds")
 def test_a_run_whose_process_was_killed_says_so_and_what_to_do(evening: Evening) -> None:
     with waiting_in_import(evening) as run:
         children = Path(f"/proc/{run.process.pid}/task/{run.process.pid}/children")
@@ -249,7 +248,7 @@ def test_a_run_whose_process_was_killed_says_so_and_what_to_do(evening: Evening)
     assert evening.last_run().status == dg.DagsterRunStatus.FAILURE
 
 
-@pytest.mark.lengthy
+@nightly("a process for each step takes seconds")
 def test_a_run_that_fails_says_why_and_where_its_log_is(evening: Evening) -> None:
     """Names in the file do not control the terminal."""
     source = evening.project.root / "strange.csv"
@@ -271,7 +270,7 @@ def test_a_run_that_fails_says_why_and_where_its_log_is(evening: Evening) -> Non
     assert not CONTROLS.search(said)
 
 
-@pytest.mark.skipif(not IS_LONG, reason="make test-long: Dagster's older command takes seconds")
+@nightly("Dagster's older command takes seconds")
 def test_dagsters_own_command_says_the_reason_and_fails(evening: Evening) -> None:
     file = evening.project.declare(declaration("gone", "gone.csv"))
     try:
@@ -285,7 +284,7 @@ def test_dagsters_own_command_says_the_reason_and_fails(evening: Evening) -> Non
     assert "Stack Trace" not in process.stderr
 
 
-@pytest.mark.skipif(not IS_LONG, reason="make test-long: Dagster's older command takes seconds")
+@nightly("Dagster's older command takes seconds")
 def test_dagsters_own_command_takes_the_options_of_a_step(evening: Evening) -> None:
     before = count_created(evening.project)["models"]
     config = evening.project.root / "config.yaml"
@@ -307,7 +306,7 @@ def test_dagsters_own_command_takes_the_options_of_a_step(evening: Evening) -> N
     assert table(evening.project, "shop").get_column("user_id").n_unique() == 60
 
 
-@pytest.mark.skipif(not IS_LONG, reason="make test-long: Dagster's page takes seconds of CPU")
+@nightly("Dagster's page takes seconds of CPU")
 def test_the_page_answers_and_ctrl_c_ends_all_its_processes(evening: Evening) -> None:
     (port,) = free_ports(1)
     with evening.starting("ui", "--port", str(port)) as ui:

@@ -19,7 +19,7 @@ from batchrec_dagster_tests.guard.builders import (
     table,
     write_ratings,
 )
-from batchrec_dagster_tests.guard.repeats import IS_LONG
+from batchrec_dagster_tests.guard.repeats import IS_LONG, nightly
 
 pytestmark = pytest.mark.slow
 
@@ -44,7 +44,7 @@ def limited(project: Path, limit: str, value: int) -> str:
     return ran.stdout.partition("because: ")[2].strip()
 
 
-@pytest.mark.lengthy
+@nightly("a process of its own takes seconds")
 def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path) -> None:
     project = module_project(tmp_path)
     project.declare(declaration("shop", write_ratings(tmp_path / "ratings.csv", users=100)))
@@ -63,7 +63,7 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path) -> None:
     assert table(project, "shop").get_column("user_id").n_unique() == 100
 
 
-@pytest.mark.skipif(not IS_LONG, reason="make test-long: a process of its own takes seconds")
+@nightly("a process of its own takes seconds")
 def test_64_descriptors_are_enough(tmp_path: Path) -> None:
     project = module_project(tmp_path)
     project.declare(declaration("shop", write_ratings(tmp_path / "ratings.csv")))

@@ -22,6 +22,7 @@ from batchrec_dagster_tests.guard.builders import (
     write_items,
     write_ratings,
 )
+from batchrec_dagster_tests.guard.repeats import nightly
 
 pytestmark = pytest.mark.slow
 
@@ -81,7 +82,6 @@ def list_datasets(project: Project) -> set[str]:
     return {dataset["datasetType"] for dataset in datasets}
 
 
-@pytest.mark.lengthy
 def test_a_change_of_items_or_users_reaches_the_lists_of_the_next_night(
     project: Project, instance: dg.DagsterInstance
 ) -> None:
@@ -162,7 +162,7 @@ def test_titles_alone_are_no_data_set_and_bad_rows_stop_the_night(
     assert f"{known.description}".startswith("0 of the ")
 
 
-@pytest.mark.lengthy
+@nightly("three runs")
 def test_blocks_can_be_added_and_removed_once_a_pipeline_has_run(
     project: Project, instance: dg.DagsterInstance
 ) -> None:

@@ -26,7 +26,7 @@ from batchrec_dagster_tests.guard.builders import (
 )
 from batchrec_dagster_tests.guard.faults.crashes import crash_at, crash_at_each_write
 from batchrec_dagster_tests.guard.first_run import DECLARATION, FirstRun
-from batchrec_dagster_tests.guard.repeats import repeats
+from batchrec_dagster_tests.guard.repeats import nightly, repeats
 from batchrec_dagster_tests.guard.seams.publishing import (
     Editions,
     NightsWork,
@@ -67,7 +67,7 @@ def test_a_run_that_is_killed_goes_on(tmp_path: Path, s3: S3Server) -> None:
         assert shop.count_jobs() == made_once(2)
 
 
-@pytest.mark.lengthy
+@nightly("runs on servers of their own")
 def test_personalize_that_is_killed_goes_on(tmp_path: Path, s3: S3Server) -> None:
     chance = random.Random(SEED)
     with night(tmp_path, s3) as shop:
@@ -84,7 +84,7 @@ def test_personalize_that_is_killed_goes_on(tmp_path: Path, s3: S3Server) -> Non
         assert shop.count_jobs() == made_once(2)
 
 
-@pytest.mark.lengthy
+@nightly("runs on servers of their own")
 def test_s3_that_is_killed_comes_back_and_the_night_goes_on(tmp_path: Path) -> None:
     chance = random.Random(SEED)
     ports = find_ports()

@@ -33,7 +33,6 @@ def show(*arguments: str) -> dict[str, Any]:
     return pipeline
 
 
-@pytest.mark.lengthy
 def test_the_nights_of_a_pipeline_are_listed(
     project: Project,
     first_run_of_shop: None,

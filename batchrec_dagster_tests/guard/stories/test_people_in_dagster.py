@@ -79,7 +79,6 @@ def find_marks_of_dagster(project: Project) -> list[str]:
     return find_marks(read_files(project.root / ".batchrec/dagster"))
 
 
-@pytest.mark.lengthy
 def test_no_id_is_left_by_a_night_and_a_refused_one(project: Project) -> None:
     shop = declaration("shop", "ratings.csv", **SHOP)
     project.declare(shop)
@@ -125,7 +124,6 @@ def fail(project: Project, instance: dg.DagsterInstance, **attributes: Any) -> s
     return message
 
 
-@pytest.mark.lengthy
 @pytest.mark.parametrize("is_csv", [True, False], ids=["csv", "json"])
 def test_no_id_of_a_bad_row(project: Project, instance: dg.DagsterInstance, is_csv: bool) -> None:
     source = project.root / "ratings.csv"
@@ -146,7 +144,6 @@ def test_no_id_of_a_bad_row(project: Project, instance: dg.DagsterInstance, is_c
         assert f"ratings.csv, line {line}" in message or problem == "quote", message
 
 
-@pytest.mark.lengthy
 def test_no_id_of_a_bad_user_or_recipient(project: Project, instance: dg.DagsterInstance) -> None:
     users = (project.root / "users.csv").read_text()
     for row in (f"{MARK}-1,yes,5", f"{MARK}-61,yes,{MARK}-2", f"{MARK}-61,yes,5,{MARK}"):
@@ -176,7 +173,6 @@ MISFITS: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.lengthy
 def test_no_id_where_settings_do_not_fit_the_data(
     project: Project, instance: dg.DagsterInstance
 ) -> None:

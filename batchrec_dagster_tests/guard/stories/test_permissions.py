@@ -22,7 +22,7 @@ from batchrec_dagster_tests.guard.oracles.template import (
     list_runner_statements,
     read_actions,
 )
-from batchrec_dagster_tests.guard.repeats import repeats
+from batchrec_dagster_tests.guard.repeats import nightly, repeats
 from batchrec_dagster_tests.guard.servers.aws_account import (
     Account,
     open_account,
@@ -104,7 +104,6 @@ def list_actions(statements: list[Statement]) -> set[str]:
     return {action for statement in statements for action in read_actions(statement)}
 
 
-@pytest.mark.lengthy
 def test_the_runners_policy_is_what_the_pipelines_do(needed_actions: NeededActions) -> None:
     assert needed_actions.refusals == {}
     actions_done = {action for step in needed_actions.steps.values() for action in step}
@@ -133,14 +132,13 @@ def test_the_runner_deletes_nothing_that_another_deployment_made(
         client.delete_dataset_group(datasetGroupArn=own_arn)
 
 
-@pytest.mark.lengthy
 def test_the_roles_policy_is_what_personalize_does(needed_actions: NeededActions) -> None:
     # The developer guide asks for the listing, which the local one does not do for single objects.
     assert list_actions(read_role_statements()) - needed_actions.role == {"s3:ListBucket"}
     assert needed_actions.role <= list_actions(read_role_statements())
 
 
-@pytest.mark.lengthy
+@nightly("each step once more")
 def test_each_permission_that_is_taken_away_is_named_with_the_resource(
     needed_actions: NeededActions, tmp_path: Path, s3: S3Server
 ) -> None:
@@ -168,7 +166,6 @@ def test_each_permission_that_is_taken_away_is_named_with_the_resource(
             assert own.run(step) == "", step
 
 
-@pytest.mark.lengthy
 @pytest.mark.parametrize(
     ("action", "step", "place"),
     [

@@ -24,7 +24,7 @@ from batchrec_dagster_tests.guard.builders import (
     refresh,
     table,
 )
-from batchrec_dagster_tests.guard.repeats import IS_LONG
+from batchrec_dagster_tests.guard.repeats import nightly
 
 UNCHANGED = [
     f"unchanged: not {step} again" for step in ("copied", "imported", "trained", "inferred")
@@ -85,7 +85,7 @@ def test_an_analysts_own_asset_gets_the_table_by_its_name(
     assert table(project, "shop").filter(pl.col("item_id") == item).height == count
 
 
-@pytest.mark.skipif(not IS_LONG, reason="make test-long: real data take seconds")
+@nightly("real data take seconds")
 def test_real_movielens_by_yaml_alone(project: Project, instance: dg.DagsterInstance) -> None:
     ratings = real_data("ml-latest-small") / "ratings.csv"
     project.declare(declaration("small", ratings))

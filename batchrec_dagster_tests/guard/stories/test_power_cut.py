@@ -178,7 +178,6 @@ def record_night(project: Project, folder: Path) -> Path:
     return log
 
 
-@pytest.mark.lengthy
 def test_a_power_cut_damages_no_table_and_the_next_run_is_right(
     tmp_path: Path, first_run: FirstRun
 ) -> None:

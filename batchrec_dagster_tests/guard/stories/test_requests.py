@@ -243,7 +243,6 @@ def list_created(lines: Sequence[str]) -> list[str]:
     return [line for line in lines if line.startswith("Create")]
 
 
-@pytest.mark.lengthy
 def test_what_whole_runs_create_on_aws(recordings: dict[str, Recording]) -> None:
     assert_texts(
         "requests",
@@ -254,7 +253,6 @@ def test_what_whole_runs_create_on_aws(recordings: dict[str, Recording]) -> None
     )
 
 
-@pytest.mark.lengthy
 @pytest.mark.parametrize("name", PIPELINES)
 def test_without_aws_the_same_is_created(recordings: dict[str, Recording], name: str) -> None:
     # Filters on AWS know the last 100 interactions of a user, so that numResults is larger.
@@ -265,14 +263,12 @@ def test_without_aws_the_same_is_created(recordings: dict[str, Recording], name:
     assert on_aws == embedded
 
 
-@pytest.mark.lengthy
 def test_three_lists_are_one_training_and_two_jobs(recordings: dict[str, Recording]) -> None:
     operations = Counter(line.split()[0] for line in recordings["three lists"].first_on_aws)
     assert operations["CreateSolutionVersion"] == 1
     assert operations["CreateBatchInferenceJob"] == 2
 
 
-@pytest.mark.lengthy
 @pytest.mark.parametrize("name", PIPELINES)
 def test_a_second_run_only_reads(recordings: dict[str, Recording], name: str) -> None:
     reads = re.compile(r"(List|Describe|Get)[A-Z]")

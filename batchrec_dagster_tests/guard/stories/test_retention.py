@@ -17,6 +17,7 @@ from batchrec_dagster_tests.guard.builders import (
     why,
     write_ratings,
 )
+from batchrec_dagster_tests.guard.repeats import nightly
 
 pytestmark = pytest.mark.slow
 
@@ -46,7 +47,6 @@ def list_models(project: Project) -> list[Path]:
     return [*(project.root / ".batchrec/personalize/models").iterdir()]
 
 
-@pytest.mark.lengthy
 def test_sizes_level_off_and_nothing_is_deleted_that_is_needed(
     project: Project, instance: dg.DagsterInstance
 ) -> None:
@@ -70,7 +70,7 @@ def count_jobs(project: Project) -> int:
     return count_created(project)["jobs"]
 
 
-@pytest.mark.lengthy
+@nightly("three runs")
 def test_removed_blocks_leave_nothing_and_may_come_back(
     project: Project, instance: dg.DagsterInstance
 ) -> None:

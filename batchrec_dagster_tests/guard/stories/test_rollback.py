@@ -246,7 +246,6 @@ def type_command(*words: str, answer: str = "") -> Result:
     return CliRunner().invoke(main, words, input=answer)
 
 
-@pytest.mark.lengthy
 @pytest.mark.slow
 def test_a_rollback_and_the_nights_after_it(shop: Project) -> None:
     """By the job, by the command, and by a process that is killed."""

@@ -25,7 +25,7 @@ from batchrec_dagster_tests.guard.builders import (
     refresh,
 )
 from batchrec_dagster_tests.guard.example_shop import write_example_shop
-from batchrec_dagster_tests.guard.repeats import IS_LONG
+from batchrec_dagster_tests.guard.repeats import nightly
 from batchrec_dagster_tests.guard.servers.night import TABLE, night
 from batchrec_dagster_tests.guard.servers.s3 import S3Server
 
@@ -82,7 +82,7 @@ def _make_embedded(root: Path, files: Path, settings: dict[str, Any]) -> pl.Data
 LONG_HISTORIES = [(_write_long_histories, 10), (_write_long_histories, 25), (_copy_real_films, 10)]
 
 
-@pytest.mark.skipif(not IS_LONG, reason="make test-long: two runs on servers more")
+@nightly("two runs on servers more")
 @pytest.mark.parametrize(("write_files", "num_results"), LONG_HISTORIES)
 def test_long_histories_get_the_same_lists_over_http_as_embedded(
     tmp_path: Path, s3: S3Server, write_files: Any, num_results: int
@@ -113,7 +113,7 @@ def test_long_histories_get_the_same_lists_over_http_as_embedded(
     )
 
 
-@pytest.mark.skipif(not IS_LONG, reason="make test-long: two runs on servers more")
+@nightly("two runs on servers more")
 def test_conditions_on_users_hold_over_http_as_embedded(tmp_path: Path, s3: S3Server) -> None:
     settings = {
         **ON_USERS,
@@ -136,7 +136,7 @@ def test_conditions_on_users_hold_over_http_as_embedded(tmp_path: Path, s3: S3Se
     assert_frame_equal(over_http, embedded_lists)
 
 
-@pytest.mark.lengthy
+@nightly("two runs of the whole shop")
 def test_the_example_shop_gets_the_same_lists_over_http_as_embedded(
     tmp_path: Path, s3: S3Server
 ) -> None:

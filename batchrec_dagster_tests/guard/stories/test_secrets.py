@@ -10,7 +10,6 @@ from batchrec_dagster_tests.guard.servers.inbox import ALERTS, ON_FAILURE, Inbox
 from batchrec_dagster_tests.guard.servers.s3 import OWNER, S3Server
 
 
-@pytest.mark.lengthy
 def test_no_secret_is_in_logs_metadata_messages_or_storage(
     project: Project,
     s3: S3Server,

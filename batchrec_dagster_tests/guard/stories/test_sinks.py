@@ -108,7 +108,6 @@ def variable(value: str | None) -> Iterator[None]:
         yield
 
 
-@pytest.mark.lengthy
 def test_sinks_get_what_is_published_and_follow_a_rollback(shop: Shop) -> None:
     # One that fails stops no other, and withdraws nothing.
     with variable(None):

@@ -9,13 +9,13 @@ import pytest
 
 from batchrec_dagster_tests.guard.builders import Project, refresh
 from batchrec_dagster_tests.guard.example_shop import write_example_shop
-from batchrec_dagster_tests.guard.repeats import IS_LONG
+from batchrec_dagster_tests.guard.repeats import nightly
 from batchrec_dagster_tests.guard.servers.postgres import PostgresServer
 
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.skipif(not IS_LONG, reason="make test-long: a run of the whole shop more")
+@nightly("a run of the whole shop more")
 def test_the_table_has_the_columns_and_rows_of_the_mail(
     project: Project,
     instance: dg.DagsterInstance,

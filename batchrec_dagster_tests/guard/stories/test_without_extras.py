@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
-from batchrec_dagster_tests.guard.repeats import IS_LONG
+from batchrec_dagster_tests.guard.repeats import nightly
 from batchrec_dagster_tests.guard.servers.night import night
 from batchrec_dagster_tests.guard.servers.s3 import S3Server
 
@@ -53,7 +51,7 @@ importlib.util.find_spec = absent
 """
 
 
-@pytest.mark.skipif(not IS_LONG, reason="make test-long: steps in processes take seconds")
+@nightly("steps in processes take seconds")
 def test_without_extras_a_pipeline_runs_and_is_shown(tmp_path: Path, s3: S3Server) -> None:
     (tmp_path / "python").mkdir()
     (tmp_path / "python" / "sitecustomize.py").write_text(ABSENT)

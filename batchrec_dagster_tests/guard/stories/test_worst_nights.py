@@ -29,7 +29,7 @@ from batchrec_dagster_tests.guard.faults.personalize import (
     WorstAws,
     worst_aws,
 )
-from batchrec_dagster_tests.guard.repeats import repeats
+from batchrec_dagster_tests.guard.repeats import nightly, repeats
 from batchrec_dagster_tests.guard.servers.night import Night, night
 from batchrec_dagster_tests.guard.servers.s3 import S3Server
 
@@ -174,7 +174,7 @@ def on_worst_aws(
         yield shop, aws, ways
 
 
-@pytest.mark.lengthy
+@nightly("ten runs on a server")
 @pytest.mark.parametrize("seed", range(repeats(5)))
 def test_three_nights_publish_the_right_lists_and_pay_for_nothing_twice(
     seed: int, tmp_path: Path, s3: S3Server

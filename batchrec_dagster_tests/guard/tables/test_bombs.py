@@ -32,7 +32,7 @@ from batchrec_dagster_tests.guard.builders import (
 )
 from batchrec_dagster_tests.guard.first_run import FirstRun
 from batchrec_dagster_tests.guard.hostile import CONTROLS
-from batchrec_dagster_tests.guard.repeats import IS_LONG, repeats
+from batchrec_dagster_tests.guard.repeats import nightly, repeats
 from batchrec_dagster_tests.guard.seams import preparation
 
 pytestmark = [pytest.mark.attack, pytest.mark.slow]
@@ -301,7 +301,7 @@ def run_refused(project: Project, *command: str) -> str:
 @pytest.mark.parametrize(
     "name", ["Parquet with long ids", "a workbook of two cells", "Parquet with huge cells"]
 )
-@pytest.mark.skipif(not IS_LONG, reason="make test-long: a process of each command")
+@nightly("a process of each command")
 def test_every_command_refuses_a_bomb_and_what_was_published_stays(
     shop: Project, name: str
 ) -> None:
