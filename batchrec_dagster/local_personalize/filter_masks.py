@@ -21,7 +21,7 @@ from batchrec_dagster.personalize import schemas
 from batchrec_dagster.personalize.conditions import find_matches
 from batchrec_dagster.personalize.filters import And, Condition, Expression, list_fields, parse
 
-from .engine.data import Float32, Ids, Int64, find_positions
+from .engine.data import Float32, Ids, Int32, Int64, find_positions
 from .engine.serve import Exclude
 
 Mask = npt.NDArray[np.bool_]
@@ -35,6 +35,11 @@ _KEYS = {
     schemas.USERS: [schemas.USER_ID],
     schemas.INTERACTIONS: [schemas.USER_ID, schemas.ITEM_ID, schemas.TIMESTAMP],
 }
+
+
+_NO_EVENTS = pl.DataFrame(
+    schema=dict.fromkeys((*_KEYS[schemas.INTERACTIONS], schemas.EVENT_TYPE), pl.String)
+)
 
 
 def read_dataset(dataset_type: str, fields: Sequence[str], read: ReadColumns) -> pl.DataFrame:
@@ -111,17 +116,13 @@ class ItemFilter:
         self._users = tables.get(schemas.USERS)
         self._parts: list[_Part] = []
         ids = pl.Series(list(item_ids), dtype=pl.String)
-        events = None
-        if schemas.INTERACTIONS in tables:
-            events = _EventSets.find(tables[schemas.INTERACTIONS], ids, latest)
-            self._event_users = events.user_ids
+        events = _EventSets.find(tables.get(schemas.INTERACTIONS, _NO_EVENTS), ids, latest)
+        self._event_users = events.user_ids
         for part in expressions:
             if part.on_interactions:
-                assert events is not None
                 self._parts.append(_Part(part, events.match(part.where)))
             else:
-                items = tables[schemas.ITEMS]
-                self._parts.append(_Part(part, match_ids(part.where, items, ids)))
+                self._parts.append(_Part(part, match_ids(part.where, tables[schemas.ITEMS], ids)))
 
     def exclude_for(self, user_ids: Sequence[str | None]) -> Exclude:
         """Return what excludes items from the scores of these lines.
@@ -131,27 +132,22 @@ class ItemFilter:
         """
         ids = pl.Series(list(user_ids), dtype=pl.String)
         applies = [self._find_lines(part.expression, ids) for part in self._parts]
-        users = None
-        if any(part.expression.on_interactions for part in self._parts):
-            users = find_positions(self._event_users, ids)
+        users = find_positions(self._event_users, ids)
+        has_includes = any(part.expression.include for part in self._parts)
 
         def exclude(block: slice, scores: Float32) -> None:
-            included, excluded = np.zeros((2, *scores.shape), bool)
+            included = np.zeros(scores.shape if has_includes else (0, 0), bool)
             has_include = np.zeros(len(scores), bool)
-            for (expression, matches), lines_it_applies_to in zip(
-                self._parts, applies, strict=True
-            ):
+            for part, lines_it_applies_to in zip(self._parts, applies, strict=True):
                 lines = np.flatnonzero(lines_it_applies_to[block])
-                mask = included if expression.include else excluded
-                has_include[lines] |= expression.include
-                if isinstance(matches, csr_matrix):
-                    assert users is not None
-                    pairs = matches[users[block][lines]].tocoo()
-                    mask[lines[pairs.row], pairs.col] |= pairs.data
+                cells = part.find_cells(lines, users[block])
+                if part.expression.include:
+                    included[cells] = True
+                    has_include[lines] = True
                 else:
-                    mask[lines] |= matches
-            excluded |= has_include[:, None] & ~included
-            scores[excluded] = -np.inf
+                    scores[cells] = -np.inf
+            if has_includes:
+                scores[has_include[:, None] & ~included] = -np.inf
 
         return exclude
 
@@ -169,6 +165,17 @@ class _Part(NamedTuple):
     expression: Expression
     matches: Mask | csr_matrix
     """(items,), or (users, items) for an expression on interactions."""
+
+    def find_cells(self, lines: Int64, users: Int32) -> tuple[np.ndarray, ...]:
+        """Return the index of what it matches in the scores of these lines, (lines, items).
+
+        lines: the lines that it applies to.
+        users: for each line, the index of its user in `matches`.
+        """
+        if not isinstance(self.matches, csr_matrix):
+            return np.ix_(lines, np.flatnonzero(self.matches))
+        pairs = self.matches[users[lines]].tocoo()
+        return lines[pairs.row[pairs.data]], pairs.col[pairs.data]
 
 
 class _EventSets(NamedTuple):
