@@ -17,7 +17,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from batchrec_dagster.local_personalize.api.service import LocalPersonalize, answer
+from batchrec_dagster.local_personalize.api.service import LocalPersonalize
 from batchrec_dagster.local_personalize.engine.data import Interactions
 from batchrec_dagster.local_personalize.engine.evaluate import HeldOut, hold_out
 from batchrec_dagster.local_personalize.operations.solution_versions import CHOICES
@@ -169,7 +169,7 @@ def test_a_version_without_choices_counts_all_events(
 def test_a_header_that_names_no_events_is_refused(tmp_path: Path, header: str) -> None:
     service = LocalPersonalize(tmp_path, ObjectStore())
     target, body = "AmazonPersonalize.GetSolutionMetrics", b'{"solutionVersionArn": "arn:a"}'
-    status, text, _ = answer(service.call, target, body, header)
+    status, text, _ = service.answer(target, body, header)
     service.close()
     assert (status, json.loads(text)["__type"]) == (400, "InvalidInputException")
     assert "a JSON array of at most 10 event types" in json.loads(text)["message"]

@@ -85,13 +85,12 @@ def embedded_client(
 
 def make_client(service: LocalPersonalize) -> PersonalizeClient:
     """Return a `personalize` client for a running local Personalize."""
-    from .service import answer
 
     def respond(request: AWSPreparedRequest, **_: Any) -> AWSResponse:
         target, events = (
             _decode_header(request.headers.get(name, "")) for name in ("X-Amz-Target", HEADER)
         )
-        response = answer(service.call, target, _encode_body(request.body), events)
+        response = service.answer(target, _encode_body(request.body), events)
         raw = HTTPResponse(BytesIO(response.body), preload_content=False)
         answer_headers = HTTPHeaders.from_dict(response.headers)
         return AWSResponse(request.url, response.status, answer_headers, raw)

@@ -22,7 +22,7 @@ from batchrec_dagster.web.server import make_server, read_body, run_server
 
 from ..errors import CatalogError
 from ..jobs import logger
-from .service import HttpResponse, LocalPersonalize, answer
+from .service import HttpResponse, LocalPersonalize
 from .signatures import AccessKey, SignatureError, check_signature
 
 
@@ -42,7 +42,7 @@ def make_application(
                 check_signature(key, request.headers, body)
             target = request.headers.get("x-amz-target", "")
             events = request.headers.get(HEADER, "")
-            response = await run_in_threadpool(answer, service.call, target, body, events)
+            response = await run_in_threadpool(service.answer, target, body, events)
         except SignatureError as error:
             response = HttpResponse.make_error(403, error.code, str(error))
         except CatalogError as error:

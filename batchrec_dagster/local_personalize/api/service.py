@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -28,11 +28,6 @@ TARGET_PREFIX = "AmazonPersonalize"
 
 # The codes of errors in the request itself.
 _UNKNOWN_OPERATION, _NOT_JSON = "UnknownOperationException", "SerializationException"
-
-CallOperation = Callable[[str, dict[str, Any], Sequence[str]], dict[str, Any]]
-"""Returns the members of the response to the operation with this name and these parameters.
-
-The last one has the types of events that metrics are to count, all if empty."""
 
 
 class HttpResponse(NamedTuple):
@@ -56,36 +51,6 @@ class HttpResponse(NamedTuple):
         code: the name of the exception in the service model.
         """
         return cls.make({"__type": code, "message": message}, status)
-
-
-def answer(
-    call_operation: CallOperation,
-    target: str,
-    body: bytes,
-    success: str = "",
-) -> HttpResponse:
-    """Return the response to one HTTP request. Errors become error responses of the protocol.
-
-    target: the header X-Amz-Target, which names the operation.
-    body: the request's JSON.
-    success: the header of HEADER; empty without one.
-
-    Raises CatalogError, which the caller of an embedded client gets as it is.
-    """
-    try:
-        operation, params = _parse_target(target), _parse_body(body)
-        events = _parse_success(success)
-        content = call_operation(operation, params, events)
-        headers = content.pop(HEADERS, {})
-        return HttpResponse.make(content, **headers)
-    except ServiceError as error:
-        return HttpResponse.make_error(400, error.code, str(error))
-    except CatalogError:
-        raise
-    except Exception:
-        logger.exception("a request to the local Personalize failed: %.100r", target)
-        message = "An internal error occurred; see the service's log."
-        return HttpResponse.make_error(500, "InternalFailure", message)
 
 
 def _parse_target(target: str) -> str:
@@ -165,6 +130,29 @@ class LocalPersonalize:
         self._jobs = Jobs(self._catalogue, self._home, store)
         fail_dead_jobs(self._catalogue, self._home)
         remove_unnamed_files(self._catalogue, self._home)
+
+    def answer(self, target: str, body: bytes, success: str = "") -> HttpResponse:
+        """Return the response to one HTTP request. Errors become error responses of the protocol.
+
+        target: the header X-Amz-Target, which names the operation.
+        body: the request's JSON.
+        success: the header of HEADER; empty without one.
+
+        Raises CatalogError, which the caller of an embedded client gets as it is.
+        """
+        try:
+            operation, params = _parse_target(target), _parse_body(body)
+            content = self.call(operation, params, _parse_success(success))
+            headers = content.pop(HEADERS, {})
+            return HttpResponse.make(content, **headers)
+        except ServiceError as error:
+            return HttpResponse.make_error(400, error.code, str(error))
+        except CatalogError:
+            raise
+        except Exception:
+            logger.exception("a request to the local Personalize failed: %.100r", target)
+            message = "An internal error occurred; see the service's log."
+            return HttpResponse.make_error(500, "InternalFailure", message)
 
     def call(
         self,

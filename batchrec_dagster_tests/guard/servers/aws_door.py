@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from batchrec_dagster.local_personalize.api.service import LocalPersonalize, answer
+from batchrec_dagster.local_personalize.api.service import LocalPersonalize
 from batchrec_dagster.storage.objects import ObjectStore
 
 
@@ -116,7 +116,7 @@ def personalize_door(service: LocalPersonalize) -> Iterator[Door]:
             ]
         lacking = door.find_denied(permissions)
         if lacking is None:
-            status, body, _ = answer(service.call, target, request.body)
+            status, body, _ = service.answer(target, request.body)
         else:
             message = f"User: someone is not authorized to perform: {lacking.action}"
             message += f" on resource: {lacking.resource}"
@@ -131,7 +131,7 @@ def personalize_door(service: LocalPersonalize) -> Iterator[Door]:
 def _read_tags(service: LocalPersonalize, arn: str) -> tuple[tuple[str, str], ...]:
     """The keys and values of the resource's tags; none for what takes none, as a schema."""
     asked = json.dumps({"resourceArn": arn}).encode()
-    status, body, _ = answer(service.call, "AmazonPersonalize.ListTagsForResource", asked)
+    status, body, _ = service.answer("AmazonPersonalize.ListTagsForResource", asked)
     if status != 200:
         return ()
     return tuple((tag["tagKey"], tag["tagValue"]) for tag in json.loads(body)["tags"])
