@@ -386,7 +386,7 @@ class Fitter:
         start = self._start.scorers.get(name) if self._start else None
         if self._start is not None and isinstance(start, FactorScorer):
             old_index = find_positions(self._start.item_ids, self.item_ids)
-            return start.with_items(old_index).fit(self._history, factors.MORE_ITERATIONS)
+            return start.with_items(old_index).fit(self._history, 1)
         regularization, confidence = FACTOR_OPTIONS[name]
         size = int(self._values.get("hidden_dimension", factors.FACTORS))
         some = self._history

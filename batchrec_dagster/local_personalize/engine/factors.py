@@ -17,15 +17,16 @@ from typing import NamedTuple
 
 import numpy as np
 from implicit.cpu.als import AlternatingLeastSquares
-from scipy.sparse import csr_matrix
+from scipy.sparse import csr_matrix, diags
 
 from .data import Float32, History, Int32, Int64
 from .parallel import count_cores, one_blas_thread
 
 FACTORS = 64
 SHIFT = 8
-ITERATIONS = 5  # from random factors
-MORE_ITERATIONS = 2  # from factors of most of the same data
+START_ROUNDS = 4
+START_SCALE = 0.1  # the standard deviation of the factors to start from
+ITERATIONS = 2
 
 
 @dataclass(frozen=True)
@@ -122,13 +123,32 @@ class FactorScorer:
 def fit_factors(
     history: History, *, regularization: float, confidence: float, factors: int = FACTORS
 ) -> FactorScorer:
-    """Item factors of these histories, from random ones.
+    """Item factors of these histories.
 
     factors: their number; fewer items than that have as many factors as items.
     """
-    size = history.n_items, min(factors, history.n_items)
-    start = np.random.default_rng(0).standard_normal(size, dtype=np.float32) * np.float32(0.1)
+    start = _find_singular_vectors(history, min(factors, history.n_items))
+    start *= np.float32(START_SCALE * np.sqrt(history.n_items))
     return FactorScorer(start, regularization, confidence).fit(history, ITERATIONS)
+
+
+def _find_singular_vectors(history: History, size: int) -> Float32:
+    """(n_items, size): about the leading singular vectors of interactions, each of length 1.
+
+    Two iterations from them are as accurate as eight from random factors. By subspace iteration:
+    Halko, Martinsson, Tropp, "Finding structure with randomness" (SIAM Review 2011). An interaction
+    is divided by the roots of the numbers of the user's and of the item's, so that the most active
+    users and most popular items do not fill the first vectors.
+    """
+    counts = np.bincount(history.items, minlength=history.n_items)
+    by_user, by_item = ((SHIFT + n) ** -0.5 for n in (history.lengths, counts))
+    matrix = csr_matrix(diags(by_user) @ history.recency_weights(0.0) @ diags(by_item), dtype=np.float32)
+    transposed = matrix.T.tocsr()
+    vectors = np.random.default_rng(0).standard_normal((history.n_items, size), dtype=np.float32)
+    with one_blas_thread():
+        for _ in range(START_ROUNDS):
+            vectors = np.linalg.qr(transposed @ (matrix @ vectors))[0]
+    return vectors
 
 
 class _SizeBlock(NamedTuple):
