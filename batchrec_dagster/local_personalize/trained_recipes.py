@@ -16,7 +16,7 @@ from batchrec_dagster.personalize import recipes as names
 from batchrec_dagster.personalize.recipes import Values, build_recipe_arn, parse_hyperparameters
 
 from .engine import blend, segments, similar
-from .engine.blend import BlendModel
+from .engine.blend_model import BlendModel
 from .engine.content import ItemFeatures
 from .engine.data import Interactions, Log, TrainingError
 from .engine.evaluate import Measurements

@@ -16,7 +16,7 @@ import polars as pl
 import pytest
 
 from batchrec_dagster.local_personalize.batch_lines import AnswerLines, answer_file
-from batchrec_dagster.local_personalize.engine.blend import BlendModel
+from batchrec_dagster.local_personalize.engine.blend_model import BlendModel
 from batchrec_dagster.local_personalize.engine.data import Interactions
 from batchrec_dagster.local_personalize.engine.segments import SegmentModel
 from batchrec_dagster.local_personalize.engine.serve import Lists

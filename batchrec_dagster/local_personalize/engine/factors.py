@@ -142,7 +142,9 @@ def _find_singular_vectors(history: History, size: int) -> Float32:
     """
     counts = np.bincount(history.items, minlength=history.n_items)
     by_user, by_item = ((SHIFT + n) ** -0.5 for n in (history.lengths, counts))
-    matrix = csr_matrix(diags(by_user) @ history.recency_weights(0.0) @ diags(by_item), dtype=np.float32)
+    matrix = csr_matrix(
+        diags(by_user) @ history.recency_weights(0.0) @ diags(by_item), dtype=np.float32
+    )
     transposed = matrix.T.tocsr()
     vectors = np.random.default_rng(0).standard_normal((history.n_items, size), dtype=np.float32)
     with one_blas_thread():

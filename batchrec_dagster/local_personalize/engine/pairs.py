@@ -24,7 +24,7 @@ DISTANCE_EXPONENT = 0.5
 POPULARITY_EXPONENT = 0.5
 POPULARITY_SHIFT = 5.0
 
-PAIRS_AT_ONCE = 2 << 20
+PAIRS_AT_ONCE = 1 << 19
 CELLS_AT_ONCE = 1 << 20
 
 # The number of pairs grows with the square of a history. A few hundred items of a user give the

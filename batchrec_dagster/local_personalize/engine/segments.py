@@ -17,7 +17,7 @@ from scipy.sparse import csr_matrix
 from batchrec_dagster.personalize.recipes import Values
 
 from . import blend
-from .blend import BlendModel
+from .blend_model import BlendModel
 from .content import ItemFeatures
 from .data import Bool, Float32, Ids, Int32, Interactions, Log, read_histories
 from .evaluate import HeldOut, Measurements

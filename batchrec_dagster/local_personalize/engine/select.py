@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, product
 from typing import Any, ClassVar, Protocol, TypeVar
 
@@ -38,7 +39,7 @@ POPULARITY_SHARES = (0.0, 0.15, 0.3)
 CONTENT_SHARES = (0.15, 0.3, 0.6)
 
 MOST_USERS = 2_000
-MOST_SCORES = 3 << 20  # of all users, so that fewer are tested of a large catalogue
+MOST_SCORES = 2 << 20  # of all users, so that fewer are tested of a large catalogue
 TEMPERATURE_USERS = 100
 REPEAT_USERS = 400
 LEAST_REPEATS = 0.01  # as a share of what users had next
@@ -91,18 +92,15 @@ def select_blend(scorers: Mapping[str, Scorer], tested: Tested, *, recency: bool
         scores[tested.history.owners, tested.history.items] = -np.inf
         return scores
 
-    kinds_of_factors = {
-        name: score(name, DEFAULT_EXPONENT) for name in (FACTORS, FIRM_FACTORS) if name in scorers
-    }
-    factors = max(
-        kinds_of_factors, key=lambda name: measure_users(kinds_of_factors[name], tested).mean()
-    )
+    factors = FACTORS
+    if FIRM_FACTORS in scorers:
+        kinds = (FACTORS, FIRM_FACTORS)
+        ndcgs = [measure_users(score(name, DEFAULT_EXPONENT), tested) for name in kinds]
+        factors = kinds[_find_best(ndcgs)]
     pair_exponent, factor_exponent = 0.0, 0.0
     if recency:
-        by_pair_exponent = [score(SEQUENCE, exponent) for exponent in PAIR_EXPONENTS]
-        by_factor_exponent = [score(factors, exponent) for exponent in FACTOR_EXPONENTS]
         pair_exponent, factor_exponent = _select_exponents(
-            by_pair_exponent, by_factor_exponent, tested
+            partial(score, SEQUENCE), partial(score, factors), tested
         )
     exponents = {
         SEQUENCE: pair_exponent,
@@ -131,22 +129,23 @@ def select_blend(scorers: Mapping[str, Scorer], tested: Tested, *, recency: bool
 
 
 def _select_exponents(
-    by_pair_exponent: Sequence[Float32], by_factor_exponent: Sequence[Float32], tested: Tested
+    score_pairs: Callable[[float], Float32],
+    score_factors: Callable[[float], Float32],
+    tested: Tested,
 ) -> tuple[float, float]:
     """The exponents of co-occurrence and of factors that are best together, in equal parts.
 
     They are the middle of all that may be the best.
 
-    by_pair_exponent, by_factor_exponent: (users, n_items) the scores of the same spread.
+    score_pairs, score_factors: give (users, n_items) scores of the same spread by exponent.
     """
-    numbers = list(product(range(len(by_pair_exponent)), range(len(by_factor_exponent))))
-
-    def evaluate(number: tuple[int, int]) -> Float64:
-        pair, factor = number
-        return measure_users(by_pair_exponent[pair] + by_factor_exponent[factor], tested)
-
-    kept = _keep_best(numbers, list(ordered_map(evaluate, numbers)), 0.5)
-    pair, factor = np.rint(np.mean(kept, axis=0)).astype(int)
+    by_factor_exponent = [score_factors(exponent) for exponent in FACTOR_EXPONENTS]
+    numbers = list(product(range(len(PAIR_EXPONENTS)), range(len(FACTOR_EXPONENTS))))
+    ndcgs = []
+    for exponent in PAIR_EXPONENTS:
+        pair_scores = score_pairs(exponent)
+        ndcgs += [measure_users(pair_scores + scores, tested) for scores in by_factor_exponent]
+    pair, factor = np.rint(np.mean(_keep_best(numbers, ndcgs, 0.5), axis=0)).astype(int)
     return PAIR_EXPONENTS[pair], FACTOR_EXPONENTS[factor]
 
 

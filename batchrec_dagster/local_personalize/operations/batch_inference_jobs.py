@@ -12,7 +12,7 @@ from batchrec_dagster.personalize import formats
 from batchrec_dagster.personalize.recipes import USER_PERSONALIZATION_V2
 
 from ..batch_lines import AnswerLines, InputLine
-from ..engine.blend import EXPLORATION_WEIGHT, MAX_AGE, BlendModel
+from ..engine.blend_model import EXPLORATION_WEIGHT, MAX_AGE, BlendModel
 from ..engine.data import Interactions
 from ..engine.serve import Lists, recommend
 from ..engine.similar import SimilarItems

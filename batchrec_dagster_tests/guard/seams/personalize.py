@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 
 from batchrec_dagster.local_personalize import catalogue, filter_masks, trained_recipes
-from batchrec_dagster.local_personalize.engine.blend import BlendModel
+from batchrec_dagster.local_personalize.engine.blend_model import BlendModel
 from batchrec_dagster.local_personalize.engine.data import Interactions as TrainingInteractions
 from batchrec_dagster.local_personalize.engine.serve import recommend
 from batchrec_dagster.local_personalize.errors import CatalogError

@@ -10,7 +10,7 @@ import pytest
 from scipy.sparse import csr_matrix
 
 from batchrec_dagster.local_personalize.engine import blend
-from batchrec_dagster.local_personalize.engine.blend import BlendModel, NewItems
+from batchrec_dagster.local_personalize.engine.blend_model import BlendModel, NewItems
 from batchrec_dagster.local_personalize.engine.content import (
     BUCKETS,
     MAX_FEATURES,

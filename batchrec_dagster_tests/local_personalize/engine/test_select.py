@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_matrix
 
-from batchrec_dagster.local_personalize.engine.blend import PopularityScorer, train
+from batchrec_dagster.local_personalize.engine.blend import train
+from batchrec_dagster.local_personalize.engine.blend_model import PopularityScorer
 from batchrec_dagster.local_personalize.engine.data import Float32, History
 from batchrec_dagster.local_personalize.engine.evaluate import Tested
 from batchrec_dagster.local_personalize.engine.factors import FactorScorer

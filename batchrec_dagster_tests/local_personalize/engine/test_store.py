@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from batchrec_dagster.local_personalize.engine import blend, similar
-from batchrec_dagster.local_personalize.engine.blend import BlendModel
+from batchrec_dagster.local_personalize.engine.blend_model import BlendModel
 from batchrec_dagster.local_personalize.engine.similar import SimilarItems
 from batchrec_dagster.local_personalize.engine.store import ARRAYS, FACTS, ModelFileError
 from batchrec_dagster_tests.local_personalize.engine.support import interactions_of, lists, tastes
