@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -39,6 +41,32 @@ def test_a_usable_bucket_and_its_objects_pass(home: Project, s3: S3Server) -> No
     assert {status for status, _ in findings.values()} <= {"ok", "warning"}
     for name in ("bucket", "clock", "storage delete", "shop ratings"):
         assert findings[name][0] == "ok"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "status", "part"), [(-40, "warning", "s behind"), (900, "FAILED", "s ahead")]
+)
+def test_a_wrong_clock_is_told(
+    home: Project,
+    s3: S3Server,
+    monkeypatch: pytest.MonkeyPatch,
+    seconds: int,
+    status: str,
+    part: str,
+) -> None:
+    call = botocore.client.BaseClient._make_api_call  # type: ignore[attr-defined]
+
+    def answer_by_another_clock(client: Any, operation: str, arguments: Any) -> Any:
+        answer = call(client, operation, arguments)
+        if operation == "HeadBucket":
+            date = datetime.now(UTC) - timedelta(seconds=seconds)
+            answer["ResponseMetadata"]["HTTPHeaders"]["date"] = format_datetime(date)
+        return answer
+
+    monkeypatch.setattr(botocore.client.BaseClient, "_make_api_call", answer_by_another_clock)
+    found = check(**on_s3(s3, s3.create_bucket()))["clock"]
+    assert found[0] == status
+    assert part in found[1]
 
 
 @pytest.mark.parametrize(
