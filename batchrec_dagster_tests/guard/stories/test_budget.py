@@ -110,7 +110,10 @@ def test_the_embedded_personalize_costs_nothing_so_no_budget_is_too_small(
     write_ratings(project.root / "ratings.csv")
     budget = {"max_usd_per_run": TOO_LITTLE}
     project.declare(declaration("shop", "ratings.csv", budget=budget))
+    prices = project.root / "prices.yaml"
+    prices.write_text("recommendations_v2_per_1000_users: 50\n")
+    project.environment["BATCHREC_PRICES"] = str(prices)
     result = refresh(project, "shop", instance)
     assert result.success, why(result)
-    # What it would cost on AWS is said.
-    assert "0.01 USD" in (checks(result)["within_budget"].description or "")
+    # What it would cost on AWS is said, by the team's prices, for 60 lists.
+    assert "about 3.00 USD" in (checks(result)["within_budget"].description or "")

@@ -14,6 +14,7 @@ import pytest
 
 from batchrec_dagster_tests.guard.builders import (
     Project,
+    checks,
     count_created,
     declaration,
     definitions,
@@ -24,7 +25,7 @@ from batchrec_dagster_tests.guard.builders import (
     write_ratings,
 )
 from batchrec_dagster_tests.guard.first_run import RATINGS, FirstRun
-from batchrec_dagster_tests.guard.seams.lists import clock_of_trainings
+from batchrec_dagster_tests.guard.seams.lists import clock_of_trainings, paid_personalize
 
 pytestmark = pytest.mark.slow
 
@@ -76,10 +77,13 @@ def long_lived(tmp_path_factory: pytest.TempPathFactory, first_run: FirstRun) ->
 
 
 def test_new_data_get_lists_by_the_last_model(long_lived: Shop) -> None:
-    result = long_lived.run(days=6, users=61)
+    # Enough for the lists, and not for a training.
+    with paid_personalize():
+        result = long_lived.run(days=6, users=61, budget={"max_usd_per_run": 0.01})
     assert result.success, why(result)
     assert long_lived.take_trainings() == 0
     assert "61" in long_lived.list_users()
+    assert "on earlier data" in (checks(result)["quality_gate"].description or "")
 
 
 def test_after_the_days_new_data_are_trained_on(long_lived: Shop) -> None:
