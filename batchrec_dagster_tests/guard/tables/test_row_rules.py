@@ -182,7 +182,7 @@ def test_a_rule_leaves_out_what_it_says(tmp_path: Path, rule: dict[str, Any]) ->
 def test_every_row_is_kept_or_left_out_for_a_reason(
     rows: list[Row], rules: dict[str, Any], erased: set[str]
 ) -> None:
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, preparation.parts_of(4):
         check_against_plain_rules(Path(folder), rows, rules, erased)
 
 
