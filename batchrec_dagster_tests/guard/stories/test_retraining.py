@@ -18,7 +18,9 @@ from batchrec_dagster_tests.guard.builders import (
     count_created,
     declaration,
     definitions,
+    metadata,
     module_project,
+    open_personalize,
     refresh,
     table,
     why,
@@ -77,11 +79,17 @@ def long_lived(tmp_path_factory: pytest.TempPathFactory, first_run: FirstRun) ->
 
 
 def test_new_data_get_lists_by_the_last_model(long_lived: Shop) -> None:
+    # What somebody else trained meanwhile does not count.
+    client = open_personalize(long_lived.project)
+    ours = client.list_solution_versions()["solutionVersions"][0]["solutionVersionArn"]
+    client.create_solution_version(solutionArn=ours.rpartition("/")[0])
+    long_lived.take_trainings()
     # Enough for the lists, and not for a training.
     with paid_personalize():
         result = long_lived.run(days=6, users=61, budget={"max_usd_per_run": 0.01})
     assert result.success, why(result)
     assert long_lived.take_trainings() == 0
+    assert metadata(result, "solution_version")["solution_version_arn"] == ours
     assert "61" in long_lived.list_users()
     assert "on earlier data" in (checks(result)["quality_gate"].description or "")
 
