@@ -4,9 +4,12 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from batchrec_dagster.config.rules import ExcludeSeen
 from batchrec_dagster.steps import checks
+from batchrec_dagster.steps.rule_checks import check_no_seen_items
 from batchrec_dagster.storage.edition import Finding
 
+BOUGHT = ExcludeSeen(events=["purchase"], days=60)
 NOW = datetime(2026, 11, 25, tzinfo=UTC)
 
 
@@ -37,6 +40,12 @@ def check_times(seconds: int, unit: str) -> Finding:
         (checks.check_few_event_types(10), False, "Personalize takes at most 9"),
         (checks.check_few_event_types(8, has_event_values=True), True, "8 event types"),
         (checks.check_few_event_types(9, has_event_values=True), False, "at most 8"),
+        (check_no_seen_items(0, BOUGHT), True, "0 rows"),
+        (
+            check_no_seen_items(1, BOUGHT),
+            False,
+            "had by purchase in the last 60 days",
+        ),
     ],
 )
 def test_what_blocks_a_run(finding: Finding, passes: bool, part: str) -> None:
