@@ -94,7 +94,8 @@ class TeardownPlan:
     ) -> list[str]:
         """The plan in words, in the order of deletion.
 
-        file_sizes: the bytes of each file under `root` that is to be deleted too.
+        file_sizes: the bytes of each file that is to be deleted too.
+        root: where these are.
         running: sentences on the runs that are in the way.
         """
         megabytes = sum(file_sizes) / 1e6

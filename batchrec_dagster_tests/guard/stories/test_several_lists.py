@@ -159,6 +159,7 @@ ALL = ["shop/app", "shop/home", "shop/newsletter"]
         ("rollback shop", 3, ["shop/app or shop/home or shop/newsletter"]),
         ("rollback shop/home --to 5", 3, ["edition '5'"]),
         ("diff --pipeline shop", 2, [", ".join(ALL)]),
+        ("diff shop shop/home", 3, ["shop/app or shop/home or shop/newsletter"]),
     ],
 )
 def test_a_pipelines_name_stands_for_all_its_lists(
