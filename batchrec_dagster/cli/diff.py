@@ -10,7 +10,7 @@ import click
 
 from batchrec_dagster.cli.pipelines import UnknownNameError
 from batchrec_dagster.cli.project import enter_project_if_any, load_storage
-from batchrec_dagster.cli.published_lists import find_lists
+from batchrec_dagster.cli.published_lists import explain_nothing_published, find_lists
 
 if TYPE_CHECKING:
     from batchrec_dagster.cli.project import Project
@@ -100,9 +100,7 @@ def _choose_lists(
         files = ListFiles(storage, ListKeys(name))
         edition = files.editions.live()
         if edition is None:
-            raise UnknownNameError(
-                f"there are no lists of {name}: {storage.where(files.editions.uri)} does not exist"
-            )
+            raise UnknownNameError(explain_nothing_published(name, files))
         chosen.append((files, edition))
     before, after = chosen
     return before, after

@@ -68,6 +68,9 @@ class LoadedPipelines:
         pipeline.
         """
         self.require_any()
+        pipeline, _, list_name = name.partition("/")
+        if list_name and pipeline in self.pipelines:
+            raise UnknownNameError(f"{name} is a list, not a pipeline: name {pipeline}")
         if name not in self.pipelines:
             raise make_undeclared_error(name, self.pipelines)
         return self.pipelines[name]

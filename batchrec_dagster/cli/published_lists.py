@@ -69,6 +69,18 @@ def _make_unpublished_error(
     )
 
 
+def explain_nothing_published(address: str, files: ListFiles) -> str:
+    """Why no edition has this address: the pipeline has several lists, or nothing is published."""
+    from batchrec_dagster.reporting.insight.tables import find_published
+
+    lists = [lists.keys.address for lists in find_published(files.storage, files.keys.pipeline)]
+    if lists:
+        return f"{address} has several lists, each with its own editions: name {' or '.join(lists)}"
+    return (
+        f"{address} has published nothing: {files.storage.where(files.editions.uri)} does not exist"
+    )
+
+
 def read_ended_runs_if_any(lists: Sequence[ListFiles]) -> dict[str, list[Night]]:
     """The runs that Dagster says failed, by the address of each list.
 

@@ -108,7 +108,7 @@ def recognise_ratings(
             role: rows.select(pl.col(name).unique()).collect(engine="streaming").to_series()
             for role, name in (("user", USER_ID), ("item", ITEM_ID))
         }
-    doubts += [Doubt(text, ("ratings", "columns")) for text in recognised.warnings]
+    doubts += [Doubt(text, ("ratings",)) for text in recognised.warnings]
     return RecognisedSource(
         _build_settings(source, recognised.form, recognised.columns),
         summary=[

@@ -10,13 +10,13 @@ import click
 from batchrec_dagster.cli.dagster_home import open_instance_if_any
 from batchrec_dagster.cli.pipelines import UnknownNameError, load_pipelines
 from batchrec_dagster.cli.project import enter_project, load_storage
+from batchrec_dagster.cli.published_lists import explain_nothing_published
 from batchrec_dagster.cli.watched_job import start_job
 from batchrec_dagster.storage.durable import temporary_folder
 
 if TYPE_CHECKING:
     from batchrec_dagster.storage.edition import Edition
     from batchrec_dagster.storage.editions import Editions
-    from batchrec_dagster.storage.layout import ListFiles
 
 
 @click.command(short_help="Publish an older edition of the recommendations again.")
@@ -61,7 +61,7 @@ def rollback(address: str, to: str | None, yes: bool) -> None:
     try:
         live = editions.live()
         if live is None:
-            raise UnknownNameError(_explain_nothing_published(address, files))
+            raise UnknownNameError(explain_nothing_published(address, files))
         with open_instance_if_any() as instance:
             if instance is not None:
                 unfinished = find_unfinished(live, DagsterRuns(instance))
@@ -90,18 +90,6 @@ def rollback(address: str, to: str | None, yes: bool) -> None:
             job.watch(address, ["rollback", address, "--to", str(edition.number)])
     _print_published(address, editions)
     click.get_current_context().exit(job.exit_code)
-
-
-def _explain_nothing_published(address: str, files: ListFiles) -> str:
-    """Why nothing can be published again: the pipeline has several lists, or no edition at all."""
-    from batchrec_dagster.reporting.insight.tables import find_published
-
-    lists = [lists.keys.address for lists in find_published(files.storage, files.keys.pipeline)]
-    if lists:
-        return f"{address} has several lists, each with its own editions: name {' or '.join(lists)}"
-    return (
-        f"{address} has published nothing: {files.storage.where(files.editions.uri)} does not exist"
-    )
 
 
 def _print_published(address: str, editions: Editions) -> None:

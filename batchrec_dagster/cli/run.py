@@ -15,8 +15,8 @@ from batchrec_dagster.cli.watched_job import start_job
 from batchrec_dagster.storage.durable import temporary_folder
 
 if TYPE_CHECKING:
+    from batchrec_dagster.cli.pipelines import LoadedPipelines
     from batchrec_dagster.cli.watched_job import WatchedJob
-    from batchrec_dagster.config import Pipeline
     from batchrec_dagster.storage.connection import Storage
 
 
@@ -88,15 +88,16 @@ def run(
         with start_job(project, f"{name}_refresh", configs) as job:
             # While it starts, as both processes take their time to import Dagster.
             storage = load_storage()
-            declared = (loaded or load_pipelines(project)).require(name)
+            loaded = loaded or load_pipelines(project)
+            loaded.require(name)
             job.watch(name, ["run", name, *options])
     if job.exit_code:
         context.exit(job.exit_code)
-    _print_result(declared, storage, job)
+    _print_result(loaded, name, storage, job)
 
 
-def _print_result(pipeline: Pipeline, storage: Storage, job: WatchedJob) -> None:
-    """Print what the run has published, and the commands that show more of it."""
+def _print_result(loaded: LoadedPipelines, name: str, storage: Storage, job: WatchedJob) -> None:
+    """Print what the run of the pipeline has published, and the commands that show more of it."""
     from batchrec_dagster.reporting.insight.overview import read_overview
     from batchrec_dagster.reporting.views import run as views
     from batchrec_dagster.reporting.views.terminal import Terminal
@@ -104,7 +105,8 @@ def _print_result(pipeline: Pipeline, storage: Storage, job: WatchedJob) -> None
 
     assert job.stages is not None
     run_id, duration = job.stages.run.run_id, job.duration
-    lists = [published for published in pipeline.published_lists() if published.has_editions]
+    published_lists = loaded.pipelines[name].published_lists()
+    lists = [published for published in published_lists if published.has_editions]
     overviews = [read_overview(ListFiles(storage, published.keys)) for published in lists]
     terminal = Terminal()
     are_new = [views.print_result(terminal, overview, run_id, duration) for overview in overviews]
@@ -112,7 +114,8 @@ def _print_result(pipeline: Pipeline, storage: Storage, job: WatchedJob) -> None
     if any(are_new):
         users = (overview.example_user for overview in overviews)
         example = next((user for user in users if user is not None), None)
-        views.print_next_commands(terminal, pipeline.name, example)
+        is_only = len(loaded.pipelines) == 1
+        views.print_next_commands(terminal, name, example, is_only=is_only)
 
 
 def _require_settings(file: Path) -> None:

@@ -171,7 +171,7 @@ class RunStages:
         if len(published) == len(publishing):
             return "The lists are published."
         names = ", ".join(stage.name.removesuffix("/recommendations") for stage in published)
-        return f"Published: {names}. Of the others, readers keep the lists that they have."
+        return f"Done: {names}. Of the others, readers keep the lists that they have."
 
 
 def _describe_retry(event: DagsterEvent) -> str:

@@ -60,7 +60,9 @@ def teardown(name: str, with_files: bool, yes: bool) -> None:
     pipeline = work.pipeline if work is not None else None
     plan, files = plan_teardown(ensure, name), _list_files(storage, name, pipeline, with_files)
     root = storage.uri(f"{name}/")
-    click.echo("\n".join(plan.describe([info.size for info in files], root, running)))
+    click.echo(
+        "\n".join(plan.describe([info.size for info in files], storage.where(root), running))
+    )
     if running:
         raise click.ClickException(
             f"nothing was deleted: {'; '.join(running)}, and would write again what is deleted."

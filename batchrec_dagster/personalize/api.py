@@ -1,4 +1,7 @@
-"""How Personalize's API spells its kinds of resources, their tags, statuses and errors."""
+"""How Personalize's API spells its kinds of resources, their tags, statuses and errors.
+
+And which requests a boto3 client of Personalize repeats, where botocore's own choice is wrong.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
+
+from botocore.exceptions import ConnectionClosedError
 
 from batchrec_dagster.errors import UserError
 
@@ -33,11 +38,6 @@ LIMIT = "LimitExceededException"
 NOT_FOUND = "ResourceNotFoundException"
 IN_USE = "ResourceInUseException"
 EXISTS = "ResourceAlreadyExistsException"
-
-QUOTA_FIX = (
-    "delete one that nobody needs (`batchrec teardown NAME` for a pipeline that is gone), or ask"
-    " Service Quotas for more"
-)
 
 
 @dataclass(frozen=True)
@@ -112,6 +112,20 @@ class PersonalizeError(UserError):
         """The ARN, status and reason of a resource that failed; else empty."""
 
 
+def explain_refusal(code: str, message: str, arguments: Mapping[str, Any]) -> str:
+    """What to do about a Create that was refused, after a semicolon; empty if it is not known.
+
+    arguments: Create's.
+    """
+    if code == LIMIT:
+        return (
+            "; delete one that nobody needs (`batchrec teardown NAME` for a pipeline that is gone),"
+            " or ask Service Quotas for more"
+        )
+    fix = explain_role_error(message, arguments) if code == INVALID else None
+    return f"; {fix}" if fix else ""
+
+
 def explain_role_error(reason: str, description: Mapping[str, Any]) -> str | None:
     """The fix if Personalize may not do in S3 what a job needs; None for other reasons.
 
@@ -147,3 +161,37 @@ def make_failure_error(kind: ResourceKind, arn: str, description: Description) -
         f"{kind.label} failed: {reason} ({arn}). {fix}",
         details={"arn": arn, "status": description["status"], "reason": reason},
     )
+
+
+# How often a request is sent whose response is cut short.
+MAX_ATTEMPTS = 15
+
+
+def correct_retries(client: Any) -> None:
+    """Make the boto3 client repeat requests whose response is cut short, but not those that a quota
+    refuses.
+
+    botocore takes a response that is shorter than its Content-Length for the whole one, because it
+    reads with `enforce_content_length=False`: a list may lack its members, or a creation its ARN.
+    After MAX_ATTEMPTS the client raises ConnectionClosedError. And botocore takes a
+    LimitExceededException for throttling, as other services use it: it slows down and repeats the
+    request. `Ensure` waits where that helps.
+    """
+
+    def decide(response: Any, operation: Any, attempts: int, **_: Any) -> float | None:
+        """The seconds to wait before the next attempt; None leaves the choice to botocore."""
+        if response is None:
+            return None
+        http_response, answer = response
+        # Only requests that create something have quotas. Others come too fast.
+        if answer.get("Error", {}).get("Code") == LIMIT and operation.name.startswith("Create"):
+            raise client.exceptions.LimitExceededException(answer, operation.name)
+        content_length = http_response.headers.get("Content-Length")
+        if content_length is None or len(http_response.content) == int(content_length):
+            return None
+        if attempts >= MAX_ATTEMPTS:
+            raise ConnectionClosedError(endpoint_url=http_response.url)
+        return min(20.0, 0.1 * float(2**attempts))
+
+    # First, so that botocore does not count a quota as throttling.
+    client.meta.events.register_first("needs-retry.personalize", decide)

@@ -41,7 +41,7 @@ from batchrec_dagster.personalize.api import (
     PersonalizeError,
     ResourceKind,
 )
-from batchrec_dagster.personalize.waiting import Waiting
+from batchrec_dagster.personalize.resources import Ensure
 
 # Deleting a solution deletes its versions. Jobs cannot be deleted; finished ones cost nothing.
 ORDER = (FILTER, SOLUTION, DATASET, SCHEMA, DATASET_GROUP)
@@ -94,7 +94,8 @@ class TeardownPlan:
     ) -> list[str]:
         """The plan in words, in the order of deletion.
 
-        file_sizes: the bytes of each file under `root` that is to be deleted too.
+        file_sizes: the bytes of each file that is to be deleted too.
+        root: where these are.
         running: sentences on the runs that are in the way.
         """
         megabytes = sum(file_sizes) / 1e6
@@ -111,26 +112,26 @@ class TeardownPlan:
         ]
 
 
-def plan_teardown(account: Waiting, pipeline: str) -> TeardownPlan:
+def plan_teardown(ensure: Ensure, pipeline: str) -> TeardownPlan:
     """Everything that the pipeline created, in whatever state an earlier teardown left it."""
     plan = TeardownPlan()
-    for group in list_groups(account, pipeline):
+    for group in list_groups(ensure, pipeline):
         with _ignore_missing():
-            if is_ours(account, group, pipeline):
-                _add(account, pipeline, group, plan)
+            if is_ours(ensure, group, pipeline):
+                _add(ensure, pipeline, group, plan)
             else:
-                tags = account.tags_of(group.arn)
+                tags = ensure.tags_of(group.arn)
                 owner = ", ".join(
                     f"{key}={tags.get(key, '')}" for key in (PIPELINE_TAG, STORAGE_TAG)
                 )
                 plan.left_alone.append(f"{group} belongs to somebody else: {owner}")
-    _add_schemas(account, _GROUP_NAME.format(re.escape(pipeline)), plan)
-    _add_jobs(account, plan)
+    _add_schemas(ensure, _GROUP_NAME.format(re.escape(pipeline)), plan)
+    _add_jobs(ensure, plan)
     plan.pieces.sort(key=lambda piece: ORDER.index(piece.kind))
     return plan
 
 
-def delete(account: Waiting, plan: TeardownPlan) -> None:
+def delete(ensure: Ensure, plan: TeardownPlan) -> None:
     """Wait for work under way, then delete, and wait until everything is gone.
 
     Raises PersonalizeError before deleting anything if something is in the way, and if the deadline
@@ -142,17 +143,17 @@ def delete(account: Waiting, plan: TeardownPlan) -> None:
             " teardown again"
         )
     for piece in plan.work:
-        _wait_until_idle(account, piece)
+        _wait_until_idle(ensure, piece)
     for kind in ORDER:
         pieces = [piece for piece in plan.pieces if piece.kind is kind]
         for piece in pieces:
-            _delete(account, piece)
+            _delete(ensure, piece)
         for piece in pieces:
-            _wait_until_gone(account, piece)
+            ensure.wait_until_gone(piece.kind, piece.arn)
 
 
 def prune(
-    account: Waiting,
+    ensure: Ensure,
     pipeline: str,
     group: str,
     in_use: Collection[str],
@@ -168,64 +169,64 @@ def prune(
     Raises PersonalizeError, and botocore's ClientError.
     """
     plan = TeardownPlan()
-    for dataset_group in list_groups(account, pipeline):
+    for dataset_group in list_groups(ensure, pipeline):
         if dataset_group.name == group:
             for kind in (FILTER, SOLUTION):
-                summaries = account.list(kind, datasetGroupArn=dataset_group.arn)
+                summaries = ensure.list(kind, datasetGroupArn=dataset_group.arn)
                 unused = [summary for summary in summaries if summary[kind.name] not in in_use]
                 unused.sort(key=lambda summary: summary["creationDateTime"], reverse=True)
                 for piece in _to_resources(kind, unused[SPARE_RESOURCES:]):
-                    _add_idle(plan, account, pipeline, piece)
+                    _add_idle(plan, ensure, pipeline, piece)
         elif dataset_group.name not in other_groups:
-            _add_idle(plan, account, pipeline, dataset_group)
-    delete(account.with_deadline(PRUNE_SECONDS), plan)
+            _add_idle(plan, ensure, pipeline, dataset_group)
+    delete(ensure.with_deadline(PRUNE_SECONDS), plan)
     return plan.pieces
 
 
-def _add_idle(plan: TeardownPlan, account: Waiting, pipeline: str, piece: ResourceToDelete) -> None:
+def _add_idle(plan: TeardownPlan, ensure: Ensure, pipeline: str, piece: ResourceToDelete) -> None:
     """Add the piece with what is in it, if it is the pipeline's and nothing is under way in it."""
     own_plan = TeardownPlan()
     with _ignore_missing():
-        if not is_ours(account, piece, pipeline):
+        if not is_ours(ensure, piece, pipeline):
             return
-        _add(account, pipeline, piece, own_plan)
+        _add(ensure, pipeline, piece, own_plan)
         if piece.kind is DATASET_GROUP:
-            _add_schemas(account, re.escape(piece.name), own_plan)
-        _add_jobs(account, own_plan)
+            _add_schemas(ensure, re.escape(piece.name), own_plan)
+        _add_jobs(ensure, own_plan)
     if not own_plan.work and not own_plan.in_the_way:
         plan.pieces.extend(own_plan.pieces)
 
 
-def _add(account: Waiting, pipeline: str, piece: ResourceToDelete, plan: TeardownPlan) -> None:
+def _add(ensure: Ensure, pipeline: str, piece: ResourceToDelete, plan: TeardownPlan) -> None:
     """Add the piece, what is in it, what is under way in it, and what others created in it."""
     plan.pieces.append(piece)
     parent = {piece.kind.arn: piece.arn}
     for kind in CONTENT.get(piece.kind, ()):
-        for child in list_resources(account, kind, **parent):
+        for child in list_resources(ensure, kind, **parent):
             with _ignore_missing():
-                if is_ours(account, child, pipeline):
-                    _add(account, pipeline, child, plan)
+                if is_ours(ensure, child, pipeline):
+                    _add(ensure, pipeline, child, plan)
                 else:
                     plan.in_the_way.append(
                         f"{child} in {piece.name} was not created by the pipeline {pipeline}"
                     )
     for kind in WORK.get(piece.kind, ()):
-        plan.work.extend(_to_resources(kind, filter(is_busy, account.list(kind, **parent))))
+        plan.work.extend(_to_resources(kind, filter(is_busy, ensure.list(kind, **parent))))
     for kind in FOREIGN.get(piece.kind, ()):
-        foreign = list_resources(account, kind, **parent)
+        foreign = list_resources(ensure, kind, **parent)
         plan.in_the_way.extend(f"{resource} belongs to {piece}" for resource in foreign)
 
 
-def _add_schemas(account: Waiting, group_name: str, plan: TeardownPlan) -> None:
+def _add_schemas(ensure: Ensure, group_name: str, plan: TeardownPlan) -> None:
     """Add the schemas of the groups whose names match, unless somebody else uses them."""
     mine = re.compile(rf"{group_name}-(interactions|items|users)")
-    schemas = [s for s in list_resources(account, SCHEMA) if mine.fullmatch(s.name)]
+    schemas = [s for s in list_resources(ensure, SCHEMA) if mine.fullmatch(s.name)]
     if not schemas:
         return
     datasets = {piece.arn for piece in plan.pieces}
     used = {
-        account.describe(DATASET, other.arn)["schemaArn"]: other
-        for other in list_resources(account, DATASET)
+        ensure.describe(DATASET, other.arn)["schemaArn"]: other
+        for other in list_resources(ensure, DATASET)
         if other.arn not in datasets
     }
     for schema in schemas:
@@ -235,33 +236,33 @@ def _add_schemas(account: Waiting, group_name: str, plan: TeardownPlan) -> None:
             plan.pieces.append(schema)
 
 
-def _add_jobs(account: Waiting, plan: TeardownPlan) -> None:
+def _add_jobs(ensure: Ensure, plan: TeardownPlan) -> None:
     solutions = [piece.arn for piece in plan.pieces if piece.kind is SOLUTION]
     for kind in (BATCH_INFERENCE_JOB, BATCH_SEGMENT_JOB) if solutions else ():
         jobs = [
             job
-            for job in account.list(kind)
+            for job in ensure.list(kind)
             if job["solutionVersionArn"].rpartition("/")[0] in solutions and is_busy(job)
         ]
         plan.work.extend(_to_resources(kind, jobs))
 
 
-def list_groups(account: Waiting, pipeline: str) -> list[ResourceToDelete]:
+def list_groups(ensure: Ensure, pipeline: str) -> list[ResourceToDelete]:
     """The dataset groups with the pipeline's name, also those of earlier settings.
 
     They are its own if `is_ours` says so.
     """
     name = re.compile(_GROUP_NAME.format(re.escape(pipeline)))
-    return [group for group in list_resources(account, DATASET_GROUP) if name.fullmatch(group.name)]
+    return [group for group in list_resources(ensure, DATASET_GROUP) if name.fullmatch(group.name)]
 
 
-def is_ours(account: Waiting, piece: ResourceToDelete, pipeline: str) -> bool:
+def is_ours(ensure: Ensure, piece: ResourceToDelete, pipeline: str) -> bool:
     """Whether the pipeline created the resource, by its tags."""
     if piece.status.startswith("DELETE"):
         # An earlier teardown or somebody else deletes it: wait for it. It may have no tags.
         return True
-    tags = account.tags_of(piece.arn)
-    own = (pipeline, account.tags.get(STORAGE_TAG))
+    tags = ensure.tags_of(piece.arn)
+    own = (pipeline, ensure.tags.get(STORAGE_TAG))
     return (tags.get(PIPELINE_TAG), tags.get(STORAGE_TAG)) == own
 
 
@@ -270,12 +271,12 @@ def is_busy(summary: Mapping[str, Any]) -> bool:
     return summary["status"] not in (*READY, *FAILED)
 
 
-def list_resources(account: Waiting, kind: ResourceKind, **within: str) -> list[ResourceToDelete]:
+def list_resources(ensure: Ensure, kind: ResourceKind, **within: str) -> list[ResourceToDelete]:
     """All resources of this kind, whoever created them.
 
     within: List's filter, for example a dataset group.
     """
-    return _to_resources(kind, account.list(kind, **within))
+    return _to_resources(kind, ensure.list(kind, **within))
 
 
 def _to_resources(kind: ResourceKind, summaries: Iterable[Description]) -> list[ResourceToDelete]:
@@ -301,18 +302,18 @@ def _ignore_missing() -> Iterator[None]:
             raise
 
 
-def _wait_until_idle(account: Waiting, piece: ResourceToDelete) -> None:
-    description = account.describe_if_shown(piece.kind, piece.arn)
+def _wait_until_idle(ensure: Ensure, piece: ResourceToDelete) -> None:
+    description = ensure.describe_if_shown(piece.kind, piece.arn)
     while description is not None and is_busy(description):
-        account.sleep(account.poll_seconds, f"{piece} is {description['status']}")
-        description = account.describe_if_shown(piece.kind, piece.arn)
+        ensure.sleep(ensure.poll_seconds, f"{piece} is {description['status']}")
+        description = ensure.describe_if_shown(piece.kind, piece.arn)
 
 
-def _delete(account: Waiting, piece: ResourceToDelete) -> None:
+def _delete(ensure: Ensure, piece: ResourceToDelete) -> None:
     """Ask for the deletion, as soon as nothing else needs the piece."""
     while True:
         try:
-            getattr(account.client, f"delete_{piece.kind.snake}")(**{piece.kind.arn: piece.arn})
+            getattr(ensure.client, f"delete_{piece.kind.snake}")(**{piece.kind.arn: piece.arn})
         except ClientError as error:
             code, message = error.response["Error"]["Code"], error.response["Error"]["Message"]
             if code == NOT_FOUND:
@@ -321,21 +322,13 @@ def _delete(account: Waiting, piece: ResourceToDelete) -> None:
                 raise PersonalizeError(
                     f"Personalize refused to delete {piece}: {message} ({code})"
                 ) from error
-            description = account.describe_if_shown(piece.kind, piece.arn)
+            description = ensure.describe_if_shown(piece.kind, piece.arn)
             if description and str(description.get("status")).startswith("DELETE"):
                 return
-            account.sleep(account.poll_seconds, f"{piece} cannot be deleted yet: {message}")
+            ensure.sleep(ensure.poll_seconds, f"{piece} cannot be deleted yet: {message}")
         else:
-            account.log.info(f"deleting {piece}")
+            ensure.log.info(f"deleting {piece}")
             return
-
-
-def _wait_until_gone(account: Waiting, piece: ResourceToDelete) -> None:
-    while description := account.describe_if_shown(piece.kind, piece.arn):
-        status = description.get("status", ACTIVE)
-        if status == "DELETE FAILED":
-            raise PersonalizeError(f"{piece} was not deleted: {description.get('failureReason')}")
-        account.sleep(account.poll_seconds, f"{piece} is {status}")
 
 
 # A version costs nothing on AWS, which cannot delete one. The local Personalize deletes the model's
@@ -343,12 +336,12 @@ def _wait_until_gone(account: Waiting, piece: ResourceToDelete) -> None:
 MODEL_TAG, EXPIRED = "batchrec:model", "expired"
 
 
-def has_model(account: Waiting, solution_version: str) -> bool:
+def has_model(ensure: Ensure, solution_version: str) -> bool:
     """Whether the version of this ARN has a model. On AWS each one has."""
-    return account.on_aws or account.tags_of(solution_version).get(MODEL_TAG) != EXPIRED
+    return ensure.on_aws or ensure.tags_of(solution_version).get(MODEL_TAG) != EXPIRED
 
 
-def expire_models(account: Waiting, pipeline: str, keep: int) -> None:
+def expire_models(ensure: Ensure, pipeline: str, keep: int) -> None:
     """Give up the models of all but the newest versions of each of the pipeline's solutions.
 
     It does nothing on AWS.
@@ -356,23 +349,23 @@ def expire_models(account: Waiting, pipeline: str, keep: int) -> None:
     keep: how many versions of a solution keep their model.
     Raises botocore's ClientError.
     """
-    if account.on_aws:
+    if ensure.on_aws:
         return
-    for group in list_groups(account, pipeline):
-        if is_ours(account, group, pipeline):
-            for solution in list_resources(account, SOLUTION, datasetGroupArn=group.arn):
-                if is_ours(account, solution, pipeline):
-                    _expire_versions(account, pipeline, solution.arn, keep)
+    for group in list_groups(ensure, pipeline):
+        if is_ours(ensure, group, pipeline):
+            for solution in list_resources(ensure, SOLUTION, datasetGroupArn=group.arn):
+                if is_ours(ensure, solution, pipeline):
+                    _expire_versions(ensure, pipeline, solution.arn, keep)
 
 
-def _expire_versions(account: Waiting, pipeline: str, solution: str, keep: int) -> None:
+def _expire_versions(ensure: Ensure, pipeline: str, solution: str, keep: int) -> None:
     """Tag the older versions, the oldest first, unless they are tagged already."""
-    versions = account.list(SOLUTION_VERSION, solutionArn=solution)
+    versions = ensure.list(SOLUTION_VERSION, solutionArn=solution)
     versions.sort(key=lambda version: version["creationDateTime"], reverse=True)
     with_model: list[str] = []
     for version in versions:
         arn = str(version[SOLUTION_VERSION.arn])
-        tags = account.tags_of(arn) if version["status"] == ACTIVE else {}
+        tags = ensure.tags_of(arn) if version["status"] == ACTIVE else {}
         # Somebody else may have trained a version of the solution, such as in a notebook.
         if tags.get(PIPELINE_TAG) != pipeline:
             continue
@@ -383,13 +376,13 @@ def _expire_versions(account: Waiting, pipeline: str, solution: str, keep: int) 
             break
     for arn in reversed(with_model[keep:]):
         try:
-            account.client.tag_resource(
+            ensure.client.tag_resource(
                 resourceArn=arn, tags=[{"tagKey": MODEL_TAG, "tagValue": EXPIRED}]
             )
         except ClientError as error:
             if error.response["Error"]["Code"] != IN_USE:
                 raise
-            account.log.info(f"retention: the model of {arn} stays until no job uses it")
+            ensure.log.info(f"retention: the model of {arn} stays until no job uses it")
             # A tagged version has none without a tag before it.
             return
-        account.log_resource(f"retention: deleted the model of {arn}; its metrics stay")
+        ensure.log_resource(f"retention: deleted the model of {arn}; its metrics stay")

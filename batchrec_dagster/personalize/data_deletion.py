@@ -31,9 +31,8 @@ from batchrec_dagster.personalize.api import (
     ResourceKind,
 )
 from batchrec_dagster.personalize.cleanup import is_busy, is_ours, list_groups
-from batchrec_dagster.personalize.resources import Ensure
+from batchrec_dagster.personalize.resources import Ensure, StartedResource
 from batchrec_dagster.personalize.schemas import USER_ID
-from batchrec_dagster.personalize.waiting import StartedResource
 
 MAX_INPUT_BYTES = 50_000_000
 """The largest input of a job. Some pages of the guide say 50 MB, others 100 MB."""

@@ -116,7 +116,12 @@ def estimate_training_hours(interactions: int, last_hours: float = 0.0) -> float
     return max(TRAINING_HOURS + TRAINING_HOURS_PER_MILLION * interactions / 1e6, last_hours)
 
 
+def add_up(costs: Sequence[Cost]) -> float:
+    """What they cost together, in USD."""
+    return sum(cost.usd for cost in costs)
+
+
 def summarize_costs(costs: Sequence[Cost]) -> str:
     """The sum and its parts, in words."""
     parts = ", ".join(f"{cost.what} {cost.usd:,.2f}" for cost in costs)
-    return f"about {sum(cost.usd for cost in costs):,.2f} USD: {parts}"
+    return f"about {add_up(costs):,.2f} USD: {parts}"

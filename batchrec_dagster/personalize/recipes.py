@@ -19,6 +19,16 @@ SIMILAR_ITEMS = "aws-similar-items"
 ITEM_AFFINITY = "aws-item-affinity"
 ITEM_ATTRIBUTE_AFFINITY = "aws-item-attribute-affinity"
 
+# What stands for each recipe in names, which have few characters.
+SHORT_NAMES = {
+    USER_PERSONALIZATION: "user-v1",
+    USER_PERSONALIZATION_V2: "user-v2",
+    SIMS: "sims",
+    SIMILAR_ITEMS: "similar",
+    ITEM_AFFINITY: "affinity",
+    ITEM_ATTRIBUTE_AFFINITY: "attribute",
+}
+
 # These recommend items to each user.
 USER_RECIPES = (USER_PERSONALIZATION_V2, USER_PERSONALIZATION)
 

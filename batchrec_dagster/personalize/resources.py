@@ -1,27 +1,30 @@
-"""Finds, adopts or creates resources in Personalize, and waits until they are ready.
+"""Finds, adopts or creates what a pipeline needs in Personalize, and waits until it is ready.
 
-A resource's name says what it was made from. So a run finds what an earlier run created or is still
+A resource's name says what it is made from. So a run finds what an earlier run created or is still
 creating, and starts nothing twice. What is paid for is never stopped: the next run adopts it.
 Botocore has no waiters for Personalize.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+import logging
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Self
 
 from botocore.exceptions import ClientError
 
 from batchrec_dagster.personalize.api import (
-    DATASET,
+    ACTIVE,
+    CREATE_FAILED,
+    DATA_VERSION_TAG,
     EXISTS,
     FAILED,
     IN_USE,
-    INVALID,
     LIMIT,
-    QUOTA_FIX,
+    NOT_FOUND,
     READY,
     SCHEMA,
     SOLUTION_VERSION,
@@ -29,21 +32,97 @@ from batchrec_dagster.personalize.api import (
     Description,
     PersonalizeError,
     ResourceKind,
-    explain_role_error,
+    explain_refusal,
+    make_failure_error,
 )
-from batchrec_dagster.personalize.waiting import ReadyResource, StartedResource, Waiting
+from batchrec_dagster.personalize.formats import MAX_RESULTS
+from batchrec_dagster.personalize.schemas import FILTER_HISTORY
+
+if TYPE_CHECKING:
+    from types_boto3_personalize import PersonalizeClient
 
 Create = Callable[[str], Mapping[str, Any]]
 """Returns Create's arguments for a name, besides the name and the tags."""
+Usable = Callable[[Description], bool]
+"""Returns False for a job to reject, for example if its results are gone."""
 
-# How many names may be taken that Personalize does not show: what has a name may be deleted while
+# Personalize may show a resource only some time after it was created. These are the pauses between
+# the attempts to see one, as multiples of `Ensure.poll_seconds`: four minutes in all on AWS.
+PAUSES_UNTIL_SHOWN = (0.2, 0.5, 1, 2, 4)
+
+# The pause before the next poll is a twentieth of the time waited so far, and never shorter than
+# `Ensure.poll_seconds` or longer than twenty times that.
+POLLS_PER_WAIT = 20
+
+# How many names may be taken that Personalize does not list: what has a name may be deleted while
 # this run looks for it, and a job's number may be used up by a dataset that is gone.
-MAX_COLLISIONS, MAX_TAKEN_NUMBERS = 2, 100
+MAX_TAKEN_NAMES, MAX_TAKEN_NUMBERS = 2, 10
 
 
 @dataclass(frozen=True)
-class Ensure(Waiting):
+class StartedResource:
+    """A resource of any status."""
+
+    arn: str
+    created: bool
+    """Whether Personalize answered this run that it created it."""
+    adopted: bool = False
+    """Whether this run asked for it and its name was taken: by the same request, whose answer was
+    lost, or by a run that started it at the same time."""
+
+
+@dataclass(frozen=True)
+class ReadyResource:
+    """A resource that is ready. Its fields are as those of `StartedResource`."""
+
+    arn: str
+    description: Description
+    """Describe's answer."""
+    created: bool
+    adopted: bool = False
+
+    @property
+    def is_new(self) -> bool:
+        """Whether this run asked for it, and so pays for it."""
+        return self.created or self.adopted
+
+
+@dataclass(frozen=True)
+class Ensure:
     """Finds, adopts or creates resources through a client, and waits for them."""
+
+    client: PersonalizeClient
+    log: logging.Logger
+    tags: Mapping[str, str]
+    """The tags of each resource that is created."""
+    poll_seconds: float
+    """The pause between two polls of a resource, at first. It grows with the time waited."""
+    busy_seconds: float
+    """The pause before a request is repeated that Personalize was too busy for."""
+    heartbeat_seconds: float
+    """How often it logs that it is still waiting."""
+    deadline_seconds: float
+    """How long it waits in all, for resources and for a busy Personalize."""
+    role_arn: str = ""
+    """The role with which jobs read and write the storage."""
+    max_results: int = MAX_RESULTS
+    """How many results a batch inference may request for each user."""
+    filter_interactions: int = FILTER_HISTORY
+    """How many of a user's latest interactions a filter considers."""
+    on_aws: bool = False
+    """Whether jobs cost money."""
+    started: float = field(default_factory=time.monotonic)
+    """When the waiting started, by the clock `time.monotonic`."""
+
+    def for_data(self, version: str) -> Self:
+        """The same, which also tags what it creates with the version of the data."""
+        return replace(self, tags={**self.tags, DATA_VERSION_TAG: version})
+
+    def with_deadline(self, seconds: float) -> Self:
+        """The same, which waits from now on no longer than this, or than this one would."""
+        now = time.monotonic()
+        seconds_left = self.started + self.deadline_seconds - now
+        return replace(self, started=now, deadline_seconds=min(seconds, seconds_left))
 
     def find_or_create(
         self, kind: ResourceKind, name: str, create: Mapping[str, Any], **within: Any
@@ -56,12 +135,42 @@ class Ensure(Waiting):
         """
         return self.wait_until_ready(kind, self.start(kind, name, lambda _: create, **within))
 
+    def start_and_wait(
+        self,
+        kind: ResourceKind,
+        start: Callable[[], Sequence[StartedResource]],
+        find_obstacle: Callable[[], str | None] = lambda: None,
+    ) -> list[ReadyResource]:
+        """The jobs or versions that `start` starts, once they are ready.
+
+        If one of them fails, `start` is called once more. It adopts the others.
+
+        start: adopts or creates each of them.
+        find_obstacle: why what failed may not be started once more, in words; None if it may be.
+        Raises PersonalizeError as `wait_until_ready` does.
+        """
+        started = start()
+        try:
+            return [self.wait_until_ready(kind, resource) for resource in started]
+        except PersonalizeError as error:
+            if error.details.get("status") != CREATE_FAILED:
+                raise
+            obstacle = find_obstacle()
+            if obstacle is not None:
+                raise PersonalizeError(
+                    f"{error}. It was not started once more: {obstacle}", error.details
+                ) from error
+            self.log.warning(f"{error}. It is started once more")
+        first = {resource.arn: resource for resource in started}
+        again = [first.get(resource.arn, resource) for resource in start()]
+        return [self.wait_until_ready(kind, resource) for resource in again]
+
     def start(
         self,
         kind: ResourceKind,
         stem: str,
         create: Create,
-        usable: Callable[[Description], bool] = lambda description: True,
+        usable: Usable = lambda description: True,
         *,
         among_others: bool = False,
         **within: str,
@@ -71,40 +180,33 @@ class Ensure(Waiting):
         stem: the name or, of jobs and versions, what comes before the number, as in `shop-ab12-3`.
             It says what the resource is made from. Of jobs and versions that have not failed only
             the newest is adopted: made from other data, it has replaced the older ones.
-        usable: returns False for a job to reject, for example if its results are gone.
         among_others: whether a newer job with another stem has not replaced it, because several
             are in use at the same time.
         within: List's filter, for example a dataset group.
         Raises PersonalizeError.
         """
-        number, collisions, message = 0, 0, ""
-        while collisions < (MAX_TAKEN_NUMBERS if kind.is_numbered else MAX_COLLISIONS):
-            existing = self._list_oldest_first(kind, **within)
-            arn = self._find_adoptable(kind, stem, usable, existing, among_others=among_others)
+
+        def find() -> str | None:
+            return self.find(kind, stem, usable, among_others=among_others, **within)
+
+        name, message = stem, ""
+        for taken in range(MAX_TAKEN_NUMBERS if kind.is_numbered else MAX_TAKEN_NAMES):
+            arn = find()
             if arn is not None:
                 return StartedResource(arn, created=False)
-            name = stem
             if kind.is_numbered:
-                # Failed ones count too, so that a number is never used twice. After a number that
-                # is taken comes the next one, however many List shows by then.
-                number = number + 1 if number else len(existing) + 1
-                name = f"{stem}-{number}"
-            arguments = create(name)
-            arn, message = self._create(kind, name, arguments)
+                # Failed ones count too, so that a number is never used twice.
+                name = f"{stem}-{len(self.list(kind, **within)) + 1 + taken}"
+            arn, message = self._create(kind, name, create(name))
             if arn is not None:
-                return StartedResource(
-                    arn, created=True, usual_seconds=_find_usual_seconds(existing)
-                )
-            known_arns = {summary[kind.arn] for summary in existing if kind.is_numbered}
-            taken = self._find_taken(kind, name, arguments, within, known_arns)
-            collisions += 1
-            if taken is None or taken[kind.arn] in known_arns:
-                continue
-            if _is_in(kind, taken, name, within) and self._can_adopt(kind, taken, usable):
-                self.log_resource(f"adopted {kind.label} {taken[kind.arn]}")
-                return StartedResource(taken[kind.arn], created=False)
-            if not kind.is_numbered and not _is_in(kind, taken, name, within):
-                break
+                return StartedResource(arn, created=True)
+            # List may not show yet what was created a moment ago.
+            waiting_for = f"the {kind.label} {name} exists, but Personalize does not list it"
+            for _ in self.attempts_until_shown(waiting_for):
+                arn = find()
+                if arn is not None:
+                    self.log_resource(f"adopted {kind.label} {arn}")
+                    return StartedResource(arn, created=False, adopted=True)
         raise PersonalizeError(
             f"Personalize already has a {kind.label} named {name}, but does not list it here:"
             " another dataset group of this account may have it. Rename the pipeline, or delete"
@@ -115,64 +217,38 @@ class Ensure(Waiting):
         self,
         kind: ResourceKind,
         stem: str,
-        usable: Callable[[Description], bool] = lambda description: True,
+        usable: Usable = lambda description: True,
         *,
         among_others: bool = False,
         **within: str,
     ) -> str | None:
-        """The ARN of what `start` would adopt now; None if it would create a new one."""
-        existing = self._list_oldest_first(kind, **within)
-        return self._find_adoptable(kind, stem, usable, existing, among_others=among_others)
+        """The ARN of what `start` would adopt now; None if it would create a new one.
 
-    def _list_oldest_first(self, kind: ResourceKind, **within: str) -> list[Description]:
-        return sorted(self.list(kind, **within), key=lambda summary: summary["creationDateTime"])
-
-    def _find_adoptable(
-        self,
-        kind: ResourceKind,
-        stem: str,
-        usable: Callable[[Description], bool],
-        existing: Sequence[Description],
-        *,
-        among_others: bool,
-    ) -> str | None:
-        """The ARN of the resource that can serve, among these summaries, oldest first; else None.
-
-        One that is being deleted is waited for.
+        What is being deleted is waited for.
         """
+        summaries = self.list(kind, **within)
         if not kind.is_numbered:
-            named = [summary for summary in existing if summary[kind.name] == stem]
-            if named and self._can_adopt(kind, named[0], usable):
-                return str(named[0][kind.arn])
+            named = [summary for summary in summaries if summary[kind.name] == stem]
+            if not named:
+                return None
+            arn = str(named[0][kind.arn])
+            if not str(named[0].get("status")).startswith("DELETE"):
+                return arn
+            self.wait_until_gone(kind, arn)
             return None
         candidates = [
             summary
-            for summary in existing
+            for summary in summaries
             if summary["status"] not in FAILED
             # The summaries of some kinds have no name.
             and (not among_others or summary[kind.name].startswith(f"{stem}-"))
         ]
         if not candidates:
             return None
-        arn: str = candidates[-1][kind.arn]
-        description = self.describe_when_shown(kind, arn)
+        newest = max(candidates, key=lambda summary: summary["creationDateTime"])
+        description = self.describe_when_shown(kind, newest[kind.arn])
         can_serve = description[kind.name].startswith(f"{stem}-") and usable(description)
-        return arn if can_serve else None
-
-    def _can_adopt(
-        self, kind: ResourceKind, resource: Description, usable: Callable[[Description], bool]
-    ) -> bool:
-        if kind.is_numbered:
-            return resource["status"] not in FAILED and usable(resource)
-        while str(resource.get("status")).startswith("DELETE"):
-            waiting_for = f"{kind.label} {resource[kind.name]} is being deleted"
-            self.log.info(f"{waiting_for}; waiting until it is gone")
-            self.sleep(self.poll_seconds, waiting_for)
-            newer = self.describe_if_shown(kind, resource[kind.arn])
-            if newer is None:
-                return False
-            resource = newer
-        return True
+        return str(newest[kind.arn]) if can_serve else None
 
     def _create(
         self, kind: ResourceKind, name: str, create: Mapping[str, Any]
@@ -197,12 +273,10 @@ class Ensure(Waiting):
                     return None, message
                 # Numbered work ends by itself, so its limits do too. Those of other kinds last.
                 if code != IN_USE and not (code == LIMIT and kind.is_numbered):
-                    fix = explain_role_error(message, create) if code == INVALID else None
-                    if code == LIMIT and self.on_aws:  # The local one says what to do itself.
-                        fix = QUOTA_FIX
+                    # The local one says what to do itself.
+                    fix = explain_refusal(code, message, create) if self.on_aws else ""
                     raise PersonalizeError(
-                        f"Personalize rejected the {kind.label} {name}: {message} ({code})"
-                        + (f"; {fix}" if fix else ""),
+                        f"Personalize rejected the {kind.label} {name}: {message} ({code}){fix}"
                     ) from error
                 self.log.info(
                     f"Personalize is busy ({message}); retrying the {kind.label} {name}"
@@ -214,73 +288,113 @@ class Ensure(Waiting):
                 self.log_resource(f"created {kind.label} {arn}")
                 return arn, ""
 
-    def _find_taken(
-        self,
-        kind: ResourceKind,
-        name: str,
-        create: Mapping[str, Any],
-        within: Mapping[str, str],
-        known_arns: set[str],
-    ) -> Description | None:
-        """Describe's answer for the resource that has the name, or None if Personalize shows none.
+    def wait_until_ready(self, kind: ResourceKind, started: StartedResource) -> ReadyResource:
+        """Wait until it is ACTIVE, or a data deletion job is COMPLETED.
 
-        List may not show yet what was created a moment ago. So this asks several times, and also
-        describes the ARN that the resource must have, unless that does not follow from the name.
-
-        create: Create's arguments besides the name and tags.
-        known_arns: the ARNs of jobs that List had shown before the request.
+        Raises PersonalizeError with Personalize's reason if it failed, or if the deadline passed; a
+        later run then resumes waiting. A run that is interrupted leaves the work to that run too.
         """
-        expected_arn = self._build_arn(kind, name, create)
-        waiting_for = f"the {kind.label} {name} exists, but Personalize does not show it"
+        start = time.monotonic()
+        last_status, last_logged = None, start
+        while True:
+            description = self.describe_when_shown(kind, started.arn)
+            now, status = time.monotonic(), description.get("status", ACTIVE)
+            if status != last_status:
+                last_status, last_logged = status, now
+                self.log.debug(f"{kind.label} {started.arn}: {status}")
+            elif now - last_logged >= self.heartbeat_seconds:
+                last_logged = now
+                self.log.info(f"{kind.label} {started.arn}: still {status}, {now - start:.0f} s")
+            if status in READY:
+                return ReadyResource(started.arn, description, started.created, started.adopted)
+            if status in FAILED:
+                raise make_failure_error(kind, started.arn, description)
+            pause = max(self.poll_seconds, (now - start) / POLLS_PER_WAIT)
+            pause = min(pause, self.poll_seconds * POLLS_PER_WAIT)
+            self.sleep(pause, f"{kind.label} {started.arn} is {status}")
+
+    def wait_until_gone(self, kind: ResourceKind, arn: str) -> None:
+        """Wait until it is deleted. Raises PersonalizeError if that fails, or at the deadline."""
+        while description := self.describe_if_shown(kind, arn):
+            status = description.get("status", ACTIVE)
+            if status == "DELETE FAILED":
+                reason = description.get("failureReason")
+                raise PersonalizeError(f"{kind.label} {arn} was not deleted: {reason}")
+            self.sleep(self.poll_seconds, f"{kind.label} {arn} is {status}")
+
+    def log_resource(self, message: str) -> None:
+        """Log what concerns a single resource or costs money.
+
+        On this machine, where nothing costs, Dagster's page hides it at first.
+        """
+        self.log.log(logging.INFO if self.on_aws else logging.DEBUG, message)
+
+    def list(self, kind: ResourceKind, **within: str) -> list[Description]:
+        """All summaries of this kind. `within` is List's filter, for example a dataset group."""
+        list_page = getattr(self.client, f"list_{kind.snake}s")
+        # Botocore has no paginator for data deletion jobs.
+        page = list_page(**within)
+        summaries: list[Description] = page[kind.members]
+        while token := page.get("nextToken"):
+            page = list_page(**within, nextToken=token)
+            summaries += page[kind.members]
+        return summaries
+
+    def describe(self, kind: ResourceKind, arn: str) -> Description:
+        """Describe's answer.
+
+        If it lacks the name of a solution version, the name is that of its tag, or empty.
+        """
+        answer = getattr(self.client, f"describe_{kind.snake}")(**{kind.arn: arn})
+        description: Description = answer[kind.member]
+        if kind is SOLUTION_VERSION and not description.get("name"):
+            return {**description, "name": self.tags_of(arn).get(VERSION_NAME_TAG, "")}
+        return description
+
+    def tags_of(self, arn: str) -> dict[str, str]:
+        """The tags of the resource."""
+        tags = self.client.list_tags_for_resource(resourceArn=arn)["tags"]
+        return {tag["tagKey"]: tag["tagValue"] for tag in tags}
+
+    def describe_when_shown(self, kind: ResourceKind, arn: str) -> Description:
+        """As `describe`, once Personalize shows what was created or listed a moment ago.
+
+        Raises PersonalizeError if it does not.
+        """
+        waiting_for = f"Personalize does not show the {kind.label} {arn} yet"
         for _ in self.attempts_until_shown(waiting_for):
-            description = self.describe_if_shown(kind, expected_arn) if expected_arn else None
+            description = self.describe_if_shown(kind, arn)
             if description is not None:
                 return description
-            for summary in self.list(kind, **within):
-                arn = summary[kind.arn]
-                # The summary of a solution version has no name.
-                if arn not in known_arns and summary.get(kind.name, name) == name:
-                    description = self.describe_if_shown(kind, arn)
-                    if description is not None and description[kind.name] == name:
-                        return description
-        return None
+        raise PersonalizeError(
+            f"Personalize does not know the {kind.label} {arn}, though it was there: somebody may"
+            " have deleted it. Run again: it creates what is missing"
+        )
 
-    def _build_arn(self, kind: ResourceKind, name: str, create: Mapping[str, Any]) -> str | None:
-        """The ARN of the resource of this name, or None if it is not known.
+    def attempts_until_shown(self, waiting_for: str) -> Iterator[None]:
+        """Yield for each attempt to see what was created a moment ago."""
+        yield
+        for pause in PAUSES_UNTIL_SHOWN:
+            self.log.info(waiting_for)
+            self.sleep(pause * self.poll_seconds, waiting_for)
+            yield
 
-        create: Create's arguments, of which one may be the ARN of another resource.
-        """
-        if kind is SOLUTION_VERSION:
+    def describe_if_shown(self, kind: ResourceKind, arn: str) -> Description | None:
+        """As `describe`; None if Personalize does not know it."""
+        try:
+            return self.describe(kind, arn)
+        except ClientError as error:
+            if error.response["Error"]["Code"] != NOT_FOUND:
+                raise
             return None
-        if kind is DATASET:
-            datasets = str(create["datasetGroupArn"]).replace(":dataset-group/", ":dataset/")
-            return f"{datasets}/{create['datasetType']}"
-        for argument in create.values():
-            # A recipe's ARN has no account.
-            account = re.match(r"arn:[\w-]+:personalize:[\w-]+:\d{12}:", str(argument))
-            if account:
-                return f"{account[0]}{kind.resource_type}/{name}"
-        if not self.role_arn:
-            return None
-        # Only a role of the same account can be passed to Personalize.
-        account_id = self.role_arn.split(":")[4]
-        meta = self.client.meta
-        prefix = f"arn:{meta.partition}:personalize:{meta.region_name}:{account_id}"
-        return f"{prefix}:{kind.resource_type}/{name}"
 
-
-def _find_usual_seconds(existing: Sequence[Description]) -> float | None:
-    """How long the last one that succeeded took, if there is one. `existing` is oldest first."""
-    for summary in reversed(existing):
-        if summary.get("status") in READY and "lastUpdatedDateTime" in summary:
-            duration = summary["lastUpdatedDateTime"] - summary["creationDateTime"]
-            return float(duration.total_seconds())
-    return None
-
-
-def _is_in(
-    kind: ResourceKind, description: Description, name: str, within: Mapping[str, str]
-) -> bool:
-    """Whether the resource has this name, and is in the given parent."""
-    parents_match = all(description.get(member, arn) == arn for member, arn in within.items())
-    return parents_match and bool(description[kind.name] == name)
+    def sleep(self, seconds: float, waiting_for: str) -> None:
+        """Wait for about this long. Raises PersonalizeError if the deadline would pass."""
+        # Jitter: pipelines that start together do not poll together.
+        seconds *= random.uniform(0.8, 1.2)  # noqa: S311
+        if time.monotonic() + seconds > self.started + self.deadline_seconds:
+            raise PersonalizeError(
+                f"{waiting_for}, after {self.deadline_seconds / 3600:g} hours. Personalize keeps"
+                " working; re-run to resume waiting, or set a longer deadline"
+            )
+        time.sleep(seconds)

@@ -15,13 +15,9 @@ from pydantic import Field
 
 from batchrec_dagster.config.environment import AWS, EMBEDDED, LOCAL_ROLE_ARN
 from batchrec_dagster.local_personalize.api.client import embedded_client
-from batchrec_dagster.personalize.api import STORAGE_TAG
+from batchrec_dagster.personalize.api import STORAGE_TAG, correct_retries
 from batchrec_dagster.personalize.formats import MAX_RESULTS
 from batchrec_dagster.personalize.prices import Prices
-from batchrec_dagster.personalize.request_retries import (
-    raise_limits_at_once,
-    retry_truncated_responses,
-)
 from batchrec_dagster.personalize.resources import Ensure
 from batchrec_dagster.personalize.schemas import FILTER_HISTORY
 from batchrec_dagster.pipeline.storage_resource import StorageResource
@@ -74,8 +70,7 @@ class PersonalizeResource(dg.ConfigurableResource[Any]):
             )
         endpoint = None if self.on_aws else self.endpoint
         client: PersonalizeClient = self.storage.opened.client("personalize", endpoint)
-        retry_truncated_responses(client)
-        raise_limits_at_once(client)
+        correct_retries(client)
         return client
 
     @property

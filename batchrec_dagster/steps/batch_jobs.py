@@ -8,19 +8,28 @@ from typing import Any
 from batchrec_dagster.config import fingerprint
 from batchrec_dagster.personalize.api import Description, ResourceKind
 from batchrec_dagster.personalize.prices import Cost
-from batchrec_dagster.personalize.recipes import EVENT_VALUE_THRESHOLD, EVENT_WEIGHTS, FEATURES
-from batchrec_dagster.personalize.resources import Ensure
-from batchrec_dagster.personalize.waiting import ReadyResource, StartedResource
+from batchrec_dagster.personalize.recipes import (
+    EVENT_VALUE_THRESHOLD,
+    EVENT_WEIGHTS,
+    FEATURES,
+    SHORT_NAMES,
+)
+from batchrec_dagster.personalize.resources import Ensure, ReadyResource, StartedResource
+
+# How many digits of the version of the data are in the name of a solution version.
+DATA_DIGITS = 8
 
 
-def build_name_stem(name: str, version: str, force_run: str | None = None) -> str:
-    """What the name of a job starts with: the pipeline and the version of its data.
+def build_version_stem(
+    pipeline: str, data_version: str, recipe: str, force_run: str | None = None
+) -> str:
+    """What the name of a solution version starts with: the pipeline, its data and the recipe.
 
-    force_run: id of a run that forces a job of its own; its retries find that job.
+    force_run: id of a run that forces a training of its own; its retries find that version.
     """
-    # A name of 32 characters, a number of three digits: the whole stays within Personalize's 63.
-    start = f"{name}-{version[:12]}"
-    return f"{start}-{force_run[:8]}" if force_run else start
+    # A pipeline of 32 characters, a number of four digits: the whole stays within Personalize's 63.
+    stem = f"{pipeline}-{data_version[:DATA_DIGITS]}-{SHORT_NAMES[recipe]}"
+    return f"{stem}-{force_run[:6]}" if force_run else stem
 
 
 def measure_job_seconds(job: ReadyResource) -> float:
@@ -65,8 +74,11 @@ def build_solution_config(hyperparameters: Mapping[str, str]) -> dict[str, Any]:
 def describe_outcome(job: ReadyResource, action: str) -> str:
     """`imported` if this run did it, else `unchanged: not imported again`.
 
+    Of a request whose answer was lost it says `adopted`.
     action: what the job does, as a participle: imported.
     """
+    if job.adopted:
+        return f"adopted: {action} by a request of which no answer came"
     return action if job.created else f"unchanged: not {action} again"
 
 

@@ -11,10 +11,15 @@ from dataclasses import replace
 from pydantic import BaseModel
 
 from batchrec_dagster.config import PublishedList
-from batchrec_dagster.personalize.prices import Cost, estimate_training_hours, summarize_costs
-from batchrec_dagster.personalize.waiting import ReadyResource
+from batchrec_dagster.personalize.prices import (
+    Cost,
+    add_up,
+    estimate_training_hours,
+    summarize_costs,
+)
+from batchrec_dagster.personalize.resources import ReadyResource
 from batchrec_dagster.steps.interactions import read_interactions_record
-from batchrec_dagster.steps.records import PaidRecord, read_model
+from batchrec_dagster.steps.records import DatasetRecord, PaidRecord, read_model
 from batchrec_dagster.steps.shared_jobs import group_lists
 from batchrec_dagster.steps.work import PersonalizeWork, Work
 from batchrec_dagster.storage.edition import Finding, refuse_unless
@@ -106,8 +111,7 @@ def check_budget(work: PersonalizeWork, costs: Sequence[Cost]) -> list[Finding]:
         return []
     if not costs:
         return [Finding(WITHIN_BUDGET, "good", NOTHING_TO_PAY)]
-    usd = sum(cost.usd for cost in costs)
-    passed = usd <= max_usd + ROUNDING_ERROR or not on_aws
+    usd, passed = add_up(costs), _is_allowed(work, costs)
     message = f"{summarize_costs(costs)}; budget.max_usd_per_run allows {max_usd:,.2f}"
     if not on_aws:
         message = f"nothing locally; on AWS {message}"
@@ -120,6 +124,44 @@ def check_budget(work: PersonalizeWork, costs: Sequence[Cost]) -> list[Finding]:
     return [Finding(WITHIN_BUDGET, refuse_unless(passed), message, numbers=numbers)]
 
 
+def _is_allowed(work: PersonalizeWork, costs: Sequence[Cost]) -> bool:
+    max_usd = work.pipeline.budget.max_usd_per_run
+    if max_usd is None or not work.ensure.on_aws:
+        return True
+    return add_up(costs) <= max_usd + ROUNDING_ERROR
+
+
+def find_restart_obstacle(
+    work: PersonalizeWork, estimate: Sequence[Cost], again: Sequence[Cost]
+) -> str | None:
+    """Why the budget does not allow to start once more what failed, in words; None if it does.
+
+    estimate: what the run costs without it.
+    again: what it costs to start it once more.
+    """
+    costs = [*estimate, *again]
+    if _is_allowed(work, costs):
+        return None
+    max_usd = work.pipeline.budget.max_usd_per_run
+    return (
+        f"{summarize_costs(costs)}; budget.max_usd_per_run allows {max_usd:,.2f} for a run. Run"
+        " again, or raise it"
+    )
+
+
+def read_estimate(work: PersonalizeWork, root_run: str, started: Sequence[Cost]) -> list[Cost]:
+    """What the run was estimated at before its import or, of a run without one, what it started.
+
+    started: what it started in this step.
+    Raises UserError.
+    """
+    uri = work.files.record_uri("personalize_dataset")
+    record = load(work.storage.store, uri, DatasetRecord)
+    if record is None or record.root_run != root_run:
+        return [replace(cost, what=f"{cost.what} (failed)") for cost in started]
+    return [Cost(record.estimated_usd, "this run as estimated")]
+
+
 def add_payment(work: PersonalizeWork, asset: str, root_run: str, costs: Sequence[Cost]) -> float:
     """What the run and its earlier attempts have paid in the asset's step, in USD.
 
@@ -127,8 +169,7 @@ def add_payment(work: PersonalizeWork, asset: str, root_run: str, costs: Sequenc
     Raises UserError.
     """
     before = _read_payment(work.files, asset, root_run)
-    paid = sum(cost.usd for cost in costs) if work.ensure.on_aws else 0.0
-    return before + paid
+    return before + (add_up(costs) if work.ensure.on_aws else 0.0)
 
 
 def read_run_cost(files: PipelineFiles, root_run: str) -> float:
@@ -142,7 +183,7 @@ def measure_run_cost(work: PersonalizeWork, root_run: str, costs: Sequence[Cost]
     costs: what it has paid for the job that made its lists.
     Raises UserError.
     """
-    paid = sum(cost.usd for cost in costs) if work.ensure.on_aws else 0.0
+    paid = add_up(costs) if work.ensure.on_aws else 0.0
     return read_run_cost(work.files, root_run) + paid
 
 

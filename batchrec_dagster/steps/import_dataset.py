@@ -15,10 +15,9 @@ from batchrec_dagster.personalize.api import (
     STORAGE_TAG,
     Description,
 )
-from batchrec_dagster.personalize.prices import Cost, summarize_costs
-from batchrec_dagster.personalize.resources import Ensure
+from batchrec_dagster.personalize.prices import Cost, add_up, summarize_costs
+from batchrec_dagster.personalize.resources import Ensure, ReadyResource
 from batchrec_dagster.personalize.schemas import INTERACTIONS, ITEMS, USERS
-from batchrec_dagster.personalize.waiting import ReadyResource
 from batchrec_dagster.steps.batch_jobs import JobRequest, describe_outcome, measure_job_seconds
 from batchrec_dagster.steps.checks import require_passed
 from batchrec_dagster.steps.cost import (
@@ -26,6 +25,8 @@ from batchrec_dagster.steps.cost import (
     check_budget,
     estimate_results,
     estimate_trainings,
+    find_restart_obstacle,
+    read_run_cost,
 )
 from batchrec_dagster.steps.records import DatasetRecord, ImportedFile
 from batchrec_dagster.steps.stored_files import require_prepared
@@ -130,8 +131,14 @@ def import_dataset(
         for file, dataset, file_version in zip(files, datasets, versions, strict=True)
     ]
     trainings = find_recipes_to_train(work, group, version, run=run, forced=forced_trainings)
+
+    def price_missing_imports() -> list[Cost]:
+        return [request.cost for request in requests if request.find() is None]
+
+    paid_before = read_run_cost(work.files, run)
     estimate = [
-        *(request.cost for request in requests if request.find() is None),
+        *([Cost(paid_before, "its earlier attempts")] if paid_before else []),
+        *price_missing_imports(),
         *estimate_trainings(work, trainings),
         *estimate_results(work),
     ]
@@ -139,7 +146,11 @@ def import_dataset(
     ensure.log_resource(f"{place}this run costs {summarize_costs(estimate)}")
     checks = check_budget(work, estimate)
     require_passed(checks)
-    jobs = ensure.start_and_wait(IMPORT_JOB, lambda: [request.start() for request in requests])
+    jobs = ensure.start_and_wait(
+        IMPORT_JOB,
+        lambda: [request.start() for request in requests],
+        lambda: find_restart_obstacle(work, estimate, price_missing_imports()),
+    )
     imports = [
         FileImport(file, dataset, job)
         for file, dataset, job in zip(files, datasets, jobs, strict=True)
@@ -148,7 +159,7 @@ def import_dataset(
         ensure.log.debug(
             f"{file_import.file.asset}: {file_import.outcome}, {file_import.seconds:.1f} s"
         )
-    paid = [request.cost for request, job in zip(requests, jobs, strict=True) if job.created]
+    paid = [request.cost for request, job in zip(requests, jobs, strict=True) if job.is_new]
     record = DatasetRecord(
         made_of={file.asset: version for file, version in zip(files, versions, strict=True)},
         version=version,
@@ -160,6 +171,7 @@ def import_dataset(
             )
             for file_import in imports
         },
+        estimated_usd=add_up(estimate),
         root_run=run,
         cost_usd=add_payment(work, ASSET, run, paid),
     )

@@ -21,14 +21,18 @@ from batchrec_dagster.personalize.filters import EXCLUDE_SEEN
 from batchrec_dagster.personalize.formats import MAX_RESULTS
 from batchrec_dagster.personalize.prices import Cost
 from batchrec_dagster.personalize.recipes import USER_PERSONALIZATION
-from batchrec_dagster.personalize.resources import Ensure
-from batchrec_dagster.personalize.waiting import ReadyResource, StartedResource
+from batchrec_dagster.personalize.resources import Ensure, ReadyResource, StartedResource
 from batchrec_dagster.steps.batch_jobs import (
     describe_outcome,
     fingerprint_solution,
     measure_job_seconds,
 )
-from batchrec_dagster.steps.cost import count_interactions, price_item_lists
+from batchrec_dagster.steps.cost import (
+    count_interactions,
+    find_restart_obstacle,
+    price_item_lists,
+    read_estimate,
+)
 from batchrec_dagster.steps.interactions import read_interactions_record
 from batchrec_dagster.steps.items import find_titled_items
 from batchrec_dagster.steps.job_output import JobOutput
@@ -66,7 +70,7 @@ class FinishedJob:
     @property
     def cost(self) -> list[Cost]:
         """What this run pays for."""
-        return [self.job_cost] if self.resource.created else []
+        return [self.job_cost] if self.resource.is_new else []
 
 
 def run_job(
@@ -111,9 +115,14 @@ def run_job(
             )
             return [started]
 
-    (job,) = work.ensure.start_and_wait(kind, start)
+    job_cost = _price_job(work, published, len(lines.ids))
+
+    def find_obstacle() -> str | None:
+        return find_restart_obstacle(work, read_estimate(work, run, [job_cost]), [job_cost])
+
+    (job,) = work.ensure.start_and_wait(kind, start, find_obstacle)
     work.ensure.log.debug(_describe_job(job, f"{len(lines.ids):,} {published.subject}s"))
-    return FinishedJob(job, num_results, _price_job(work, published, len(lines.ids)))
+    return FinishedJob(job, num_results, job_cost)
 
 
 def _build_request(
@@ -165,7 +174,7 @@ def _describe_job(job: ReadyResource, lines: str) -> str:
 def describe_sharing(published: PublishedList, job: ReadyResource) -> str:
     """Whether the job is new, in words."""
     names = [sharing.name for sharing in list_sharing_lists(published)]
-    if job.created or len(names) == 1:
+    if job.is_new or len(names) == 1:
         return describe_outcome(job, "inferred")
     return f"not inferred again: one job is for {', '.join(names[:-1])} and {names[-1]}"
 

@@ -37,6 +37,8 @@ class DatasetRecord(PaidRecord, frozen=True):
     dataset_group_name: str
     imports: dict[str, ImportedFile]
     """By the asset that prepared the file."""
+    estimated_usd: float = 0.0
+    """What that run costs at most on AWS, as it was estimated before the import."""
 
 
 class ModelRecord(PaidRecord, frozen=True):

@@ -19,16 +19,23 @@ from batchrec_dagster.personalize.measurements import (
 )
 from batchrec_dagster.personalize.prices import Cost
 from batchrec_dagster.personalize.recipes import build_recipe_arn
-from batchrec_dagster.personalize.waiting import ReadyResource, StartedResource
+from batchrec_dagster.personalize.resources import ReadyResource, StartedResource
 from batchrec_dagster.steps.batch_jobs import (
-    build_name_stem,
+    DATA_DIGITS,
     build_solution_config,
     build_solution_name,
+    build_version_stem,
     describe_outcome,
     measure_job_seconds,
 )
 from batchrec_dagster.steps.checks import require_passed
-from batchrec_dagster.steps.cost import add_payment, price_training
+from batchrec_dagster.steps.cost import (
+    add_payment,
+    estimate_trainings,
+    find_restart_obstacle,
+    price_training,
+    read_estimate,
+)
 from batchrec_dagster.steps.judge_quality import judge_quality
 from batchrec_dagster.steps.publish import Publishing
 from batchrec_dagster.steps.records import DatasetRecord, ModelRecord, read_model
@@ -61,7 +68,9 @@ class SolutionVersionTrainer:
     @property
     def stem(self) -> str:
         """What the names of versions trained on the current data start with."""
-        return build_name_stem(self.work.pipeline.name, self.data_version, self.force_run)
+        return build_version_stem(
+            self.work.pipeline.name, self.data_version, self.training.recipe, self.force_run
+        )
 
     def find_reusable_version(self, group: str, group_name: str) -> Description | None:
         """The version to reuse; None if one is to be trained.
@@ -190,7 +199,14 @@ def train(
     success_checks = check_success_known(work) if is_of_lists else []
     # Before a training is paid for.
     require_passed(success_checks)
-    [version] = ensure.start_and_wait(SOLUTION_VERSION, lambda: [trainer.start(dataset)])
+
+    def find_obstacle() -> str | None:
+        again = estimate_trainings(work, [recipe])
+        return find_restart_obstacle(work, read_estimate(work, run, again), again)
+
+    [version] = ensure.start_and_wait(
+        SOLUTION_VERSION, lambda: [trainer.start(dataset)], find_obstacle
+    )
     success = work.pipeline.solution.success if is_of_lists else []
     record = _make_record(work, dataset, version, success)
     if is_of_lists:
@@ -202,7 +218,7 @@ def train(
     ensure.log.debug(f"{recipe} on data {dataset.version}: {outcome}")
     if version.created:
         ensure.log.debug(f"{version.arn}: trained in {measure_job_seconds(version):.1f} s")
-    costs = [price_training(work, recipe, version)] if version.created else []
+    costs = [price_training(work, recipe, version)] if version.is_new else []
     paid = {"root_run": run, "cost_usd": add_payment(work, asset, run, costs)}
     record = record.model_copy(update=paid)
     save(work.storage.store, work.files.record_uri(asset), record)
@@ -279,11 +295,11 @@ def _add_popularity(work: PersonalizeWork, record: ModelRecord) -> ModelRecord:
 
 
 def read_data_version(work: Work, version: Description) -> str:
-    """The first 12 digits of the version of the data that it was trained on.
+    """The first digits of the version of the data that it was trained on.
 
     They are part of a solution version's name.
     """
-    return str(version["name"]).removeprefix(f"{work.pipeline.name}-")[:12]
+    return str(version["name"]).removeprefix(f"{work.pipeline.name}-")[:DATA_DIGITS]
 
 
 def now() -> datetime:

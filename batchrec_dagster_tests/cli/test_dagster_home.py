@@ -1,48 +1,25 @@
-"""Dagster's home: its settings, and who can read its databases."""
+"""Dagster's home, as commands make it: its settings, and who can read its databases."""
 
 from __future__ import annotations
 
 import os
-import sqlite3
 import subprocess
 import sys
-from contextlib import ExitStack
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import dagster as dg
 import pytest
-from sqlalchemy.exc import OperationalError
+from click.testing import CliRunner
 
-from batchrec_dagster.cli import NO_MEMORY
-from batchrec_dagster.cli.dagster_home import (
-    EVENTS_OF_ALL_RUNS,
-    RUNS,
-    SCHEDULES,
-    HistoryError,
-    hold_databases_open,
-    locate_events_of_run,
-    open_dagster_instance,
-)
-from batchrec_dagster_tests.guard.builders import declaration, module_project
+from batchrec_dagster.cli import NO_MEMORY, main
+from batchrec_dagster.cli.dagster_home import locate_events_of_run, open_dagster_instance
+from batchrec_dagster_tests.guard.builders import Project, module_project
+
+pytestmark = pytest.mark.slow
 
 
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A home without runs."""
-    home = tmp_path / "dagster"
-    home.mkdir(0o700)
-    (home / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
-    monkeypatch.setenv("DAGSTER_HOME", str(home))
-    return home
-
-
-def create_idle_run(instance: dg.DagsterInstance) -> dg.DagsterRun:
-    run = instance.create_run_for_job(dg.GraphDefinition(name="idle").to_job())
-    instance.report_engine_event("ana bought a test", run)
-    return run
-
-
-@pytest.mark.slow
 @pytest.mark.attack
 @pytest.mark.parametrize(
     ("home_mode", "umask", "folder_mode", "file_mode"),
@@ -72,7 +49,8 @@ def test_only_who_may_write_to_the_home_can_read_the_runs(
         with open_dagster_instance() as instance:
             for name in ("history", "history/runs", "schedules"):
                 assert (home / name).stat().st_mode & 0o777 == folder_mode
-            run = create_idle_run(instance)
+            run = instance.create_run_for_job(dg.GraphDefinition(name="idle").to_job())
+            instance.report_engine_event("ana bought a test", run)
     finally:
         os.umask(umask_before)
     databases = [*home.rglob("*.db*")]
@@ -81,81 +59,46 @@ def test_only_who_may_write_to_the_home_can_read_the_runs(
     assert home.stat().st_mode & 0o777 == home_mode
 
 
-@pytest.mark.slow
-def test_a_database_held_open_keeps_its_log_between_events(
+@pytest.mark.attack
+def test_a_home_is_made_for_its_user_alone_with_the_projects_settings(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(project.root)
+    monkeypatch.delenv("DAGSTER_HOME", raising=False)
+    monkeypatch.setenv("BATCHREC_HOME", str(project.root / "home"))
+    (project.root / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
+    settings = project.root / "home/dagster/dagster.yaml"
+    CliRunner().invoke(main, ["list"])
+    assert settings.read_text() == "telemetry: {enabled: false}\n"
+    assert settings.stat().st_mode & 0o777 == 0o600
+    for folder in (settings.parent, project.root / "home"):
+        assert folder.stat().st_mode & 0o777 == 0o700
+    settings.write_text("{}\n")  # the user's own
+    monkeypatch.delenv("DAGSTER_HOME")
+    CliRunner().invoke(main, ["list"])
+    assert settings.read_text() == "{}\n"
+
+
+def test_several_first_commands_make_the_databases_of_a_new_home_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
     (tmp_path / "dagster.yaml").touch()
-    with open_dagster_instance() as instance, ExitStack() as databases:
-        run = create_idle_run(instance)
-        events = tmp_path / locate_events_of_run(run.run_id)
-        log = events.with_name(f"{events.name}-wal")
-        assert not log.exists()
-        databases.enter_context(hold_databases_open(events, tmp_path / "missing.db"))
-        instance.report_engine_event("bob bought a test", run)
-        # Whoever closes the last connection copies the log into the database, syncs and deletes it.
-        assert log.stat().st_size > 0
-        databases.close()
-        assert not log.exists()
-        assert "bob bought a test" in str(instance.all_logs(run.run_id)[-1].dagster_event)
-    assert not (tmp_path / "missing.db").exists()
+    start = threading.Barrier(3)
+
+    def count_runs(_: int) -> int:
+        start.wait()
+        with open_dagster_instance() as instance:
+            return instance.get_runs_count()
+
+    with ThreadPoolExecutor(3) as pool:
+        assert [*pool.map(count_runs, range(3))] == [0, 0, 0]
 
 
-def test_a_file_that_is_no_database_is_not_held_open(tmp_path: Path) -> None:
-    (tmp_path / "runs.db").write_text("lists")
-    with hold_databases_open(tmp_path / "runs.db"), pytest.raises(sqlite3.DatabaseError):
-        sqlite3.connect(tmp_path / "runs.db").execute("SELECT name FROM sqlite_master")
-
-
-@pytest.mark.parametrize("database", [RUNS, EVENTS_OF_ALL_RUNS, SCHEDULES])
-def test_a_damaged_database_of_dagster_is_one_line(home: Path, database: str) -> None:
-    with open_dagster_instance():
-        pass
-    (home / database).write_bytes(b"wild bytes " * 1000)
-    with pytest.raises(HistoryError) as caught, open_dagster_instance():
-        pass
-    message = caught.value.message
-    assert message.startswith(f"Dagster's history of {home} is damaged (file is not a data")
-    assert "\n" not in message
-
-
-def test_a_full_disk_under_dagsters_history_is_one_line(home: Path) -> None:
-    full = sqlite3.OperationalError("database or disk is full")
-    with pytest.raises(HistoryError) as caught, open_dagster_instance():
-        raise OperationalError("INSERT INTO runs", {}, full)
-    assert caught.value.message == (
-        f"cannot open Dagster's history of {home}: database or disk is full. Check the disk"
-        " and its free space, and run again"
-    )
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("command", [["run", "shop"], ["list"], ["ui", "--no-daemon"]])
-def test_commands_report_a_damaged_database_in_one_line(tmp_path: Path, command: list[str]) -> None:
-    project = module_project(tmp_path)
-    project.declare(declaration("shop", "orders.csv"))
-    (tmp_path / "workspace.yaml").write_text("load_from: []\n")
-    with dg.DagsterInstance.from_config(project.process_environment()["DAGSTER_HOME"]) as instance:
-        assert instance.get_runs() == []
-    events = tmp_path / ".batchrec/dagster" / EVENTS_OF_ALL_RUNS
-    events.write_bytes(b"wild bytes " * 1000)
-    for name in ("index.db-wal", "index.db-shm"):
-        # Python may not have closed a connection of this process: with its log, SQLite reads a part
-        # of what the file had.
-        events.with_name(name).unlink(missing_ok=True)
-    result = project.run("batchrec", *command)
-    assert result.returncode == 1
-    assert "Traceback" not in result.stderr
-    assert "is damaged (file is not a database)" in result.stderr.splitlines()[-1]
-
-
-@pytest.mark.slow
 def test_too_little_memory_to_start_is_one_line(tmp_path: Path) -> None:
     project = module_project(tmp_path)
-    batchrec = Path(sys.executable).with_name("batchrec")
     # Enough for Python, but not for the libraries that the command needs.
-    limited = f"ulimit -v 400000; exec {batchrec} list"
+    limited = f"ulimit -v 400000; exec {Path(sys.executable).with_name('batchrec')} list"
     result = subprocess.run(
         ["bash", "-c", limited],
         cwd=tmp_path,

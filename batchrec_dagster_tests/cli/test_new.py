@@ -23,11 +23,10 @@ def test_what_does_not_load_is_not_left_behind(
     working_project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_ratings(working_project.root / "ratings.csv")
-    text = new_declaration._DECLARATION
-    monkeypatch.setattr(new_declaration, "_DECLARATION", text.replace("results: 25", "results: 0"))
+    text = new_declaration._DECLARATION.replace("results: 25", "results: 0")
+    monkeypatch.setattr(new_declaration, "_DECLARATION", text)
     code, output = run_new("shop", "--ratings", "ratings.csv")
     assert code == 1
-    assert f"{working_project.package}/defs/shop/defs.yaml, line" in output
     assert "recommendations.num_results: write a number from 1 to 500" in output
     assert list_leftovers(working_project) == []
 
@@ -37,9 +36,5 @@ def test_what_does_not_load_is_not_left_behind(
 def test_any_text_of_a_file_is_read_back(text: str) -> None:
     (line,) = new_declaration.format_block({"a": text})
     assert fill_in(yaml.safe_load(line)["a"], {}) == text
-
-
-@given(st.text())
-@settings(deadline=None)
-def test_any_text_is_written_as_itself(text: str) -> None:
-    assert yaml.safe_load(f"a: {new_declaration.format_scalar(text)}  # comment") == {"a": text}
+    written = f"a: {new_declaration.format_scalar(text)}  # comment"
+    assert yaml.safe_load(written) == {"a": text}

@@ -12,8 +12,8 @@ import boto3
 import pytest
 from botocore.exceptions import ConnectionClosedError
 
-from batchrec_dagster.personalize import request_retries
-from batchrec_dagster.personalize.request_retries import retry_truncated_responses
+from batchrec_dagster.personalize import api
+from batchrec_dagster.personalize.api import correct_retries
 
 if TYPE_CHECKING:
     from types_boto3_personalize import PersonalizeClient
@@ -46,7 +46,7 @@ def server(*answers: bytes) -> Iterator[PersonalizeClient]:
         client: PersonalizeClient = boto3.Session("any", "any", region_name="us-east-1").client(
             "personalize", endpoint_url=f"http://127.0.0.1:{listening.server_port}"
         )
-        retry_truncated_responses(client)
+        correct_retries(client)
         try:
             yield client
         finally:
@@ -61,6 +61,6 @@ def test_half_an_answer_is_asked_for_again() -> None:
 
 @pytest.mark.slow
 def test_one_that_never_comes_whole_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(request_retries, "MAX_ATTEMPTS", 3)
+    monkeypatch.setattr(api, "MAX_ATTEMPTS", 3)
     with server(WHOLE[:9]) as client, pytest.raises(ConnectionClosedError):
         client.list_schemas()

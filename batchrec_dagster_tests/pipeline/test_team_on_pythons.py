@@ -6,11 +6,9 @@ run by `dg`.
 
 from __future__ import annotations
 
-import json
 import shutil
 import subprocess
 import sys
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,7 +19,6 @@ import yaml
 from batchrec_dagster_tests.guard.builders import REPOSITORY, write_ratings
 from batchrec_dagster_tests.guard.repeats import nightly
 from batchrec_dagster_tests.guard.servers.postgres import PostgresServer, postgres_server
-from batchrec_dagster_tests.guard.servers.processes import free_ports, started
 from batchrec_dagster_tests.pipeline.fresh_environment import (
     DBT,
     Environment,
@@ -159,6 +156,10 @@ def test_a_teams_project_runs_as_a_whole(
     # dbt, the pipeline of its model, and the two of the clicks, in one run.
     environment.run(folder, "dg", "launch", "--assets", "not key:clicks")
     assert published("shop")["user_id"].n_unique() == 100
+    # A model of dbt reads the lists, too.
+    count = "import duckdb; print(duckdb.connect('data/shop.duckdb').sql("
+    count += "'select sum(lists) from most_recommended').fetchall()[0][0])"
+    assert environment.run(folder, "python", "-c", count).split()[-1] == "1000"
     assert published("all_days")["user_id"].n_unique() == 60
     assert published("of_shops")["user_id"].n_unique() == 60
     # Dagster's history is in PostgreSQL, and nowhere else.
@@ -167,31 +168,3 @@ def test_a_teams_project_runs_as_a_whole(
     assert "shop" in environment.run(folder, "batchrec", "list")
     (folder / "test_shop.py").write_text(TESTS)
     assert "1 passed" in environment.run(folder, "python", "-m", "pytest", "-q", "test_shop.py")
-    require_location(environment, folder)
-
-
-def require_location(environment: Environment, folder: Path) -> None:
-    """`batchrec ui` serves the project, although it has no workspace.yaml."""
-    (port,) = free_ports(1)
-    address = f"http://127.0.0.1:{port}"
-    command = [str(environment.bin / "batchrec"), "ui", "--no-daemon", "--port", str(port)]
-    fields = "locationEntries {name locationOrLoadError {__typename}}"
-    query = f"{{workspaceOrError {{... on Workspace {{{fields}}}}}}}"
-
-    def find_locations() -> list[dict[str, object]] | None:
-        body = json.dumps({"query": query}).encode()
-        request = urllib.request.Request(
-            f"{address}/graphql", body, {"Content-Type": "application/json"}
-        )
-        try:
-            with urllib.request.urlopen(request, timeout=60) as response:
-                answer = json.load(response)
-        except OSError:
-            return None
-        entries: list[dict[str, object]] = answer["data"]["workspaceOrError"]["locationEntries"]
-        return entries if all(entry["locationOrLoadError"] for entry in entries) else None
-
-    with started(command, folder, environment.variables(folder), folder / "ui.log") as ui:
-        (entry,) = ui.wait_for(find_locations, "the code location", timeout=300)
-    kind = {"__typename": "RepositoryLocation"}
-    assert entry == {"name": folder.name, "locationOrLoadError": kind}

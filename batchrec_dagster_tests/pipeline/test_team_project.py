@@ -4,7 +4,6 @@ Dagster's own tools. Only what the docs say is typed."""
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,13 +11,11 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from batchrec_dagster_tests.guard.builders import REPOSITORY, write_ratings
+from batchrec_dagster_tests.guard.builders import write_ratings
 from batchrec_dagster_tests.guard.repeats import nightly
 from batchrec_dagster_tests.pipeline.fresh_environment import (
-    DBT,
     Environment,
     make_environment,
-    remember_the_version,
 )
 
 pytestmark = [
@@ -107,19 +104,6 @@ def test_the_pipeline_is_between_their_assets(environment: Environment, team: Pa
     assert (team / "theirs" / "shop" / "mailing").exists()
 
 
-def test_a_mistake_in_the_yaml_is_one_line_there_too(environment: Environment, team: Path) -> None:
-    declaration_file = team / "src" / "acme" / "defs" / "shop" / "defs.yaml"
-    declaration_before = declaration_file.read_text()
-    declaration_file.write_text(declaration_before.replace("num_results: 25", "num_results: 0"))
-    try:
-        output = environment.run(team, "batchrec", "check", fails=True)
-    finally:
-        declaration_file.write_text(declaration_before)
-    assert f"{declaration_file.relative_to(team)}, line " in output
-    assert "recommendations.num_results" in output
-    assert "Traceback" not in output
-
-
 def test_an_empty_folder_becomes_a_report_in_five_commands(
     environment: Environment, tmp_path: Path
 ) -> None:
@@ -136,7 +120,6 @@ def test_an_empty_folder_becomes_a_report_in_five_commands(
     environment.run(tmp_path, "python", "-c", "import lists.definitions")
 
 
-@nightly("pip takes a minute")
 def test_pip_installs_the_wheel_and_a_colleagues_project(
     environment: Environment, tmp_path: Path
 ) -> None:
@@ -152,20 +135,3 @@ def test_pip_installs_the_wheel_and_a_colleagues_project(
     # A further part of it, as the messages say that ask for one.
     colleague.run(project, "pip", "install", "-q", "batchrec-dagster[sql]")
     colleague.run(project, "python", "-c", "import duckdb")
-
-
-@nightly("dbt takes 20 seconds of CPU")
-def test_a_dbt_model_feeds_the_pipeline_and_another_reads_its_lists(
-    environment: Environment, tmp_path: Path
-) -> None:
-    folder = tmp_path / "dbt"
-    shutil.copytree(REPOSITORY / "examples" / "dbt", folder)
-    (folder / "data").mkdir()
-    # Not before: every `dg` command imports it then, which takes two seconds of CPU.
-    environment.install(*DBT)
-    remember_the_version(environment.bin / "dbt")
-    environment.run(folder, "dg", "launch", "--assets", "*")
-    assert pl.read_parquet(folder / LISTS)["user_id"].n_unique() == 100
-    count = "import duckdb; print(duckdb.connect('data/shop.duckdb').sql("
-    count += "'select sum(lists) from most_recommended').fetchall()[0][0])"
-    assert environment.run(folder, "python", "-c", count).split()[-1] == "1000"

@@ -1,4 +1,5 @@
-"""Preparation on AWS Glue: the calls, against moto; the script, as Glue would call it."""
+"""The Glue job, as moto has it, and its script, as Glue would call it; what it makes of data is in
+guard/contracts/test_glue.py."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
@@ -14,31 +15,25 @@ from pathlib import Path
 
 import pytest
 from dagster import DagsterExecutionInterruptedError
-from dagster_pipes import PipesContext
 from moto.glue.models import FakeJobRun, glue_backends
 from moto.glue.responses import GlueResponse
 
 from batchrec_dagster.config.project import PreparationSettings
 from batchrec_dagster.pipeline.spark_on_aws import run_on_glue, zip_package
 from batchrec_dagster.preparation.spark.task import PARTS, SUPPRESSED
-from batchrec_dagster.storage.connection import Storage
 from batchrec_dagster.storage.erased import NOBODY
 from batchrec_dagster_tests.guard.servers.glue import (
-    DONE,
     ROLE,
     TASK,
     create_storage,
     end_run,
     glue,
     make_jobs_do,
-    refuse,
     replace_sleep,
-    report_success,
     run,
-    say,
 )
 from batchrec_dagster_tests.guard.servers.s3 import S3Server
-from batchrec_dagster_tests.preparation.spark_support import QUICK_ARGUMENTS
+from batchrec_dagster_tests.guard.servers.spark import QUICK_ARGUMENTS
 
 pytestmark = pytest.mark.slow
 
@@ -51,7 +46,7 @@ DECLARED = PreparationSettings(
     timeout_minutes=30,
 )
 ENGINE = partial(run_on_glue, DECLARED)
-Job = Callable[[FakeJobRun], None]
+TIME = "dagster_aws.pipes.clients.glue.time"
 
 
 @pytest.fixture(autouse=True)
@@ -65,73 +60,6 @@ def read_arguments(run: FakeJobRun) -> dict[str, str]:
     return run.arguments
 
 
-def say_once(storage: Storage, send_messages: Callable[[PipesContext], None]) -> Job:
-    """A job that says something and succeeds."""
-
-    def succeed(run: FakeJobRun) -> None:
-        if run.status != "SUCCEEDED":
-            say(storage.client("s3"), read_arguments(run), send_messages)
-        run.status = "SUCCEEDED"
-
-    return succeed
-
-
-def list_job_runs() -> list[FakeJobRun]:
-    (backend,) = (regions["us-east-1"] for regions in glue_backends.values())
-    job_runs: list[FakeJobRun] = backend.jobs["prepare"].job_runs
-    return job_runs
-
-
-def test_a_job_is_created_run_with_this_code_and_heard(
-    monkeypatch: pytest.MonkeyPatch, s3: S3Server
-) -> None:
-    shop = create_storage(s3)
-
-    make_jobs_do(monkeypatch, say_once(shop, report_success))
-    for _ in range(2):
-        result, came_out, messages = run(ENGINE, shop)
-        assert result.success
-        assert came_out == [DONE]
-        assert "reading 1 files" in messages
-    job_description = shop.client("glue").get_job(JobName="prepare")["Job"]
-    assert job_description["Role"] == ROLE
-    assert job_description["GlueVersion"] == "5.0"
-    assert read_tags(shop) == {}
-    first, second = list_job_runs()
-    assert (first.worker_type, first.number_of_workers, first.timeout) == ("G.2X", 4, 30)
-    script = read_arguments(first)["--scriptLocation"]
-    assert script == read_arguments(second)["--scriptLocation"]
-    assert b"open_dagster_pipes" in shop.store.get(script)
-    assert shop.store.head(read_arguments(first)["--extra-py-files"]) is not None
-    libraries = read_arguments(first)["--additional-python-modules"]
-    assert libraries == f"polars=={version('polars')},dagster-pipes=={version('dagster-pipes')}"
-
-
-def read_tags(storage: Storage) -> dict[str, str]:
-    arn = "arn:aws:glue:us-east-1:123456789012:job/prepare"
-    tags: dict[str, str] = storage.client("glue").get_tags(ResourceArn=arn)["Tags"]
-    return tags
-
-
-def test_a_job_is_created_with_the_tags_of_the_deployment(
-    monkeypatch: pytest.MonkeyPatch, s3: S3Server
-) -> None:
-    make_jobs_do(monkeypatch, end_run("FAILED"))
-    shop = create_storage(s3, team="data")
-    run(ENGINE, shop)
-    assert read_tags(shop) == {"team": "data"}
-
-
-def test_files_that_the_job_refuses_fail_the_run(
-    monkeypatch: pytest.MonkeyPatch, s3: S3Server
-) -> None:
-    shop = create_storage(s3)
-    make_jobs_do(monkeypatch, say_once(shop, refuse))
-    result, _, reason = run(ENGINE, shop)
-    assert not result.success
-    assert "ratings.csv: no user" in reason
-
-
 def test_cancelling_the_run_stops_the_job(monkeypatch: pytest.MonkeyPatch, s3: S3Server) -> None:
     stopped_ids = []
 
@@ -142,12 +70,23 @@ def test_cancelling_the_run_stops_the_job(monkeypatch: pytest.MonkeyPatch, s3: S
         stopped_ids.extend(self.parameters["JobRunIds"])
         return '{"SuccessfulSubmissions": [{"JobName": "prepare"}]}'
 
-    replace_sleep(monkeypatch, "dagster_aws.pipes.clients.glue.time", interrupt)
+    replace_sleep(monkeypatch, TIME, interrupt)
     monkeypatch.setattr(GlueResponse, "batch_stop_job_run", batch_stop_job_run, raising=False)
     make_jobs_do(monkeypatch, end_run("RUNNING"))
-    result, _, _ = run(ENGINE, create_storage(s3))
+    shop = create_storage(s3, team="data")
+    result, _, _ = run(ENGINE, shop)
     assert not result.success
-    assert stopped_ids == [job_run.job_run_id for job_run in list_job_runs()]
+    (backend,) = (regions["us-east-1"] for regions in glue_backends.values())
+    (job_run,) = backend.jobs["prepare"].job_runs
+    assert stopped_ids == [job_run.job_run_id]
+    # The job is as declared, with the tags of the deployment.
+    assert (job_run.worker_type, job_run.number_of_workers, job_run.timeout) == ("G.2X", 4, 30)
+    libraries = read_arguments(job_run)["--additional-python-modules"]
+    assert libraries == f"polars=={version('polars')},dagster-pipes=={version('dagster-pipes')}"
+    job = shop.client("glue").get_job(JobName="prepare")["Job"]
+    assert (job["Role"], job["GlueVersion"]) == (ROLE, "5.0")
+    arn = "arn:aws:glue:us-east-1:123456789012:job/prepare"
+    assert shop.client("glue").get_tags(ResourceArn=arn)["Tags"] == {"team": "data"}
 
 
 def test_the_script_needs_no_library_that_glue_does_not_have(tmp_path: Path) -> None:
@@ -215,7 +154,7 @@ def test_the_script_runs_as_glue_calls_it(
         run.status = "RUNNING" if code is None else "FAILED" if code else "SUCCEEDED"
 
     make_jobs_do(monkeypatch, run_script)
-    replace_sleep(monkeypatch, "dagster_aws.pipes.clients.glue.time", lambda _: time.sleep(0.3))
+    replace_sleep(monkeypatch, TIME, lambda _: time.sleep(0.3))
     try:
         result, came_out, messages = run(ENGINE, shop, task)
     finally:

@@ -1,8 +1,6 @@
-"""The users who get recommendations: all, the active ones, or a list."""
+"""The users who get recommendations."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import polars as pl
 import pytest
@@ -11,17 +9,7 @@ from hypothesis import strategies as st
 
 from batchrec_dagster.personalize.formats import MAX_INPUT_BYTES
 from batchrec_dagster.preparation.layout import PreparationError
-from batchrec_dagster.preparation.polars.decoding import RawFile
-from batchrec_dagster.preparation.users import check_limits, list_distinct_users, read_users
-
-
-def list_users(folder: Path, *contents: bytes, column: str | int | None = None) -> list[str]:
-    files = []
-    for number, content in enumerate(contents, start=1):
-        path = folder / f"{number}.list"
-        path.write_bytes(content)
-        files.append(RawFile(path, path.name))
-    return read_users(files, column).get_column("userId").to_list()
+from batchrec_dagster.preparation.users import check_limits, list_distinct_users
 
 
 @settings(deadline=None)

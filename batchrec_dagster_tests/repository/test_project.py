@@ -10,6 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
+from batchrec_dagster.config.environment import VARIABLES
+from batchrec_dagster.config.json_schema import render_declaration_schema
+from batchrec_dagster.config.new_declaration import SCHEMA_FILE
 from batchrec_dagster_tests.guard.builders import REPOSITORY
 from batchrec_dagster_tests.repository.typed_pages import list_code_blocks
 
@@ -105,3 +108,18 @@ def test_the_wheel_has_each_file_of_the_package_that_is_no_module() -> None:
     data = [path for path in files if path.suffix not in (".py", ".pyc")]
     assert len(data) > 10
     assert [path for path in data if path not in in_wheel] == []
+
+
+def test_the_file_that_editors_read_is_the_models() -> None:
+    assert SCHEMA_FILE.read_text() == render_declaration_schema(), "`make schema` writes it"
+
+
+def test_no_code_reads_a_variable_that_is_not_described() -> None:
+    """Beside those of the local Personalize's own server, which --help tells."""
+    read = {
+        name
+        for path in (REPOSITORY / "batchrec_dagster").rglob("*.py")
+        for name in re.findall(r"\b(BATCHREC_[A-Z_]+[A-Z])\b", path.read_text())
+        if not name.startswith("BATCHREC_LOCAL_PERSONALIZE_")
+    }
+    assert read <= {variable.name for variable in VARIABLES}

@@ -1,11 +1,10 @@
-"""Popular items are those of a plain count."""
+"""The NDCG of popular items, which the gate compares a model with, is that of a plain count."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
-from unittest.mock import patch
 
 import numpy as np
 import polars as pl
@@ -26,9 +25,7 @@ from batchrec_dagster.steps.measure_popularity import (
     measure_popularity,
 )
 from batchrec_dagster.steps.popular_items import (
-    PopularItems,
     count_popular_items,
-    make_popular_lines,
 )
 from batchrec_dagster_tests.local_personalize.engine.support import PopularItems as PopularLists
 
@@ -96,12 +93,6 @@ def make_trend(days: int, lifetime: int) -> pl.LazyFrame:
     return pl.LazyFrame(rows)
 
 
-def test_nobody_is_tested_with_too_little_data() -> None:
-    one_moment = [Row(f"u{number}", "i1", 0, "view") for number in range(50)]
-    for rows in (one_moment, one_moment[:1]):
-        assert measure_popularity(to_frame(rows), 30) is None
-
-
 def test_the_embedded_engine_and_popular_items_are_measured_on_the_same_choices() -> None:
     data = make_trend(300, 7)
     held_out = hold_out(Interactions.from_frame(data))
@@ -143,6 +134,8 @@ def test_only_the_events_that_count_are_chosen_and_popular() -> None:
         for user in range(200)
         for step in range(10)
     ]
+    # Nobody is tested with too little data.
+    assert measure_popularity(to_frame(rows[:1]), 30) is None
     assert measure_popularity(to_frame(rows), 30, ["refund"]) is None
     assert measure_popularity(to_frame(rows), 30, (), ["refund"]) is None
     # The last event of each user is with an item that they had before.
@@ -170,15 +163,3 @@ def test_the_better_popular_items_count() -> None:
     assert all_time.groups.mean.margin is not None
     assert 0 < all_time.groups.mean.margin < 2 * all_time.ndcg
     assert measure_popularity(data, 7) == recent
-
-
-def test_lines_of_popular_items_have_the_reason_of_their_user() -> None:
-    users = pl.DataFrame(
-        {"subject": ["a", "b", "c"], "reason": ["popular", "popular in AT", "popular"]}
-    )
-    of_groups = pl.DataFrame({"reason": ["popular in AT"], "ITEM_ID": ["y"]})
-    popular = PopularItems(pl.Series(["x", "y", "z"]), 30, of_groups, ["popular in AT"])
-    (lines,) = make_popular_lines(users, popular, 2)
-    assert lines["members"].to_list() == [["x", "y"], ["y", "x"], ["x", "y"]]
-    assert lines["reason"].to_list() == users["reason"].to_list()
-    assert lines["error"].null_count() == 3

@@ -1,4 +1,5 @@
-"""What is deleted after a publication, in a folder and in S3, and what a kill in between leaves."""
+"""What is deleted after a publication, in a folder and in S3; guard/stories/test_retention.py has
+whole nights."""
 
 from __future__ import annotations
 
@@ -15,13 +16,11 @@ from batchrec_dagster.config import Pipeline
 from batchrec_dagster.personalize.api import ACTIVE, IMPORT_JOB, ResourceKind
 from batchrec_dagster.personalize.prices import Prices
 from batchrec_dagster.personalize.resources import Ensure
-from batchrec_dagster.steps.job_output import JobOutput
 from batchrec_dagster.steps.records import DatasetRecord, ImportedFile
 from batchrec_dagster.steps.retention import delete_unneeded
 from batchrec_dagster.steps.work import PersonalizeWork
 from batchrec_dagster.storage.connection import S3Connection, Storage
 from batchrec_dagster.storage.list_file import ListWriter
-from batchrec_dagster.storage.objects import ObjectStore
 from batchrec_dagster.storage.records import save
 from batchrec_dagster_tests.guard.builders import declaration
 from batchrec_dagster_tests.guard.seams.editions import ALONE, make_edition
@@ -32,10 +31,6 @@ JOB = "arn:aws:personalize:us-east-1:000000000000:batch-inference-job/"
 SEGMENTS = {"items": ["1"]}
 UNTITLED = {"item": "id", "categories": {"GENRES": "genres"}}
 ITEMS = {"source": "items.csv", "columns": {"item": "id", "title": "title"}}
-
-
-class KilledError(BaseException):
-    """Stands for the end of the process."""
 
 
 @dataclass(frozen=True)
@@ -115,9 +110,9 @@ def publish(work: PersonalizeWork, folder: Path, name: str = "", **about: Any) -
     table.publish(writer.path, work.pipeline.retention.editions, ALONE)
 
 
-def write_output(work: PersonalizeWork, job: str, *, folder: str = "batch_inference") -> None:
+def write_output(work: PersonalizeWork, job: str) -> None:
     for name in ("users_0001.json.out", "users_0002.json.out", "_CHECK"):
-        key = f"shop/curated/{folder}/{job}/{name}"
+        key = f"shop/curated/batch_inference/{job}/{name}"
         work.storage.store.put(work.storage.uri(key), b"{}\n")
 
 
@@ -127,19 +122,13 @@ def list_keys(storage: Storage, prefix: str) -> list[str]:
     return [info.uri.removeprefix(root) for info in storage.store.list(root)]
 
 
-def list_jobs(storage: Storage, folder: str = "batch_inference") -> list[str]:
+def list_jobs(storage: Storage) -> list[str]:
     """The names of the jobs that have an output, or on this machine a folder for one."""
-    prefix = f"shop/curated/{folder}/"
+    prefix = "shop/curated/batch_inference/"
     names = {key.partition("/")[0] for key in list_keys(storage, prefix)}
     if not storage.in_s3:
         assert set(storage.store.subfolders(storage.uri(prefix))) == names
     return sorted(names)
-
-
-def is_usable(work: PersonalizeWork, job: str) -> bool:
-    path = work.storage.uri(f"shop/curated/batch_inference/{job}/")
-    description = {"status": ACTIVE, "jobOutput": {"s3DataDestination": {"path": path}}}
-    return JobOutput(work.storage, description).is_usable()
 
 
 def delete_for_users(work: PersonalizeWork) -> None:
@@ -161,12 +150,11 @@ def test_outputs_go_with_their_editions(place: Place, tmp_path: Path) -> None:
     for _ in range(2):
         delete_unneeded(work, work.pipeline.user_lists[0], f"{JOB}shop-6")
         assert list_jobs(storage) == ["shop-2", "shop-3", "shop-4", "shop-6", "shop-9"]
-    assert all(is_usable(work, f"shop-{number}") for number in (2, 3, 4, 6, 9))
     assert len(list_keys(storage, "shop/curated/batch_inference/")) == 15
 
 
-def test_outputs_that_another_list_needs_or_will_adopt_stay(place: Place, tmp_path: Path) -> None:
-    storage = place.open()
+def test_outputs_that_another_list_needs_or_will_adopt_stay(tmp_path: Path) -> None:
+    storage = Place(str(tmp_path / "storage")).open()
     jobs = dict.fromkeys(("home", "app", "gone", "new"), ACTIVE)
     work = make_work(storage, jobs, lists={"home": {}, "app": {}})
     imported = {"interactions": ImportedFile(dataset_arn="d", import_job_arn="i")}
@@ -185,36 +173,6 @@ def test_outputs_that_another_list_needs_or_will_adopt_stay(place: Place, tmp_pa
     # A list that is made later in the run, or at the same time, adopts what was made of the data.
     delete_for_users(work)
     assert list_jobs(storage) == ["app", "home", "new"]
-
-
-def test_removed_lists_keep_only_what_they_published(tmp_path: Path) -> None:
-    storage = Place(str(tmp_path / "storage")).open()
-    users = "transformed/batch_users_input/users.json"
-    arms = "transformed/batch_users_of_arms/model/users.json"
-    published = "curated/recommendations/recommendations.parquet"
-    kept = [
-        f"lists/mail/{users}",
-        f"lists/gone/{published}",
-        "lists/gone/records/editions.json",
-    ]
-    left = [users, arms, *(f"lists/gone/{key}" for key in (users, arms)), f"lists/mail/{arms}"]
-    for key in (*kept, *left):
-        storage.store.put(storage.uri(f"shop/{key}"), b"{}")
-    mail = {"users": {"source": "users.csv", "column": "id"}}
-    delete_for_users(make_work(storage, lists={"mail": mail}))
-    assert list_keys(storage, "shop/") == sorted(kept)
-
-
-def test_segments_need_their_last_job_only(place: Place) -> None:
-    storage = place.open()
-    work = make_work(storage, {"shop-3": "CREATE PENDING"}, segments=SEGMENTS)
-    for number in range(1, 5):
-        write_output(work, f"shop-{number}", folder="batch_segments")
-    job = "arn:aws:personalize:us-east-1:0:batch-segment-job/shop-2"
-    segments = work.pipeline.segments_list
-    assert segments is not None
-    delete_unneeded(work, segments, job)
-    assert list_jobs(storage, "batch_segments") == ["shop-2", "shop-3"]
 
 
 UNDECLARED = {
@@ -264,41 +222,6 @@ def test_what_removed_settings_left_goes(
 def write_undeclared(storage: Storage) -> None:
     for key in (*OTHER_FILES, *(key for keys in UNDECLARED.values() for key in keys)):
         storage.store.put(storage.uri(f"shop/{key}"), b"x")
-
-
-def test_a_killed_run_is_continued(
-    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    storage = place.open()
-    work = make_work(storage, retention={"editions": 1})
-    for number in range(1, 4):
-        write_output(work, f"shop-{number}")
-        publish(work, tmp_path)
-    write_undeclared(storage)
-    delete, kills = ObjectStore.delete, 0
-
-    def kill_after_one(store: ObjectStore, uri: str) -> None:
-        exists = store.head(uri) is not None
-        delete(store, uri)
-        if exists:
-            raise KilledError
-
-    monkeypatch.setattr(ObjectStore, "delete", kill_after_one)
-    is_finished = False
-    while not is_finished:
-        try:
-            delete_for_users(work)
-            is_finished = True
-        except KilledError:
-            kills += 1
-            assert kills < 100
-        # No run adopts a job of whose output only a part is left.
-        output = "shop/curated/batch_inference/shop-1/"
-        has_all = len([key for key in list_keys(storage, output) if key.endswith(".out")]) == 2
-        assert not is_usable(work, "shop-1") or has_all
-    assert kills == 4 + sum(map(len, UNDECLARED.values()))
-    assert list_jobs(storage) == ["shop-2", "shop-3"]
-    assert list_keys(storage, "shop/transformed/") == ["interactions/interactions.csv"]
 
 
 def test_what_may_not_be_deleted_is_named_and_fails_nothing(

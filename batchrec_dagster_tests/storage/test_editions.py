@@ -25,7 +25,7 @@ from batchrec_dagster.storage.editions import Editions
 from batchrec_dagster.storage.list_file import ListWriter
 from batchrec_dagster.storage.lock import Lock, hold_lock
 from batchrec_dagster.storage.nights import EditionsRecord, Night
-from batchrec_dagster.storage.objects import ObjectNotFoundError, ObjectReplacedError, ObjectStore
+from batchrec_dagster.storage.objects import ObjectReplacedError, ObjectStore
 from batchrec_dagster.storage.records import load
 from batchrec_dagster_tests.guard.seams.editions import ALONE, make_edition, restore
 from batchrec_dagster_tests.guard.servers.s3 import S3Server
@@ -86,15 +86,6 @@ def read_lists(editions: Editions, edition: Edition | None = None) -> dict[str, 
 
 def list_versions(editions: Editions) -> list[str]:
     return [edition.version for edition in editions.older()]
-
-
-def test_before_the_first_there_is_nothing(editions: Editions) -> None:
-    assert editions.live() is None
-    assert editions.older() == []
-    assert editions.next_number() == 1
-    assert editions.record().nights == ()
-    with pytest.raises(ObjectNotFoundError):
-        editions.read()
 
 
 def test_the_newest_replaced_ones_are_kept_with_their_companions(editions: Editions) -> None:

@@ -6,7 +6,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import boto3
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    EndpointConnectionError,
+    HTTPClientError,
+)
 
 from batchrec_dagster.cli.readiness.storage import SHORT_TIMEOUTS
 from batchrec_dagster.config.environment import AWS, Environment
@@ -58,8 +63,14 @@ def _check_identity(sts: Any, role_arn: str) -> Readiness:
     except ClientError as error:
         code, message = error.response["Error"]["Code"], error.response["Error"]["Message"]
         return failed(check, f"AWS rejects these credentials: {code}", message)
+    except (EndpointConnectionError, HTTPClientError) as error:
+        return failed(
+            check,
+            f"cannot reach AWS STS, which says whose the credentials are: {error}",
+            "let this machine reach it: check the network, the proxy, or the VPC's endpoint of STS",
+        )
     except BotoCoreError as error:
-        return failed(check, str(error), "check the network and the credentials")
+        return failed(check, str(error), "check the credentials")
     account = role_arn.split(":")[4]
     if caller["Account"] != account:
         return failed(

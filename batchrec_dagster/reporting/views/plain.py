@@ -61,9 +61,10 @@ def format_program(folder: Path | None = None) -> str:
     return path.name if on_path else shlex.quote(str(shorten_path(path, folder)))
 
 
-def format_show_arguments(user: str) -> str:
-    """The arguments with which batchrec shows this user."""
-    return f"show {'-- ' if user.startswith('-') else ''}{shlex.quote(user)}"
+def format_show_arguments(user: str, pipeline: str | None = None) -> str:
+    """The arguments with which batchrec shows this user, with a pipeline in its lists alone."""
+    option = "" if pipeline is None else f"--pipeline {pipeline} "
+    return f"show {option}{'-- ' if user.startswith('-') else ''}{shlex.quote(user)}"
 
 
 def shorten_path(path: Path, folder: Path | None = None) -> Path:

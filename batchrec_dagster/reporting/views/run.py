@@ -140,13 +140,17 @@ def print_warnings(terminal: Terminal, warnings: Sequence[str]) -> None:
         terminal.finding("watch", warning)
 
 
-def print_next_commands(terminal: Terminal, pipeline: str, user: str | None) -> None:
+def print_next_commands(
+    terminal: Terminal, pipeline: str, user: str | None, *, is_only: bool
+) -> None:
     """Print what can be typed next.
 
     user: one who has a list; None if none is known.
+    is_only: whether no other pipeline may know a user of this id.
     """
     batchrec = format_program()
-    show_user = "show USER" if user is None else format_show_arguments(user)
+    of_pipeline = None if is_only else pipeline
+    show_user = "show USER" if user is None else format_show_arguments(user, of_pipeline)
     commands = {
         f"{batchrec} open": "the report, in a browser",
         f"{batchrec} show --pipeline {pipeline}": "the data, the metrics, the table",

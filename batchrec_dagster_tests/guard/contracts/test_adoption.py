@@ -26,13 +26,12 @@ from batchrec_dagster_tests.guard.faults.personalize import (
     LaggingLists,
     LateDescribes,
     LostAnswers,
-    Misbehaviour,
     PendingStatuses,
     ReachedQuotas,
     Throttling,
-    WorstAws,
-    misbehave,
 )
+from batchrec_dagster_tests.guard.faults.personalize_requests import Misbehaviour
+from batchrec_dagster_tests.guard.faults.worst_aws import WorstAws, misbehave
 from batchrec_dagster_tests.guard.seams.personalize import PersonalizeFailure, Resources
 from batchrec_dagster_tests.guard.servers.personalize import (
     RECIPE,

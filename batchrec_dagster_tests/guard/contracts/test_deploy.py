@@ -214,6 +214,25 @@ def test_a_glue_job_has_a_role_of_its_own() -> None:
     assert not {"GlueJob", "GlueRole"} & resolve_stack().keys()
 
 
+@pytest.mark.parametrize(
+    ("policy", "actions"),
+    [
+        (
+            "RunnerTablePolicy",
+            "dynamodb:BatchWriteItem dynamodb:DescribeTable dynamodb:DescribeTimeToLive"
+            " dynamodb:ListTagsOfResource dynamodb:TagResource",
+        ),
+        (
+            "RunnerGluePolicy",
+            "glue:BatchStopJobRun glue:GetJob glue:GetJobRun glue:StartJobRun",
+        ),
+    ],
+)
+def test_what_may_be_added_allows_what_it_needs(policy: str, actions: str) -> None:
+    (statement,) = resolve_stack(**EVERYTHING)[policy]["PolicyDocument"]["Statement"]
+    assert sorted(read_actions(statement)) == actions.split()
+
+
 def test_the_runner_s_policy_is_within_iam_s_limit() -> None:
     document = resolve_stack(**EVERYTHING)["RunnerPolicy"]["PolicyDocument"]
     assert len(json.dumps(document, separators=(",", ":"))) <= 6144
@@ -233,6 +252,9 @@ def test_nobody_may_do_everything_or_reach_beyond_the_storage() -> None:
         assert not [action for action in read_actions(statement) if "*" in action]
         if any(action.startswith("s3:") for action in read_actions(statement)):
             assert statement["Resource"].startswith(f"arn:aws:s3:::{BUCKET}")
+        # Below it are all pipelines, and so all that their retention deletes.
+        if "s3:DeleteObject" in read_actions(statement):
+            assert statement["Resource"] == f"arn:aws:s3:::{BUCKET}/batchrec/*"
 
 
 def test_each_service_is_pinned_unprivileged_watched_and_only_heard_here(compose: Any) -> None:

@@ -16,13 +16,15 @@ from batchrec_dagster_tests.guard.faults.personalize import (
     LaggingLists,
     LateDescribes,
     LostAnswers,
-    Misbehaviour,
     PendingStatuses,
     ReachedQuotas,
+)
+from batchrec_dagster_tests.guard.faults.personalize_requests import (
+    Misbehaviour,
     Request,
     make_error,
-    misbehave,
 )
+from batchrec_dagster_tests.guard.faults.worst_aws import misbehave
 from batchrec_dagster_tests.guard.seams.personalize import (
     ErasedFromGroup,
     PersonalizeFailure,
@@ -33,7 +35,7 @@ from batchrec_dagster_tests.guard.servers.personalize import Local, build_taste_
 if TYPE_CHECKING:
     from types_boto3_personalize import PersonalizeClient
 
-    from batchrec_dagster_tests.guard.faults.personalize import Answer
+    from batchrec_dagster_tests.guard.faults.personalize_requests import Answer
 
 pytestmark = pytest.mark.slow
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import gzip
 import json
 import random
+import tempfile
 from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -13,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from batchrec_dagster_tests.guard.builders import real_data, write_source
-from batchrec_dagster_tests.guard.repeats import nightly
+from batchrec_dagster_tests.guard.repeats import nightly, repeats
 from batchrec_dagster_tests.guard.seams import preparation
 from batchrec_dagster_tests.guard.servers.spark import quick_session
 
@@ -111,7 +114,7 @@ def make_ratings() -> str:
     return "\n".join(["user,item,rating,time,kind", *rows, *bad, *rows[:9], ""])
 
 
-RULES = {
+RULES: dict[str, Any] = {
     "min_rating": 3.5,
     "filter": "rating <> 4 OR kind = 'a'",
     "window": {"days": 7},
@@ -123,19 +126,95 @@ RULES = {
 
 
 @at_night
-def test_spark_leaves_out_the_same_rows_by_every_rule(spark: SparkSession, tmp_path: Path) -> None:
-    source = write_source(tmp_path, make_ratings())
-    columns = {**COLUMNS, "event_type": "kind"}
-    ratings = {"source": source, "columns": columns, "on_bad_rows": "skip"}
-    blocks = {"ratings": ratings, "interactions": RULES}
-    interactions = preparation.prepare(tmp_path, blocks, erased=["u3"], spark=spark)
-    expected = preparation.prepare(tmp_path, blocks, erased=["u3"])
-    assert len(expected.left_out) >= 8
-    assert 0 < len(expected.rows) < 80
-    assert interactions.left_out == expected.left_out
-    assert sorted(zip(interactions.rows, interactions.events, strict=True)) == sorted(
+@settings(max_examples=repeats(12, 2), deadline=None)
+@given(rules=st.sets(st.sampled_from([*RULES])))
+@example(rules={*RULES})
+def test_spark_leaves_out_the_same_rows_by_every_rule(spark: SparkSession, rules: set[str]) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        columns = {**COLUMNS, "event_type": "kind"}
+        source = write_source(folder, make_ratings())
+        ratings = {"source": source, "columns": columns, "on_bad_rows": "skip"}
+        interactions = {rule: RULES[rule] for rule in rules}
+        blocks = {"ratings": ratings, "interactions": interactions}
+        expected = preparation.prepare(folder, blocks, erased=["u3"])
+        assert len(expected.left_out) >= len(rules) + 1
+        outcome = preparation.prepare(folder, blocks, erased=["u3"], spark=spark)
+    assert outcome.left_out == expected.left_out
+    assert sorted(zip(outcome.rows, outcome.events, strict=True)) == sorted(
         zip(expected.rows, expected.events, strict=True)
     )
+
+
+def test_the_last_of_the_rows_of_a_pair_and_a_time_stays(prepare: Prepare, tmp_path: Path) -> None:
+    header = "user,item,rating,time,kind\n"
+    rows = "".join(f"1,{row % 7},5,1000,{row}\n" for row in range(60))
+    files = {"a.csv": header + rows, "b.csv": f"{header}1,3,5,1000,b\n"}
+    columns = {**COLUMNS, "event_type": "kind"}
+    ratings = {"source": write_source(tmp_path, files), "columns": columns, "timestamp_unit": "s"}
+    interactions = prepare(ratings, interactions={"latest_per_pair": True})
+    items = [item for _, item, _ in interactions.rows]
+    kinds = dict(zip(items, (kind for (kind,) in interactions.events), strict=True))
+    assert kinds == {**{f"{row % 7}": f"{row}" for row in range(60)}, "3": "b"}
+
+
+HEADER = "user,item,rating,time\n"
+ROW = "1,2,5,1000\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        (
+            "a.csv",
+            f'{HEADER}{ROW}"a"b,10,5,1000\n{ROW}',
+            'a field that starts with " does not end with one',
+        ),
+        ("a.csv", HEADER + "1,10,5,1000000000\n1,10,5,1000000000000\n", "in milliseconds"),
+        ("a.csv", HEADER + "é" * 60_000, "line 2 is longer than 100 KB"),
+        ("a.csv", HEADER, "has a header and no rows"),
+        ("a.csv.gz", gzip.compress((HEADER + ROW * 200_000).encode()), "BATCHREC_MAX_FILE_GB"),
+        ("a.csv.gz", b"\x1f\x8bbroken", "download or copy it again"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_refused_by_name(
+    prepare: Prepare,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    content: str | bytes,
+    message: str,
+) -> None:
+    monkeypatch.setenv("BATCHREC_MAX_FILE_GB", "0.0015")
+    monkeypatch.setenv("BATCHREC_MAX_LINE_KB", "100")
+    source = write_source(tmp_path, {name: content})
+    with pytest.raises(preparation.UserError) as error:
+        prepare({"source": source, "columns": COLUMNS, "on_bad_rows": "skip"})
+    assert name in str(error.value)
+    assert message in str(error.value)
+
+
+@at_night
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.json", '[{"user": 1, "item": 2, "rating": 5, "time": 1000}]', "a JSON array"),
+        ("a.csv", f'{HEADER}"1\n",2,5,1000\n{ROW}', "goes on in the next line"),
+        ("a.csv", (HEADER + ROW).encode("utf-16"), "not plain text"),
+        ("a.csv", gzip.compress((HEADER + ROW).encode()), "has to be named .gz"),
+    ],
+)
+def test_what_spark_does_not_read_is_refused_by_name(
+    spark: SparkSession, tmp_path: Path, name: str, content: str | bytes, message: str
+) -> None:
+    source = write_source(tmp_path, {name: content})
+    ratings = {"source": source, "columns": COLUMNS, "on_bad_rows": "skip", "timestamp_unit": "s"}
+    assert ("1", "2", 1000) in preparation.prepare(tmp_path, {"ratings": ratings}).rows
+    with pytest.raises(preparation.UserError) as error:
+        preparation.prepare(tmp_path, {"ratings": ratings}, spark=spark)
+    assert f"{name}" in str(error.value)
+    assert message in str(error.value)
+    assert "preparation.engine: local" in str(error.value)
 
 
 def test_events_in_json_lines(prepare: Prepare, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 import polars as pl
 from click import UsageError
@@ -20,7 +21,9 @@ from batchrec_dagster.config import Pipeline
 from batchrec_dagster.config.items_and_users import BatchUsers, ItemSettings, UserSettings
 from batchrec_dagster.config.ratings import RatingsSettings
 from batchrec_dagster.errors import UserError as UserError
+from batchrec_dagster.preparation import counting
 from batchrec_dagster.preparation.attributes import parse_attributes
+from batchrec_dagster.preparation.polars import row_filters
 from batchrec_dagster.preparation.polars.decoding import RawFile as DecodedFile
 from batchrec_dagster.preparation.polars.prepare import open_ratings
 from batchrec_dagster.preparation.rules import PreparationResult
@@ -198,6 +201,16 @@ def prepare(
         warnings,
         result.erased_users,
     )
+
+
+@contextmanager
+def parts_of(rows: int) -> Iterator[None]:
+    """A block in which rows are read and counted in parts of so many, as of a very large file."""
+    with (
+        patch.object(row_filters, "PART_ROWS", rows),
+        patch.object(counting, "PIECE_ROWS", rows),
+    ):
+        yield
 
 
 def recognise(folder: Path, source: str, columns: Mapping[str, str | int]) -> dict[str, Any]:

@@ -18,11 +18,14 @@ from batchrec_dagster_tests.guard.builders import (
     checks,
     count_created,
     declaration,
+    metadata,
     module_project,
     refresh,
     why,
     write_ratings,
 )
+from batchrec_dagster_tests.guard.faults.personalize import FailingResources
+from batchrec_dagster_tests.guard.faults.worst_aws import misbehaving_clients, repeated_request
 from batchrec_dagster_tests.guard.first_run import DECLARATION, FirstRun
 from batchrec_dagster_tests.guard.seams.lists import paid_personalize
 
@@ -104,13 +107,53 @@ def test_a_run_that_has_nothing_to_do_pays_nothing_whatever_the_budget(shop: Sho
     assert shop.read_nights()[0]["cost_usd"] == 0
 
 
+STARTED = {"imports": 1, "models": 1, "jobs": 1}
+CREATE = {
+    "imports": "CreateDatasetImportJob",
+    "models": "CreateSolutionVersion",
+    "jobs": "CreateBatchInferenceJob",
+}
+WORK = {"import": True, "train": True}
+
+
+@pytest.mark.parametrize("kind", CREATE)
+def test_what_failed_is_started_once_more(shop: Shop, kind: str) -> None:
+    with misbehaving_clients(FailingResources({CREATE[kind]: ["a hiccup"]})):
+        result = shop.run(ENOUGH, **WORK)
+    assert result.success, why(result)
+    assert shop.take_created() == {**STARTED, kind: 2}
+
+
+@pytest.mark.parametrize("kind", ["models", "jobs"])
+def test_what_failed_is_not_started_once_more_beyond_the_budget(shop: Shop, kind: str) -> None:
+    with misbehaving_clients(FailingResources({CREATE[kind]: ["a hiccup"]})):
+        # The run costs 0.012 USD, and once more what failed costs 0.003 or 0.009 USD.
+        refused = shop.run(0.014, **WORK)
+    assert not refused.success
+    for words in ("a hiccup", "not started once more", "budget.max_usd_per_run allows 0.01"):
+        assert words in why(refused)
+    assert shop.take_created()[kind] == 1
+
+
+def test_what_a_lost_answer_started_is_paid_once_and_called_adopted(shop: Shop) -> None:
+    with repeated_request("CreateSolutionVersion"):
+        result = shop.run(ENOUGH, train=True)
+    assert result.success, why(result)
+    assert shop.take_created() == {"models": 1, "jobs": 1}
+    assert metadata(result, "solution_version")["outcome"].startswith("adopted")
+    assert shop.read_nights()[0]["cost_usd"] == pytest.approx(0.012, abs=1e-3)
+
+
 def test_the_embedded_personalize_costs_nothing_so_no_budget_is_too_small(
     project: Project, instance: dg.DagsterInstance
 ) -> None:
     write_ratings(project.root / "ratings.csv")
     budget = {"max_usd_per_run": TOO_LITTLE}
     project.declare(declaration("shop", "ratings.csv", budget=budget))
+    prices = project.root / "prices.yaml"
+    prices.write_text("recommendations_v2_per_1000_users: 50\n")
+    project.environment["BATCHREC_PRICES"] = str(prices)
     result = refresh(project, "shop", instance)
     assert result.success, why(result)
-    # What it would cost on AWS is said.
-    assert "0.01 USD" in (checks(result)["within_budget"].description or "")
+    # What it would cost on AWS is said, by the team's prices, for 60 lists.
+    assert "about 3.00 USD" in (checks(result)["within_budget"].description or "")

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import re
 
+import polars as pl
 import pytest
 from click.testing import CliRunner, Result
 
 from batchrec_dagster.cli import main
+from batchrec_dagster_tests.guard.builders import Project, declaration
+from batchrec_dagster_tests.guard.seams.editions import open_list, publish_rows
 from batchrec_dagster_tests.guard.strange_shop import StrangeShop
 
 pytestmark = pytest.mark.slow
@@ -34,6 +37,8 @@ def test_two_editions_are_compared(strange_shop: StrangeShop) -> None:
     assert re.search(r"interactions\.min_rating +3\.5 +4\.5\n", result.output)
     before, now = (night.interactions.height for night in (first, strict))
     assert re.search(rf"interactions +{before:,} +{now:,}\n", result.output)
+    reason = "interactions.min_rating changed from 3.5 to 4.5"
+    assert f"The metrics cannot be compared: {reason}" in " ".join(result.output.split())
 
 
 def test_by_default_it_is_what_readers_have_and_what_they_had_before(
@@ -50,3 +55,32 @@ def test_an_edition_that_is_not_kept_is_an_error() -> None:
     result = diff("7")
     assert result.exit_code != 0
     assert "7" in result.output
+
+
+def test_people_and_items_that_came_and_went_are_counted(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project.declare(declaration("shop", "ratings.csv"))
+    monkeypatch.chdir(project.root)
+    monkeypatch.setenv("BATCHREC_HOME", str(project.root / ".batchrec"))
+    files = open_list(project.root / ".batchrec", "shop")
+    for lists in (
+        {"ann": "ab", "bob": "ab", "eve": "ac"},
+        {"bob": "ac", "eve": "ac", "zoe": "d", "ida": "d"},
+    ):
+        rows = [
+            (user, rank, item)
+            for user, items in lists.items()
+            for rank, item in enumerate(items, 1)
+        ]
+        columns = {"user_id": pl.String, "rank": pl.Int32, "item_id": pl.String}
+        publish_rows(files, pl.DataFrame(rows, columns, orient="row"))
+    described = json.loads(diff("--json").output)
+    assert (described["gained"], described["lost"]) == (2, 1)
+    # Of those who have both lists, bob kept half of his, and eve all.
+    assert (described["compared"], described["kept"], described["same_lists"]) == (2, 0.75, 1)
+    changes = [
+        [(one["item"], one["before"], one["after"]) for one in described[name]]
+        for name in ("up", "down")
+    ]
+    assert changes == [[("c", 1, 2)], [("b", 1, 0)]]

@@ -264,6 +264,8 @@ def test_a_run_that_fails_says_why_and_where_its_log_is(evening: Evening) -> Non
     assert parse_stages(result.stdout) == [("raw_ratings", "failed")]
     assert "raw_ratings: " in result.stderr
     assert "strange.csv" in result.stderr
+    assert "Nothing was published: what readers have stays." in result.stderr
+    assert re.search(r"continue with:\n.*batchrec run strange$", result.stderr, re.MULTILINE)
     assert f"/runs/{evening.last_run().run_id}" in result.stderr
     assert "Traceback" not in said
     assert "\\x1b[2J" in said

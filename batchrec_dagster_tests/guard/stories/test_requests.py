@@ -139,9 +139,17 @@ PIPELINES = {
     # bought together need no request.
     "three lists": RecordedPipeline(
         {
-            **{name: SHOP[name] for name in ("name", "ratings", "users", "solution")},
+            **{name: SHOP[name] for name in ("name", "ratings", "users")},
+            "solution": {
+                "recipe": "aws-user-personalization",
+                "hyperparameters": {"bptt": 16, "max_user_history_length_percentile": 0.9},
+            },
             "lists": {
-                "newsletter": {"users": SHOP["batch_users"], "num_results": 6},
+                "newsletter": {
+                    "users": SHOP["batch_users"],
+                    "num_results": 6,
+                    "exploration_weight": 0.25,
+                },
                 "home": {"num_results": 12},
                 "app": {"num_results": 5},
             },

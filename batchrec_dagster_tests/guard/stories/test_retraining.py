@@ -14,17 +14,20 @@ import pytest
 
 from batchrec_dagster_tests.guard.builders import (
     Project,
+    checks,
     count_created,
     declaration,
     definitions,
+    metadata,
     module_project,
+    open_personalize,
     refresh,
     table,
     why,
     write_ratings,
 )
 from batchrec_dagster_tests.guard.first_run import RATINGS, FirstRun
-from batchrec_dagster_tests.guard.seams.lists import clock_of_trainings
+from batchrec_dagster_tests.guard.seams.lists import clock_of_trainings, paid_personalize
 
 pytestmark = pytest.mark.slow
 
@@ -76,10 +79,19 @@ def long_lived(tmp_path_factory: pytest.TempPathFactory, first_run: FirstRun) ->
 
 
 def test_new_data_get_lists_by_the_last_model(long_lived: Shop) -> None:
-    result = long_lived.run(days=6, users=61)
+    # What somebody else trained meanwhile does not count.
+    client = open_personalize(long_lived.project)
+    ours = client.list_solution_versions()["solutionVersions"][0]["solutionVersionArn"]
+    client.create_solution_version(solutionArn=ours.rpartition("/")[0])
+    long_lived.take_trainings()
+    # Enough for the lists, and not for a training.
+    with paid_personalize():
+        result = long_lived.run(days=6, users=61, budget={"max_usd_per_run": 0.01})
     assert result.success, why(result)
     assert long_lived.take_trainings() == 0
+    assert metadata(result, "solution_version")["solution_version_arn"] == ours
     assert "61" in long_lived.list_users()
+    assert "on earlier data" in (checks(result)["quality_gate"].description or "")
 
 
 def test_after_the_days_new_data_are_trained_on(long_lived: Shop) -> None:

@@ -13,7 +13,9 @@ from typing import Any
 import dagster as dg
 import polars as pl
 import pytest
+from click.testing import CliRunner
 
+from batchrec_dagster.cli import main
 from batchrec_dagster_tests.guard.builders import (
     Project,
     count_created,
@@ -140,6 +142,41 @@ def test_what_failed_goes_on_from_the_model_and_the_job_that_are_there(complete_
     home = complete_shop.read_list("home")
     assert home.height == USERS * 8
     assert home.filter(item_id="4").is_empty()
+
+
+ALL = ["shop/app", "shop/home", "shop/newsletter"]
+
+
+@pytest.mark.parametrize(
+    ("command", "exit_code", "parts"),
+    [
+        ("show 1", 0, ALL),
+        ("show 1 --pipeline shop", 0, ALL),
+        ("show --item 4 --pipeline shop/home", 0, ["shop/home"]),
+        ("show 1 --pipeline shop/hoem", 3, ["'shop/hoem'", ", ".join(ALL)]),
+        ("list shop --editions", 0, ALL),
+        ("list shop/hoem --editions", 3, ["'shop/hoem'", ", ".join(ALL)]),
+        ("rollback shop", 3, ["shop/app or shop/home or shop/newsletter"]),
+        ("rollback shop/home --to 5", 3, ["edition '5'"]),
+        ("diff --pipeline shop", 2, [", ".join(ALL)]),
+        ("diff shop shop/home", 3, ["shop/app or shop/home or shop/newsletter"]),
+    ],
+)
+def test_a_pipelines_name_stands_for_all_its_lists(
+    complete_shop: Shop,
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
+    exit_code: int,
+    parts: list[str],
+) -> None:
+    monkeypatch.chdir(complete_shop.project.root)
+    for name, value in complete_shop.project.process_environment().items():
+        monkeypatch.setenv(name, value)
+    result = CliRunner().invoke(main, command.split())
+    assert result.exit_code == exit_code, result.output
+    output = " ".join(result.output.split())
+    for part in parts:
+        assert part in output
 
 
 def test_a_change_of_one_list_changes_no_other(complete_shop: Shop) -> None:

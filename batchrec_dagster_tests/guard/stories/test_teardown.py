@@ -20,7 +20,7 @@ from batchrec_dagster_tests.guard.builders import (
     write_ratings,
 )
 from batchrec_dagster_tests.guard.faults.crashes import CrashError
-from batchrec_dagster_tests.guard.faults.personalize import crash_after_first, replace_answers
+from batchrec_dagster_tests.guard.faults.worst_aws import crash_after_first, replace_answers
 from batchrec_dagster_tests.guard.first_run import DECLARATION
 from batchrec_dagster_tests.guard.servers.personalize import RECIPE, write_interactions_schema
 from batchrec_dagster_tests.guard.servers.teardown import tear_down

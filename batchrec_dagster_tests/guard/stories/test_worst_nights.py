@@ -26,9 +26,8 @@ from batchrec_dagster_tests.guard.faults.personalize import (
     ReachedQuotas,
     SplitOutputs,
     Throttling,
-    WorstAws,
-    worst_aws,
 )
+from batchrec_dagster_tests.guard.faults.worst_aws import WorstAws, worst_aws
 from batchrec_dagster_tests.guard.repeats import nightly, repeats
 from batchrec_dagster_tests.guard.servers.night import Night, night
 from batchrec_dagster_tests.guard.servers.s3 import S3Server

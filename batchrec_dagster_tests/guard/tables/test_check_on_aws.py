@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,6 +27,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("bare_environment")]
 
 ORDERS = "userId,itemId,timestamp\n1,7,1700000000\n2,8,1700000100\n"
 ACCOUNT = "123456789012"
+# In place of an error code: the request is sent.
+UNREACHABLE = "unreachable"
 
 
 def on_s3(s3: S3Server, bucket: str, keys: Any = OWNER) -> dict[str, str]:
@@ -39,6 +43,32 @@ def test_a_usable_bucket_and_its_objects_pass(home: Project, s3: S3Server) -> No
     assert {status for status, _ in findings.values()} <= {"ok", "warning"}
     for name in ("bucket", "clock", "storage delete", "shop ratings"):
         assert findings[name][0] == "ok"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "status", "part"), [(-40, "warning", "s behind"), (900, "FAILED", "s ahead")]
+)
+def test_a_wrong_clock_is_told(
+    home: Project,
+    s3: S3Server,
+    monkeypatch: pytest.MonkeyPatch,
+    seconds: int,
+    status: str,
+    part: str,
+) -> None:
+    call = botocore.client.BaseClient._make_api_call  # type: ignore[attr-defined]
+
+    def answer_by_another_clock(client: Any, operation: str, arguments: Any) -> Any:
+        answer = call(client, operation, arguments)
+        if operation == "HeadBucket":
+            date = datetime.now(UTC) - timedelta(seconds=seconds)
+            answer["ResponseMetadata"]["HTTPHeaders"]["date"] = format_datetime(date)
+        return answer
+
+    monkeypatch.setattr(botocore.client.BaseClient, "_make_api_call", answer_by_another_clock)
+    found = check(**on_s3(s3, s3.create_bucket()))["clock"]
+    assert found[0] == status
+    assert part in found[1]
 
 
 @pytest.mark.parametrize(
@@ -98,7 +128,10 @@ def check_aws(home: Project, s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> C
     send = botocore.client.BaseClient._make_request  # type: ignore[attr-defined]
 
     def answer(client: Any, operation: Any, *request: Any) -> Any:
-        if code := refusals.get(operation.name):
+        code = refusals.get(operation.name)
+        if code == UNREACHABLE:
+            return send(client, operation, *request)
+        if code:
             return SimpleNamespace(status_code=400), {"Error": {"Code": code, "Message": ""}}
         if operation.name in answers:
             return SimpleNamespace(status_code=200), answers[operation.name]
@@ -156,6 +189,15 @@ def test_an_account_that_cannot_be_used_fails_with_what_to_do(
     status, text = check_aws(refused, **settings)[name]
     assert status != "ok"
     assert part in text
+
+
+def test_an_sts_that_cannot_be_reached_is_named(check_aws: Check) -> None:
+    nobody = f"http://127.0.0.1:{free_ports(1)[0]}"
+    findings = check_aws({"GetCallerIdentity": UNREACHABLE}, AWS_ENDPOINT_URL_STS=nobody)
+    status, text = findings["identity"]
+    assert status == "FAILED"
+    assert "cannot reach AWS STS" in text
+    assert "VPC" in text
 
 
 def test_regions_of_china_are_known(check_aws: Check) -> None:

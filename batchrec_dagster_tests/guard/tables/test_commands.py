@@ -29,6 +29,7 @@ OK, FAILED, WRONG_USAGE, NOT_FOUND = 0, 1, 2, 3
 TYPED = [
     ("run", WRONG_USAGE, ["club", "shop"]),
     ("run shopp", NOT_FOUND, ["'shopp'", "club, shop"]),
+    ("run shop/newsletter", NOT_FOUND, ["is a list", "name shop"]),
     ("run shop -c missing.yaml", WRONG_USAGE, ["missing.yaml"]),
     ("run shop -c tab.yaml", FAILED, ["tab.yaml, line 2", "YAML"]),
     ("run shop -c latin.yaml", FAILED, ["latin.yaml"]),

@@ -130,3 +130,7 @@ def test_the_newest_experiment_is_reported_and_without_one_there_is_no_result(
     summary = history.compare_arms(to_frame(events))
     assert summary is not None
     assert summary.name == "second"
+    # The one before counts no more.
+    alone = ListHistory(tmp_path / "alone")
+    alone.publish(lists, at=at, data_until=at - 1000, experiment=experiment)
+    assert alone.compare_arms(to_frame(events)) == summary

@@ -103,6 +103,20 @@ def test_each_night_is_a_line_that_fits(home: Path) -> None:
     assert len(shop["nights"]) == 7
 
 
+def test_a_list_has_its_own_nights_and_those_in_which_all_lists_failed(
+    home: Path, project: Project
+) -> None:
+    project.declare(declaration("club", "ratings.csv", lists={"home": {}, "app": {}}))
+    record_night(open_list(home, "club"), START, "failed", "raw_ratings", "run 1")
+    for day, name in enumerate(("home", "app"), 1):
+        files, time = open_list(home, f"club/{name}"), START + timedelta(days=day)
+        record_night(files, time, "refused", "recommendations", f"run of {name}")
+    lists = json.loads(type_command("list", "club", "--editions", "--json"))
+    assert {one["pipeline"]: [night["run"] for night in one["nights"]] for one in lists} == {
+        f"club/{name}": [f"run of {name}", "run 1"] for name in ("app", "home")
+    }
+
+
 def test_each_list_has_its_verdict_and_how_its_last_night_ended(home: Path) -> None:
     files = open_list(home, "shop")
     poor = make_finding("no_user_dominates", "watch", headline="one user has 12% of all rows")

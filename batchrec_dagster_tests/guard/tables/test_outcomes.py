@@ -194,8 +194,17 @@ def test_a_rerun_changes_nothing_and_what_is_no_longer_kept_stays(history: ListH
         first = history.measure(to_frame(events))
     assert first["edition"].to_list() == [1, 2, 3]
     assert history.measure(to_frame(events)).equals(first)
+    # What was measured stays, also of editions that something changed.
+    for file in history.folder.rglob("history/*.parquet"):
+        content = file.read_bytes()
+        file.write_bytes(content[:4] + bytes(36) + content[40:])
+    assert history.measure(to_frame(events)).equals(first)
     history.drop_kept_editions()
     assert history.measure(to_frame(events)).equals(first)
+    # Sums that something cut are measured again, of the editions that are there.
+    (sums,) = history.folder.rglob("sums.parquet")
+    sums.write_bytes(b"PAR1")
+    assert history.measure(to_frame(events))["edition"].to_list() == [3]
 
 
 def test_a_period_runs_to_the_next_publication_and_after_a_rollback_the_older_lists_have_another(

@@ -6,6 +6,7 @@ did with earlier lists.
 
 from __future__ import annotations
 
+import html
 import math
 from collections import Counter
 from functools import cache
@@ -110,6 +111,7 @@ def test_the_model_has_the_metrics_that_its_training_measured(night: ShopNight, 
     assert page.numbers["NDCG of the model"] == pytest.approx(measured["ndcg_at_25"], abs=5e-5)
     popular = page.numbers["NDCG of popular items"]
     assert popular == pytest.approx(measured["popularity_ndcg_at_25"], abs=5e-5)
+    assert "batchrec's embedded engine, not by Amazon" in html.unescape(night.page.read_text())
 
 
 def test_the_table_of_quality_has_the_metrics_with_intervals(night: ShopNight, page: Page) -> None:
@@ -282,6 +284,8 @@ def test_the_settings_that_changed_are_named_with_both_values(strange_shop: Stra
     assert read_changes("strict") == [["interactions.min_rating", "3.5", "4.5"]]
     assert read_changes("grown") == []
     assert read_changes("last") == [["recommendations.num_results", "5", "4"]]
+    text = " ".join(strange_shop.night("last").page.read_text().split())
+    assert "The settings of the interactions changed between some nights" in text
 
 
 def test_the_page_says_what_people_did_with_earlier_lists(strange_shop: StrangeShop) -> None:

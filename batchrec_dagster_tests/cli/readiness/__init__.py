@@ -1,1 +1,0 @@
-"""Tests of what `batchrec check` looks at."""

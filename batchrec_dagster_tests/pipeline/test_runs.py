@@ -1,0 +1,106 @@
+"""Which runs are a pipeline's, where a team has assets and jobs of its own, or a process died."""
+
+from __future__ import annotations
+
+import logging
+from datetime import timedelta
+
+import dagster as dg
+import pytest
+
+from batchrec_dagster.config import Pipeline
+from batchrec_dagster.errors import UserError
+from batchrec_dagster.pipeline import ended_runs
+from batchrec_dagster.pipeline.automation.runs import (
+    STORAGE_TAG,
+    build_job_tags,
+    describe_runs_under_way,
+)
+from batchrec_dagster.pipeline.ended_runs import read_ended_runs
+from batchrec_dagster.steps.work import Work
+from batchrec_dagster.storage.connection import Storage
+from batchrec_dagster.storage.layout import ListFiles, ListKeys
+from batchrec_dagster.storage.lock import hold_lock
+from batchrec_dagster_tests.guard.builders import Project, declaration, definitions, write_ratings
+
+OF_THE_TEAM = """\
+import dagster as dg
+
+@dg.asset(key_prefix="shop", group_name="shop", deps=[dg.AssetKey(["shop", "recommendations"])])
+def mailing() -> None: ...
+"""
+MAILING = dg.AssetKey(["shop", "mailing"])
+
+
+def test_runs_under_way_are_those_that_make_a_pipelines_assets_in_its_storage(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    write_ratings(project.root / "ratings.csv")
+    project.declare(declaration("shop", "ratings.csv"))
+    (project.package / "defs" / "mailing.py").write_text(OF_THE_TEAM)
+    pipeline = Pipeline.model_validate(declaration("shop", "ratings.csv"))
+    work = Work(pipeline, Storage(str(project.storage)))
+    with definitions(project) as defs:
+        refresh = defs.resolve_job_def("shop_refresh")
+        all_assets = defs.resolve_implicit_global_asset_job_def()
+        jobs = [dg.define_asset_job("nightly", "*"), dg.define_asset_job("mails", [MAILING])]
+        theirs = dg.Definitions.merge(defs, dg.Definitions(jobs=jobs))
+        nightly, mails = (theirs.resolve_job_def(job.name) for job in jobs)
+
+    def start(job: dg.JobDefinition, storage: str = "", *keys: dg.AssetKey) -> str:
+        return instance.create_run_for_job(
+            job,
+            asset_selection={*keys} or None,
+            status=dg.DagsterRunStatus.STARTED,
+            tags={STORAGE_TAG: storage} if storage else {},
+        ).run_id
+
+    ours = {
+        start(all_assets, "", dg.AssetKey(work.pipeline.asset_key("recommendations"))),
+        start(nightly),
+        start(refresh, work.storage.place),
+    }
+    # The team's own, and those of a pipeline of this name in another code location.
+    for job, storage, keys in (
+        (all_assets, "", [MAILING]),
+        (mails, "", []),
+        (refresh, "s3://another/place", []),
+    ):
+        start(job, storage, *keys)
+    assets = {*refresh.asset_layer.executable_asset_keys}
+    said = describe_runs_under_way(work, assets, instance)
+    assert {line.split()[1] for line in said} == ours
+    assert all(line.endswith(" is under way") for line in said)
+
+
+def test_a_run_that_was_killed_is_known_from_dagster(
+    project: Project, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = ListFiles(Storage(str(project.storage)), ListKeys("shop"))
+
+    @dg.op
+    def shop__raw_ratings() -> None:
+        raise UserError("no disk")
+
+    @dg.job(name="shop_refresh", tags=build_job_tags(files.storage))
+    def refresh() -> None:
+        shop__raw_ratings()
+
+    failed = refresh.execute_in_process(instance=instance, raise_on_error=False).run_id
+    (run,) = read_ended_runs(instance, files)
+    assert (run.run, run.ended, run.steps) == (failed, "failed", ("raw_ratings",))
+    # Another code location has a pipeline of this name, and a storage of its own.
+    theirs = Storage(f"{files.storage.root}-of-others")
+    for other in (ListFiles(theirs, files.keys), ListFiles(files.storage, ListKeys("club"))):
+        assert read_ended_runs(instance, other) == []
+    # One that is under way counts only if nothing was heard of it, nor a lock held, for an hour.
+    started = instance.create_run_for_job(
+        refresh, tags=refresh.tags, status=dg.DagsterRunStatus.STARTED
+    ).run_id
+    assert [run.run for run in read_ended_runs(instance, files)] == [failed]
+    monkeypatch.setattr(ended_runs, "SILENCE", timedelta(minutes=-1))
+    assert {run.run for run in read_ended_runs(instance, files)} == {failed, started}
+    log = logging.getLogger("test")
+    for key in ("shop/locks/recommendations.lock", "shop/lists/home/locks/recommendations.lock"):
+        with hold_lock(files.storage.store, files.uri(key), started, log, 0):
+            assert [run.run for run in read_ended_runs(instance, files)] == [failed]

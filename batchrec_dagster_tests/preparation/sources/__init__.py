@@ -1,1 +1,0 @@
-"""Where ratings come from."""
