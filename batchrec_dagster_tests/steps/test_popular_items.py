@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import numpy as np
 import polars as pl
