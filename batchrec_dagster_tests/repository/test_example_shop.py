@@ -132,7 +132,7 @@ def test_the_lists_are_made_again_only_where_the_rules_changed(shop: ExampleShop
     assert now == 0
     # "Half of the customers", says the tutorial.
     assert 0.45 < before / len(shop.lists) < 0.55
-    assert "Good to send: the model beats popular items" in shop.output
+    assert "Good to send: the model beats the most popular items" in shop.output
 
 
 def test_who_agreed_gets_a_full_list(shop: ExampleShop) -> None:
@@ -160,7 +160,7 @@ def test_the_file_for_the_mailing_tool_has_what_a_newsletter_shows(shop: Example
             bought = shop.purchases.get(row["user_id"])
             assert row["reason_event_2"] == ("purchase" if bought else "view")
     # It is not known of an item that nobody had together with something of the person's own.
-    assert sum(row["reason_2"] == "" for row in shop.rows) < 0.03 * len(shop.rows)
+    assert sum(row["reason_2"] == "" for row in shop.rows) < 0.05 * len(shop.rows)
 
 
 def test_no_list_has_what_cannot_be_bought(shop: ExampleShop) -> None:
