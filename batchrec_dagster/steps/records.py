@@ -71,10 +71,14 @@ class ModelRecord(PaidRecord, frozen=True):
     @property
     def ndcg(self) -> Estimate | None:
         """Its NDCG@25, with an interval if there are groups; None if it is not known."""
-        if self.groups is not None:
-            return self.groups.mean
         ndcg = self.metrics.get(NDCG)
-        return None if ndcg is None else Estimate(value=ndcg)
+        if ndcg is None:
+            return None
+        if self.groups is None:
+            return Estimate(value=ndcg)
+        mean = self.groups.mean
+        # The sums are not rounded as Personalize rounds a metric.
+        return None if mean is None else mean.model_copy(update={"value": ndcg})
 
     @property
     def trained_on(self) -> str | None:

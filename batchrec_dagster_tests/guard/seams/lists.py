@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from statistics import fmean
 from tempfile import TemporaryDirectory
 from types import MappingProxyType, SimpleNamespace
 from typing import Any
@@ -357,6 +358,7 @@ def judge_next_model(before: Mapping[str, float], now: Mapping[str, float]) -> t
         version="new",
         solution_version_arn="arn:new",
         data_version="data",
+        metrics={NDCG: fmean(now.values())},
         groups=groups[1],
     )
     facts = {"solution_version_arn": "arn:old", "measured_on": "all", "groups": groups[0]}
