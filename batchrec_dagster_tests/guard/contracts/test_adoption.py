@@ -178,7 +178,8 @@ def test_what_was_created_by_a_request_whose_answer_is_lost_is_adopted(
     wanted = prepared.want(kind)
     lost = LostAnswers(wanted.create)
     lists = LaggingLists(random.Random(0))
-    client, aws = open_fake(prepared, tmp_path, lost, lists, attempts=3)
+    # The lists lag behind what was created, whether or not its answer arrives.
+    client, aws = open_fake(prepared, tmp_path, lists, lost, attempts=3)
     arn = wanted.start(client)
     assert lost.count == 1
     assert wanted.start(client) == arn

@@ -12,6 +12,7 @@ import pytest
 
 from batchrec_dagster.testing import StartedPersonalize
 from batchrec_dagster_tests.guard.builders import REPOSITORY
+from batchrec_dagster_tests.guard.repeats import nightly
 from batchrec_dagster_tests.guard.servers.forked_aws import forked_aws
 
 pytestmark = pytest.mark.slow
@@ -20,6 +21,7 @@ SCRIPT = REPOSITORY / "docs" / "walkthrough.sh"
 USERS, FILMS = 100, 5
 
 
+@nightly("thirty commands")
 def test_the_walkthrough_runs_unchanged(tmp_path: Path) -> None:
     personalize = StartedPersonalize(tmp_path, bucket="walkthrough")
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -16,7 +16,7 @@ MARK = "zqmark"
 ENCODINGS = ("latin-1", "utf-16-le", "utf-32-le")
 
 
-def find_marks(files: Iterator[tuple[str, bytes]]) -> list[str]:
+def find_marks(files: Iterable[tuple[str, bytes]]) -> list[str]:
     """The names of the files that have the mark in their bytes or values."""
     return [name for name, content in files if any(map(has_mark, read_contents(content)))]
 

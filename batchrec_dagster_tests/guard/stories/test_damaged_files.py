@@ -77,15 +77,12 @@ DELETE = "delete it, and run the refresh"
 @pytest.mark.parametrize(
     ("name", "damage", "message"),
     [
-        ("raw/ratings/ratings.csv", half, ""),
         ("raw/ratings/ratings.csv", other_digits, ""),
         (OUTPUT, empty, ""),
-        (OUTPUT, half, AGAIN),
         (OUTPUT, half_of_the_lines, AGAIN),
         (TABLE, half, f"recommendations.parquet is damaged .*{DELETE}"),
         ("records/personalize_dataset.json", empty, ""),
         ("records/solution_version.json", half, ""),
-        ("records/raw_ratings.json", half, ""),
     ],
 )
 def test_a_damaged_file_is_made_again_or_refused_by_name(

@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from batchrec_dagster.cli import main
 from batchrec_dagster_tests.guard.builders import Project, definitions, refresh, write_ratings
 from batchrec_dagster_tests.guard.first_run import DECLARATION, RATINGS
+from batchrec_dagster_tests.guard.repeats import nightly
 
 pytestmark = pytest.mark.slow
 
@@ -33,6 +34,7 @@ def show(*arguments: str) -> dict[str, Any]:
     return pipeline
 
 
+@nightly("five runs")
 def test_the_nights_of_a_pipeline_are_listed(
     project: Project,
     first_run_of_shop: None,

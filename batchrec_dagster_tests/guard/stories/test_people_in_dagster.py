@@ -20,7 +20,7 @@ from batchrec_dagster_tests.guard.builders import (
     write_ratings,
 )
 from batchrec_dagster_tests.guard.oracles.marks import MARK, find_marks, read_files
-from batchrec_dagster_tests.guard.repeats import IS_LONG, repeats
+from batchrec_dagster_tests.guard.repeats import nightly, repeats
 
 pytestmark = pytest.mark.slow
 
@@ -76,22 +76,31 @@ def project(tmp_path: Path) -> Project:
 
 
 def find_marks_of_dagster(project: Project) -> list[str]:
-    return find_marks(read_files(project.root / ".batchrec/dagster"))
+    """Where Dagster's databases and logs have the mark."""
+    files = [*read_files(project.root / ".batchrec/dagster")]
+    assert any(name.endswith(".err") for name, _ in files)
+    assert "values of index.db" in [name for name, _ in files]
+    return find_marks(files)
 
 
-def test_no_id_is_left_by_a_night_and_a_refused_one(project: Project) -> None:
+def test_no_id_is_left_by_a_night(project: Project) -> None:
+    project.declare(declaration("shop", "ratings.csv", **SHOP))
+    home = project.root / ".batchrec/dagster"
+    home.mkdir(parents=True)
+    with dg.DagsterInstance.local_temp(str(home)) as instance:
+        assert refresh(project, "shop", instance).success
+    assert find_marks(read_files(project.storage)), "the search finds nothing"
+    assert find_marks_of_dagster(project) == []
+
+
+@nightly("a process for each step takes seconds")
+def test_no_id_is_left_by_a_command_that_is_refused(project: Project) -> None:
     shop = declaration("shop", "ratings.csv", **SHOP)
     project.declare(shop)
     result = project.run("batchrec", "run", "shop")
     assert result.returncode == 0, result.stdout + result.stderr
-    names = [name for name, _ in read_files(project.root / ".batchrec/dagster")]
-    assert any(name.endswith(".err") for name in names)
-    assert "values of index.db" in names
-    assert find_marks(read_files(project.storage)), "the search finds nothing"
     assert find_marks_of_dagster(project) == []
 
-    if not IS_LONG:
-        return
     project.declare({**shop, "gate": {"min_ndcg_at_25": 1.0}})
     with (project.root / "ratings.csv").open("a") as file:
         file.write(f"{GOOD_ROW}\n")

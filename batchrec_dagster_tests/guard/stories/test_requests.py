@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +27,6 @@ from batchrec_dagster_tests.guard.builders import (
     why,
     write_ratings,
 )
-from batchrec_dagster_tests.guard.first_run import DECLARATION, FirstRun
 from batchrec_dagster_tests.guard.oracles.recorded_requests import (
     RecordedRequest,
     RequestRenderer,
@@ -120,19 +119,13 @@ class RecordedPipeline:
     """A pipeline whose requests are recorded."""
 
     declaration: Mapping[str, Any]
-    write_files: Callable[[Path], object]
-    """Writes its files into a folder."""
     tags: str = ""
     """The deployment's tags, as BATCHREC_TAGS has them."""
 
 
 PIPELINES = {
-    "ratings alone": RecordedPipeline(
-        DECLARATION, lambda folder: write_ratings(folder / "ratings.csv")
-    ),
     "users and rules": RecordedPipeline(
         {**SHOP, "recommendations": RULES, "similar_items": SIMILAR_ITEMS},
-        write_shop,
         tags="team=data",
     ),
     # One training, and two jobs: home and app ask for the same users with the same filter. Items
@@ -155,7 +148,6 @@ PIPELINES = {
             },
             "similar_items": {"within_days": 7, "events": ["buy"]},
         },
-        write_shop,
     ),
 }
 
@@ -187,7 +179,7 @@ def _run(project: Project) -> list[RecordedRequest]:
 
 def _run_on_aws(root: Path, pipeline: RecordedPipeline, s3: S3Server, bucket: str) -> Nights:
     project = module_project(root)
-    pipeline.write_files(root)
+    write_shop(root)
     project.declare(pipeline.declaration)
     with ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
         door = stack.enter_context(
@@ -214,25 +206,19 @@ def _run_on_aws(root: Path, pipeline: RecordedPipeline, s3: S3Server, bucket: st
 def _run_embedded(root: Path, pipeline: RecordedPipeline) -> list[RecordedRequest]:
     project = module_project(root)
     project.environment = {"BATCHREC_TAGS": pipeline.tags}
-    pipeline.write_files(root)
+    write_shop(root)
     project.declare(pipeline.declaration)
     return _run(project)
 
 
 @pytest.fixture(scope="module")
-def recordings(
-    tmp_path_factory: pytest.TempPathFactory, s3: S3Server, first_run: FirstRun
-) -> dict[str, Recording]:
+def recordings(tmp_path_factory: pytest.TempPathFactory, s3: S3Server) -> dict[str, Recording]:
     """By the names of PIPELINES."""
     recordings = {}
     for name, pipeline in PIPELINES.items():
         bucket = s3.create_bucket()
         nights = _run_on_aws(tmp_path_factory.mktemp("aws"), pipeline, s3, bucket)
-        if pipeline.declaration is DECLARATION:
-            # All tests of a session share that run.
-            embedded = first_run.requests
-        else:
-            embedded = _run_embedded(tmp_path_factory.mktemp("embedded"), pipeline)
+        embedded = _run_embedded(tmp_path_factory.mktemp("embedded"), pipeline)
         for requests in (nights.first, nights.second, embedded):
             validate(requests)
         on_aws = RequestRenderer({f"s3://{bucket}/batchrec": "<storage>", ROLE: "<role>"})

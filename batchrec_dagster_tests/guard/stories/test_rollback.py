@@ -24,6 +24,7 @@ from batchrec_dagster_tests.guard.builders import (
 )
 from batchrec_dagster_tests.guard.faults.crashes import kill_when
 from batchrec_dagster_tests.guard.first_run import DECLARATION, FirstRun
+from batchrec_dagster_tests.guard.repeats import nightly
 from batchrec_dagster_tests.guard.seams.publishing import (
     Editions,
     NightsWork,
@@ -247,6 +248,7 @@ def type_command(*words: str, answer: str = "") -> Result:
 
 
 @pytest.mark.slow
+@nightly("three runs and a process")
 def test_a_rollback_and_the_nights_after_it(shop: Project) -> None:
     """By the job, by the command, and by a process that is killed."""
     editions = Editions(Store.open(shop.storage))
