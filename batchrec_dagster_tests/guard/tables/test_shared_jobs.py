@@ -22,6 +22,7 @@ def declare(lists: dict[str, Any]) -> dict[str, Any]:
             "source": "items.csv",
             "columns": {"item": "id", "categories": {"COLOUR": "colour"}},
         },
+        solution={"recipe": "aws-user-personalization"},
         lists=lists,
     )
 
@@ -37,6 +38,8 @@ def declare(lists: dict[str, Any]) -> dict[str, Any]:
         ({"filter": BLUE}, False),
         ({"exclude_seen": False}, False),
         ({"exclude_seen": {"events": ["buy"]}}, False),
+        ({"exploration_weight": 0.3}, False),
+        ({"newcomers": "popular"}, False),
         ({"experiment": {"name": "spring", "control_share": 0.2}}, False),
     ],
     ids=lambda value: value if isinstance(value, bool) else next(iter(value)),
