@@ -7,7 +7,6 @@ import io
 import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import uuid
@@ -185,35 +184,6 @@ class Project:
             if not key.startswith(("BATCHREC_", "DAGSTER_", "AWS_"))
         }
         return {**inherited, "DAGSTER_HOME": str(home), **self.environment}
-
-
-def log_on_level_debug(project: Project) -> tuple[str, str]:
-    """The arguments of a job with which its process logs what is on level DEBUG, too."""
-    config = project.root / "debug.yaml"
-    config.write_text("loggers: {console: {config: {log_level: DEBUG}}}")
-    return "-c", str(config)
-
-
-def killed_at(project: Project, command: Sequence[str], moment: str) -> None:
-    """Start the command, and SIGKILL it with all its processes once its log has `moment`."""
-    log = project.root / "killed.log"
-    with log.open("w", buffering=1) as output:
-        process = subprocess.Popen(
-            [str(Path(sys.executable).parent / command[0]), *command[1:]],
-            cwd=project.root,
-            env=project.process_environment(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
-        assert process.stdout is not None
-        for line in process.stdout:
-            output.write(line)
-            if moment in line:
-                os.killpg(process.pid, signal.SIGKILL)
-                break
-        assert process.wait(timeout=300) == -signal.SIGKILL, log.read_text()
 
 
 def copied_project(root: Path) -> Project:

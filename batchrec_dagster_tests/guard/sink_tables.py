@@ -6,8 +6,6 @@ from typing import Any
 
 import polars as pl
 
-from batchrec_dagster_tests.guard.hostile import HOSTILE
-
 SCHEMA = {
     "user_id": pl.String,
     "rank": pl.Int32,
@@ -43,17 +41,6 @@ def build_mail_table() -> pl.DataFrame:
         reason=pl.Series(["because", "popular", None]),
         reason_item=pl.Series(["z", None, None], dtype=pl.String),
         score="score",
-    )
-
-
-def build_hostile_table() -> pl.DataFrame:
-    """A table with ids and titles that a stranger chose; the ids have no line breaks."""
-    ids = [" ".join(text.split("\n")).replace("\r", " ") for text in HOSTILE]
-    return build_lists_table(
-        {
-            user: [*zip(ids[n : n + 3], HOSTILE[n : n + 3], strict=True)]
-            for n, user in enumerate(ids)
-        }
     )
 
 

@@ -78,12 +78,6 @@ def read_actions(statement: Statement) -> list[str]:
     return [action] if isinstance(action, str) else list(action)
 
 
-def read_resources(statement: Statement) -> list[str]:
-    """The statement's resources, one or many."""
-    resource = statement["Resource"]
-    return [resource] if isinstance(resource, str) else list(resource)
-
-
 def _decide(condition: Mapping[str, Any], values: Mapping[str, str]) -> bool:
     ((function, arguments),) = condition.items()
     if function == "!Not":

@@ -25,7 +25,7 @@ from batchrec_dagster.pipeline.spark_jobs import RunOnEngine
 from batchrec_dagster.preparation.layout import Columns, FileForm
 from batchrec_dagster.preparation.polars.decoding import RawFile
 from batchrec_dagster.preparation.polars.prepare import open_ratings
-from batchrec_dagster.preparation.rules import PreparationResult, Rules
+from batchrec_dagster.preparation.rules import Rules
 from batchrec_dagster.preparation.spark.task import PARTS, SUPPRESSED, SparkTask
 from batchrec_dagster.storage.connection import S3Connection, Storage
 from batchrec_dagster.storage.erased import ErasedUsers
@@ -40,7 +40,6 @@ TASK = SparkTask(
     "s",
     "s3://shop/work",
 )
-DONE = PreparationResult(3, {"no user": 1}, ["ratings.csv: no user"], "s")
 
 
 def create_storage(s3: S3Server, **tags: str) -> Storage:
@@ -67,16 +66,6 @@ def say(s3: Any, params: Mapping[str, str], send_messages: Callable[[PipesContex
         PipesS3MessageWriter(s3, interval=0.2),
     ) as pipes:
         send_messages(pipes)
-
-
-def report_success(pipes: PipesContext) -> None:
-    assert SparkTask.from_json(pipes.get_extra("task")) == TASK
-    pipes.log.info("reading 1 files")
-    pipes.report_custom_message(asdict(DONE))
-
-
-def refuse(pipes: PipesContext) -> None:
-    pipes.report_custom_message({"refused": "ratings.csv: no user"})
 
 
 def run(

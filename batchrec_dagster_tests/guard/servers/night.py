@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 import sys
-import time
 import traceback
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -221,12 +220,6 @@ def night(
     shop.new_data(0)
     with shop._server:
         yield shop
-
-
-def killed_at_random(run: Run, seconds: float) -> bool:
-    """SIGKILL after so long; whether that was before its end."""
-    time.sleep(seconds)
-    return run.kill()
 
 
 def _refresh(root: Path, environment: Mapping[str, str], failure: Path) -> None:

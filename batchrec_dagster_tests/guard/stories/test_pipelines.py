@@ -26,11 +26,6 @@ from batchrec_dagster_tests.guard.builders import (
 )
 from batchrec_dagster_tests.guard.repeats import nightly
 
-UNCHANGED = [
-    f"unchanged: not {step} again" for step in ("copied", "imported", "trained", "inferred")
-]
-
-
 pytestmark = pytest.mark.slow
 
 

@@ -42,7 +42,6 @@ ITEMS = [f"i{number}" for number in range(9)]
 # Of more absent users than a fifth, a rollback would keep the lists: the data may be bad.
 MOST_ABSENT = 2
 MOST_ERASED = 4
-WORSE_THAN_POPULAR_ITEMS = 0.01
 # The write before which a process ends, or None. No publication and no rollback makes so many.
 CRASHES = st.none() | st.integers(0, 7)
 
