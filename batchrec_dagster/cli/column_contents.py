@@ -11,8 +11,8 @@ from datetime import UTC, datetime
 import polars as pl
 
 from batchrec_dagster.preparation.attributes import HTTP_ADDRESS
+from batchrec_dagster.preparation.file_form import EPOCH_UNITS, ISO8601, Column, Decimal
 from batchrec_dagster.preparation.file_sample import FileSample
-from batchrec_dagster.preparation.layout import EPOCH_UNITS, ISO8601, Column, Decimal
 from batchrec_dagster.preparation.polars import times
 from batchrec_dagster.preparation.polars.csv_table import CsvTable
 from batchrec_dagster.preparation.polars.time_formats import find_time_formats

@@ -183,7 +183,7 @@ def _describe_consequences(work: PersonalizeWork, traces: Sequence[Trace]) -> It
 
 def _print_undeclared(terminal: Terminal, declared: Collection[str]) -> None:
     """Print which pipelines have files in the storage, but are not declared."""
-    from batchrec_dagster.reporting.insight.tables import find_published
+    from batchrec_dagster.reporting.insight.published_tables import find_published
 
     published = {files.keys.pipeline for files in find_published(load_storage())}
     if undeclared := sorted(published.difference(declared)):

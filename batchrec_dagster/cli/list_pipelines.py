@@ -47,7 +47,7 @@ def list_pipelines(names: tuple[str, ...], editions: bool, as_json: bool) -> Non
       batchrec list shop --editions
       batchrec list --json | jq -r '.[] | select(.last_run.status == "FAILURE") | .pipeline'
     """
-    from batchrec_dagster.reporting.insight.tables import find_published
+    from batchrec_dagster.reporting.insight.published_tables import find_published
     from batchrec_dagster.storage.layout import ListFiles, ListKeys
 
     loaded = load_pipelines(enter_project())
@@ -131,7 +131,7 @@ def _describe_overview(
 
 def _read_last_run(instance: dg.DagsterInstance, files: ListFiles) -> dict[str, Any] | None:
     """The last refresh of the pipeline, for JSON; None if there was none. Raises UserError."""
-    from batchrec_dagster.pipeline.automation.runs import filter_refreshes
+    from batchrec_dagster.pipeline.automation.runs_under_way import filter_refreshes
     from batchrec_dagster.pipeline.ended_runs import is_interrupted
 
     for record in instance.get_run_records(filter_refreshes(files), limit=1):

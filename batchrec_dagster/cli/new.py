@@ -11,13 +11,13 @@ import click
 
 from batchrec_dagster.cli.pipelines import load_pipelines
 from batchrec_dagster.cli.project import Project, enter_project, load_storage
-from batchrec_dagster.preparation.layout import NO_TIMES
+from batchrec_dagster.preparation.file_form import NO_TIMES
 from batchrec_dagster.reporting.views.plain import fit_terminal, format_program, shorten_path
 
 if TYPE_CHECKING:
     from batchrec_dagster.cli.recognise_attributes import Subject
     from batchrec_dagster.cli.recognised_source import RecognisedSource
-    from batchrec_dagster.preparation.layout import Column
+    from batchrec_dagster.preparation.file_form import Column
     from batchrec_dagster.preparation.sources.source import ListedFile
 
 # A folder of many files is judged by the first ones.
@@ -186,7 +186,7 @@ def _recognise_ratings(
     source: str, project: Project, given: Mapping[str, Column], options: Mapping[str, Any]
 ) -> RecognisedSource:
     from batchrec_dagster.cli.recognise_ratings import recognise_ratings
-    from batchrec_dagster.preparation.layout import PreparationError
+    from batchrec_dagster.preparation.file_form import PreparationError
     from batchrec_dagster.steps.raw_files import open_listed
 
     listed_files = _list_files(source, project)

@@ -64,7 +64,7 @@ def _find_report(project: Project | None, pipeline: str | None) -> Path:
 
     Raises click.ClickException if there is none on this machine.
     """
-    from batchrec_dagster.reporting.insight.tables import find_published
+    from batchrec_dagster.reporting.insight.published_tables import find_published
     from batchrec_dagster.storage.layout import ListFiles, ListKeys
 
     storage = load_storage()

@@ -138,10 +138,11 @@ def describe_runs_under_way(loaded: LoadedPipelines, work: PersonalizeWork) -> l
 
     Raises as `open_dagster_instance` does.
     """
-    from batchrec_dagster.pipeline.automation import runs
+    from batchrec_dagster.pipeline.automation import runs_under_way
 
     with open_dagster_instance() as instance:
-        return runs.describe_runs_under_way(work, loaded.list_assets(work.pipeline.name), instance)
+        assets = loaded.list_assets(work.pipeline.name)
+        return runs_under_way.describe_runs_under_way(work, assets, instance)
 
 
 def find_definitions_errors(project: Project) -> list[str]:

@@ -33,7 +33,7 @@ def find_lists(project: Project | None, pipeline: str | None) -> list[ListFiles]
 
     Raises UnknownNameError if there is none, and UserError.
     """
-    from batchrec_dagster.reporting.insight.tables import find_published
+    from batchrec_dagster.reporting.insight.published_tables import find_published
 
     storage = load_storage()
     lists = {files.keys.address: files for files in find_published(storage)}
@@ -71,7 +71,7 @@ def _make_unpublished_error(
 
 def explain_nothing_published(address: str, files: ListFiles) -> str:
     """Why no edition has this address: the pipeline has several lists, or nothing is published."""
-    from batchrec_dagster.reporting.insight.tables import find_published
+    from batchrec_dagster.reporting.insight.published_tables import find_published
 
     lists = [lists.keys.address for lists in find_published(files.storage, files.keys.pipeline)]
     if lists:

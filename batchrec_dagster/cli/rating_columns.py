@@ -16,8 +16,8 @@ from batchrec_dagster.cli.recognised_source import (
     require_columns,
 )
 from batchrec_dagster.preparation.column_names import NAMES, find_columns
+from batchrec_dagster.preparation.file_form import NO_TIMES, Column, Decimal
 from batchrec_dagster.preparation.file_sample import FileSample, are_all
-from batchrec_dagster.preparation.layout import NO_TIMES, Column, Decimal
 from batchrec_dagster.preparation.polars.csv_table import swap_comma_and_point
 from batchrec_dagster.preparation.polars.json_table import JsonTable, describe_nested
 from batchrec_dagster.preparation.polars.row_conditions import parse_as

@@ -27,12 +27,12 @@ from batchrec_dagster.preparation.attributes import (
     parse_attributes,
 )
 from batchrec_dagster.preparation.column_names import find_columns, recognise_columns
+from batchrec_dagster.preparation.file_form import Columns, Decimal
 from batchrec_dagster.preparation.file_sample import FileSample, are_all
-from batchrec_dagster.preparation.layout import Columns, Decimal
 from batchrec_dagster.preparation.polars.csv_table import CsvTable
 from batchrec_dagster.preparation.polars.decoding import RawFile
+from batchrec_dagster.preparation.sources.query_tables import quote_identifier
 from batchrec_dagster.preparation.sources.source import hide_query
-from batchrec_dagster.preparation.sources.tables import quote_identifier
 
 Subject = Literal["item", "user"]
 """What a row of the file stands for."""

@@ -26,8 +26,7 @@ from batchrec_dagster.cli.recognised_source import (
 from batchrec_dagster.personalize.formats import scan_interactions
 from batchrec_dagster.personalize.schemas import ITEM_ID, USER_ID
 from batchrec_dagster.preparation.counting import count_rows
-from batchrec_dagster.preparation.file_sample import FileSample
-from batchrec_dagster.preparation.layout import (
+from batchrec_dagster.preparation.file_form import (
     AUTO,
     DATETIME,
     EPOCH_UNITS,
@@ -38,10 +37,11 @@ from batchrec_dagster.preparation.layout import (
     FileForm,
     PreparationError,
 )
+from batchrec_dagster.preparation.file_sample import FileSample
 from batchrec_dagster.preparation.polars import times
 from batchrec_dagster.preparation.polars.decoding import RawFile
 from batchrec_dagster.preparation.polars.prepare import OpenedRatings, open_ratings
-from batchrec_dagster.preparation.rules import (
+from batchrec_dagster.preparation.row_rules import (
     BELOW_MIN_RATING,
     InteractionCounts,
     PreparationResult,

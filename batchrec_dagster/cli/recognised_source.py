@@ -14,14 +14,14 @@ from batchrec_dagster.personalize.schemas import VALUE_SEPARATOR
 from batchrec_dagster.preparation.column_names import locate_columns
 from batchrec_dagster.preparation.confined.reader import ConfinedReader
 from batchrec_dagster.preparation.csv_form import find_header
-from batchrec_dagster.preparation.file_sample import FileSample
-from batchrec_dagster.preparation.layout import (
+from batchrec_dagster.preparation.file_form import (
     NO_HEADER,
     Column,
     Columns,
     FileForm,
     PreparationError,
 )
+from batchrec_dagster.preparation.file_sample import FileSample
 from batchrec_dagster.preparation.polars.csv_table import CsvTable
 from batchrec_dagster.preparation.polars.decoding import OpenedFile, RawFile, open_file
 from batchrec_dagster.preparation.recognition import Table, describe_form, open_table

@@ -49,7 +49,7 @@ from batchrec_dagster.personalize.schemas import (
     Schema,
     make_interactions_schema,
 )
-from batchrec_dagster.preparation.rules import Rules
+from batchrec_dagster.preparation.row_rules import Rules
 from batchrec_dagster.sinks import Sinks
 from batchrec_dagster.storage.layout import SEGMENTS, SIMILAR_ITEMS, PipelineKeys
 

@@ -26,7 +26,7 @@ from batchrec_dagster.personalize.schemas import (
     Schema,
 )
 from batchrec_dagster.preparation.attributes import AttributesLayout
-from batchrec_dagster.preparation.rules import EVENT_TYPE_VALUE
+from batchrec_dagster.preparation.row_rules import EVENT_TYPE_VALUE
 from batchrec_dagster.storage import list_subjects
 
 # By dataset type.

@@ -18,7 +18,7 @@ from batchrec_dagster.config.sources import (
 )
 from batchrec_dagster.personalize.schemas import VALUE_SEPARATOR, parse_schema
 from batchrec_dagster.preparation.attributes import AttributesLayout
-from batchrec_dagster.preparation.layout import TableFormat
+from batchrec_dagster.preparation.file_form import TableFormat
 from batchrec_dagster.preparation.sources.source import RatingsSource
 
 

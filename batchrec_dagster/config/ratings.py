@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from batchrec_dagster.config.settings import Settings, checked_by
 from batchrec_dagster.config.sources import Column, TableSource, check_names_or_positions
-from batchrec_dagster.preparation.layout import (
+from batchrec_dagster.preparation.file_form import (
     EPOCH_UNITS,
     NO_TIMES,
     NULL_VALUES,
@@ -20,7 +20,7 @@ from batchrec_dagster.preparation.layout import (
 )
 from batchrec_dagster.preparation.polars.row_conditions import list_filter_columns
 from batchrec_dagster.preparation.polars.times import check_format, check_timezone
-from batchrec_dagster.preparation.rules import Rules
+from batchrec_dagster.preparation.row_rules import Rules
 
 
 class Window(Settings):

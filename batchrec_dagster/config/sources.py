@@ -12,7 +12,7 @@ from pydantic import Field, PrivateAttr, model_validator
 from batchrec_dagster.config.problems import Keys, raise_problems
 from batchrec_dagster.config.settings import Matching, Settings, checked_by
 from batchrec_dagster.errors import UserError
-from batchrec_dagster.preparation.layout import (
+from batchrec_dagster.preparation.file_form import (
     NO_HEADER,
     Decimal,
     Encoding,

@@ -8,7 +8,7 @@ from typing import Literal
 
 import dagster as dg
 
-from batchrec_dagster.pipeline.automation.runs import filter_refreshes
+from batchrec_dagster.pipeline.automation.runs_under_way import filter_refreshes
 from batchrec_dagster.reporting.insight.stages import name_stage
 from batchrec_dagster.storage.layout import ListFiles
 from batchrec_dagster.storage.lock import is_held

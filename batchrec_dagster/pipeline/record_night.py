@@ -15,8 +15,8 @@ import dagster as dg
 from batchrec_dagster.errors import Refused, UserError
 from batchrec_dagster.pipeline.run_history import find_root_run, find_run_start
 from batchrec_dagster.steps.cost import read_run_cost
-from batchrec_dagster.steps.records import read_model
-from batchrec_dagster.steps.runs import measure_seconds
+from batchrec_dagster.steps.model_records import read_model
+from batchrec_dagster.steps.run_facts import measure_seconds
 from batchrec_dagster.storage.edition import Finding
 from batchrec_dagster.storage.extras import is_installed
 from batchrec_dagster.storage.layout import ListFiles

@@ -18,7 +18,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from batchrec_dagster.config.project import PreparationSettings
 from batchrec_dagster.errors import UserError
-from batchrec_dagster.preparation.rules import PreparationResult
+from batchrec_dagster.preparation.row_rules import PreparationResult
 from batchrec_dagster.preparation.spark.task import SparkTask
 from batchrec_dagster.steps.interactions import Prepared
 from batchrec_dagster.storage.connection import Storage

@@ -16,7 +16,7 @@ import polars as pl
 from batchrec_dagster.personalize import schemas
 from batchrec_dagster.preparation.column_names import locate_columns
 from batchrec_dagster.preparation.confined.reader import ConfinedReader
-from batchrec_dagster.preparation.layout import (
+from batchrec_dagster.preparation.file_form import (
     DOUBLE_QUOTES,
     NULL_VALUES,
     Column,
@@ -36,6 +36,7 @@ from batchrec_dagster.preparation.polars.row_problems import (
     list_id_problems,
     list_number_problems,
 )
+from batchrec_dagster.preparation.polars.row_table import FLAW, ROW
 from batchrec_dagster.preparation.polars.rows import (
     FILE,
     PROBLEM,
@@ -43,9 +44,8 @@ from batchrec_dagster.preparation.polars.rows import (
     inspect_rows,
     is_of_erased_user,
 )
-from batchrec_dagster.preparation.polars.tables import FLAW, ROW
 from batchrec_dagster.preparation.recognition import Table, open_table
-from batchrec_dagster.preparation.rules import BadRows
+from batchrec_dagster.preparation.row_rules import BadRows
 from batchrec_dagster.storage.durable import temporary_folder
 from batchrec_dagster.storage.erased import NOBODY, ErasedUsers
 

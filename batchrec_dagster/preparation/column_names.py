@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from batchrec_dagster.preparation.layout import FILTER, Column, PreparationError
+from batchrec_dagster.preparation.file_form import FILTER, Column, PreparationError
 
 # The names of columns in MovieLens, HetRec, Amazon reviews, Book-Crossing, Goodreads, Yelp,
 # RetailRocket, REES46, RecBole and Amazon Personalize itself, in lower case and without separators.

@@ -11,7 +11,7 @@ from batchrec_dagster.personalize.schemas import (
     TIMESTAMP,
     USER_ID,
 )
-from batchrec_dagster.preparation.rules import MOST_EVENT_TYPES, InteractionCounts
+from batchrec_dagster.preparation.row_rules import MOST_EVENT_TYPES, InteractionCounts
 
 # How many rows are read at once.
 PIECE_ROWS = 1_000_000

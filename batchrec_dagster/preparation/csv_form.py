@@ -15,7 +15,7 @@ from itertools import islice
 import polars as pl
 
 from batchrec_dagster.preparation.column_names import recognise_columns
-from batchrec_dagster.preparation.layout import (
+from batchrec_dagster.preparation.file_form import (
     NO_HEADER,
     Column,
     Columns,

@@ -8,7 +8,7 @@ from functools import cached_property
 
 import polars as pl
 
-from batchrec_dagster.preparation.layout import (
+from batchrec_dagster.preparation.file_form import (
     BLANKS,
     DOUBLE_QUOTES,
     Column,
@@ -18,7 +18,7 @@ from batchrec_dagster.preparation.layout import (
 from batchrec_dagster.preparation.polars.csv_table import CsvTable, swap_comma_and_point
 from batchrec_dagster.preparation.polars.json_table import JsonTable
 from batchrec_dagster.preparation.polars.row_conditions import parse_as
-from batchrec_dagster.preparation.polars.tables import ParquetTable, is_without_text
+from batchrec_dagster.preparation.polars.row_table import ParquetTable, is_without_text
 
 SAMPLED_ROWS = 1_000
 

@@ -18,8 +18,7 @@ from batchrec_dagster.preparation.csv_form import (
     read_separator_line,
     recognise_delimiter,
 )
-from batchrec_dagster.preparation.file_sample import FileSample
-from batchrec_dagster.preparation.layout import (
+from batchrec_dagster.preparation.file_form import (
     AUTO,
     DATETIME,
     FILTER,
@@ -31,6 +30,7 @@ from batchrec_dagster.preparation.layout import (
     Header,
     PreparationError,
 )
+from batchrec_dagster.preparation.file_sample import FileSample
 from batchrec_dagster.preparation.polars.csv_table import CsvTable
 from batchrec_dagster.preparation.polars.decoding import OpenedFile
 from batchrec_dagster.preparation.polars.json_table import JsonTable, describe_nested
@@ -39,12 +39,12 @@ from batchrec_dagster.preparation.polars.row_conditions import (
     check_types,
     list_filter_columns,
 )
-from batchrec_dagster.preparation.polars.tables import ParquetTable
+from batchrec_dagster.preparation.polars.row_table import ParquetTable
 from batchrec_dagster.preparation.polars.time_formats import (
     find_time_formats,
     is_text_without_form,
 )
-from batchrec_dagster.preparation.rules import Rules
+from batchrec_dagster.preparation.row_rules import Rules
 
 Table = CsvTable | JsonTable | ParquetTable
 

@@ -18,8 +18,7 @@ from batchrec_dagster.preparation.column_names import list_names, recognise_colu
 from batchrec_dagster.preparation.confined.reader import ConfinedReader
 from batchrec_dagster.preparation.counting import list_distinct
 from batchrec_dagster.preparation.csv_form import find_header
-from batchrec_dagster.preparation.file_sample import SAMPLED_ROWS
-from batchrec_dagster.preparation.layout import (
+from batchrec_dagster.preparation.file_form import (
     NO_HEADER,
     NULL_VALUES,
     Column,
@@ -28,10 +27,11 @@ from batchrec_dagster.preparation.layout import (
     Header,
     PreparationError,
 )
+from batchrec_dagster.preparation.file_sample import SAMPLED_ROWS
 from batchrec_dagster.preparation.polars.csv_table import CsvTable
 from batchrec_dagster.preparation.polars.decoding import OpenedFile, RawFile, open_file
 from batchrec_dagster.preparation.polars.row_problems import list_id_problems
-from batchrec_dagster.preparation.polars.tables import FLAW, ROW, RowTable
+from batchrec_dagster.preparation.polars.row_table import FLAW, ROW, RowTable
 from batchrec_dagster.preparation.recognition import open_table
 from batchrec_dagster.storage.durable import temporary_folder
 

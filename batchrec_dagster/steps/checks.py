@@ -16,13 +16,13 @@ from batchrec_dagster.personalize.schemas import (
     MIN_SHARE_OF_USERS_WITH_TWO_INTERACTIONS,
     MIN_USERS_WITH_TWO_INTERACTIONS,
 )
-from batchrec_dagster.preparation.layout import (
+from batchrec_dagster.preparation.file_form import (
     CLOCK_SLACK,
     EXCEL_DAYS,
     NO_TIMES,
     PreparationError,
 )
-from batchrec_dagster.preparation.rules import BadRows
+from batchrec_dagster.preparation.row_rules import BadRows
 from batchrec_dagster.storage.edition import Finding, refuse_unless, watch_unless
 
 # Times before this mean that they were read in the wrong unit.

@@ -19,7 +19,7 @@ from batchrec_dagster.personalize.prices import (
 )
 from batchrec_dagster.personalize.resources import ReadyResource
 from batchrec_dagster.steps.interactions import read_interactions_record
-from batchrec_dagster.steps.records import DatasetRecord, PaidRecord, read_model
+from batchrec_dagster.steps.model_records import DatasetRecord, PaidRecord, read_model
 from batchrec_dagster.steps.shared_jobs import group_lists
 from batchrec_dagster.steps.work import PersonalizeWork, Work
 from batchrec_dagster.storage.edition import Finding, refuse_unless

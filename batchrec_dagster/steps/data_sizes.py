@@ -25,7 +25,7 @@ from batchrec_dagster.steps.raw_files import (
     RawSource,
     copy_raw,
 )
-from batchrec_dagster.steps.runs import explain_skipping
+from batchrec_dagster.steps.run_facts import explain_skipping
 from batchrec_dagster.steps.thresholds import FILLED_SHARE, LEAST_EVENTS, SPARSE_SHARE
 from batchrec_dagster.steps.work import Result, Work
 from batchrec_dagster.storage.edition import Edition, Finding

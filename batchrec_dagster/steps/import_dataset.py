@@ -28,7 +28,7 @@ from batchrec_dagster.steps.cost import (
     find_restart_obstacle,
     read_run_cost,
 )
-from batchrec_dagster.steps.records import DatasetRecord, ImportedFile
+from batchrec_dagster.steps.model_records import DatasetRecord, ImportedFile
 from batchrec_dagster.steps.stored_files import require_prepared
 from batchrec_dagster.steps.training import find_recipes_to_train
 from batchrec_dagster.steps.work import PersonalizeWork, Work

@@ -17,7 +17,7 @@ from batchrec_dagster.personalize.schemas import EVENT_VALUE
 from batchrec_dagster.preparation.counting import count_rows
 from batchrec_dagster.preparation.polars.decoding import RawFile
 from batchrec_dagster.preparation.polars.prepare import OpenedRatings, open_ratings
-from batchrec_dagster.preparation.rules import (
+from batchrec_dagster.preparation.row_rules import (
     BELOW_MIN_RATING,
     ERASED_USER,
     InteractionCounts,
@@ -40,7 +40,7 @@ from batchrec_dagster.steps.raw_files import (
     require_copies,
     require_same_objects,
 )
-from batchrec_dagster.steps.runs import RunHistory
+from batchrec_dagster.steps.run_facts import RunHistory
 from batchrec_dagster.steps.stored_files import PreparedRecord, put_file
 from batchrec_dagster.steps.work import Result, Work, once
 from batchrec_dagster.storage.durable import temporary_folder

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from batchrec_dagster.config.publication import Gate
 from batchrec_dagster.personalize.measurements import COVERAGE, NDCG, join_events, name_ndcg
 from batchrec_dagster.steps.checks import PUBLISHED_ANYWAY
-from batchrec_dagster.steps.records import ModelRecord
+from batchrec_dagster.steps.model_records import ModelRecord
 from batchrec_dagster.steps.thresholds import FEW_TESTED
 from batchrec_dagster.storage.edition import Edition, Finding, Level, Numbers
 from batchrec_dagster.storage.measured_ndcg import Estimate

@@ -22,7 +22,7 @@ from batchrec_dagster.personalize.schemas import (
     USER_ID,
     VALUE_SEPARATOR,
 )
-from batchrec_dagster.preparation.layout import CONSTANT_TIME
+from batchrec_dagster.preparation.file_form import CONSTANT_TIME
 from batchrec_dagster.storage.edition import CategoryShare, DataCounts, Edition, ListedItem
 
 # With fewer interactions, a recommender knows little about a user.

@@ -37,7 +37,7 @@ from batchrec_dagster.steps.interactions import read_interactions_record
 from batchrec_dagster.steps.items import find_titled_items
 from batchrec_dagster.steps.job_output import JobOutput
 from batchrec_dagster.steps.list_context import ListContext
-from batchrec_dagster.steps.records import ModelRecord
+from batchrec_dagster.steps.model_records import ModelRecord
 from batchrec_dagster.steps.requested import JOB_FOLDERS, JOB_KINDS, JobLines
 from batchrec_dagster.steps.rule_context import measure_history
 from batchrec_dagster.steps.shared_jobs import list_sharing_lists

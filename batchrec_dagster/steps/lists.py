@@ -46,12 +46,12 @@ from batchrec_dagster.steps.list_jobs import (
     run_job,
 )
 from batchrec_dagster.steps.list_table import SAMPLE, ListTable, make_lines
+from batchrec_dagster.steps.model_records import ModelRecord
 from batchrec_dagster.steps.popular_items import make_popular_lines
 from batchrec_dagster.steps.publish import OF_DATA, Publishing, read_data_findings, repeat_findings
-from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.steps.requested import JOB_KINDS, Divided, Requested, divide, read_requested
 from batchrec_dagster.steps.retention import delete_unneeded, prune_personalize
-from batchrec_dagster.steps.runs import RunFacts
+from batchrec_dagster.steps.run_facts import RunFacts
 from batchrec_dagster.steps.users_without_lists import keep_users_without_lists
 from batchrec_dagster.steps.work import PersonalizeWork
 from batchrec_dagster.storage.durable import temporary_folder

@@ -26,8 +26,8 @@ from batchrec_dagster.steps.data_sizes import (
 from batchrec_dagster.steps.interactions import read_interactions_record
 from batchrec_dagster.steps.judge import NO_WORSE, judge_model
 from batchrec_dagster.steps.judge_quality import QUALITY_GATE, Behaviour, ModelFacts
-from batchrec_dagster.steps.records import ModelRecord
-from batchrec_dagster.steps.runs import RunFacts, explain_skipping, measure_seconds
+from batchrec_dagster.steps.model_records import ModelRecord
+from batchrec_dagster.steps.run_facts import RunFacts, explain_skipping, measure_seconds
 from batchrec_dagster.steps.success import SUCCESS_KNOWN, check_success_known
 from batchrec_dagster.steps.work import StepRecord, Work
 from batchrec_dagster.storage.edition import Edition, Finding, Withdrawn

@@ -12,7 +12,12 @@ from batchrec_dagster.config.ratings import RatingsSettings
 from batchrec_dagster.errors import UserError
 from batchrec_dagster.preparation.polars.decoding import RawFile
 from batchrec_dagster.preparation.polars.prepare import OpenedRatings, open_ratings
-from batchrec_dagster.preparation.sources.formats import PACKED, PARQUET, START, recognise_format
+from batchrec_dagster.preparation.sources.file_formats import (
+    PACKED,
+    PARQUET,
+    START,
+    recognise_format,
+)
 from batchrec_dagster.steps.checks import check_rows_readable, refuse_unreadable, require_passed
 from batchrec_dagster.steps.raw_files import CopiedFile, RawRecord, open_copies
 from batchrec_dagster.steps.work import Work

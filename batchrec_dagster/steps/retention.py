@@ -20,7 +20,7 @@ from batchrec_dagster.personalize.api import IMPORT_JOB
 from batchrec_dagster.personalize.cleanup import expire_models, is_busy, prune
 from batchrec_dagster.steps.job_output import DAMAGED
 from batchrec_dagster.steps.list_jobs import list_endings_in_use
-from batchrec_dagster.steps.records import DatasetRecord
+from batchrec_dagster.steps.model_records import DatasetRecord
 from batchrec_dagster.steps.requested import JOB_FOLDERS, JOB_KINDS, locate_model_users
 from batchrec_dagster.steps.work import PersonalizeWork, Work, list_removed_lists
 from batchrec_dagster.storage.durable import delete_empty_folders

@@ -22,7 +22,7 @@ from batchrec_dagster.personalize.formats import USER_FIELD
 from batchrec_dagster.personalize.schemas import ITEM_ID
 from batchrec_dagster.steps.list_context import ListInputs, read_inputs
 from batchrec_dagster.steps.publish import summarize_edition
-from batchrec_dagster.steps.runs import RunHistory
+from batchrec_dagster.steps.run_facts import RunHistory
 from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.durable import temporary_folder
 from batchrec_dagster.storage.edition import Edition, Withdrawn

@@ -37,8 +37,8 @@ from batchrec_dagster.steps.cost import (
     read_estimate,
 )
 from batchrec_dagster.steps.judge_quality import judge_quality
+from batchrec_dagster.steps.model_records import DatasetRecord, ModelRecord, read_model
 from batchrec_dagster.steps.publish import Publishing
-from batchrec_dagster.steps.records import DatasetRecord, ModelRecord, read_model
 from batchrec_dagster.steps.success import check_success_known
 from batchrec_dagster.steps.work import PersonalizeWork, Work
 from batchrec_dagster.storage.edition import Finding

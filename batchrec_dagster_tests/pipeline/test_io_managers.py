@@ -20,7 +20,7 @@ from batchrec_dagster.pipeline.io_managers import (
     UsersIOManager,
 )
 from batchrec_dagster.pipeline.storage_resource import S3ConnectionResource, StorageResource
-from batchrec_dagster.steps.records import DatasetRecord
+from batchrec_dagster.steps.model_records import DatasetRecord
 from batchrec_dagster.storage.connection import Storage
 from batchrec_dagster.storage.editions import Editions
 from batchrec_dagster.storage.list_file import ListWriter

@@ -11,7 +11,7 @@ import pytest
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.errors import UserError
 from batchrec_dagster.pipeline import ended_runs
-from batchrec_dagster.pipeline.automation.runs import (
+from batchrec_dagster.pipeline.automation.runs_under_way import (
     STORAGE_TAG,
     build_job_tags,
     describe_runs_under_way,

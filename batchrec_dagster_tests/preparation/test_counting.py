@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from batchrec_dagster.preparation import counting as module
 from batchrec_dagster.preparation.counting import count_rows
-from batchrec_dagster.preparation.rules import InteractionCounts
+from batchrec_dagster.preparation.row_rules import InteractionCounts
 
 rows = st.tuples(
     st.sampled_from(["1", "2", "é", "4"]),

@@ -14,7 +14,7 @@ from batchrec_dagster.preparation.polars.json_table import (
     parse_json,
     parse_json_cells,
 )
-from batchrec_dagster.preparation.polars.tables import FLAW, ROW, TEXT
+from batchrec_dagster.preparation.polars.row_table import FLAW, ROW, TEXT
 from batchrec_dagster_tests.guard.repeats import repeats
 
 NAMES = {"user": "userId", "item": "né", "rating": "stars", "event_value": "price"}

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchrec_dagster.personalize.formats import MAX_INPUT_BYTES
-from batchrec_dagster.preparation.layout import PreparationError
+from batchrec_dagster.preparation.file_form import PreparationError
 from batchrec_dagster.preparation.users import check_limits, list_distinct_users
 
 

@@ -18,7 +18,7 @@ from batchrec_dagster.errors import UserError
 from batchrec_dagster.preparation.attributes import open_declared_table
 from batchrec_dagster.preparation.column_names import locate_columns
 from batchrec_dagster.preparation.confined.reader import ConfinedReader
-from batchrec_dagster.preparation.layout import Encoding, PreparationError
+from batchrec_dagster.preparation.file_form import Encoding, PreparationError
 from batchrec_dagster.preparation.polars.decoding import OpenedFile, RawFile, open_file
 from batchrec_dagster.preparation.recognition import open_table, recognise
 from batchrec_dagster.preparation.sources import file_start

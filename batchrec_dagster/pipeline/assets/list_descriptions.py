@@ -24,7 +24,7 @@ from batchrec_dagster.reporting.markdown import escape, format_numbered_list
 from batchrec_dagster.steps.batch_jobs import measure_job_seconds
 from batchrec_dagster.steps.items import list_attribute_columns
 from batchrec_dagster.steps.judge import DATA_ARE_FRESH, NO_WORSE
-from batchrec_dagster.steps.records import ModelRecord
+from batchrec_dagster.steps.model_records import ModelRecord
 from batchrec_dagster.steps.work import PersonalizeWork
 from batchrec_dagster.storage.edition import Edition, ListCounts
 from batchrec_dagster.storage.layout import ListFiles

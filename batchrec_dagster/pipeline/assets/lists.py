@@ -25,9 +25,9 @@ from batchrec_dagster.pipeline.run_history import DagsterRuns, find_root_run, fi
 from batchrec_dagster.pipeline.run_step import get_personalize_work
 from batchrec_dagster.steps import rollback
 from batchrec_dagster.steps.items import list_attribute_columns
+from batchrec_dagster.steps.model_records import ModelRecord, read_model
 from batchrec_dagster.steps.publish import read_checks, summarize_edition
-from batchrec_dagster.steps.records import ModelRecord, read_model
-from batchrec_dagster.steps.runs import RunFacts
+from batchrec_dagster.steps.run_facts import RunFacts
 from batchrec_dagster.steps.work import PersonalizeWork
 from batchrec_dagster.storage.extras import is_installed
 from batchrec_dagster.storage.lock import Lock

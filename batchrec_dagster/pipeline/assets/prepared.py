@@ -18,7 +18,7 @@ from batchrec_dagster.pipeline.run_history import DagsterRuns
 from batchrec_dagster.pipeline.run_step import get_work
 from batchrec_dagster.pipeline.spark_jobs import choose_spark
 from batchrec_dagster.pipeline.upstream import find_upstream
-from batchrec_dagster.preparation.rules import PreparationResult, Rules
+from batchrec_dagster.preparation.row_rules import PreparationResult, Rules
 from batchrec_dagster.steps.checks import SOURCE_WITHOUT_ERASED
 from batchrec_dagster.steps.data_sizes import SizeComparison
 from batchrec_dagster.steps.interactions import (

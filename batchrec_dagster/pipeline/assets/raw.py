@@ -17,7 +17,7 @@ from batchrec_dagster.pipeline.results import result_to_dagster
 from batchrec_dagster.pipeline.run_step import get_work
 from batchrec_dagster.pipeline.upstream import find_upstream
 from batchrec_dagster.preparation.attributes import AttributesLayout
-from batchrec_dagster.preparation.layout import Column
+from batchrec_dagster.preparation.file_form import Column
 from batchrec_dagster.reporting.markdown import escape
 from batchrec_dagster.steps.attributes import inspect_attributes
 from batchrec_dagster.steps.data_sizes import (

@@ -33,7 +33,7 @@ from batchrec_dagster.steps.import_dataset import (
     import_dataset,
     list_dataset_files,
 )
-from batchrec_dagster.steps.records import DatasetRecord
+from batchrec_dagster.steps.model_records import DatasetRecord
 from batchrec_dagster.steps.success import SUCCESS_KNOWN
 from batchrec_dagster.steps.training import TrainingResult, train
 from batchrec_dagster.steps.work import PersonalizeWork

@@ -10,7 +10,7 @@ import dagster as dg
 from batchrec_dagster.config import Pipeline, PublishedList
 from batchrec_dagster.pipeline.asset_keys import asset_key, op_name
 from batchrec_dagster.pipeline.automation.new_files import new_files_sensor
-from batchrec_dagster.pipeline.automation.runs import build_job_tags
+from batchrec_dagster.pipeline.automation.runs_under_way import build_job_tags
 from batchrec_dagster.pipeline.run_options import build_job_config
 from batchrec_dagster.steps.rollback import PREVIOUS, build_rollback_config
 from batchrec_dagster.storage.connection import Storage

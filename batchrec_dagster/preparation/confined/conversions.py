@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from batchrec_dagster.preparation.sources.errors import FileError
-from batchrec_dagster.preparation.sources.formats import (
+from batchrec_dagster.preparation.sources.file_formats import (
     EXCEL,
     JSON_ARRAY,
     PARQUET_FORMAT,

@@ -14,7 +14,7 @@ from typing import Any, TextIO
 import polars as pl
 
 from batchrec_dagster.preparation.column_names import locate_columns
-from batchrec_dagster.preparation.layout import (
+from batchrec_dagster.preparation.file_form import (
     CUT_OFF,
     DOUBLE_QUOTES,
     QUOTES_FIX,
@@ -25,7 +25,7 @@ from batchrec_dagster.preparation.layout import (
     is_cut_off,
     split_line,
 )
-from batchrec_dagster.preparation.polars.tables import FLAW, ROW, TEXT, RowTable
+from batchrec_dagster.preparation.polars.row_table import FLAW, ROW, TEXT, RowTable
 
 DELIMITERS = ("::", "\t", ",", ";", "|")
 # More columns take minutes and gigabytes, for a few that are used.

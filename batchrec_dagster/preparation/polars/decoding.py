@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from batchrec_dagster.preparation.confined.reader import ConfinedReader
-from batchrec_dagster.preparation.layout import LEGACY, Encoding, Format, PreparationError
-from batchrec_dagster.preparation.sources import formats
+from batchrec_dagster.preparation.file_form import LEGACY, Encoding, Format, PreparationError
+from batchrec_dagster.preparation.sources import file_formats
 from batchrec_dagster.preparation.sources.errors import FileError
 from batchrec_dagster.preparation.sources.limits import Limits
 from batchrec_dagster.preparation.sources.opening import make_plain
@@ -62,8 +62,8 @@ class OpenedFile:
 
     @property
     def format(self) -> Format:
-        start = formats.read_start(self.path)
-        if start.startswith(formats.PARQUET):
+        start = file_formats.read_start(self.path)
+        if start.startswith(file_formats.PARQUET):
             return "parquet"
         text = start.decode("utf-8-sig", "replace").lstrip()
         return "json" if text.startswith("{") else "csv"
@@ -120,7 +120,7 @@ def _decode(opened: OpenedFile, encoding: Encoding, folder: Path) -> OpenedFile:
     opened = replace(opened, quotes=b'"' in special, is_plain=is_ascii and not special)
     if is_ascii:
         return opened
-    if formats.read_start(opened.path).startswith(formats.UTF16):
+    if file_formats.read_start(opened.path).startswith(file_formats.UTF16):
         encoding = "utf-16"
     elif encoding in ("auto", "utf-8"):
         if is_utf8:

@@ -15,8 +15,8 @@ from itertools import islice
 import polars as pl
 
 from batchrec_dagster.preparation.column_names import locate_columns
-from batchrec_dagster.preparation.layout import Column, PreparationError
-from batchrec_dagster.preparation.polars.tables import FLAW, ROW, TEXT, RowTable
+from batchrec_dagster.preparation.file_form import Column, PreparationError
+from batchrec_dagster.preparation.polars.row_table import FLAW, ROW, TEXT, RowTable
 
 NOT_AN_OBJECT = "not a JSON object"
 # How many lines are read to find the columns of a file.

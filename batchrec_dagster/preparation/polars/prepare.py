@@ -15,7 +15,7 @@ import polars as pl
 from batchrec_dagster.personalize.schemas import TIMESTAMP
 from batchrec_dagster.preparation.confined.reader import ConfinedReader
 from batchrec_dagster.preparation.counting import list_distinct
-from batchrec_dagster.preparation.layout import (
+from batchrec_dagster.preparation.file_form import (
     AUTO,
     CLOCK_SLACK,
     LEGACY,
@@ -27,6 +27,7 @@ from batchrec_dagster.preparation.polars.csv_table import CsvTable
 from batchrec_dagster.preparation.polars.decoding import OpenedFile, RawFile, open_file
 from batchrec_dagster.preparation.polars.row_filters import RowFilter, has_rules_across_rows
 from batchrec_dagster.preparation.polars.row_problems import FORM, SECONDS, list_mixed_times
+from batchrec_dagster.preparation.polars.row_table import ROW, RowTable
 from batchrec_dagster.preparation.polars.rows import (
     FILE,
     NO_IDS,
@@ -38,14 +39,13 @@ from batchrec_dagster.preparation.polars.rows import (
     parse_rows,
     read_error,
 )
-from batchrec_dagster.preparation.polars.tables import ROW, RowTable
 from batchrec_dagster.preparation.polars.typed_scan import (
     build_output_columns,
     list_output_columns,
     write_clean,
 )
 from batchrec_dagster.preparation.recognition import Recognised, open_table, recognise
-from batchrec_dagster.preparation.rules import ERASED_USER, PreparationResult, Rules
+from batchrec_dagster.preparation.row_rules import ERASED_USER, PreparationResult, Rules
 from batchrec_dagster.storage.durable import temporary_folder
 from batchrec_dagster.storage.erased import NOBODY, ErasedUsers
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 
-from batchrec_dagster.preparation.layout import BLANKS
+from batchrec_dagster.preparation.file_form import BLANKS
 
 # Polars' types of the types in `Columns.types`.
 TYPES: Mapping[str, pl.DataType] = {

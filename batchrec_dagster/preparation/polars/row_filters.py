@@ -12,7 +12,7 @@ from pathlib import Path
 import polars as pl
 
 from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
-from batchrec_dagster.preparation.rules import (
+from batchrec_dagster.preparation.row_rules import (
     BEFORE_WINDOW,
     DUPLICATE,
     FEW_OF_ITEM,

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import polars as pl
 
 from batchrec_dagster.personalize.schemas import MAX_ID_LENGTH
-from batchrec_dagster.preparation.layout import (
+from batchrec_dagster.preparation.file_form import (
     AUTO,
     BLANKS,
     EPOCH_UNITS,

@@ -14,7 +14,7 @@ from typing import Any
 
 import polars as pl
 
-from batchrec_dagster.preparation.layout import AUTO, BLANKS, FILTER, Columns
+from batchrec_dagster.preparation.file_form import AUTO, BLANKS, FILTER, Columns
 from batchrec_dagster.preparation.polars import times
 from batchrec_dagster.preparation.polars.row_conditions import parse_as, parse_filter
 from batchrec_dagster.preparation.polars.row_problems import (
@@ -27,8 +27,8 @@ from batchrec_dagster.preparation.polars.row_problems import (
     list_time_problems,
     means_nothing,
 )
-from batchrec_dagster.preparation.polars.tables import FLAW, ROW
-from batchrec_dagster.preparation.rules import BELOW_MIN_RATING, NOT_IN_FILTER, Rules
+from batchrec_dagster.preparation.polars.row_table import FLAW, ROW
+from batchrec_dagster.preparation.row_rules import BELOW_MIN_RATING, NOT_IN_FILTER, Rules
 
 # Columns of a parsed row, besides those of the roles and SECONDS.
 # The number of the row's file.

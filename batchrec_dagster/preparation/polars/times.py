@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import polars as pl
 
-from batchrec_dagster.preparation import layout
+from batchrec_dagster.preparation import file_form
 
 DIRECTIVES = "YymdbBaAHIMSfpz%"
 DAY = 86_400
@@ -29,7 +29,7 @@ COMPACT_FORMS = {
     "%Y%m%d%H%M%S": (10**13, 10**14 - 1),
 }
 # The forms that a time itself shows; see `classify_form`.
-FORMS = (*layout.EPOCH_UNITS, *COMPACT_FORMS, layout.ISO8601)
+FORMS = (*file_form.EPOCH_UNITS, *COMPACT_FORMS, file_form.ISO8601)
 _OFFSET = r"[T ].*([+-])([0-9]{2}):?([0-9]{2})?$"
 # 3 February 2001.
 _EXAMPLE_DAY = 981_158_400
@@ -66,7 +66,7 @@ def check_timezone(name: str) -> None:
 
 def parse_epoch_number(text: pl.Expr) -> pl.Expr:
     """The number rounded down; null where the text is not one, or beyond 64 bits."""
-    text = text.str.strip_chars(layout.BLANKS)
+    text = text.str.strip_chars(file_form.BLANKS)
     # A whole number of nanoseconds has more digits than a floating-point number.
     return pl.coalesce(
         text.cast(pl.Int64, strict=False),
@@ -76,19 +76,19 @@ def parse_epoch_number(text: pl.Expr) -> pl.Expr:
 
 def parse_seconds(text: pl.Expr, unit: str, timezone: str | None = None) -> pl.Expr:
     """The time in whole seconds since 1970; null where the text has another form."""
-    if unit == layout.NO_TIMES:
-        return pl.lit(layout.CONSTANT_TIME, pl.Int64)
-    if unit in layout.EPOCH_UNITS:
+    if unit == file_form.NO_TIMES:
+        return pl.lit(file_form.CONSTANT_TIME, pl.Int64)
+    if unit in file_form.EPOCH_UNITS:
         number = parse_epoch_number(text)
-        is_end_of_time = number.is_in(layout.END_OF_TIME)
-        seconds = number // layout.EPOCH_UNITS[unit]
-        return pl.when(is_end_of_time).then(layout.FIRST_SENTINEL).otherwise(seconds)
-    text = text.str.strip_chars(layout.BLANKS)
-    if unit == layout.EXCEL_DAYS:
+        is_end_of_time = number.is_in(file_form.END_OF_TIME)
+        seconds = number // file_form.EPOCH_UNITS[unit]
+        return pl.when(is_end_of_time).then(file_form.FIRST_SENTINEL).otherwise(seconds)
+    text = text.str.strip_chars(file_form.BLANKS)
+    if unit == file_form.EXCEL_DAYS:
         days = pl.when(text.str.contains(_DAYS)).then(text).cast(pl.Float64, strict=False)
-        local = ((days - layout.EXCEL_1970) * DAY + 0.5).floor().cast(pl.Int64)
+        local = ((days - file_form.EXCEL_1970) * DAY + 0.5).floor().cast(pl.Int64)
         return _convert_from_zone(local, timezone)
-    if unit in (layout.ISO8601, layout.DATETIME):
+    if unit in (file_form.ISO8601, file_form.DATETIME):
         return _parse_iso(text, timezone)
     if unit in COMPACT_FORMS:
         # strptime would read 2024013, too.
@@ -122,16 +122,16 @@ def classify_form(text: pl.Expr) -> pl.Expr:
 
     It is null for other texts, and for placeholder times such as 9999-12-31.
     """
-    number, text = parse_epoch_number(text), text.str.strip_chars(layout.BLANKS)
+    number, text = parse_epoch_number(text), text.str.strip_chars(file_form.BLANKS)
     is_iso = text.str.contains(_ISO) & (text < "2100") & ~text.str.starts_with("1970-01-01")
     compact = [
         pl.when(number.is_between(*extent)).then(pl.lit(form))
         for form, extent in COMPACT_FORMS.items()
     ]
-    units = [pl.when(is_in_unit(number, unit)).then(pl.lit(unit)) for unit in layout.EPOCH_UNITS]
+    units = [pl.when(is_in_unit(number, unit)).then(pl.lit(unit)) for unit in file_form.EPOCH_UNITS]
     return pl.coalesce(
-        pl.when(~number.is_in(layout.END_OF_TIME)).then(pl.coalesce(*compact, *units)),
-        pl.when(is_iso).then(pl.lit(layout.ISO8601)),
+        pl.when(~number.is_in(file_form.END_OF_TIME)).then(pl.coalesce(*compact, *units)),
+        pl.when(is_iso).then(pl.lit(file_form.ISO8601)),
     )
 
 
@@ -153,10 +153,10 @@ def parse_any_form(text: pl.Expr) -> pl.Expr:
     number = parse_epoch_number(text)
     units = [
         pl.when(is_in_unit(number, unit)).then(number // factor)
-        for unit, factor in layout.EPOCH_UNITS.items()
+        for unit, factor in file_form.EPOCH_UNITS.items()
     ]
     return pl.coalesce(
-        *(parse_seconds(text, form) for form in (layout.ISO8601, *COMPACT_FORMS)),
+        *(parse_seconds(text, form) for form in (file_form.ISO8601, *COMPACT_FORMS)),
         pl.when(~is_compact(number)).then(pl.coalesce(*units, number)),
     )
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import polars as pl
 
 from batchrec_dagster.personalize import schemas
-from batchrec_dagster.preparation.layout import (
+from batchrec_dagster.preparation.file_form import (
     AUTO,
     BLANKS,
     DATETIME,
@@ -25,14 +25,14 @@ from batchrec_dagster.preparation.layout import (
 )
 from batchrec_dagster.preparation.polars import times
 from batchrec_dagster.preparation.polars.row_conditions import TYPES, parse_as
+from batchrec_dagster.preparation.polars.row_table import RowTable
 from batchrec_dagster.preparation.polars.rows import (
     IN_FILTER,
     NO_IDS,
     evaluate_filter,
     leave_out_erased,
 )
-from batchrec_dagster.preparation.polars.tables import RowTable
-from batchrec_dagster.preparation.rules import (
+from batchrec_dagster.preparation.row_rules import (
     BELOW_MIN_RATING,
     EVENT_TYPE_VALUE,
     NOT_IN_FILTER,

@@ -12,7 +12,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from batchrec_dagster.preparation.confined.reader import ConfinedReader
-from batchrec_dagster.preparation.sources import formats
+from batchrec_dagster.preparation.sources import file_formats
 from batchrec_dagster.preparation.sources.errors import DamagedFileError, FileError
 from batchrec_dagster.preparation.sources.files import LocalFile, S3File
 from batchrec_dagster.preparation.sources.limits import Limits
@@ -96,9 +96,9 @@ def _download(archive: ListedFile, folder: Path) -> Path:
 
 def _write_member(archive: Path, member: str, target: Path) -> None:
     """Write the file of the archive, or what its sheet becomes. Raises FileError."""
-    if formats.recognise_format(formats.read_start(archive)) != formats.EXCEL:
+    if file_formats.recognise_format(file_formats.read_start(archive)) != file_formats.EXCEL:
         unpack_member(archive, member, target, Limits.from_environment())
         return
     with ConfinedReader() as reader:
         packed = archive.stat().st_size
-        reader.convert(formats.EXCEL, archive, target, part=member or None, packed=packed)
+        reader.convert(file_formats.EXCEL, archive, target, part=member or None, packed=packed)

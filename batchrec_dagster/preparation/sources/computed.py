@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
-from batchrec_dagster.preparation.layout import FileForm
+from batchrec_dagster.preparation.file_form import FileForm
 from batchrec_dagster.preparation.sources.errors import FileError
 from batchrec_dagster.preparation.sources.source import (
     ListedFile,

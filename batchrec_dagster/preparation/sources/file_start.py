@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from batchrec_dagster.preparation.sources import formats
+from batchrec_dagster.preparation.sources import file_formats
 from batchrec_dagster.preparation.sources.source import ListedFile, name_errors, safe_filename
 from batchrec_dagster.storage.durable import temporary_folder
 
@@ -40,7 +40,7 @@ def _find_or_write_start(file: ListedFile, folder: Path) -> Path | None:
         start += chunk
         if len(start) >= START_BYTES:
             break
-    if not formats.is_text(start[: formats.START]):
+    if not file_formats.is_text(start[: file_formats.START]):
         return None
     first_lines = folder / safe_filename(file.filename)
     first_lines.write_bytes(_cut_at_line_end(start))
@@ -49,7 +49,7 @@ def _find_or_write_start(file: ListedFile, folder: Path) -> Path | None:
 
 def _cut_at_line_end(start: bytes) -> bytes:
     """The complete lines of a text that may go on."""
-    if start.startswith(formats.UTF16):
+    if start.startswith(file_formats.UTF16):
         # A character has two bytes, of which one may be that of a line end.
         return start[: len(start) // 2 * 2]
     return start[: start.rfind(b"\n") + 1] or start

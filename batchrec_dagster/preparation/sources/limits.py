@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from batchrec_dagster.preparation.sources.errors import FileError
-from batchrec_dagster.preparation.sources.formats import GZIP, PARQUET, ZIP, ZSTD
+from batchrec_dagster.preparation.sources.file_formats import GZIP, PARQUET, ZIP, ZSTD
 
 MAX_FILE_GB = "BATCHREC_MAX_FILE_GB"
 MAX_LINE_KB = "BATCHREC_MAX_LINE_KB"

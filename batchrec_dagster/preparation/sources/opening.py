@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from batchrec_dagster.preparation.confined.conversions import CONVERSIONS
 from batchrec_dagster.preparation.confined.reader import ConfinedReader
-from batchrec_dagster.preparation.sources import formats
+from batchrec_dagster.preparation.sources import file_formats
 from batchrec_dagster.preparation.sources.errors import FileError
 from batchrec_dagster.preparation.sources.limits import Limits
 from batchrec_dagster.preparation.sources.packing import unpack
@@ -34,10 +34,10 @@ def make_plain(path: Path, folder: Path, reader: ConfinedReader) -> PlainFile:
     """
     number = len([*folder.iterdir()])
     unpacked = unpack(path, folder / f"{number}.unpacked", Limits.from_environment())
-    start = formats.read_start(unpacked)
-    is_parquet = start.startswith(formats.PARQUET)
-    form = formats.PARQUET_FORMAT if is_parquet else formats.recognise_format(start)
-    if start.startswith(formats.PACKED) or form == formats.ZIP_ARCHIVE:
+    start = file_formats.read_start(unpacked)
+    is_parquet = start.startswith(file_formats.PARQUET)
+    form = file_formats.PARQUET_FORMAT if is_parquet else file_formats.recognise_format(start)
+    if start.startswith(file_formats.PACKED) or form == file_formats.ZIP_ARCHIVE:
         raise FileError("it is packed twice: unpack it once")
     if form is None:
         return PlainFile(unpacked)

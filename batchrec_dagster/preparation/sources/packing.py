@@ -16,7 +16,7 @@ from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from batchrec_dagster.preparation.sources import formats
+from batchrec_dagster.preparation.sources import file_formats
 from batchrec_dagster.preparation.sources.errors import DamagedFileError, FileError
 from batchrec_dagster.preparation.sources.limits import Limits
 
@@ -38,8 +38,8 @@ def _open_zstd(path: Path) -> Any:
 
 
 UNPACKERS: dict[bytes, Callable[[Path], Any]] = {
-    formats.GZIP: gzip.GzipFile,
-    formats.ZSTD: _open_zstd,
+    file_formats.GZIP: gzip.GzipFile,
+    file_formats.ZSTD: _open_zstd,
 }
 
 
@@ -48,8 +48,8 @@ def unpack(path: Path, target: Path, limits: Limits) -> Path:
 
     Of a zip archive that is its only file. Raises FileError, LimitError.
     """
-    start = formats.read_start(path)
-    if formats.recognise_format(start) == formats.ZIP_ARCHIVE:
+    start = file_formats.read_start(path)
+    if file_formats.recognise_format(start) == file_formats.ZIP_ARCHIVE:
         unpack_member(path, "", target, limits)
         return target
     unpacker = next((opens for sign, opens in UNPACKERS.items() if start.startswith(sign)), None)

@@ -14,7 +14,7 @@ import polars as pl
 from batchrec_dagster.errors import UserError
 from batchrec_dagster.preparation.confined.reader import ConfinedReader
 from batchrec_dagster.preparation.csv_form import recognise_delimiter
-from batchrec_dagster.preparation.layout import FileForm, PreparationError
+from batchrec_dagster.preparation.file_form import FileForm, PreparationError
 from batchrec_dagster.preparation.polars.decoding import RawFile, open_file
 from batchrec_dagster.preparation.sources.computed import ComputedRows
 from batchrec_dagster.preparation.sources.errors import FileError

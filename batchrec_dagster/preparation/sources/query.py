@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from batchrec_dagster.preparation.confined.reader import ConfinedReader
-from batchrec_dagster.preparation.layout import FileForm, Header, PreparationError
+from batchrec_dagster.preparation.file_form import FileForm, Header, PreparationError
 from batchrec_dagster.preparation.polars.decoding import RawFile, open_file
 from batchrec_dagster.preparation.sources.computed import ComputedRows
 from batchrec_dagster.preparation.sources.errors import FileError, hide_values
@@ -28,18 +28,18 @@ from batchrec_dagster.preparation.sources.limits import (
     QUERY_MINUTES,
     Limits,
 )
-from batchrec_dagster.preparation.sources.source import (
-    ListedFile,
-    RatingsSource,
-    SourceContext,
-    require_unchanged,
-)
-from batchrec_dagster.preparation.sources.tables import (
+from batchrec_dagster.preparation.sources.query_tables import (
     TableFile,
     build_select,
     list_partitions,
     quote_identifier,
     quote_literal,
+)
+from batchrec_dagster.preparation.sources.source import (
+    ListedFile,
+    RatingsSource,
+    SourceContext,
+    require_unchanged,
 )
 from batchrec_dagster.storage.durable import temporary_folder
 

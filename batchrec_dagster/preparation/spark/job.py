@@ -11,7 +11,7 @@ import boto3
 import dagster_pipes
 from pyspark.sql import SparkSession
 
-from batchrec_dagster.preparation.layout import PreparationError
+from batchrec_dagster.preparation.file_form import PreparationError
 from batchrec_dagster.preparation.spark.prepare import run_task
 from batchrec_dagster.preparation.spark.task import SparkTask
 

@@ -15,11 +15,11 @@ from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, Row, SparkSession, Window
 from pyspark.sql import functions as F  # noqa: N812
 
-from batchrec_dagster.preparation.layout import PreparationError
+from batchrec_dagster.preparation.file_form import PreparationError
 from batchrec_dagster.preparation.polars.row_problems import SECONDS, list_mixed_times
+from batchrec_dagster.preparation.polars.row_table import ROW
 from batchrec_dagster.preparation.polars.rows import EXAMPLES, PROBLEM, REASON
-from batchrec_dagster.preparation.polars.tables import ROW
-from batchrec_dagster.preparation.rules import (
+from batchrec_dagster.preparation.row_rules import (
     BEFORE_WINDOW,
     DUPLICATE,
     ERASED_USER,

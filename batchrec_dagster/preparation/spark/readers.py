@@ -13,15 +13,15 @@ from pyspark.sql import Column, DataFrame, Row, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 (what everybody calls it)
 
 from batchrec_dagster.preparation.column_names import locate_columns
-from batchrec_dagster.preparation.layout import (
+from batchrec_dagster.preparation.file_form import (
     LEGACY,
     FileForm,
     PreparationError,
     build_empty_line_error,
     split_line,
 )
-from batchrec_dagster.preparation.polars.tables import ROW, TEXT
-from batchrec_dagster.preparation.sources import formats
+from batchrec_dagster.preparation.polars.row_table import ROW, TEXT
+from batchrec_dagster.preparation.sources import file_formats
 from batchrec_dagster.preparation.sources.limits import BYTES_OF_A_ROW, LimitError
 from batchrec_dagster.preparation.spark.rows import (
     BLOCK,
@@ -163,9 +163,9 @@ def _read_start(spark: SparkSession, task: SparkTask, number: int, count: int) -
     """The first lines of a file. Raises PreparationError for what only the local engine reads."""
     name, uri = list(task.files.items())[number]
     lines = [bytes(row[_LINE]) for row in _read_lines(spark, [uri]).limit(count).collect()]
-    start = lines[0][: formats.START]
-    if start.startswith(formats.UTF16) or not formats.is_text(start):
-        kind = formats.recognise_format(start) or f"not plain text ({PACKED_FIX})"
+    start = lines[0][: file_formats.START]
+    if start.startswith(file_formats.UTF16) or not file_formats.is_text(start):
+        kind = file_formats.recognise_format(start) or f"not plain text ({PACKED_FIX})"
         raise PreparationError(f"{name} is {kind}, {NOT_READ}")
     return lines
 

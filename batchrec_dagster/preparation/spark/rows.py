@@ -13,7 +13,7 @@ from io import BytesIO
 import polars as pl
 import pyarrow as pa
 
-from batchrec_dagster.preparation.layout import (
+from batchrec_dagster.preparation.file_form import (
     DATETIME,
     QUOTES_FIX,
     Columns,
@@ -29,6 +29,7 @@ from batchrec_dagster.preparation.polars.csv_table import (
 )
 from batchrec_dagster.preparation.polars.json_table import parse_json_cells
 from batchrec_dagster.preparation.polars.row_problems import SECONDS
+from batchrec_dagster.preparation.polars.row_table import ROW, TEXT, read_parquet_cells
 from batchrec_dagster.preparation.polars.rows import (
     PROBLEM,
     REASON,
@@ -36,8 +37,7 @@ from batchrec_dagster.preparation.polars.rows import (
     parse_rows,
     read_error,
 )
-from batchrec_dagster.preparation.polars.tables import ROW, TEXT, read_parquet_cells
-from batchrec_dagster.preparation.rules import ERASED_USER, Rules
+from batchrec_dagster.preparation.row_rules import ERASED_USER, Rules
 from batchrec_dagster.storage.erased import ErasedUsers
 
 # The number of the row's file, and where in the file the block starts from which Spark read the

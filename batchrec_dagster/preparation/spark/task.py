@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from batchrec_dagster.preparation.layout import Columns, FileForm
-from batchrec_dagster.preparation.rules import Rules
+from batchrec_dagster.preparation.file_form import Columns, FileForm
+from batchrec_dagster.preparation.row_rules import Rules
 from batchrec_dagster.preparation.sources.limits import Limits
 
 SUPPRESSED, PARTS = "erased_users.json", "parts"

@@ -10,7 +10,7 @@ import polars as pl
 from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
 from batchrec_dagster.reporting.insight.people import is_counted
 from batchrec_dagster.reporting.insight.person import NO_INTERACTIONS
-from batchrec_dagster.reporting.insight.tables import (
+from batchrec_dagster.reporting.insight.published_tables import (
     find_similar_items,
     open_interactions,
     read_rows,

@@ -13,10 +13,10 @@ from batchrec_dagster.config.expressions import REASON_ITEM
 from batchrec_dagster.config.publication import Experiment
 from batchrec_dagster.errors import UserError
 from batchrec_dagster.personalize.schemas import EVENT_TYPE, ITEM_ID, TIMESTAMP, USER_ID
-from batchrec_dagster.preparation.rules import EVENT_TYPE_VALUE
+from batchrec_dagster.preparation.row_rules import EVENT_TYPE_VALUE
 from batchrec_dagster.reporting.insight.nights import list_nights
 from batchrec_dagster.reporting.insight.people import PeopleTables, explain_lists, name_reason
-from batchrec_dagster.reporting.insight.tables import (
+from batchrec_dagster.reporting.insight.published_tables import (
     open_interactions,
     read_rows,
     read_titles,

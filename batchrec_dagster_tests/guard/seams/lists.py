@@ -35,9 +35,9 @@ from batchrec_dagster.steps.judge_quality import ModelFacts, judge_quality
 from batchrec_dagster.steps.list_checks import check_table
 from batchrec_dagster.steps.list_context import ListContext
 from batchrec_dagster.steps.list_table import ListTable
+from batchrec_dagster.steps.model_records import ModelRecord
 from batchrec_dagster.steps.outcomes import MeasuredOutcomes, measure_outcomes, pool_outcomes
 from batchrec_dagster.steps.reasons import Reasons, weigh_events
-from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.steps.rule_context import RuleContext
 from batchrec_dagster.steps.rules import Rules
 from batchrec_dagster.steps.work import Work

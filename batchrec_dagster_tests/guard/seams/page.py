@@ -19,7 +19,7 @@ from batchrec_dagster.reporting.views.plain import escape_invisible
 from batchrec_dagster.steps.judge import ListFacts, judge_lists, judge_model
 from batchrec_dagster.steps.judge_quality import Behaviour, ModelFacts
 from batchrec_dagster.steps.list_checks import check_lists_full, check_rows_titled
-from batchrec_dagster.steps.records import ModelRecord
+from batchrec_dagster.steps.model_records import ModelRecord
 from batchrec_dagster.storage.edition import DataCounts, Finding, ListCounts
 from batchrec_dagster_tests.guard.seams.editions import (
     make_edition,

@@ -26,7 +26,7 @@ from batchrec_dagster.preparation.attributes import parse_attributes
 from batchrec_dagster.preparation.polars import row_filters
 from batchrec_dagster.preparation.polars.decoding import RawFile as DecodedFile
 from batchrec_dagster.preparation.polars.prepare import open_ratings
-from batchrec_dagster.preparation.rules import PreparationResult
+from batchrec_dagster.preparation.row_rules import PreparationResult
 from batchrec_dagster.preparation.sources.source import RatingsSource, SourceContext
 from batchrec_dagster.preparation.spark.task import PARTS, SUPPRESSED, SparkTask
 from batchrec_dagster.preparation.users import read_users

@@ -26,11 +26,11 @@ from batchrec_dagster.steps import publish, rollback
 from batchrec_dagster.steps.checks import (
     require_passed,
 )
+from batchrec_dagster.steps.model_records import ModelRecord
 from batchrec_dagster.steps.outcomes import measure_outcomes
 from batchrec_dagster.steps.publish import Publishing
-from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.steps.rollback import PREVIOUS
-from batchrec_dagster.steps.runs import RunFacts
+from batchrec_dagster.steps.run_facts import RunFacts
 from batchrec_dagster.steps.user_rows import erase_from_editions
 from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage import editions as editions_module

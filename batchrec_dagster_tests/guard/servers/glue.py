@@ -22,10 +22,10 @@ from moto.glue.models import FakeJobRun
 from moto.moto_api import state_manager
 
 from batchrec_dagster.pipeline.spark_jobs import RunOnEngine
-from batchrec_dagster.preparation.layout import Columns, FileForm
+from batchrec_dagster.preparation.file_form import Columns, FileForm
 from batchrec_dagster.preparation.polars.decoding import RawFile
 from batchrec_dagster.preparation.polars.prepare import open_ratings
-from batchrec_dagster.preparation.rules import Rules
+from batchrec_dagster.preparation.row_rules import Rules
 from batchrec_dagster.preparation.spark.task import PARTS, SUPPRESSED, SparkTask
 from batchrec_dagster.storage.connection import S3Connection, Storage
 from batchrec_dagster.storage.erased import ErasedUsers

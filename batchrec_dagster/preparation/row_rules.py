@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from batchrec_dagster.preparation.layout import PreparationError
+from batchrec_dagster.preparation.file_form import PreparationError
 
 # Why a row is left out, in the order in which the rules are applied. `row_problems` lists the other
 # reasons, which are what can be wrong with a row.

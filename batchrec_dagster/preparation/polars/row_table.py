@@ -19,7 +19,7 @@ from polars.datatypes import DataTypeClass
 
 from batchrec_dagster.personalize.schemas import MAX_ID_LENGTH
 from batchrec_dagster.preparation.column_names import format_setting_name, locate_columns
-from batchrec_dagster.preparation.layout import Column, PreparationError
+from batchrec_dagster.preparation.file_form import Column, PreparationError
 from batchrec_dagster.preparation.polars.decoding import OpenedFile
 from batchrec_dagster.preparation.sources.limits import CELLS_OF_A_LINE, KB, MAX_LINE_KB, Limits
 

@@ -22,7 +22,7 @@ from batchrec_dagster.preparation.csv_form import (
     recognise_delimiter,
     surely_names_columns,
 )
-from batchrec_dagster.preparation.layout import NO_HEADER, FileForm
+from batchrec_dagster.preparation.file_form import NO_HEADER, FileForm
 from batchrec_dagster.preparation.polars.decoding import OpenedFile
 from batchrec_dagster.preparation.sources.errors import FileError
 from batchrec_dagster.preparation.sources.limits import Limits
