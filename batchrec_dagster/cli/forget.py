@@ -132,9 +132,12 @@ def _erase(
             # Of the other pipelines they are erased all the same.
             failures.append(str(error))
             continue
-        click.echo(f"{receipt.pipeline}: erased {_count_people(receipt.people)}")
-        for place, amount in receipt.erased.items():
-            click.echo(f"  {amount} of {place}")
+        erased = f"erased {_count_people(receipt.people)}"
+        if not receipt.rows:
+            erased = f"no rows of {_count_people(receipt.people)}; left out from now on"
+        click.echo(f"{receipt.pipeline}: {erased}")
+        for name, amount in receipt.erased.items():
+            click.echo(f"  {name}: {amount}")
         for sentence in receipt.remains:
             click.echo(f"  {sentence}")
         click.echo(f"Receipt: {work.storage.where(work.files.uri(receipt.key))}")

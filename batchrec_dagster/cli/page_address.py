@@ -15,8 +15,8 @@ _ALL_ADDRESSES = ("0.0.0.0", "::")  # noqa: S104
 
 
 @contextmanager
-def record_page(home: Path, host: str, port: int) -> Iterator[None]:
-    """A block in which `read_page` gives the address of the page that this process serves."""
+def record_page_address(home: Path, host: str, port: int) -> Iterator[None]:
+    """A block in which `read_page_address` gives the address that this process serves."""
     name = "127.0.0.1" if host in _ALL_ADDRESSES else f"[{host}]" if ":" in host else host
     address = f"http://{name}:{port}"
     file = home / _FILE
@@ -29,7 +29,7 @@ def record_page(home: Path, host: str, port: int) -> Iterator[None]:
             file.unlink()
 
 
-def read_page(home: Path) -> str:
+def read_page_address(home: Path) -> str:
     """The address of the page that `batchrec ui` serves with this home, or would serve."""
     file = home / _FILE
     return file.read_text() if file.is_file() else DEFAULT_ADDRESS

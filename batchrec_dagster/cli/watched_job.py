@@ -212,7 +212,7 @@ class WatchedJob:
 
     def _explain_failure(self, title: str, stages: RunStages, arguments: Sequence[str]) -> None:
         """Print why the run was stopped or failed, and what goes on from here."""
-        from batchrec_dagster.cli.page_address import answers, read_page
+        from batchrec_dagster.cli.page_address import answers, read_page_address
         from batchrec_dagster.reporting.views.plain import format_program
         from batchrec_dagster.reporting.views.run import print_failure
         from batchrec_dagster.reporting.views.terminal import Terminal
@@ -225,7 +225,7 @@ class WatchedJob:
             terminal.outcome("watch", f"{title}: stopped after {self.duration}. Continue with:")
             terminal.line(f"  {command_again}")
             return
-        page = read_page(use_dagster_home())
+        page = read_page_address(use_dagster_home())
         start = "" if answers(page) else f", once `{program} ui` runs"
         print_failure(
             Terminal(stderr=True),

@@ -1,11 +1,10 @@
-"""Whether a filter, a condition or a column fits the datasets that are declared.
+"""Whether a filter or a condition, or a column in a rule, fits the datasets that are declared.
 
 So what Personalize would refuse fails when the pipeline is loaded.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from batchrec_dagster.personalize import conditions
@@ -25,9 +24,7 @@ from batchrec_dagster.personalize.schemas import (
     USERS,
     Schema,
 )
-from batchrec_dagster.preparation.attributes import AttributesLayout
 from batchrec_dagster.preparation.row_rules import EVENT_TYPE_VALUE
-from batchrec_dagster.storage import list_subjects
 
 # By dataset type.
 Schemas = Mapping[str, Schema]
@@ -164,73 +161,3 @@ def _explain_missing_field(dataset: str, field: str, schemas: Schemas) -> str | 
     if (dataset, field) == (INTERACTIONS, EVENT_TYPE):
         return f"Interactions.{EVENT_TYPE} does not exist: declare ratings.columns.event_type"
     return None
-
-
-# Why an item is on the list, and which item of the person's own speaks for it, with its title and
-# what the person did with it.
-REASON, REASON_ITEM = "reason", "reason_item"
-REASON_TITLE, REASON_EVENT = "reason_title", "reason_event"
-REASONS = (REASON, REASON_ITEM, REASON_TITLE, REASON_EVENT)
-# What lists have whatever is declared.
-FIXED_COLUMNS = ("user_id", "rank", "item_id", "score", "arm")
-# The id of a similar item, where `item_id` is the item whose list it is.
-SIMILAR_ITEM_COLUMN = list_subjects.ITEMS.item_column
-# Those columns of the items that Personalize does not get.
-FOR_PEOPLE = ("title", "image", "link")
-
-
-def name_published_column(column: str) -> str:
-    """What the published lists call a declared column: PostgreSQL reads PRICE as price."""
-    return column.lower()
-
-
-def find_columns_problem(
-    columns: Sequence[str], layout: AttributesLayout | None, *, has_event_types: bool
-) -> str | None:
-    """Why lists cannot have these columns; None if they can.
-
-    layout: that of the items; None if none are declared.
-    has_event_types: whether interactions may have types.
-    """
-    of_items = _list_columns_of_items(layout)
-    unknown = [name for name in columns if name not in (*of_items, *REASONS)]
-    if unknown:
-        declared = f"items.columns has {', '.join(of_items)}" if of_items else "items is missing"
-        return f"there is no {', '.join(unknown)}: {declared}; {', '.join(REASONS)} are there too"
-    if REASON_TITLE in columns and "title" not in of_items:
-        return f"{REASON_TITLE} is the title of an item: declare items.columns.title, or omit it"
-    if REASON_EVENT in columns and not has_event_types:
-        return f"{REASON_EVENT} is a type of event: declare ratings.columns.event_type, or omit it"
-    names = [name_published_column(name) for name in columns]
-    for name, published_name in zip(columns, names, strict=True):
-        taken = (*FIXED_COLUMNS, *(REASONS if name not in REASONS else ()))
-        if published_name in taken:
-            return f"lists have a {published_name} of their own: give {name} another name in items"
-    repeated = [name for name, count in Counter(names).items() if count > 1]
-    if repeated:
-        return f"{', '.join(repeated)} is there twice (in lower case, as lists have it)"
-    return None
-
-
-def find_similar_items_columns_problem(
-    columns: Sequence[str], layout: AttributesLayout | None
-) -> str | None:
-    """Why lists of similar items cannot have these columns; None if they can.
-
-    layout: as of `find_columns_problem`.
-    """
-    reasons = [name for name in columns if name in REASONS]
-    if reasons:
-        names = " and ".join(reasons)
-        return f"only lists of users have a {names}, as it comes from a user's history: omit it"
-    if SIMILAR_ITEM_COLUMN in map(name_published_column, columns):
-        return f"lists have a {SIMILAR_ITEM_COLUMN} of their own: give it another name in items"
-    return find_columns_problem(columns, layout, has_event_types=True)
-
-
-def _list_columns_of_items(layout: AttributesLayout | None) -> list[str]:
-    """The columns of the items that lists can have, as they are declared."""
-    if layout is None:
-        return []
-    for_people = [name for name in FOR_PEOPLE if name in layout.roles]
-    return [*for_people, *layout.categories, *layout.numbers]

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 from batchrec_dagster.config.expressions import (
     find_attributes_problem,
     find_column_problem,
-    find_columns_problem,
     find_condition_problem,
     find_events_problem,
     find_filter_problem,
-    find_similar_items_columns_problem,
     find_user_category_problem,
+)
+from batchrec_dagster.config.list_columns import (
+    find_columns_problem,
+    find_similar_items_columns_problem,
 )
 from batchrec_dagster.config.lists import ListSettings, PopularBy
 from batchrec_dagster.config.problems import Keys

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails, InitErrorDetails
 
 Keys = tuple[str | int, ...]
-"""The keys of a setting, such as ("solution", "event_weights"), and its place in a list, from 0."""
+"""The keys of a setting, such as ("solution", "event_weights"), and its index in a list."""
 
 # What errors show in place of the value, which may be a secret.
 NOT_SHOWN = "not shown"
@@ -111,10 +111,10 @@ def locate_problems(
     )
 
 
-def _find_keys(place: Keys, settings: Any) -> Keys:
-    """The keys of a problem's place that lead through the settings."""
+def _find_keys(location: Keys, settings: Any) -> Keys:
+    """The keys of a problem's location that lead through the settings."""
     keys: Keys = ()
-    for key in place:
+    for key in location:
         is_key = isinstance(settings, Mapping) and key in settings
         is_index = isinstance(settings, list) and isinstance(key, int) and key < len(settings)
         if is_key or is_index:

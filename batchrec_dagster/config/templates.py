@@ -78,5 +78,5 @@ def _map_texts(value: Any, change: Callable[[str, Keys], str], keys: Keys = ()) 
     if isinstance(value, Mapping):
         return {name: _map_texts(item, change, (*keys, name)) for name, item in value.items()}
     if isinstance(value, list):
-        return [_map_texts(item, change, (*keys, place)) for place, item in enumerate(value)]
+        return [_map_texts(item, change, (*keys, index)) for index, item in enumerate(value)]
     return value

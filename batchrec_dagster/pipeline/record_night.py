@@ -106,6 +106,6 @@ def _record(
         )
         if ended != "unchanged" and is_installed("report"):
             # Imported here, because it needs NumPy and Jinja.
-            from batchrec_dagster.reporting.page_files import show_last_night
+            from batchrec_dagster.reporting.stored_page import show_last_night
 
             show_last_night(files)

@@ -43,7 +43,7 @@ def simplify_name(column: str) -> str:
 def locate_columns(
     columns_by_role: Mapping[str, Column], columns: Sequence[str], name: str, hint: str = ""
 ) -> dict[str, int]:
-    """The position of each wanted column, from 0, by its role.
+    """The index of each wanted column, by its role.
 
     columns_by_role: the columns by role, by name or by position from 1.
     columns: the names of all columns of the file.
@@ -52,7 +52,7 @@ def locate_columns(
 
     Raises PreparationError for a column that is not there, or there several times.
     """
-    positions = {}
+    indexes = {}
     for role, column in columns_by_role.items():
         if isinstance(column, int):
             if column > len(columns):
@@ -60,7 +60,7 @@ def locate_columns(
                     f"{name}: {format_setting_name(role)} is column {column}, but line 1 has"
                     f" {len(columns)}{hint}"
                 )
-            positions[role] = column - 1
+            indexes[role] = column - 1
         elif column not in columns:
             raise PreparationError(
                 f"{name} has no column {column!r} ({format_setting_name(role)}); it has:"
@@ -73,8 +73,8 @@ def locate_columns(
                 " names"
             )
         else:
-            positions[role] = list(columns).index(column)
-    return positions
+            indexes[role] = list(columns).index(column)
+    return indexes
 
 
 def list_names(columns: Sequence[str]) -> str:

@@ -151,9 +151,9 @@ def surely_names_columns(fields: Sequence[str], rows: Records) -> bool:
     """
     if recognise_columns(fields):
         return True
-    for place, is_value in enumerate(_find_values(fields)):
-        cells = [row[place] for row in rows if place < len(row)]
-        if fields[place] and not is_value and cells and all(_find_values(cells)):
+    for index, is_value in enumerate(_find_values(fields)):
+        cells = [row[index] for row in rows if index < len(row)]
+        if fields[index] and not is_value and cells and all(_find_values(cells)):
             return True
     return False
 

@@ -65,7 +65,7 @@ class FileSample:
             columns = range(1, len(columns) + 1)
         if not isinstance(table, ParquetTable):
             table = replace(table, most=SAMPLED_ROWS)
-        columns_by_role = {str(place): column for place, column in enumerate(columns)}
+        columns_by_role = {str(index): column for index, column in enumerate(columns)}
         rows = table.read_cells(columns_by_role).head(SAMPLED_ROWS).select(*columns_by_role)
         try:
             return rows.collect()

@@ -106,8 +106,8 @@ def _count_skipped_lines(opened: OpenedFile, header: Header | None, *, has_heade
     skipped = header - opened.shift - (1 if has_header else 0)
     if skipped < 0:
         raise PreparationError(
-            f"{opened.name} has nothing before {opened.place(1)}, so header: {header} is not the"
-            " line that names the columns"
+            f"{opened.name} has nothing before {opened.name_line(1)}, so header: {header} is not"
+            " the line that names the columns"
         )
     return skipped
 
@@ -225,8 +225,8 @@ def _refuse_other_header(table: CsvTable, form: FileForm, columns: Columns) -> N
         )
     other = open_table(opened, replace(form, header=header), columns)
     raise PreparationError(
-        f"{opened.name}: {opened.place(1)} does not name the columns, but"
-        f" {opened.place(header - opened.shift)} may ({', '.join(other.columns)}): set"
+        f"{opened.name}: {opened.name_line(1)} does not name the columns, but"
+        f" {opened.name_line(header - opened.shift)} may ({', '.join(other.columns)}): set"
         f" ratings.header: {header}"
     )
 
@@ -237,7 +237,7 @@ def _describe_header_among_rows(table: CsvTable, form: FileForm, columns: Column
     if header is not None:
         yield (
             f"{opened.name}: columns are given by position, and"
-            f" {opened.place(table.skipped + 1)} seems to name them"
+            f" {opened.name_line(table.skipped + 1)} seems to name them"
             f" ({table.delimiter.join(table.first_line)}): set ratings.header: {header}, and it"
             " is not read as a row"
         )

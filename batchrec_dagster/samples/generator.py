@@ -39,16 +39,16 @@ FULL_AFFINITY = 2 * LENGTH * LENGTH
 BLOCK = 128
 
 
-def generate_ratings(seed: int = SEED) -> pl.DataFrame:
+def generate_ratings() -> pl.DataFrame:
     """The ratings, in order of user and movie.
 
     The columns are userID and movieID (i64), rating (a string from 0.5 to 5) and timestamp (i64,
     in milliseconds).
     """
-    movies = make_movies(seed)
-    users = make_users(seed, movies)
-    user, movie, affinity, drift = _choose_movies(seed, users, movies)
-    rng = np.random.default_rng([seed, 3])
+    movies = make_movies(_make_rng(0))
+    users = make_users(_make_rng(1), movies)
+    user, movie, affinity, drift = _choose_movies(users, movies)
+    rng = _make_rng(3)
     # Movies that suit the later taste are rated late, famous ones early.
     fame = np.log(movies.weights * MOVIES)[movie]
     position = 1.5 * rng.standard_normal(RATINGS) + 2.0 * drift - 0.12 * fame
@@ -77,21 +77,26 @@ def generate_ratings(seed: int = SEED) -> pl.DataFrame:
     )
 
 
-def generate_movies(seed: int = SEED) -> pl.DataFrame:
+def generate_movies() -> pl.DataFrame:
     """The movies, in order of id.
 
     The columns are movieID (i64), title (str), year (i64) and genres (str, joined by |).
     """
-    movies = make_movies(seed)
+    movies = make_movies(_make_rng(0))
     genres = np.array(GENRES)
     return pl.DataFrame(
         {
             "movieID": movies.ids,
-            "title": make_titles(seed, [GENRES[genre] for genre in movies.first_genres]),
+            "title": make_titles(_make_rng(4), [GENRES[genre] for genre in movies.first_genres]),
             "year": movies.years,
             "genres": ["|".join(sorted(genres[row])) for row in movies.genres],
         }
     )
+
+
+def _make_rng(step: int) -> np.random.Generator:
+    """The random numbers of a step, which do not depend on those of other steps."""
+    return np.random.default_rng([SEED, step])
 
 
 def _write_tab_separated(table: pl.DataFrame) -> bytes:
@@ -105,7 +110,7 @@ FILES: Mapping[str, Callable[[], bytes]] = {
 }
 
 
-def _choose_movies(seed: int, users: Users, movies: Movies) -> tuple[Ints, Ints, Floats, Floats]:
+def _choose_movies(users: Users, movies: Movies) -> tuple[Ints, Ints, Floats, Floats]:
     """Each rating's user, movie, affinity and drift, in order of user and movie.
 
     The affinity is at most about 1. The drift says how much more the movie suits the user's late
@@ -115,7 +120,7 @@ def _choose_movies(seed: int, users: Users, movies: Movies) -> tuple[Ints, Ints,
     with the smallest exponential variates of that rate (Efraimidis and Spirakis, "Weighted random
     sampling with a reservoir", 2006).
     """
-    rng = np.random.default_rng([seed, 2])
+    rng = _make_rng(2)
     last_seen = users.session_starts[users.first_session[1:] - 1]
     first_fan = _choose_first_fans(rng, users, movies, last_seen)
     scarcity = (movies.weights.min() / movies.weights).astype(np.float32)

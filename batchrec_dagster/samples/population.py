@@ -96,8 +96,7 @@ def _round_to_length(vectors: Floats) -> npt.NDArray[np.float32]:
     return np.rint(LENGTH * _normalize(vectors)).astype(np.float32)
 
 
-def make_movies(seed: int) -> Movies:
-    rng = np.random.default_rng([seed, 0])
+def make_movies(rng: np.random.Generator) -> Movies:
     ids = np.sort(rng.choice(65_133, MOVIES, replace=False)) + 1
 
     # A niche is a corner of a genre, with an era of its own: screwball comedies, space operas.
@@ -156,8 +155,7 @@ def make_movies(seed: int) -> Movies:
     )
 
 
-def make_users(seed: int, movies: Movies) -> Users:
-    rng = np.random.default_rng([seed, 1])
+def make_users(rng: np.random.Generator, movies: Movies) -> Users:
     ids = np.sort(rng.choice(71_460, USERS, replace=False)) + 75
     rating_counts = _draw_rating_counts(rng)
 

@@ -14,8 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
+from batchrec_dagster.samples.population import Floats, Ints
 
 SEED, CUSTOMERS, PRODUCTS = 2026, 780, 300
 # The data begin and end at midnight UTC. Days and seconds are counted from the beginning.
@@ -106,10 +105,10 @@ class Event(NamedTuple):
     """What the customer paid; None for a click."""
 
 
-def generate_shop(seed: int = SEED) -> Shop:
-    """The three files; the same seed gives the same rows."""
-    catalogue = _make_products(np.random.default_rng([seed, 0]))
-    rng = np.random.default_rng([seed, 1])
+def generate_shop() -> Shop:
+    """The three files, which always have the same rows."""
+    catalogue = _make_products(np.random.default_rng([SEED, 0]))
+    rng = np.random.default_rng([SEED, 1])
     country = rng.choice(len(COUNTRIES), CUSTOMERS, p=[*COUNTRIES.values()])
     joined = rng.integers(-700, DAYS - 30, CUSTOMERS)
     # The last tenth of the customers have only just registered, and looked at nothing yet.

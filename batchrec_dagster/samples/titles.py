@@ -66,12 +66,11 @@ def add_article(noun: str) -> str:
     return f"{'An' if begins_with_vowel else 'A'} {noun}"
 
 
-def make_titles(seed: int, genres: Sequence[str]) -> list[str]:
+def make_titles(rng: np.random.Generator, genres: Sequence[str]) -> list[str]:
     """A unique title for each movie. The second movie of the same title gets a number.
 
-    `genres` holds the first genre of each movie.
+    genres: the first genre of each movie.
     """
-    rng = np.random.default_rng([seed, 4])
     adjectives, places = ADJECTIVES.split(), PLACES.split()
     title_counts: Counter[str] = Counter()
     titles = []

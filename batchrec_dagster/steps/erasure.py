@@ -73,15 +73,17 @@ class Trace:
 
 
 class Receipt(BaseModel, frozen=True):
-    """How many people were erased from a pipeline, when, and what was erased where, without ids."""
+    """How many people were erased from a pipeline, when, and what was done, without ids."""
 
     pipeline: str
     started_at: datetime
     ended_at: datetime
     people: int
     """How many ids were named."""
+    rows: int
+    """How many rows of these people were erased."""
     erased: dict[str, str]
-    """How much was erased, by the name of the place."""
+    """How much there was and what became of it, by the name of the place."""
     left_out: int
     """How many people the pipeline leaves out from now on."""
     remains: tuple[str, ...] = ()
@@ -184,7 +186,12 @@ def erase(
             started_at=started_at,
             ended_at=datetime.now(UTC),
             people=len(people),
-            erased={trace.name: trace.amount for trace in traces if trace.number},
+            rows=sum(trace.number for trace in traces if trace.is_of_people),
+            erased={
+                trace.name: f"{trace.amount} ({trace.consequence})"
+                for trace in traces
+                if trace.number
+            },
             left_out=len(erased),
             remains=tuple(remains),
         )

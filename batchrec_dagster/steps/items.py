@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 import polars as pl
 
 from batchrec_dagster.config import Pipeline, PublishedList, fingerprint
-from batchrec_dagster.config.expressions import (
+from batchrec_dagster.config.items_and_users import ItemIds
+from batchrec_dagster.config.list_columns import (
     FOR_PEOPLE,
     REASON_TITLE,
     REASONS,
     name_published_column,
 )
-from batchrec_dagster.config.items_and_users import ItemIds
 from batchrec_dagster.personalize.schemas import ITEM_ID, ITEMS, parse_schema
 from batchrec_dagster.preparation.attributes import AttributesLayout
 from batchrec_dagster.preparation.counting import list_distinct

@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 
 from batchrec_dagster.config import PublishedList
-from batchrec_dagster.config.expressions import REASON, SIMILAR_ITEM_COLUMN, name_published_column
+from batchrec_dagster.config.list_columns import REASON, SIMILAR_ITEM_COLUMN, name_published_column
 from batchrec_dagster.personalize.schemas import ITEM_ID
 from batchrec_dagster.preparation.counting import ValueCounter
 from batchrec_dagster.steps.arms import MODEL, assign_arms

@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 
 from batchrec_dagster.config import PublishedList
-from batchrec_dagster.config.expressions import (
+from batchrec_dagster.config.list_columns import (
     REASON,
     REASON_EVENT,
     REASON_ITEM,

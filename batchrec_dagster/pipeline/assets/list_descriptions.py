@@ -9,7 +9,7 @@ import dagster as dg
 import polars as pl
 
 from batchrec_dagster.config import PublishedList
-from batchrec_dagster.config.expressions import name_published_column
+from batchrec_dagster.config.list_columns import name_published_column
 from batchrec_dagster.personalize.measurements import COVERAGE, NDCG
 from batchrec_dagster.pipeline.results import (
     build_cost_metadata,

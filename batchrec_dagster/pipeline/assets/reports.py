@@ -151,17 +151,14 @@ def recommendation_report(
     def recommendation_report(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
         # Imported here, because they need SciPy and Jinja.
         from batchrec_dagster.pipeline.report import build_page
-        from batchrec_dagster.reporting.insight.page import save_page
-        from batchrec_dagster.reporting.views.html import render_html
+        from batchrec_dagster.reporting.stored_page import put_page
 
         work = get_work(published.pipeline, context)
         page = build_page(work, published, checks, context.instance)
         log = context.log.info if page.verdict.level == "good" else context.log.warning
         log(f"edition {page.edition.number} is live. {page.verdict}")
-        save_page(work.files_of(published), page)
-        html = render_html(page)
+        html = put_page(work.files_of(published), page)
         uri = work.storage.uri(published.keys.report)
-        work.storage.store.put(uri, html.encode())
         metadata = {
             **_describe_page(page, html),
             **storage_links("report", work.storage, uri),
@@ -197,14 +194,14 @@ def _declare_report(published: PublishedList) -> Callable[[Step], PipelineAsset]
     )
 
 
-def _describe_page(page: "Page", html: str) -> dict[str, Any]:
+def _describe_page(page: "Page", html: bytes) -> dict[str, Any]:
     """The metadata of the page."""
     people_shown, users = len(page.people.people), page.people.served
     return {
         "verdict": str(page.verdict),
         "open_findings": [str(finding) for finding in page.open_findings],
         "level": page.verdict.level,
-        "bytes": len(html.encode()),
+        "bytes": len(html),
         "users": users,
         "people_shown": people_shown,
         "sampled": people_shown < users,

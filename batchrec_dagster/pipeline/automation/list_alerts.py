@@ -169,7 +169,7 @@ def describe_new_lists(
     None if the report, which says what changed, may still be on its way.
     Raises UserError.
     """
-    from batchrec_dagster.reporting.insight.page import read_page  # NumPy
+    from batchrec_dagster.reporting.stored_page import read_page  # NumPy, Jinja
 
     page = read_page(files)
     is_described = page is not None and page.edition.is_copy_of(edition)

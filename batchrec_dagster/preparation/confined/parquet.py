@@ -43,7 +43,7 @@ def rewrite_parquet(path: Path, target: Path, limits: Limits, packed: int) -> No
             # Threads would unpack several columns of a row group at once.
             for batch in file.iter_batches(BATCH_ROWS, use_threads=False):
                 rows += batch.num_rows
-                limits.check(rows * BYTES_OF_A_ROW, packed)
+                limits.require_size(rows * BYTES_OF_A_ROW, packed)
                 waiting.append(batch)
                 if sum(batch.nbytes for batch in waiting) > ROW_GROUP_BYTES:
                     writer.write_table(pa.Table.from_batches(waiting, schema))

@@ -64,8 +64,8 @@ class CsvTable(RowTable):
             start = file.tell()
             line = file.readline()
             if not line.strip():
-                place = self.opened.place(self.skipped + 1)
-                raise build_empty_line_error(self.opened.name, place, self.skipped)
+                first_line = self.opened.name_line(self.skipped + 1)
+                raise build_empty_line_error(self.opened.name, first_line, self.skipped)
             fields = split_line(line, self.delimiter, quoted=self.quoted)
             is_quoting = self.quoted and self.delimiter != "::"
             if not self.has_header and is_quoting and line.count('"') % 2:
@@ -100,27 +100,27 @@ class CsvTable(RowTable):
         if self.delimiter == "::" or has_commas or self._cut_row is not None:
             return super().read_typed(columns_by_role, types)
         names = self._syntax.names
-        places = self.locate_columns(columns_by_role)
+        indexes = self.locate_columns(columns_by_role)
         schema: dict[str, pl.DataType] = dict.fromkeys(names, pl.String())
-        for role, place in places.items():
-            schema[names[place]] = types.get(role, pl.String())
+        for role, index in indexes.items():
+            schema[names[index]] = types.get(role, pl.String())
         fields = scan_csv(self.opened.path, self._syntax, schema, **self._extent)
         is_filled = pl.any_horizontal(pl.col(name).is_not_null() for name in names)
         return fields.filter(is_filled).select(
-            pl.col(names[place]).alias(role) for role, place in places.items()
+            pl.col(names[index]).alias(role) for role, index in indexes.items()
         )
 
     def locate_columns(self, columns_by_role: Mapping[str, Column]) -> dict[str, int]:
         hint = f" (read with the delimiter {self.delimiter!r}){self._hint()}"
         return locate_columns(columns_by_role, self.columns, self.opened.name, hint)
 
-    def place(self, row: int) -> str:
+    def name_row(self, row: int) -> str:
         line = self._lines_before_rows + row + 1
         if self.opened.quotes and self._syntax.quote:
             breaks = pl.all().str.count_matches("\n", literal=True).fill_null(0).sum()
             before = self._fields().head(row).drop(ROW).select(breaks)
             line += int(before.select(pl.sum_horizontal(pl.all())).collect().item())
-        return self.opened.place(line)
+        return self.opened.name_line(line)
 
     def find_broken_quotes(self, fix: str = QUOTES_FIX) -> str | None:
         """The line with broken quotes, and the fix; None if there is none.
@@ -318,18 +318,18 @@ def split_lines(lines: pl.LazyFrame, syntax: CsvSyntax) -> pl.LazyFrame:
 
 
 def read_csv_cells(
-    fields: pl.LazyFrame, syntax: CsvSyntax, places: Mapping[str, int], cut_row: int | None
+    fields: pl.LazyFrame, syntax: CsvSyntax, indexes: Mapping[str, int], cut_row: int | None
 ) -> pl.LazyFrame:
     """The cells of the fields, without the lines in which there are none.
 
     fields: from `scan_fields` or `split_lines`.
-    places: the number of the field of each role, from 0.
+    indexes: of the field of each role.
     cut_row: the row that is cut off at the end of its file, or None.
     """
     names = syntax.names
 
-    def cell(role: str, place: int) -> pl.Expr:
-        text = pl.col(names[place])
+    def cell(role: str, index: int) -> pl.Expr:
+        text = pl.col(names[index])
         return (swap_comma_and_point(text) if role in syntax.with_comma else text).alias(role)
 
     is_filled = pl.any_horizontal(pl.col(name).is_not_null() for name in [*names, _BEYOND])
@@ -340,7 +340,7 @@ def read_csv_cells(
         .when(pl.col(ROW) == pl.lit(cut_row, pl.Int64))
         .then(pl.lit(CUT_OFF))
         .alias(FLAW),
-        *(cell(role, place) for role, place in places.items()),
+        *(cell(role, index) for role, index in indexes.items()),
     )
 
 

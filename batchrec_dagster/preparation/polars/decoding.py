@@ -56,7 +56,7 @@ class OpenedFile:
     shift: int = 0
     """What to add to the number of a line in order to find it in the file as it came."""
 
-    def place(self, line: int) -> str:
+    def name_line(self, line: int) -> str:
         """Where a person finds this line, from 1, in the file as it came."""
         return f"{self.unit} {line + self.shift}"
 
@@ -108,7 +108,7 @@ def _decode(opened: OpenedFile, encoding: Encoding, folder: Path) -> OpenedFile:
         unfinished = _measure_unfinished_line(chunk, unfinished, limits.line_bytes)
         if unfinished > limits.line_bytes:
             number = _count_lines_before(opened.path, size + len(chunk) - unfinished) + 1
-            limits.check_line(unfinished, f"line {number}")
+            limits.require_line_length(unfinished, f"line {number}")
         size += len(chunk)
         special.update(byte for byte in (b'"', b"\0", b"\r") if byte in chunk)
         is_ascii = is_ascii and chunk.isascii()

@@ -64,8 +64,8 @@ class JsonTable(RowTable):
         return [name for name in has_values if not has_values[name]]
 
     def read_cells(self, columns_by_role: Mapping[str, Column]) -> pl.LazyFrame:
-        places = locate_columns(columns_by_role, self.columns, self.opened.name)
-        names = {role: self.columns[place] for role, place in places.items()}
+        indexes = locate_columns(columns_by_role, self.columns, self.opened.name)
+        names = {role: self.columns[index] for role, index in indexes.items()}
         lines = pl.scan_lines(
             self.opened.path, name=TEXT, row_index_name=ROW, n_rows=self.most, glob=False
         )

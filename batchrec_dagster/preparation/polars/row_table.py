@@ -70,9 +70,9 @@ class RowTable(ABC):
             .select(pl.col(role).cast(types.get(role, pl.String())) for role in columns_by_role)
         )
 
-    def place(self, row: int) -> str:
+    def name_row(self, row: int) -> str:
         """Where a person finds this row: `line 3`."""
-        return self.opened.place(row + 1)
+        return self.opened.name_line(row + 1)
 
     def head(self, rows: int) -> Self:
         """The first rows of the file alone, at most this many, without reading the others."""
@@ -80,7 +80,7 @@ class RowTable(ABC):
 
     def describe(self, row: int, problem: str) -> str:
         """The file and the line of a row, and what is wrong with it."""
-        return f"{self.opened.name}, {self.place(row)}: {problem}"
+        return f"{self.opened.name}, {self.name_row(row)}: {problem}"
 
 
 @dataclass(frozen=True)
@@ -124,13 +124,13 @@ class ParquetTable(RowTable):
             for role, name in names.items()
         )
 
-    def place(self, row: int) -> str:
+    def name_row(self, row: int) -> str:
         return f"row {row + 1}"
 
     def _locate(self, columns_by_role: Mapping[str, Column]) -> dict[str, str]:
         """The name of the column of each role, all of which have types that can be used."""
-        places = locate_columns(columns_by_role, self.columns, self.opened.name)
-        names = {role: self.columns[place] for role, place in places.items()}
+        indexes = locate_columns(columns_by_role, self.columns, self.opened.name)
+        names = {role: self.columns[index] for role, index in indexes.items()}
         for role, name in names.items():
             kind = self.schema[name]
             if is_without_text(kind) and not self._is_joinable(kind):

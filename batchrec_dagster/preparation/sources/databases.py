@@ -219,9 +219,9 @@ def _explain_errors(url: str, setting: str) -> Iterator[None]:
         reason = f"a file cannot be read: {error.strerror}"
     except Exception as error:
         frame = traceback.extract_tb(error.__traceback__)[-1]
-        place = f"{type(error).__name__} in {Path(frame.filename).name}, line {frame.lineno}"
+        origin = f"{type(error).__name__} in {Path(frame.filename).name}, line {frame.lineno}"
         reason = (
-            f"the database's driver does not accept a part of its URL, or of {setting} ({place})."
+            f"the database's driver does not accept a part of its URL, or of {setting} ({origin})."
             " Check the URL's port and its options, after the ?"
         )
     else:

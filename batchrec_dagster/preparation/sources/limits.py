@@ -99,7 +99,7 @@ class Limits:
             return self.file_bytes
         return min(MOST_BY_DEFAULT, max(ALWAYS_ALLOWED, TIMES_LARGER * packed))
 
-    def check(self, unfolded: int, packed: int) -> None:
+    def require_size(self, unfolded: int, packed: int) -> None:
         """Raise LimitError if a file of `packed` bytes may not unfold to this many."""
         if unfolded > self.compute_unfolded_bytes(packed):
             raise self.build_size_error(packed)
@@ -109,7 +109,7 @@ class Limits:
         most = self.compute_unfolded_bytes(packed)
         return self._build_limit_error(f"more than the {most} bytes from {packed}")
 
-    def check_twice(self, start: bytes, unfolded: int, packed: int) -> None:
+    def require_size_if_compressed_twice(self, start: bytes, unfolded: int, packed: int) -> None:
         """Raise LimitError if a file is compressed twice, so that its outer layer hides how much
         there is.
 
@@ -121,10 +121,14 @@ class Limits:
                 f"a compressed file, {unfolded} bytes from {packed}, more than what"
             )
 
-    def check_line(self, length: int, place: str) -> None:
+    def require_line_length(self, length: int, line: str) -> None:
+        """Raise LimitError if a line has more bytes than it may have.
+
+        line: what the message calls it, such as `line 12`.
+        """
         if length > self.line_bytes:
             raise LimitError(
-                f"{place} is longer than {self.line_bytes / KB:g} KB: fix the file, or set"
+                f"{line} is longer than {self.line_bytes / KB:g} KB: fix the file, or set"
                 f" {MAX_LINE_KB} if that is real data"
             )
 

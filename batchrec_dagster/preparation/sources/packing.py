@@ -72,10 +72,10 @@ def unpack_member(path: Path, member: str, target: Path, limits: Limits) -> None
     with archive, _explain_damage():
         info = _find_info(archive, member)
         packed = min(info.compress_size, path.stat().st_size)
-        limits.check(info.file_size, packed)
+        limits.require_size(info.file_size, packed)
         with archive.open(info) as file:
             first = file.read(CHUNK)
-            limits.check_twice(first, info.file_size, packed)
+            limits.require_size_if_compressed_twice(first, info.file_size, packed)
             _write(chain([first], iter(partial(file.read, CHUNK), b"")), target, packed, limits)
 
 
@@ -85,7 +85,7 @@ def _write(chunks: Iterator[bytes], target: Path, packed: int, limits: Limits) -
     with target.open("wb") as output:
         for chunk in chunks:
             size += len(chunk)
-            limits.check(size, packed)
+            limits.require_size(size, packed)
             output.write(chunk)
 
 

@@ -185,7 +185,7 @@ def _with_column_names(start: _CsvStart, name: str, sql: str) -> _CsvStart:
     # SQL does not tell capitals from small letters.
     counts = Counter(name.lower() for name in names)
     taken = {*counts}
-    for place, column in enumerate(names):
+    for index, column in enumerate(names):
         if counts[column.lower()] == 1:
             continue
         if re.search(rf"(?<!\w){re.escape(column)}(?!\w)", sql, re.IGNORECASE):
@@ -195,8 +195,8 @@ def _with_column_names(start: _CsvStart, name: str, sql: str) -> _CsvStart:
         number = 1
         while f"{column}_{number}".lower() in taken:
             number += 1
-        names[place] = f"{column}_{number}"
-        taken.add(names[place].lower())
+        names[index] = f"{column}_{number}"
+        taken.add(names[index].lower())
     return replace(start, columns=tuple(names))
 
 

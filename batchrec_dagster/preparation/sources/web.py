@@ -205,11 +205,11 @@ class _Download:
         """Write the body to the file."""
         start, remaining = self.file.tell(), response.length_remaining
         total = None if remaining is None else start + remaining
-        _check_size(self.url, total or 0)
+        _require_size(self.url, total or 0)
         try:
             while chunk := _read(partial(response.read1, CHUNK)):
                 self.file.write(chunk)
-                _check_size(self.url, self.file.tell())
+                _require_size(self.url, self.file.tell())
         except TemporaryError as error:
             of_total = "" if total is None else f" of {total}"
             raise TemporaryError(
@@ -218,7 +218,7 @@ class _Download:
             ) from error
 
 
-def _check_size(url: str, size: int) -> None:
+def _require_size(url: str, size: int) -> None:
     limit = Limits.from_environment().download_bytes
     if size > limit:
         raise DownloadError(

@@ -139,8 +139,8 @@ def _inspect_files(rows: DataFrame, task: SparkTask, **measures: Column) -> dict
         blocks_of_files.setdefault(number, []).append(block)
     for number, blocks in blocks_of_files.items():
         try:
-            task.limits.check(sum(block[_UNFOLDED] for block in blocks), blocks[0][_SIZE])
-            task.limits.check_line(max(block["longest"] for block in blocks), "a line")
+            task.limits.require_size(sum(block[_UNFOLDED] for block in blocks), blocks[0][_SIZE])
+            task.limits.require_line_length(max(block["longest"] for block in blocks), "a line")
         except LimitError as error:
             raise PreparationError(f"{names[number]}: {error}") from error
     return blocks_of_files
@@ -189,12 +189,12 @@ def _describe_csv(
     if not columns.are_named:
         fields = [f"column_{position}" for position in range(1, len(fields) + 1)]
     hint = f" (read with the delimiter {delimiter!r})"
-    places = locate_columns(columns.wanted, fields, name, hint)
+    indexes = locate_columns(columns.wanted, fields, name, hint)
     # Spark does not show line ends. A file without the last one is shorter than the lines with
     # theirs; and with a BOM, which Spark takes off, it is longer.
     excess = sum(block[_UNFOLDED] for block in blocks) - blocks[0][_SIZE]
     has_last_end = excess not in (1, 1 - len(codecs.BOM_UTF8))
-    return CsvFile(places, len(fields), None if has_last_end else blocks[-1]["last"])
+    return CsvFile(indexes, len(fields), None if has_last_end else blocks[-1]["last"])
 
 
 def _open_parquet(spark: SparkSession, task: SparkTask) -> Iterator[Part]:
@@ -205,8 +205,8 @@ def _open_parquet(spark: SparkSession, task: SparkTask) -> Iterator[Part]:
         uris_of_schema.setdefault(schema.json(), []).append(uri)
     for uris in uris_of_schema.values():
         frame = spark.read.parquet(*_list_patterns(uris))
-        places = locate_columns(task.columns.wanted, frame.columns, uris[0])
-        columns = {role: F.col(_quote(frame.columns[place])) for role, place in places.items()}
+        indexes = locate_columns(task.columns.wanted, frame.columns, uris[0])
+        columns = {role: F.col(_quote(frame.columns[index])) for role, index in indexes.items()}
         rows = _locate_rows(frame, columns)
         unfolded = F.count(F.lit(1)) * BYTES_OF_A_ROW
         blocks_of_files = _inspect_files(rows, task, unfolded=unfolded, longest=F.lit(0))

@@ -122,8 +122,8 @@ class RowParser:
 class CsvFile:
     """What is particular to one of several CSV files."""
 
-    places: Mapping[str, int]
-    """The number of the field of each role, from 0."""
+    indexes: Mapping[str, int]
+    """The index of the field of each role."""
 
     width: int
     """How many fields the first line has."""
@@ -142,7 +142,7 @@ def read_csv_lines(
         cut_row = file.open_row if is_cut_off(line, file.width, delimiter, form.quoted) else None
     syntax = CsvSyntax(delimiter, file.width, form.quoted, columns.with_comma)
     if syntax.delimiter == "::":
-        return read_csv_cells(split_lines(rows.lazy(), syntax), syntax, file.places, cut_row)
+        return read_csv_cells(split_lines(rows.lazy(), syntax), syntax, file.indexes, cut_row)
     rows = rows.filter(~pl.col(TEXT).is_in(["", "\r"]))
     if syntax.quote is not None:
         _refuse_broken_quotes(rows, syntax.delimiter)
@@ -150,7 +150,7 @@ def read_csv_lines(
     fields = scan_fields(BytesIO(lines.encode()), syntax).collect()
     # It is an error if the numbers of rows differ.
     fields = fields.with_columns(rows.get_column(ROW))
-    return read_csv_cells(fields.lazy(), syntax, file.places, cut_row)
+    return read_csv_cells(fields.lazy(), syntax, file.indexes, cut_row)
 
 
 def _refuse_broken_quotes(rows: pl.DataFrame, delimiter: str) -> None:

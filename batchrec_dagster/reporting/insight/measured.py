@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from batchrec_dagster.personalize.measurements import EMBEDDED, join_events
+from batchrec_dagster.reporting.insight.numbers import format_count
 from batchrec_dagster.steps.judge_quality import NOBODY_TESTED
 from batchrec_dagster.steps.thresholds import FEW_TESTED
 
@@ -26,7 +27,7 @@ def describe_tested_users(tested: int | None) -> str:
     if not tested:
         return f"no user: {NOBODY_TESTED}"
     small = ": a small sample" if tested < FEW_TESTED.value else ""
-    return f"{tested:,} held-out {'user' if tested == 1 else 'users'}{small}"
+    return f"{format_count(tested, 'held-out user')}{small}"
 
 
 def describe_counted_events(

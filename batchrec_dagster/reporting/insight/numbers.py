@@ -71,7 +71,7 @@ class Number(BaseModel, frozen=True):
         if self.interval:
             notes.append(f"95% interval {self.interval}")
         if self.measured_on is not None:
-            notes.append(f"{self.measured_on:,} {'user' if self.measured_on == 1 else 'users'}")
+            notes.append(format_count(self.measured_on, "user"))
         return f"{self.text} ({', '.join(notes)})" if notes else self.text
 
 
@@ -89,6 +89,11 @@ def format_value(value: float, unit: Unit) -> str:
         case "seconds":
             return format_duration(value)
     return f"{value:,.0f}" if value == int(value) else f"{value:,.1f}"
+
+
+def format_count(number: int, noun: str) -> str:
+    """The number with its noun, such as `1 user` or `1,200 users`."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def _count_decimals(score: float) -> int:

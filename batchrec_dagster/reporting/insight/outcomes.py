@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
-from batchrec_dagster.reporting.insight.numbers import Number
+from batchrec_dagster.reporting.insight.numbers import Number, format_count
 from batchrec_dagster.steps.experiments import Effect, ExperimentResult
 from batchrec_dagster.steps.outcomes import Outcome
 from batchrec_dagster.storage.edition import Edition
@@ -88,17 +88,14 @@ def describe_result(result: ExperimentResult) -> Iterator[str]:
             " caused."
         )
     if result.other_editions:
-        editions = _count_editions(result.other_editions)
+        editions = format_count(result.other_editions, "edition")
         yield f"{editions} before solution.success changed count other events, and are left out."
     if not result.effects:
         yield "One of the arms has too few users to compare."
-    period = f"{result.start:%Y-%m-%d} to {result.end:%Y-%m-%d}, {_count_editions(result.editions)}"
+    editions = format_count(result.editions, "edition")
+    period = f"{result.start:%Y-%m-%d} to {result.end:%Y-%m-%d}, {editions}"
     for effect in result.effects:
         yield _describe_effect(effect, period)
-
-
-def _count_editions(number: int) -> str:
-    return f"{number} edition{'' if number == 1 else 's'}"
 
 
 def describe_control(editions: Sequence[Edition], name: str) -> Iterator[str]:

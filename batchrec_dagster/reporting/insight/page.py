@@ -27,8 +27,6 @@ from batchrec_dagster.steps.arms import MODEL
 from batchrec_dagster.steps.judge_quality import measure_lead
 from batchrec_dagster.steps.outcomes import Outcome
 from batchrec_dagster.storage.edition import Edition, Finding, Level
-from batchrec_dagster.storage.layout import ListFiles
-from batchrec_dagster.storage.records import load, save
 
 # The start of the sources of generated data.
 GENERATED = "sample://"
@@ -48,15 +46,15 @@ class CheckResult(BaseModel, frozen=True):
     """When it ran; None if that is not known."""
 
 
-class QualityRow(NamedTuple):
-    """A metric of the model, compared with popular items."""
+class Comparison(NamedTuple):
+    """The NDCG of the model, compared with that of popular items."""
 
-    name: str
+    metric: str
+    """What the NDCG is called, with the events that it counts."""
     model: Number
-    popular: Number | None
-    """None if it was not measured for popular items."""
+    popular: Number
     lead: Number | None
-    """By how much the model is better; None if nobody compared them."""
+    """By how much the model is better; None if nobody compared them on the same users."""
 
 
 class Page(BaseModel):
@@ -145,9 +143,20 @@ class Page(BaseModel):
         return None
 
     @property
-    def quality(self) -> list[QualityRow]:
-        """The metrics of the model that were measured."""
-        return [*_list_quality(self.edition)]
+    def metrics(self) -> list[tuple[str, Number]]:
+        """The metrics of the model that were measured, each with its name."""
+        return [*_list_metrics(self.edition)]
+
+    @property
+    def comparison(self) -> Comparison | None:
+        """The model compared with popular items; None if one of them was not measured."""
+        edition = self.edition
+        ndcg, popular = read_ndcg_number(edition), read_popular_ndcg_number(edition)
+        if ndcg is None or popular is None:
+            return None
+        lead = measure_lead(edition)
+        difference = None if lead is None else Number.of_estimate(lead.difference)
+        return Comparison(name_ndcg(edition.success), ndcg, popular, difference)
 
     @property
     def popular_name(self) -> str:
@@ -156,23 +165,10 @@ class Page(BaseModel):
         return "popular items" if lead is None else lead.over.removeprefix("the ")
 
 
-def read_page(files: ListFiles) -> Page | None:
-    """What the last page of the list says; None without one. Raises UserError."""
-    return load(files.storage.store, files.uri(files.keys.report_facts), Page)
-
-
-def save_page(files: ListFiles, page: Page) -> None:
-    """Remember what the page says. Raises UserError."""
-    save(files.storage.store, files.uri(files.keys.report_facts), page)
-
-
-def _list_quality(edition: Edition) -> Iterator[QualityRow]:
+def _list_metrics(edition: Edition) -> Iterator[tuple[str, Number]]:
     ndcg = read_ndcg_number(edition)
     if ndcg is not None:
-        lead = measure_lead(edition)
-        difference = None if lead is None else Number.of_estimate(lead.difference)
-        popular = read_popular_ndcg_number(edition)
-        yield QualityRow(name_ndcg(edition.success), ndcg, popular, difference)
+        yield name_ndcg(edition.success), ndcg
     others: dict[str, tuple[str, Unit]] = {
         "precision_at_10": ("Precision@10", "share"),
         "mean_reciprocal_rank_at_25": ("MRR@25", "score"),
@@ -180,7 +176,7 @@ def _list_quality(edition: Edition) -> Iterator[QualityRow]:
     }
     for key, (name, unit) in others.items():
         if key in edition.metrics:
-            yield QualityRow(name, Number(value=edition.metrics[key], unit=unit), None, None)
+            yield name, Number(value=edition.metrics[key], unit=unit)
 
 
 def select_model_outcomes(outcomes: list[Outcome]) -> tuple[Outcome, ...]:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import polars as pl
 from pydantic import BaseModel
 
-from batchrec_dagster.config.expressions import REASON, REASON_ITEM
+from batchrec_dagster.config.list_columns import REASON, REASON_ITEM
 from batchrec_dagster.personalize.schemas import EVENT_TYPE, ITEM_ID, TIMESTAMP, USER_ID
 from batchrec_dagster.reporting.insight.numbers import shorten_title
 from batchrec_dagster.steps.arms import CONTROL
@@ -27,7 +27,7 @@ MOST_PEOPLE = 200
 HISTORY, LIST = 10, 25
 # The pairs of items that explain lists are counted over about this many people.
 MOST_COUNTED = 20_000
-# So many of a person's newest interactions may explain their list.
+# This many of a person's newest interactions may explain their list.
 MOST_OWN = 100
 
 
@@ -247,17 +247,17 @@ def _describe_people(
         [latest.get_column(ITEM_ID), lists.get_column("item_id"), lists.get_column("because")]
     )
     ids = ids.drop_nulls().unique(maintain_order=True)
-    places = {item: place for place, item in enumerate(ids)}
+    indexes = {item: index for index, item in enumerate(ids)}
     has_times = had.get_column(TIMESTAMP).n_unique() > 1
     histories: dict[str, list[HadItem]] = {}
     for user, item, time in latest.iter_rows():
         day = f"{datetime.fromtimestamp(time, UTC):%Y-%m-%d}" if has_times else ""
-        histories.setdefault(user, []).append(HadItem(places[item], day))
+        histories.setdefault(user, []).append(HadItem(indexes[item], day))
     listed: dict[str, list[ListedItem]] = {}
     for user, item, because, reason in lists.select(
         "user_id", "item_id", "because", "reason"
     ).iter_rows():
-        listed.setdefault(user, []).append(ListedItem(places[item], places.get(because), reason))
+        listed.setdefault(user, []).append(ListedItem(indexes[item], indexes.get(because), reason))
     interactions = dict(had.group_by(USER_ID).len().iter_rows())
     return People(
         items=tuple(_describe_items(ids, titles)),

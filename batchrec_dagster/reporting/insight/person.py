@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 import polars as pl
 
-from batchrec_dagster.config.expressions import REASON_ITEM
+from batchrec_dagster.config.list_columns import REASON_ITEM
 from batchrec_dagster.config.publication import Experiment
 from batchrec_dagster.errors import UserError
 from batchrec_dagster.personalize.schemas import EVENT_TYPE, ITEM_ID, TIMESTAMP, USER_ID

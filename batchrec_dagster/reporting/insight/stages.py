@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from batchrec_dagster.reporting.insight.numbers import format_count
+
 Status = Literal["waiting", "running", "retrying", "done", "failed", "stopped", "skipped"]
 ENDED: tuple[Status, ...] = ("done", "failed", "stopped", "skipped")
 
@@ -57,11 +59,7 @@ def summarize_metadata(metadata: Mapping[str, Any]) -> str:
     if rows == 0 and users is None:
         return "nothing yet"
     if rows is None or rows == users:
-        return _count(users, "user")
+        return format_count(users, "user")
     if users is None:
-        return _count(rows, "row")
-    return f"{_count(rows, 'row')} for {_count(users, 'user')}"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+        return format_count(rows, "row")
+    return f"{format_count(rows, 'row')} for {format_count(users, 'user')}"

@@ -67,10 +67,9 @@ def build_comparisons(page: Page) -> list[Section]:
 
 def _compare_held_out(page: Page) -> Section:
     title = "What people chose next, hidden from the model"
-    if not page.quality or page.quality[0].popular is None:
+    if page.comparison is None:
         return Section("held-out", title, ["Nothing was measured."])
-    name, model, popular, lead = page.quality[0]
-    assert popular is not None
+    name, model, popular, lead = page.comparison
     largest = max(_end(model), _end(popular), 1e-6)
     rows: list[Sequence[Cell]] = [
         ["This model", Bar(model, largest, fact="ndcg")],
@@ -81,13 +80,13 @@ def _compare_held_out(page: Page) -> Section:
     ]
     sentences = [f"{name}, from 0 to 1: how well the first 25 items match it. {page.measured_by}."]
     if lead is not None:
-        sentences.append(f"The lead is {_sign(lead)}.")
+        sentences.append(f"The lead is {format_lead(lead)}.")
     return Section(
         "held-out", title, [" ".join(sentences)], [Table("held-out", title, ["", ""], rows)]
     )
 
 
-def _sign(lead: Number) -> str:
+def format_lead(lead: Number) -> str:
     """A difference with its interval, such as `+0.11 (95% interval 0.10 to 0.12)`."""
     sign = "+" if lead.value > 0 else ""
     interval = f" (95% interval {lead.interval})" if lead.interval else ", without an interval"

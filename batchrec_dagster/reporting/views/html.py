@@ -57,18 +57,18 @@ def render_html(page: Page) -> str:
 
 
 def _choose_people(people: People) -> list[int]:
-    """The places of those whom the page shows without a script, an even sample.
+    """The indexes of those whom the page shows without a script, an even sample.
 
     The first is the one in the middle by the number of interactions, of those with a history.
     """
-    with_history = [place for place, person in enumerate(people.people) if person.history]
-    places = with_history or [*range(len(people.people))]
-    if not places:
+    with_history = [index for index, person in enumerate(people.people) if person.history]
+    indexes = with_history or [*range(len(people.people))]
+    if not indexes:
         return []
-    by_length = sorted(places, key=lambda place: people.people[place].interactions)
+    by_length = sorted(indexes, key=lambda index: people.people[index].interactions)
     first = by_length[len(by_length) // 2]
     step = max(1, -(-len(people.people) // PEOPLE_IN_VIEW))
-    others = [place for place in range(0, len(people.people), step) if place != first]
+    others = [index for index in range(0, len(people.people), step) if index != first]
     return [first, *others[: PEOPLE_IN_VIEW - 1]]
 
 

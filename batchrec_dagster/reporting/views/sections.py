@@ -26,16 +26,16 @@ from batchrec_dagster.reporting.views.blocks import (
     Tile,
     Title,
 )
-from batchrec_dagster.reporting.views.first_screen import format_time
+from batchrec_dagster.reporting.views.first_screen import format_lead, format_time
 from batchrec_dagster.steps.outcomes import Outcome
 from batchrec_dagster.storage.edition import CategoryShare
 
-# The table of nights has this many; of these so many are in view, and the live edition. The chart
-# has as many as below.
+# The table of nights has this many; of these the newest few and the live edition are in
+# view. The chart has as many as below.
 MOST_NIGHTS = 100
 NIGHTS_IN_VIEW = 5
 NIGHTS_IN_CHART = 40
-# So many items that rose and fell are in view, and so many that are recommended most.
+# How many of the items that rose, and of those that fell, are in view.
 MOST_MOVED = 3
 OUTCOMES_IN_VIEW = 3
 WORDS = {"good": "Passed", "watch": "Warns", "refuse": "Failed"}
@@ -182,11 +182,14 @@ def _label_night(night: ListedNight) -> str:
 
 
 def _build_quality(page: Page) -> Section:
-    rows: list[Sequence[Cell]] = [
-        [row.name, row.model, row.popular, row.lead] for row in page.quality
-    ]
     edition = page.edition
     text = [f"{page.measured_by}. Each is the higher the better, and at most 1 or 100%."]
+    if page.comparison is not None:
+        metric, _, popular, lead = page.comparison
+        sentence = f"Of {page.popular_name}, {metric} is {popular.sentence}"
+        if lead is not None:
+            sentence += f"; the lead of the model is {format_lead(lead)}"
+        text.append(f"{sentence}.")
     if edition.trained_on and not edition.data_version.startswith(edition.trained_on):
         day = "" if edition.trained_at is None else f" on {edition.trained_at:%Y-%m-%d}"
         text.append(f"The model was trained{day}, on earlier data than those of the lists.")
@@ -198,14 +201,14 @@ def _build_quality(page: Page) -> Section:
     table = Table(
         "quality",
         "Quality",
-        ["Metric", "Model", page.popular_name.capitalize(), "Lead"],
-        rows,
+        ["Metric", "Model"],
+        page.metrics,
         note="NDCG@25: how well the first 25 items match what people chose next; early ones count"
         " for more. Precision@10: share of the first ten that they chose. MRR@25: 1 if the first"
         " item is a hit, 0.5 if the second is. Coverage: share of the items that are recommended to"
         " somebody who was tested.",
     )
-    return Section("quality", "Quality", text, [table] if rows else [])
+    return Section("quality", "Quality", text, [table] if page.metrics else [])
 
 
 def _build_outcomes(page: Page) -> Section:

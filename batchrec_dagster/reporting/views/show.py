@@ -5,10 +5,11 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator, Sequence
 
-from batchrec_dagster.personalize.measurements import EMBEDDED, name_ndcg
+from batchrec_dagster.personalize.measurements import name_ndcg
 from batchrec_dagster.reporting.insight.changes import read_ndcg_number, read_popular_ndcg_number
 from batchrec_dagster.reporting.insight.item import ItemDetails, ItemMatches
-from batchrec_dagster.reporting.insight.numbers import shorten_title
+from batchrec_dagster.reporting.insight.measured import describe_engine
+from batchrec_dagster.reporting.insight.numbers import format_count, shorten_title
 from batchrec_dagster.reporting.insight.overview import ListOverview
 from batchrec_dagster.reporting.insight.person import PersonDetails, describe_periods
 from batchrec_dagster.reporting.views.nights import describe_night
@@ -54,7 +55,7 @@ def print_person(terminal: Terminal, person: PersonDetails) -> None:
     terminal.line()
     count, has_both = len(person.recommendations), person.counted > 0
     terminal.table(
-        f"Recommended: {count:,} item{'' if count == 1 else 's'}",
+        f"Recommended: {format_count(count, 'item')}",
         ["#", *_name_item_columns(has_titles), "because of", *(["both"] if has_both else [])],
         [
             [
@@ -193,10 +194,7 @@ def _list_facts(
             + (f", until {data.last_day}" if data.last_day else ""),
         )
     if edition.recipe is not None:
-        engine = edition.engine or "an unknown engine"
-        if engine == EMBEDDED:
-            engine = "batchrec's embedded engine, not by Amazon"
-        yield "model", f"{edition.recipe}, trained by {engine}"
+        yield "model", f"{edition.recipe}, trained by {describe_engine(edition.engine)}"
     ndcg, popular = read_ndcg_number(edition), read_popular_ndcg_number(edition)
     if ndcg is not None:
         compared = "" if popular is None else f"; popular items {popular.text}"

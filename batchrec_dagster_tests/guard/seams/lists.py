@@ -17,7 +17,7 @@ import numpy as np
 import polars as pl
 
 from batchrec_dagster.config import Pipeline
-from batchrec_dagster.config.expressions import REASONS
+from batchrec_dagster.config.list_columns import REASONS
 from batchrec_dagster.config.publication import Experiment, Gate
 from batchrec_dagster.config.rules import ExcludeSeen, ListRules
 from batchrec_dagster.config.solution import Solution

@@ -5,12 +5,12 @@ if (document.forms.length) (() => {
   const { items, people } = JSON.parse(find("people-data").textContent);
   const [form, field, shown] = [document.forms[0], find("find-user"), find("shown")];
   const create = (tag, text, parts = {}) => Object.assign(document.createElement(tag), { textContent: text, ...parts });
-  const nameItem = (place) => create("bdi", items[place][1] ?? items[place][0]);
-  function createRow([place, because, reason]) {
-    const [, , link, image] = items[place];
+  const nameItem = (index) => create("bdi", items[index][1] ?? items[index][0]);
+  function createRow([index, because, reason]) {
+    const [, , link, image] = items[index];
     const row = create("li"), note = create("small");
     const name = link ? create("a", "", { href: link, rel: "noopener noreferrer", target: "_blank" }) : create("span");
-    name.append(nameItem(place));
+    name.append(nameItem(index));
     if (typeof because === "number") note.append("because of ", nameItem(because));
     else note.append(create("bdi", reason || because));
     row.append(name, " ", note);

@@ -1,11 +1,28 @@
-"""The page of a list in the storage, shown again after a night that published nothing."""
+"""The page of a list in the storage: its HTML, and a record of all that it says.
+
+From the record it is shown again after a night that published nothing.
+"""
 
 from __future__ import annotations
 
 from batchrec_dagster.reporting.insight.nights import list_nights
-from batchrec_dagster.reporting.insight.page import read_page, save_page
+from batchrec_dagster.reporting.insight.page import Page
 from batchrec_dagster.reporting.views.html import render_html
 from batchrec_dagster.storage.layout import ListFiles, ListKeys
+from batchrec_dagster.storage.records import load, save
+
+
+def read_page(files: ListFiles) -> Page | None:
+    """What the last page of the list says; None without one. Raises UserError."""
+    return load(files.storage.store, files.uri(files.keys.report_facts), Page)
+
+
+def put_page(files: ListFiles, page: Page) -> bytes:
+    """Put the page where readers find it, and return its HTML. Raises UserError."""
+    html = render_html(page).encode()
+    files.storage.store.put(files.uri(files.keys.report), html)
+    save(files.storage.store, files.uri(files.keys.report_facts), page)
+    return html
 
 
 def show_last_night(files: ListFiles) -> None:
@@ -16,12 +33,9 @@ def show_last_night(files: ListFiles) -> None:
     """
     for page_files in [files, *_list_named(files)]:
         page = read_page(page_files)
-        if page is None:
-            continue
-        page = page.model_copy(update={"nights": tuple(list_nights(page_files))})
-        html = render_html(page).encode()
-        files.storage.store.put(page_files.uri(page_files.keys.report), html)
-        save_page(page_files, page)
+        if page is not None:
+            nights = tuple(list_nights(page_files))
+            put_page(page_files, page.model_copy(update={"nights": nights}))
 
 
 def _list_named(files: ListFiles) -> list[ListFiles]:
