@@ -73,12 +73,12 @@ def prepare(
     from batchrec_dagster.steps.list_counts import count_histories
     from batchrec_dagster.steps.popular_items import count_popular_items
     from batchrec_dagster.steps.rule_context import RuleContext
-    from batchrec_dagster.steps.rules import Rules
+    from batchrec_dagster.steps.rules import PreparedRules
 
     items_had = count_histories(interactions).items.get_column("item")
     if not has_rules:
         context = RuleContext(results, users, interactions, items_had, NOW, date(2026, 1, 1))
-        return Rules(ListRules(), ExcludeSeen(), context), context
+        return PreparedRules(ListRules(), ExcludeSeen(), context), context
     rules = ListRules.model_validate(DECLARED)
     context = RuleContext(
         num_results=results,
@@ -92,7 +92,7 @@ def prepare(
         blocked=pl.Series(range(0, ITEMS, 500)).cast(pl.String),
         pinned=[pin.item for pin in rules.pin if pin.item is not None],
     )
-    return Rules(rules, ExcludeSeen.model_validate(SEEN), context), context
+    return PreparedRules(rules, ExcludeSeen.model_validate(SEEN), context), context
 
 
 def make_table(name: str, folder: Path, results: int) -> dict[str, Any]:

@@ -137,7 +137,7 @@ def run_product(folder: Path, results: int) -> dict[str, Any]:
     from batchrec_dagster.steps.job_output import JobOutput
     from batchrec_dagster.steps.list_counts import CountedItems, count_audience, count_histories
     from batchrec_dagster.steps.rule_context import RuleContext
-    from batchrec_dagster.steps.rules import Rules
+    from batchrec_dagster.steps.rules import PreparedRules
     from batchrec_dagster.storage.editions import Editions
     from batchrec_dagster.storage.list_file import ListWriter
     from batchrec_dagster_tests.guard.seams.editions import ALONE, make_edition
@@ -154,7 +154,7 @@ def run_product(folder: Path, results: int) -> dict[str, Any]:
     items_had = histories.items.get_column("item")
     context = RuleContext(results, users, interactions, items_had, 0, date(2026, 1, 1))
     published = declare_list(results)
-    lists = start_table(published, context, Rules(ListRules(), ExcludeSeen(), context))
+    lists = start_table(published, context, PreparedRules(ListRules(), ExcludeSeen(), context))
     job = {"jobOutput": {"s3DataDestination": {"path": storage.uri("out/")}}}
     table = Editions(
         storage.store, storage.uri(f"storage/lists/{TABLE}"), storage.uri("editions.json")

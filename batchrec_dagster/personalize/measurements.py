@@ -19,7 +19,10 @@ NDCG, COVERAGE = "normalized_discounted_cumulative_gain_at_25", "coverage"
 
 # In a request, the types of events that the metrics are to count alone, as a JSON array. In the
 # answer, a JSON object with those that they count, and the groups.
-HEADER = "x-batchrec-evidence"
+HEADER = "x-batchrec-measurements"
+# botocore knows no headers of single requests, so they travel as a parameter of this name up to the
+# handler.
+_HEADERS_PARAMETER = "batchrecHeaders"
 
 EMBEDDED = "the embedded engine"
 AMAZON = "Amazon Personalize"
@@ -56,12 +59,8 @@ def get_solution_metrics(
             cast("Any", handler),
             unique_id=f"batchrec-headers-{event}",
         )
-    # botocore knows no headers of single requests, so they travel as a parameter up to the handler.
     extra: Any = {_HEADERS_PARAMETER: {HEADER: json.dumps(list(success))}} if success else {}
     return client.get_solution_metrics(solutionVersionArn=solution_version_arn, **extra)
-
-
-_HEADERS_PARAMETER = "batchrecHeaders"
 
 
 def _take_headers(params: dict[str, Any], context: dict[str, Any], **_: Any) -> None:
@@ -78,12 +77,12 @@ def name_ndcg(success: Sequence[str]) -> str:
 
     success: the types of events that it counts alone; empty if it counts all.
     """
-    return f"NDCG@25 for {join_events(success)}" if success else "NDCG@25"
+    return f"NDCG@25 for {join_words(success)}" if success else "NDCG@25"
 
 
-def join_events(events: Sequence[str]) -> str:
-    """The types of events in words, such as `cart and purchase`; empty for none."""
-    *others, last = events or ("",)
+def join_words(words: Sequence[str]) -> str:
+    """The words as a sentence has them, such as `view, cart and purchase`; empty for none."""
+    *others, last = words or ("",)
     return f"{', '.join(others)} and {last}" if others else last
 
 

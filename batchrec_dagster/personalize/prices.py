@@ -12,9 +12,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from batchrec_dagster.personalize.api import PersonalizeError
 
-# The environment variable with the path of a file of other prices.
-PRICES_VARIABLE = "BATCHREC_PRICES"
-
 # The hours that a training is billed for at least, and how many more for each million interactions.
 # From AWS's measurements with User-Personalization: 2.135 hours for 100 thousand interactions, 53.9
 # for 25 million (aws-samples/amazon-personalize-samples, PersonalizeCheatSheet2.0.md). AWS

@@ -29,9 +29,6 @@ SHORT_NAMES = {
     ITEM_ATTRIBUTE_AFFINITY: "attribute",
 }
 
-# These recommend items to each user.
-USER_RECIPES = (USER_PERSONALIZATION_V2, USER_PERSONALIZATION)
-
 
 def build_recipe_arn(recipe: str, partition: str = "aws") -> str:
     """`aws-sims` -> `arn:aws:personalize:::recipe/aws-sims`."""

@@ -87,8 +87,8 @@ def mark_inputs(lengths: npt.NDArray[np.integer]) -> npt.NDArray[np.bool_]:
 
     lengths: (users,) how many rows each has.
     """
-    place = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    return np.asarray(place < np.repeat(np.floor(INPUT_SHARE * lengths), lengths))
+    index = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    return np.asarray(index < np.repeat(np.floor(INPUT_SHARE * lengths), lengths))
 
 
 def _mix(hashes: Hashes, purpose: int) -> Hashes:

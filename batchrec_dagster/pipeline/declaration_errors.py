@@ -16,8 +16,8 @@ from batchrec_dagster.config import COMPONENT_TYPE
 from batchrec_dagster.config.problems import Keys, describe_error
 from batchrec_dagster.pipeline.component_files import list_component_files
 
-# How Dagster gives the place of a setting.
-PLACE = re.compile(r"(?P<setting>.*) at (?P<file>.+):(?P<line>\d+)$")
+# How Dagster says where a setting is.
+POSITION = re.compile(r"(?P<setting>.*) at (?P<file>.+):(?P<line>\d+)$")
 
 
 class DeclarationError(dg.DagsterInvalidDefinitionError):
@@ -104,12 +104,13 @@ def _explain_cause(cause: BaseException) -> Iterator[str]:
         )
     elif isinstance(cause, ValidationError):
         for detail in cause.errors():
-            place = PLACE.match(str(detail["loc"][0])) if detail["loc"] else None
-            if place:
+            position = POSITION.match(str(detail["loc"][0])) if detail["loc"] else None
+            if position:
                 message = describe_error(detail)
                 if detail["type"] == "extra_forbidden":
                     message = "write the settings of a pipeline under attributes, indented"
-                yield _describe(place["file"], int(place["line"]), place["setting"], message)
+                file, line = position["file"], int(position["line"])
+                yield _describe(file, line, position["setting"], message)
 
 
 def _describe(file: str, line: int, setting: str, message: str) -> str:

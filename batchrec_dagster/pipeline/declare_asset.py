@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial, wraps
+from functools import wraps
 from typing import Any
 
 import dagster as dg
@@ -109,15 +109,22 @@ def asset_of(
             **({STORAGE_KEY: storage_key} if storage_key else {}),
         },
     )
-    return partial(
-        PipelineAsset,
-        _find_address(owner, name),
-        spec.with_io_manager_key(resource_key(io_manager)) if io_manager else spec,
-        _build_check_specs(key, checks or {}, warnings or {}),
-        {parameter: dg.AssetIn(key=input_key) for parameter, input_key in inputs.items()},
-        {resource_key(name) for name in ("storage", *(["personalize"] if on_personalize else []))},
-        find_op_settings(pipeline, key),
-    )
+    if io_manager is not None:
+        spec = spec.with_io_manager_key(resource_key(io_manager))
+    resources = {"storage", "personalize"} if on_personalize else {"storage"}
+
+    def declare(step: Step) -> PipelineAsset:
+        return PipelineAsset(
+            address=_find_address(owner, name),
+            spec=spec,
+            checks=_build_check_specs(key, checks or {}, warnings or {}),
+            inputs={parameter: dg.AssetIn(key=asset) for parameter, asset in inputs.items()},
+            resources={resource_key(resource) for resource in resources},
+            op=find_op_settings(pipeline, key),
+            step=step,
+        )
+
+    return declare
 
 
 def _make_retry_policy(retries: Retries | None) -> dg.RetryPolicy | None:

@@ -97,10 +97,10 @@ def dataset_group_link(arn: str, *, on_aws: bool) -> Links:
     if not on_aws:
         return {}
     region = arn.split(":")[3]
-    place = arn.replace("dataset-group/", "dataset-group$", 1)
+    path = arn.replace("dataset-group/", "dataset-group$", 1)
     return {
         "console": dg.MetadataValue.url(
-            f"https://console.aws.amazon.com/personalize/home?region={region}#{place}/setup"
+            f"https://console.aws.amazon.com/personalize/home?region={region}#{path}/setup"
         )
     }
 

@@ -191,7 +191,8 @@ class DynamoDbSink(sink.Sink):
     def _remember_users(self, user_ids: pl.DataFrame, context: sink.SinkContext) -> pl.DataFrame:
         """Add the users to those who were written, and return those who are gone."""
         files, record = self._locate_users(context)
-        previous_ids = files.parquet(record, "delete it; who is gone since stays until it expires")
+        fix = "delete it; who is gone since stays until it expires"
+        previous_ids = files.read_parquet(record, fix)
         removed_ids = user_ids.clear()
         if previous_ids is not None:
             removed_ids = previous_ids.join(user_ids, on=context.subject.column, how="anti")

@@ -39,7 +39,7 @@ class RequestedUsers:
     """How many of them the file of users does not have."""
 
 
-class UsersRecord(PreparedRecord, frozen=True):
+class BatchUsersRecord(PreparedRecord, frozen=True):
     """The stored users who get lists."""
 
     users: int
@@ -53,7 +53,7 @@ class UsersRecord(PreparedRecord, frozen=True):
 
 def list_users(
     work: Work, published: PublishedList, source: RatingsSource | None, code_version: str
-) -> Result[UsersRecord]:
+) -> Result[BatchUsersRecord]:
     """The stored users who get the list, listed unless an earlier run has done so.
 
     source: the declared one, which is always read, because nothing says whether it has changed.
@@ -70,13 +70,13 @@ def list_users(
     if published.batch_users.filter is not None:
         made_of["users"] = work.files.record_version(work.pipeline.keys.record("users"))
 
-    def make() -> UsersRecord:
+    def make() -> BatchUsersRecord:
         for asset in {"interactions", "users"}.intersection(made_of):
             require_prepared(work, asset)
         users = requested or find_batch_users(work, published, None)
         content = users.users.write_ndjson().encode()
         file = put_file(work.storage.store, work.files.uri(published.users_key), content)
-        return UsersRecord(
+        return BatchUsersRecord(
             made_of=made_of,
             version=file.version,
             file=file,
@@ -87,7 +87,7 @@ def list_users(
         )
 
     uri = work.files.uri(published.users_record)
-    return once(work, uri, UsersRecord, made_of, make)
+    return once(work, uri, BatchUsersRecord, made_of, make)
 
 
 def find_batch_users(

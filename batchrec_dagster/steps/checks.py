@@ -22,14 +22,18 @@ from batchrec_dagster.preparation.file_form import (
     NO_TIMES,
     PreparationError,
 )
-from batchrec_dagster.preparation.row_rules import BadRows
-from batchrec_dagster.storage.edition import Finding, refuse_unless, watch_unless
+from batchrec_dagster.preparation.row_rules import SECONDS_A_DAY, BadRows
+from batchrec_dagster.storage.edition import Finding, Numbers, refuse_unless, watch_unless
 
 # Times before this mean that they were read in the wrong unit.
 EARLIEST = datetime(1980, 1, 1, tzinfo=UTC)
 # Excel's days up to the year 2173 are smaller numbers than this. Read as seconds, they are times on
 # 1 or 2 January 1970.
 MAX_EXCEL_DAYS = 100_000
+# The number by which a finding says that somebody published although it would have refused.
+PUBLISHED_ANYWAY = "published_anyway"
+# The name of the check of `check_source_without_erased`.
+SOURCE_WITHOUT_ERASED = "source_without_erased"
 
 
 def require_passed(checks: Sequence[Finding]) -> None:
@@ -38,28 +42,21 @@ def require_passed(checks: Sequence[Finding]) -> None:
         raise Refused(checks)
 
 
-# The number by which a finding says that somebody published although it would have refused.
-PUBLISHED_ANYWAY = "published_anyway"
-
-# The name of the check of `check_source_without_erased`.
-SOURCE_WITHOUT_ERASED = "source_without_erased"
-
-
 def check_source_without_erased(rows: int, users: int) -> Finding:
     """Whether the source no longer has rows of users who were erased. A failure only warns.
 
     rows, users: how many rows of how many such users it has.
     """
-    finding = "the source has 0 rows of people who were erased"
+    text = "the source has 0 rows of people who were erased"
     if rows:
         people = f"{users:,} erased people" if users > 1 else "one erased person"
         left_out = f"{rows:,} rows of {people}, which were"
         if rows == 1:
             left_out = f"one row of {people}, which was"
-        finding = f"the source still has {left_out} left out: erase them there, too"
-    numbers: dict[str, int | float] = {"rows": rows, "users": users}
+        text = f"the source still has {left_out} left out: erase them there, too"
+    numbers: Numbers = {"rows": rows, "users": users}
     headline = "the source still has rows of erased people" if rows else ""
-    return Finding(SOURCE_WITHOUT_ERASED, watch_unless(not rows), finding, headline, numbers)
+    return Finding(SOURCE_WITHOUT_ERASED, watch_unless(not rows), text, headline, numbers)
 
 
 def check_enough_interactions(
@@ -75,21 +72,19 @@ def check_enough_interactions(
         MIN_USERS_WITH_TWO_INTERACTIONS, MIN_SHARE_OF_USERS_WITH_TWO_INTERACTIONS * users
     )
     passed = rows >= MIN_INTERACTIONS and users_with_two >= required_users
-    finding = (
-        f"{rows:,} interactions of {users:,} users, {users_with_two:,} of them with two or more"
-    )
+    text = f"{rows:,} interactions of {users:,} users, {users_with_two:,} of them with two or more"
     if not passed:
-        finding += (
+        text += (
             f"; Personalize needs {MIN_INTERACTIONS:,} interactions, and"
             f" {MIN_USERS_WITH_TWO_INTERACTIONS} users (and 1 % of them) with two or more."
             " Provide more data"
         )
         if low_ratings:
-            finding += f", or lower interactions.min_rating: {low_ratings:,} ratings are below it"
+            text += f", or lower interactions.min_rating: {low_ratings:,} ratings are below it"
     return Finding(
         "enough_interactions",
         refuse_unless(passed),
-        finding,
+        text,
         numbers={"interactions": rows, "users": users, "users_with_two_or_more": users_with_two},
     )
 
@@ -103,15 +98,13 @@ def check_few_event_types(count: int, *, has_event_values: bool = False) -> Find
     """
     max_types = MAX_EVENT_TYPES - 1 - has_event_values
     passed = count <= max_types
-    finding = f"{count:,} event types"
+    text = f"{count:,} event types"
     if not passed:
-        finding += (
+        text += (
             f"; Personalize takes at most {max_types} with these columns. Keep fewer with"
             " interactions.filter, or leave out ratings.columns.event_type"
         )
-    return Finding(
-        "few_event_types", refuse_unless(passed), finding, numbers={"event_types": count}
-    )
+    return Finding("few_event_types", refuse_unless(passed), text, numbers={"event_types": count})
 
 
 def check_timestamps_plausible(
@@ -125,20 +118,20 @@ def check_timestamps_plausible(
     if first is None or last is None:
         return Finding("timestamps_plausible", "refuse", "there are no interactions")
     if unit == NO_TIMES:
-        finding = f"no times (ratings.columns.timestamp: none): every row has {_format_day(first)}"
-        return Finding("timestamps_plausible", "good", finding, numbers={"days": 0})
+        text = f"no times (ratings.columns.timestamp: none): every row has {_format_day(first)}"
+        return Finding("timestamps_plausible", "good", text, numbers={"days": 0})
     passed = EARLIEST.timestamp() <= first and last <= now.timestamp() + CLOCK_SLACK
-    finding = f"from {_format_day(first)} to {_format_day(last)}, with times in {unit}"
+    text = f"from {_format_day(first)} to {_format_day(last)}, with times in {unit}"
     if not passed:
         likely_unit = "s" if unit == "ms" else "ms"
         if unit == "s" and last < MAX_EXCEL_DAYS:
             likely_unit = EXCEL_DAYS
-        finding += (
+        text += (
             f"; expected times between {EARLIEST:%Y} and now. Try ratings.timestamp_unit:"
             f" {likely_unit}, or another column as ratings.columns.timestamp"
         )
-    numbers = {"days": (last - first) / 86_400}
-    return Finding("timestamps_plausible", refuse_unless(passed), finding, numbers=numbers)
+    numbers = {"days": (last - first) / SECONDS_A_DAY}
+    return Finding("timestamps_plausible", refuse_unless(passed), text, numbers=numbers)
 
 
 @contextmanager
@@ -162,18 +155,18 @@ def check_rows_readable(
     block: the block of the declaration with the setting on_bad_rows, such as ratings.
     rows: the number of all rows.
     """
-    finding = f"{bad.total:,} of {rows:,} rows cannot be read"
+    text = f"{bad.total:,} of {rows:,} rows cannot be read"
     if bad.total:
         reasons = ", ".join(f"{reason}: {count:,}" for reason, count in bad.counts.items())
-        finding += f" ({reasons}); the first: {bad.examples[0]}"
-        finding += (
+        text += f" ({reasons}); the first: {bad.examples[0]}"
+        text += (
             f"; they are dropped ({block}.on_bad_rows: skip)"
             if on_bad_rows == "skip"
             else f"; fix the file, or drop these rows with {block}.on_bad_rows: skip"
         )
     passed = bad.total < rows and (not bad.total or on_bad_rows == "skip")
-    numbers: dict[str, int | float] = {"rows": rows, "bad_rows": bad.total}
-    return Finding(name, refuse_unless(passed), finding, numbers=numbers)
+    numbers: Numbers = {"rows": rows, "bad_rows": bad.total}
+    return Finding(name, refuse_unless(passed), text, numbers=numbers)
 
 
 def _format_day(seconds: int) -> str:

@@ -19,16 +19,15 @@ from batchrec_dagster.personalize.prices import (
 )
 from batchrec_dagster.personalize.resources import ReadyResource
 from batchrec_dagster.steps.interactions import read_interactions_record
-from batchrec_dagster.steps.model_records import DatasetRecord, PaidRecord, read_model
+from batchrec_dagster.steps.model_records import PaidRecord, read_dataset, read_model
 from batchrec_dagster.steps.shared_jobs import group_lists
 from batchrec_dagster.steps.work import PersonalizeWork, Work
 from batchrec_dagster.storage.edition import Finding, refuse_unless
 from batchrec_dagster.storage.layout import PipelineFiles
 from batchrec_dagster.storage.records import load
 
-# The name of the check of `check_budget`, and its finding where nothing costs anything.
+# The name of the check of `check_budget`.
 WITHIN_BUDGET = "within_budget"
-NOTHING_TO_PAY = "nothing to pay: all that is needed exists already"
 # The assets whose records say what their last run has paid.
 PAYING_ASSETS = (
     "personalize_dataset",
@@ -49,12 +48,6 @@ def price_training(work: PersonalizeWork, recipe: str, version: ReadyResource) -
         else estimate_training_hours(interactions)
     )
     return work.prices.price_training(recipe, hours, interactions)
-
-
-class _ListedUsers(BaseModel):
-    """What the record of batch_users says of their number."""
-
-    users: int
 
 
 def estimate_trainings(work: PersonalizeWork, recipes: Sequence[str]) -> list[Cost]:
@@ -110,7 +103,8 @@ def check_budget(work: PersonalizeWork, costs: Sequence[Cost]) -> list[Finding]:
     if max_usd is None:
         return []
     if not costs:
-        return [Finding(WITHIN_BUDGET, "good", NOTHING_TO_PAY)]
+        message = "nothing to pay: all that is needed exists already"
+        return [Finding(WITHIN_BUDGET, "good", message)]
     usd, passed = add_up(costs), _is_allowed(work, costs)
     message = f"{summarize_costs(costs)}; budget.max_usd_per_run allows {max_usd:,.2f}"
     if not on_aws:
@@ -155,8 +149,7 @@ def read_estimate(work: PersonalizeWork, root_run: str, started: Sequence[Cost])
     started: what it started in this step.
     Raises UserError.
     """
-    uri = work.files.record_uri("personalize_dataset")
-    record = load(work.storage.store, uri, DatasetRecord)
+    record = read_dataset(work.files)
     if record is None or record.root_run != root_run:
         return [replace(cost, what=f"{cost.what} (failed)") for cost in started]
     return [Cost(record.estimated_usd, "this run as estimated")]
@@ -195,6 +188,12 @@ def _read_payment(files: PipelineFiles, asset: str, root_run: str) -> float:
 def count_interactions(work: Work) -> int:
     """How many interactions there are. Raises UserError."""
     return read_interactions_record(work).rows.rows_kept
+
+
+class _ListedUsers(BaseModel):
+    """What the record of batch_users says of their number."""
+
+    users: int
 
 
 def _count_batch_users(work: Work, published: PublishedList) -> int:

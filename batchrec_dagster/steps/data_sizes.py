@@ -16,6 +16,7 @@ from typing import Any, Literal
 from pydantic import BaseModel
 
 from batchrec_dagster.config import Pipeline
+from batchrec_dagster.personalize.measurements import join_words
 from batchrec_dagster.steps.checks import PUBLISHED_ANYWAY, require_passed
 from batchrec_dagster.steps.raw_files import (
     CopiedFile,
@@ -28,7 +29,7 @@ from batchrec_dagster.steps.raw_files import (
 from batchrec_dagster.steps.run_facts import explain_skipping
 from batchrec_dagster.steps.thresholds import FILLED_SHARE, LEAST_EVENTS, SPARSE_SHARE
 from batchrec_dagster.steps.work import Result, Work
-from batchrec_dagster.storage.edition import Edition, Finding
+from batchrec_dagster.storage.edition import Edition, Finding, Numbers
 from batchrec_dagster.storage.records import load
 
 Part = Literal["interactions", "items", "users"]
@@ -163,8 +164,8 @@ class SizeComparison:
         """
         pipeline, published = self.work.pipeline, self._published
         if self.obstacle is not None or published is None:
-            finding = f"{_describe_size(self.part, size)}; not compared: {self.obstacle}"
-            return Finding(NOT_SHRUNK, "good", finding, numbers={"rows": size.rows})
+            text = f"{_describe_size(self.part, size)}; not compared: {self.obstacle}"
+            return Finding(NOT_SHRUNK, "good", text, numbers={"rows": size.rows})
         published_size = DataSize.model_validate(published.edition.sizes[self.part])
         return check_not_shrunk(
             self.part,
@@ -219,20 +220,20 @@ def check_not_shrunk(
         *_list_smaller_counts(part, size, published, max_shrink),
         *_list_emptier_columns(size, published, max_shrink),
     ]
-    numbers: dict[str, int | float] = {"rows": size.rows, "published_rows": published.rows}
+    numbers: Numbers = {"rows": size.rows, "published_rows": published.rows}
     if not losses:
-        finding = f"{_describe_size(part, size)}, compared with {published.rows:,} in {edition}"
-        return Finding(NOT_SHRUNK, "good", finding, numbers=numbers)
-    finding = f"much is missing that {edition} was made from: {_join(losses)}"
+        text = f"{_describe_size(part, size)}, compared with {published.rows:,} in {edition}"
+        return Finding(NOT_SHRUNK, "good", text, numbers=numbers)
+    text = f"much is missing that {edition} was made from: {join_words(losses)}"
     if skip:
-        finding += "; published anyway (--publish-anyway)"
+        text += "; published anyway (--publish-anyway)"
         headline = "much of the data is missing, and was published anyway"
-        return Finding(NOT_SHRUNK, "watch", finding, headline, {**numbers, PUBLISHED_ANYWAY: 1})
-    finding += (
+        return Finding(NOT_SHRUNK, "watch", text, headline, {**numbers, PUBLISHED_ANYWAY: 1})
+    text += (
         f". gate.max_shrink allows {max_shrink:.0%}. Nothing was imported, and the published lists"
         f" stay. Check the source and run again, or publish anyway: {how_to_skip}"
     )
-    return Finding(NOT_SHRUNK, "refuse", finding, numbers=numbers)
+    return Finding(NOT_SHRUNK, "refuse", text, numbers=numbers)
 
 
 def _describe_size(part: Part, size: DataSize) -> str:
@@ -278,7 +279,3 @@ def _list_emptier_columns(size: DataSize, published: DataSize, max_shrink: float
 
 def _compute_share(count: int, rows: int) -> float:
     return count / rows if rows else 0.0
-
-
-def _join(parts: Sequence[str]) -> str:
-    return " and ".join(filter(None, [", ".join(parts[:-1]), parts[-1]]))

@@ -195,7 +195,7 @@ def erase(
             left_out=len(erased),
             remains=tuple(remains),
         )
-        save(store, work.storage.uri(receipt.key), receipt)
+        save(store, work.files.uri(receipt.key), receipt)
     return receipt
 
 

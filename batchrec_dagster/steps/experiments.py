@@ -14,6 +14,7 @@ import polars as pl
 from pydantic import BaseModel
 
 from batchrec_dagster.config.publication import Experiment
+from batchrec_dagster.preparation.row_rules import SECONDS_A_DAY
 from batchrec_dagster.steps.arms import CONTROL, MODEL
 from batchrec_dagster.steps.intervals import Rate, compare_means, estimate_ratio
 
@@ -149,7 +150,7 @@ def _sum_groups(sums: pl.DataFrame) -> pl.DataFrame:
     Those of days are of the days for which each user had a list.
     """
     columns = ["days", "interactions", "value", "hits", "hit_value"]
-    days = pl.col("users") * (pl.col("end") - pl.col("start")) / 86_400
+    days = pl.col("users") * (pl.col("end") - pl.col("start")) / SECONDS_A_DAY
     sums = sums.with_columns(days=days)
     groups = sums.select("group").unique().sort("group")
     for arm in (MODEL, CONTROL):

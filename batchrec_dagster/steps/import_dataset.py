@@ -142,8 +142,8 @@ def import_dataset(
         *estimate_trainings(work, trainings),
         *estimate_results(work),
     ]
-    place = "" if ensure.on_aws else "on AWS "
-    ensure.log_resource(f"{place}this run costs {summarize_costs(estimate)}")
+    where = "" if ensure.on_aws else "on AWS "
+    ensure.log_resource(f"{where}this run costs {summarize_costs(estimate)}")
     checks = check_budget(work, estimate)
     require_passed(checks)
     jobs = ensure.start_and_wait(
@@ -195,7 +195,7 @@ def _combine_versions(versions: Sequence[str]) -> str:
 
 def _price_import(work: PersonalizeWork, file: DatasetFile) -> Cost:
     """What it costs to import the file."""
-    head = work.storage.store.head(work.storage.uri(file.key))
+    head = work.storage.store.head(work.files.uri(file.key))
     return work.prices.price_import(file.asset, head.size if head else 0)
 
 
@@ -269,7 +269,7 @@ def _prepare_import(
     def create(name: str) -> Mapping[str, object]:
         return {
             "datasetArn": dataset.arn,
-            "dataSource": {"dataLocation": work.storage.uri(file.key)},
+            "dataSource": {"dataLocation": work.files.uri(file.key)},
             "roleArn": work.ensure.role_arn,
             "importMode": "FULL",
         }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,6 @@ from batchrec_dagster.errors import UserError
 from batchrec_dagster.personalize.formats import choose_csv_types
 from batchrec_dagster.personalize.schemas import EVENT_VALUE
 from batchrec_dagster.preparation.counting import count_rows
-from batchrec_dagster.preparation.polars.decoding import RawFile
-from batchrec_dagster.preparation.polars.prepare import OpenedRatings, open_ratings
 from batchrec_dagster.preparation.row_rules import (
     BELOW_MIN_RATING,
     ERASED_USER,
@@ -33,7 +30,7 @@ from batchrec_dagster.steps.checks import (
     require_passed,
 )
 from batchrec_dagster.steps.data_sizes import DataSize, SizeComparison
-from batchrec_dagster.steps.ratings import RawRatings, open_first_file
+from batchrec_dagster.steps.ratings import RawRatings, open_declared_ratings, open_first_file
 from batchrec_dagster.steps.raw_files import (
     delete_copies,
     open_copies,
@@ -45,7 +42,7 @@ from batchrec_dagster.steps.stored_files import PreparedRecord, put_file
 from batchrec_dagster.steps.work import Result, Work, once
 from batchrec_dagster.storage.durable import temporary_folder
 from batchrec_dagster.storage.edition import Finding
-from batchrec_dagster.storage.erased import NOBODY, ErasedUsers, read_erased_users
+from batchrec_dagster.storage.erased import ErasedUsers, read_erased_users
 from batchrec_dagster.storage.layout import PipelineFiles
 from batchrec_dagster.storage.objects import ObjectInfo, ObjectStore
 from batchrec_dagster.storage.records import load
@@ -190,7 +187,7 @@ def _prepare_here(work: Work, raw: RawRatings, suppressed: ErasedUsers, csv: Pat
     """Prepare in this process, into the file."""
     with (
         open_copies(raw.files, work.storage) as files,
-        _open_ratings(files, work.pipeline, suppressed) as ratings,
+        open_declared_ratings(files, work.pipeline, suppressed) as ratings,
     ):
         return ratings.write_interactions(csv), {}
 
@@ -217,7 +214,7 @@ def _prepare_on_spark(
         uris = {file.name: f"file://{file.path.absolute()}" for file in files}
         if on_aws:
             uris = {file.source: file.stored.uri for file in raw.files}
-        with _open_ratings(files, pipeline, suppressed) as ratings:
+        with open_declared_ratings(files, pipeline, suppressed) as ratings:
             form, columns, unit = ratings.recognised.form, ratings.columns, ratings.unit
         spark_folder = folder if local_folder is None else f"file://{local_folder}"
         task = SparkTask(uris, form, columns, pipeline.rules, unit, spark_folder)
@@ -254,10 +251,3 @@ def remove_dead_work(pipeline_files: PipelineFiles, run: str, runs: RunHistory) 
         if runs.has_ended(writer) or last_written < datetime.now(UTC) - DEAD_AFTER:
             for file in files:
                 storage.store.delete(file.uri)
-
-
-def _open_ratings(
-    files: list[RawFile], pipeline: Pipeline, suppressed: ErasedUsers = NOBODY
-) -> AbstractContextManager[OpenedRatings]:
-    ratings = pipeline.ratings
-    return open_ratings(files, ratings.file_form, ratings.file_columns, pipeline.rules, suppressed)

@@ -20,7 +20,7 @@ import polars as pl
 
 from batchrec_dagster.personalize.conditions import SECONDS_A_DAY
 from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
-from batchrec_dagster.steps.numbered_ids import Numbers, find_positions
+from batchrec_dagster.steps.numbered_ids import Int64s, find_positions
 from batchrec_dagster.steps.success import is_success
 
 # How many people must have had both items: with fewer, a list would show what one person bought.
@@ -267,8 +267,8 @@ def _iterate_pairs(rows: pl.DataFrame, within_seconds: int) -> Iterator[pl.DataF
     start = 0
     while start < len(users):
         # The first user who begins after so many events, or the end.
-        place = np.searchsorted(first_rows, start + EVENTS_AT_ONCE)
-        end = int(first_rows[place]) if place < len(first_rows) else len(users)
+        user = np.searchsorted(first_rows, start + EVENTS_AT_ONCE)
+        end = int(first_rows[user]) if user < len(first_rows) else len(users)
         part = slice(start, end)
         yield _pair_events(_Events(users[part], items[part], times[part]), within_seconds)
         start = end
@@ -278,9 +278,9 @@ def _iterate_pairs(rows: pl.DataFrame, within_seconds: int) -> Iterator[pl.DataF
 class _Events:
     """What people had: an entry for each event, in the order of users and of their times."""
 
-    users: Numbers
+    users: Int64s
     items: np.ndarray
-    times: Numbers
+    times: Int64s
 
 
 def _pair_events(events: _Events, within_seconds: int) -> pl.DataFrame:

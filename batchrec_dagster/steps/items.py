@@ -26,6 +26,8 @@ from batchrec_dagster.steps.work import Result, Work, once
 
 # How many rows of a table the record shows.
 SAMPLE_ROWS = 5
+# The types of a schema's fields in Polars.
+_TYPES: dict[str, type[pl.DataType]] = {"string": pl.String, "double": pl.Float64, "long": pl.Int64}
 
 
 def prepare_items(work: Work, raw: RawAttributes, layout: AttributesLayout) -> Result[TableRecord]:
@@ -102,7 +104,7 @@ def read_item_ids(work: Work) -> pl.Series:
     """The column of ids in the items file, which the pipeline must declare. Raises UserError."""
     if work.pipeline.has_titles:
         return read_titles(work).get_column("item_id")
-    content = work.storage.store.get(work.storage.uri(work.pipeline.keys.items))
+    content = work.storage.store.get(work.files.uri(work.pipeline.keys.items))
     return pl.read_csv(content, columns=[ITEM_ID], infer_schema=False).to_series()
 
 
@@ -127,11 +129,8 @@ def read_attributes(work: Work) -> pl.DataFrame | None:
     if schema is None:
         return None
     types = {field.name: _TYPES[field.type] for field in parse_schema(schema).fields}
-    content = work.storage.store.get(work.storage.uri(work.pipeline.keys.items))
+    content = work.storage.store.get(work.files.uri(work.pipeline.keys.items))
     return pl.read_csv(content, schema=types)
-
-
-_TYPES: dict[str, type[pl.DataType]] = {"string": pl.String, "double": pl.Float64, "long": pl.Int64}
 
 
 def list_item_columns(published: PublishedList) -> list[str]:

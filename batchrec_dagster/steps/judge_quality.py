@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 from batchrec_dagster.config.publication import Gate
-from batchrec_dagster.personalize.measurements import COVERAGE, NDCG, join_events, name_ndcg
+from batchrec_dagster.personalize.measurements import COVERAGE, NDCG, join_words, name_ndcg
 from batchrec_dagster.steps.checks import PUBLISHED_ANYWAY
 from batchrec_dagster.steps.model_records import ModelRecord
 from batchrec_dagster.steps.thresholds import FEW_TESTED
@@ -251,7 +251,7 @@ def _describe_measurements(facts: ModelFacts, lead: Lead | None) -> tuple[str, N
     if not facts.metrics:
         text += f"NDCG@25 and coverage are not known, as {NOBODY_TESTED}"
         success = facts.model.success
-        return text + (f", counting {join_events(success)} alone" if success else ""), numbers
+        return text + (f", counting {join_words(success)} alone" if success else ""), numbers
     model = facts.model
     ndcg, coverage = facts.metrics.get(NDCG, 0.0), facts.metrics.get(COVERAGE, 0.0)
     numbers |= {"ndcg_at_25": ndcg, "coverage": coverage}
@@ -265,7 +265,7 @@ def _describe_measurements(facts: ModelFacts, lead: Lead | None) -> tuple[str, N
         compared.append(f"{facts.live_ndcg:.4f} for the published lists")
     text += f"{name_ndcg(model.success)} {ndcg:.4f}"
     if compared:
-        text += f", compared with {_join(compared)}"
+        text += f", compared with {join_words(compared)}"
     text += _describe_lead(model, lead, numbers)
     return f"{text}; coverage {coverage:.4f}", numbers
 
@@ -313,7 +313,7 @@ def _describe_circumstances(facts: ModelFacts) -> str:
     if facts.has_rules and facts.metrics:
         text += "; measured before the rules of this list"
     if facts.declared_events and not model.success:
-        events = join_events(facts.declared_events)
+        events = join_words(facts.declared_events)
         text += f"; the metrics of {model.engine} count all events, not only {events}"
     if model.on_earlier_data:
         text += f"; the model was trained on {f'{model.trained_at}'[:10]}, on earlier data"
@@ -325,8 +325,3 @@ def _describe_circumstances(facts: ModelFacts) -> str:
             changed = "the events that the metrics count"
         text += f"; not comparable with the published lists: {changed} changed"
     return text
-
-
-def _join(parts: Sequence[str]) -> str:
-    *first, last = parts
-    return f"{', '.join(first)} and {last}" if first else last

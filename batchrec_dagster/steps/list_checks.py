@@ -24,7 +24,7 @@ from batchrec_dagster.steps.thresholds import (
     FEW_UNTITLED,
 )
 from batchrec_dagster.steps.work import PersonalizeWork
-from batchrec_dagster.storage.edition import Finding, refuse_unless, watch_unless
+from batchrec_dagster.storage.edition import Finding, Numbers, refuse_unless, watch_unless
 
 
 def check_table(
@@ -233,7 +233,7 @@ def check_lists_full(
             text += f", or {setting}.rules leaves out most of it"
     if padding:
         text += f"; {padding:,} items without a score are popular ones that Personalize added"
-    numbers: dict[str, int | float] = {"users": answered, "full": full, "padding": padding}
+    numbers: Numbers = {"users": answered, "full": full, "padding": padding}
     short = answered - full
     passed = short <= FEW_SHORT.value * answered
     headline = "" if passed else f"{short:,} of {answered:,} lists are short"
@@ -256,7 +256,7 @@ def check_items_have_lists(items: int, with_list: int, full: int, num_results: i
             " similar_items.rules left out all: loosen these, or set more similar_items.within_days"
             " or more similar_items.events"
         )
-    numbers: dict[str, int | float] = {"items": items, "with_list": with_list, "full": full}
+    numbers: Numbers = {"items": items, "with_list": with_list, "full": full}
     headline = "" if passed else f"only {with_list:,} of {items:,} items have a list"
     return Finding("items_have_lists", watch_unless(passed), text, headline, numbers)
 
@@ -283,7 +283,7 @@ def check_items_known(
     if open_filter is not None and len(unknown):
         passed = False
         text += f". {setting}.filter: {open_filter}"
-    numbers: dict[str, int | float] = {"items": len(listed_ids), "known": known_count}
+    numbers: Numbers = {"items": len(listed_ids), "known": known_count}
     headline = "" if passed else f"the items file lacks {len(unknown):,} items of the lists"
     return Finding("items_known", watch_unless(passed), text, headline, numbers)
 
@@ -299,6 +299,6 @@ def check_rows_titled(rows: int, left_out: int) -> Finding:
     text = f"{left_out:,} of {results:,} results were left out, as they have no title"
     if not passed:
         text += ": the items file has none for their items. Complete it"
-    numbers: dict[str, int | float] = {"rows": results, "untitled": left_out}
+    numbers: Numbers = {"rows": results, "untitled": left_out}
     headline = "" if passed else f"{left_out:,} of {results:,} results have no title"
     return Finding("rows_titled", watch_unless(passed), text, headline, numbers)

@@ -23,7 +23,7 @@ from batchrec_dagster.steps.popular_items import PopularItems, read_popular_item
 from batchrec_dagster.steps.reasons import Reasons, prepare_reasons
 from batchrec_dagster.steps.requested import Divided
 from batchrec_dagster.steps.rule_context import RuleContext
-from batchrec_dagster.steps.rules import Rules
+from batchrec_dagster.steps.rules import PreparedRules
 from batchrec_dagster.steps.user_attributes import read_user_attributes
 from batchrec_dagster.steps.work import Work
 
@@ -80,7 +80,7 @@ class ListContext:
     """The columns of Personalize's dataset."""
     until: int
     """The time of the newest interaction, in epoch seconds."""
-    rules: Rules | None
+    rules: PreparedRules | None
     """What is left out of lists, and what fills them; None leaves out nothing."""
     rule_context: RuleContext | None
     """What the rules know."""
@@ -133,7 +133,7 @@ def read_context(
             titled=titled,
             pinned=[pin.item for pin in inputs.rules.pin if pin.item is not None],
         )
-        rules = Rules(inputs.rules, settings.seen_items, context)
+        rules = PreparedRules(inputs.rules, settings.seen_items, context)
     return ListContext(
         interactions=interactions,
         until=histories.last,

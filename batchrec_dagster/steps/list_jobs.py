@@ -19,6 +19,7 @@ from batchrec_dagster.config.rules import ExcludeSeen
 from batchrec_dagster.personalize.api import FILTER, PersonalizeError
 from batchrec_dagster.personalize.filters import EXCLUDE_SEEN
 from batchrec_dagster.personalize.formats import MAX_RESULTS
+from batchrec_dagster.personalize.measurements import join_words
 from batchrec_dagster.personalize.prices import Cost
 from batchrec_dagster.personalize.recipes import USER_PERSONALIZATION
 from batchrec_dagster.personalize.resources import Ensure, ReadyResource, StartedResource
@@ -176,7 +177,7 @@ def describe_sharing(published: PublishedList, job: ReadyResource) -> str:
     names = [sharing.name for sharing in list_sharing_lists(published)]
     if job.is_new or len(names) == 1:
         return describe_outcome(job, "inferred")
-    return f"not inferred again: one job is for {', '.join(names[:-1])} and {names[-1]}"
+    return f"not inferred again: one job is for {join_words(names)}"
 
 
 def count_results(

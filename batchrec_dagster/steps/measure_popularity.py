@@ -9,14 +9,16 @@ import polars as pl
 
 from batchrec_dagster.personalize import split
 from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
-from batchrec_dagster.steps.numbered_ids import Numbers, find_positions
+from batchrec_dagster.steps.numbered_ids import Int64s, find_positions
 from batchrec_dagster.steps.popular_items import count_popular_items, find_popular_items
 from batchrec_dagster.steps.success import is_success
 from batchrec_dagster.storage.measured_ndcg import GroupSums, MeasuredPopularity
 
 LIST_LENGTH = 25
-# The place of an item that is not popular.
+# The rank of an item that is not popular.
 FAR = 2**40
+# The gain of the best possible list by how many items are chosen.
+_IDEAL_GAINS = np.concatenate([[0.0], np.cumsum(1 / np.log2(2 + np.arange(LIST_LENGTH)))])
 
 Floats = np.ndarray[tuple[int], np.dtype[np.float64]]
 
@@ -71,10 +73,10 @@ def measure_popularity(
         (None, of_all_time),
         (days, find_popular_items(others, days, success).ids),
     ):
-        places = np.full(len(item_ids), FAR, np.int64)
+        ranks = np.full(len(item_ids), FAR, np.int64)
         popular_items = popular.to_frame(ITEM_ID).select(find_positions(ITEM_ID, item_ids))
-        places[popular_items.to_series().to_numpy()] = np.arange(1, len(popular) + 1)
-        people, sums = split.sum_groups(groups, measure_lists(places, chosen, seen))
+        ranks[popular_items.to_series().to_numpy()] = np.arange(1, len(popular) + 1)
+        people, sums = split.sum_groups(groups, measure_lists(ranks, chosen, seen))
         by_group = GroupSums(users=tuple(people), ndcg=tuple(sums))
         measured.append(MeasuredPopularity(days=window, groups=by_group))
     return max(measured, key=lambda popularity: popularity.ndcg)
@@ -100,12 +102,12 @@ def _hold_out(
     return chosen.join(seen, on=["user", "item"], how="anti"), seen
 
 
-def measure_lists(places: Numbers, chosen: pl.DataFrame, seen: pl.DataFrame) -> Floats:
+def measure_lists(ranks: Int64s, chosen: pl.DataFrame, seen: pl.DataFrame) -> Floats:
     """(people,) the NDCG@25 of the best items for each person who chose any.
 
     The people are in the order of their numbers.
 
-    places: (items,) the place of each item, from 1.
+    ranks: (items,) the rank of each item among the popular ones, from 1.
     chosen: the columns user and item, of what people chose; distinct.
     seen: the same of what is left out of their lists; none of it is among the chosen.
     """
@@ -115,18 +117,14 @@ def measure_lists(places: Numbers, chosen: pl.DataFrame, seen: pl.DataFrame) -> 
     )
     is_seen = np.arange(len(users)) >= chosen.height
     people, relevant = np.unique(chosen["user"].to_numpy(), return_counts=True)
-    place = places[items]
-    order = np.lexsort((place, users))
+    rank = ranks[items]
+    order = np.lexsort((rank, users))
     seen_before = np.cumsum(is_seen[order])
     # How many seen items people with lower numbers have.
     starts = np.searchsorted(users[order], users[order])
     seen_of_others = np.concatenate([[0], seen_before])[starts]
-    own_place = place[order] - (seen_before - seen_of_others)
-    is_hit = ~is_seen[order] & (own_place <= LIST_LENGTH)
+    own_rank = rank[order] - (seen_before - seen_of_others)
+    is_hit = ~is_seen[order] & (own_rank <= LIST_LENGTH)
     hits = np.searchsorted(people, users[order][is_hit])
-    gains = np.bincount(hits, 1 / np.log2(1 + own_place[is_hit]), minlength=len(people))
+    gains = np.bincount(hits, 1 / np.log2(1 + own_rank[is_hit]), minlength=len(people))
     return np.asarray(gains / _IDEAL_GAINS[np.minimum(relevant, LIST_LENGTH)])
-
-
-# The gain of the best possible list by how many items are chosen.
-_IDEAL_GAINS = np.concatenate([[0.0], np.cumsum(1 / np.log2(2 + np.arange(LIST_LENGTH)))])

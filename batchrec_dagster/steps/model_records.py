@@ -91,6 +91,11 @@ class ModelRecord(PaidRecord, frozen=True):
         return not self.data_version.startswith(self.trained_on or "")
 
 
+def read_dataset(files: PipelineFiles) -> DatasetRecord | None:
+    """The record of the last import; None if there is none. Raises UserError."""
+    return load(files.storage.store, files.record_uri("personalize_dataset"), DatasetRecord)
+
+
 def read_model(files: PipelineFiles, asset: str) -> ModelRecord | None:
-    """The record that the last run of the asset wrote; None if there is none."""
+    """The record that the last run of the asset wrote; None if there is none. Raises UserError."""
     return load(files.storage.store, files.record_uri(asset), ModelRecord)

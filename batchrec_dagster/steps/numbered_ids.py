@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 
-Numbers = np.ndarray[tuple[int], np.dtype[np.int64]]
+Int64s = np.ndarray[tuple[int], np.dtype[np.int64]]
 
 
 class NumberedIds:

@@ -65,10 +65,10 @@ def find_periods(
         ]
     starts = _keep_effective(starts)
     periods = []
-    for place, (start, publication) in enumerate(starts):
+    for index, (start, publication) in enumerate(starts):
         edition = next((edition for edition in editions if publication.is_of(edition)), None)
-        is_last = place == len(starts) - 1
-        end = newest if is_last else min(newest, starts[place + 1][0])
+        is_last = index == len(starts) - 1
+        end = newest if is_last else min(newest, starts[index + 1][0])
         # What was measured of an edition that is not kept stays as it is.
         if edition is not None and end > start:
             known_until = edition.data_until if edition.data_until is not None else start

@@ -151,10 +151,10 @@ class LaterInteractions:
         if exclude_seen:
             had = self._find_had(chosen, period.known_until).unique().join(ranking, on="item")
             placed = pl.concat([placed, had.with_columns(seen=1)], how="diagonal_relaxed")
-        # An item's place among those that the user did not have: its place in the ranking, less the
+        # An item's rank among those that the user did not have: its rank among all, less the
         # number of seen items before it.
-        own_place = pl.col("place") - pl.col("seen").cum_sum().over("user", order_by="place")
-        is_hit = (pl.col("seen") == 0) & (own_place <= pl.col("length"))
+        own_rank = pl.col("rank") - pl.col("seen").cum_sum().over("user", order_by="rank")
+        is_hit = (pl.col("seen") == 0) & (own_rank <= pl.col("length"))
         return placed.filter(is_hit).select(PAIR)
 
     def _find_had(self, pairs: pl.DataFrame, until: int) -> pl.DataFrame:
@@ -165,7 +165,7 @@ class LaterInteractions:
         return pl.concat(had)
 
     def _rank_popular_items(self, until: int) -> pl.DataFrame:
-        """The popular items as of then: the columns item and place, from 1."""
+        """The popular items as of then: the columns item and rank, from 1."""
         recent = self._recent_successes.rename(
             {"user": USER_ID, "item": ITEM_ID, "time": TIMESTAMP}
         )
@@ -174,8 +174,8 @@ class LaterInteractions:
             popular = find_popular_items(self._interactions, self._days, self._success, until)
             positions = find_positions(ITEM_ID, self.items).cast(pl.UInt32)
             items = popular.ids.to_frame(ITEM_ID).select(positions).to_series()
-        places = pl.int_range(1, len(items) + 1, dtype=pl.Int64, eager=True)
-        return pl.DataFrame({"item": items, "place": places})
+        ranks = pl.int_range(1, len(items) + 1, dtype=pl.Int64, eager=True)
+        return pl.DataFrame({"item": items, "rank": ranks})
 
 
 def sum_period(

@@ -15,6 +15,7 @@ from batchrec_dagster.config import PublishedList
 from batchrec_dagster.config.publication import Experiment
 from batchrec_dagster.personalize.formats import scan_interactions
 from batchrec_dagster.personalize.schemas import TIMESTAMP
+from batchrec_dagster.preparation.row_rules import SECONDS_A_DAY
 from batchrec_dagster.steps.arms import CONTROL, MODEL, UserGroups
 from batchrec_dagster.steps.experiments import ExperimentResult, summarize_experiment
 from batchrec_dagster.steps.intervals import Rate, estimate_ratio, estimate_share
@@ -32,8 +33,6 @@ from batchrec_dagster.steps.users_without_lists import read_users_without_lists
 from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.layout import ListFiles
 from batchrec_dagster.storage.objects import DamagedObjectError
-
-SECONDS_A_DAY = 86_400
 
 
 class Outcome(BaseModel, frozen=True):
@@ -205,7 +204,7 @@ def read_sums(files: ListFiles) -> pl.DataFrame:
     none: no lists wait for them. Raises UserError.
     """
     try:
-        sums = files.parquet(files.keys.outcome_sums, MEASURED_AGAIN)
+        sums = files.read_parquet(files.keys.outcome_sums, MEASURED_AGAIN)
     except DamagedObjectError as error:
         log.warning(str(error))
         sums = None

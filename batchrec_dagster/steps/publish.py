@@ -41,7 +41,7 @@ from batchrec_dagster.storage.records import load
 # Part of what lists are made of: raise it when the same inputs would become other lists.
 CODE_VERSION = "1"
 # The findings about a model, which there is none of where items bought together are counted.
-OF_MODEL = (QUALITY_GATE, NO_WORSE)
+MODEL_FINDINGS = (QUALITY_GATE, NO_WORSE)
 # The findings of earlier steps, which an edition has only if they are not good.
 OF_DATA = (SOURCE_WITHOUT_ERASED, SUCCESS_KNOWN, NOT_SHRUNK)
 
@@ -168,7 +168,9 @@ class Publishing:
             return findings
         text = "items bought together are counted, so there is no model to measure"
         return [
-            replace(finding, text=text) if finding.passed and finding.name in OF_MODEL else finding
+            replace(finding, text=text)
+            if finding.passed and finding.name in MODEL_FINDINGS
+            else finding
             for finding in findings
         ]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 from pydantic import BaseModel
 
@@ -83,15 +83,12 @@ def inspect_ratings(
     is_whole = not pipeline.preparation.on_aws
     with open_copies(copies, storage) if is_whole else open_first_file(copies, storage) as files:
         size = sum(file.path.stat().st_size for file in files)
-        ratings = pipeline.ratings
         with (
             refuse_unreadable(ROWS_READABLE),
-            open_ratings(
-                files, ratings.file_form, ratings.file_columns, pipeline.rules, suppressed
-            ) as opened,
+            open_declared_ratings(files, pipeline, suppressed) as opened,
         ):
             rows = opened.inspect_rows()
-            ratings_format = _describe_format(opened, ratings, rows.timestamp_unit)
+            ratings_format = _describe_format(opened, pipeline.ratings, rows.timestamp_unit)
     check = check_rows_readable(
         ROWS_READABLE, "ratings", rows.rows_read, rows.bad, pipeline.ratings.on_bad_rows
     )
@@ -104,6 +101,17 @@ def inspect_ratings(
         format=ratings_format,
     )
     return check, seen
+
+
+def open_declared_ratings(
+    files: list[RawFile], pipeline: Pipeline, suppressed: ErasedUsers
+) -> AbstractContextManager[OpenedRatings]:
+    """The files of ratings, opened as the pipeline declares them. Raises as `open_ratings`.
+
+    suppressed: the users who were erased.
+    """
+    ratings = pipeline.ratings
+    return open_ratings(files, ratings.file_form, ratings.file_columns, pipeline.rules, suppressed)
 
 
 def _describe_format(

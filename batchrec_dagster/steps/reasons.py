@@ -24,7 +24,7 @@ from batchrec_dagster.personalize.schemas import EVENT_TYPE, ITEM_ID, USER_ID
 from batchrec_dagster.steps.arms import MODEL
 from batchrec_dagster.steps.item_pairs import choose_counted_users, number_histories, pair_histories
 from batchrec_dagster.steps.items import read_titles
-from batchrec_dagster.steps.numbered_ids import NumberedIds, Numbers, find_positions
+from batchrec_dagster.steps.numbered_ids import Int64s, NumberedIds, find_positions
 from batchrec_dagster.steps.work import Work
 
 # The reason of a row, besides those that rules give: an item of the history speaks for it; most
@@ -115,7 +115,7 @@ class SpeakingItems:
 
     def __init__(self, own: pl.DataFrame, users: int, pairs: pl.DataFrame) -> None:
         self._own, self._both = own, pairs.get_column("both")
-        # A user without a number has nothing: the last two places are the same.
+        # A user without a number has nothing: the last two starts are the same.
         self._starts = np.searchsorted(own.get_column("user"), np.arange(users + 2))
         self._items = own.get_column("item").to_numpy().astype(np.uint64)
         codes = pl.col("item").cast(pl.UInt64) * 2**32 + pl.col("other")
@@ -152,7 +152,7 @@ class SpeakingItems:
             has_history=pl.Series(lengths > 0),
         )
 
-    def _find_best(self, items: Numbers, starts: Numbers, lengths: Numbers) -> np.ndarray:
+    def _find_best(self, items: Int64s, starts: Int64s, lengths: Int64s) -> np.ndarray:
         """The row of `own` and that of the pairs that speak best for each item; -1 if none does."""
         ends = np.cumsum(lengths)
         firsts = ends - lengths
@@ -236,7 +236,7 @@ def _pair_items(interactions: pl.LazyFrame, items: pl.Series) -> pl.DataFrame:
     return pair_histories(number_histories(histories, users, items), len(users))
 
 
-def _split(lengths: Numbers) -> Iterator[slice]:
+def _split(lengths: Int64s) -> Iterator[slice]:
     """Parts of rows whose lengths add up to about LOOKED_UP_AT_ONCE."""
     ends = np.cumsum(lengths)
     start = 0

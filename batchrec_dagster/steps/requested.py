@@ -22,7 +22,7 @@ from batchrec_dagster.steps.items import read_item_ids, read_item_list
 from batchrec_dagster.steps.popular_items import POPULAR, read_user_groups
 from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.durable import compute_version
-from batchrec_dagster.storage.edition import Finding, watch_unless
+from batchrec_dagster.storage.edition import Finding, Numbers, watch_unless
 from batchrec_dagster.storage.layout import BatchJob, ListKeys
 
 # With fewer people, the list of an item says little: aws-sims leaves out pairs that fewer had.
@@ -40,7 +40,7 @@ JOB_KINDS: Mapping[Subject, ResourceKind] = {
     "item": BATCH_INFERENCE_JOB,
     "segment": BATCH_SEGMENT_JOB,
 }
-NOBODY = pl.DataFrame(schema={"subject": pl.String, "reason": pl.String})
+NO_POPULAR_LISTS = pl.DataFrame(schema={"subject": pl.String, "reason": pl.String})
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Divided:
 
     of_model: JobLines
     """Those whose lists the model makes."""
-    popular: pl.DataFrame = field(default_factory=lambda: NOBODY)
+    popular: pl.DataFrame = field(default_factory=lambda: NO_POPULAR_LISTS)
     """The users whose lists are of popular items from the start: the columns subject, and reason,
     which names the group that the items are popular in."""
     newcomers: int | None = None
@@ -219,7 +219,7 @@ def check_requested_items_known(items: int, few: int, unknown: pl.Series) -> Fin
             f"; {len(unknown):,} are neither in the interactions nor in the items file:"
             f" {list_ids(unknown.head(MAX_IDS_NAMED), len(unknown))}. Check similar_items.items"
         )
-    numbers: dict[str, int | float] = {"items": items, "few": few, "unknown": len(unknown)}
+    numbers: Numbers = {"items": items, "few": few, "unknown": len(unknown)}
     headline = f"{len(unknown):,} requested items are unknown" if len(unknown) else ""
     return Finding("requested_items_known", watch_unless(not len(unknown)), text, headline, numbers)
 

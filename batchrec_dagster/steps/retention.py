@@ -20,13 +20,12 @@ from batchrec_dagster.personalize.api import IMPORT_JOB
 from batchrec_dagster.personalize.cleanup import expire_models, is_busy, prune
 from batchrec_dagster.steps.job_output import DAMAGED
 from batchrec_dagster.steps.list_jobs import list_endings_in_use
-from batchrec_dagster.steps.model_records import DatasetRecord
+from batchrec_dagster.steps.model_records import read_dataset
 from batchrec_dagster.steps.requested import JOB_FOLDERS, JOB_KINDS, locate_model_users
 from batchrec_dagster.steps.work import PersonalizeWork, Work, list_removed_lists
 from batchrec_dagster.storage.durable import delete_empty_folders
 from batchrec_dagster.storage.edition import Edition
 from batchrec_dagster.storage.layout import SEGMENTS, ListKeys
-from batchrec_dagster.storage.records import load
 
 
 def delete_unneeded(
@@ -96,8 +95,7 @@ def _find_import_time(work: PersonalizeWork) -> datetime | None:
 
     Raises botocore's ClientError.
     """
-    uri = work.files.record_uri("personalize_dataset")
-    record = load(work.storage.store, uri, DatasetRecord)
+    record = read_dataset(work.files)
     imports = record.imports.values() if record is not None else ()
     jobs = [work.ensure.describe(IMPORT_JOB, file.import_job_arn) for file in imports]
     return max((job["creationDateTime"] for job in jobs), default=None)

@@ -45,6 +45,7 @@ OF_MODEL = ("model", "settings")
 OF_SOURCE = ("data", "trained_on", "declaration")
 # The part that tells the metrics apart, but not the lists.
 OF_METRICS = "metrics"
+NO_USERS = pl.Series([], dtype=pl.String)
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ def roll_back(
         return Restoration(live)
     inputs = read_inputs(work, published)
     absent = AbsentUsers.of(files, published.users_key, chosen)
-    blocked = inputs.blocked if inputs.blocked is not None else NOBODY
+    blocked = inputs.blocked if inputs.blocked is not None else NO_USERS
     facts = {
         "because": "rollback",
         "live_since": datetime.now(UTC),
@@ -219,9 +220,6 @@ def describe_rows_against_only(edition: Edition) -> str:
     )
 
 
-NOBODY = pl.Series([], dtype=pl.String)
-
-
 @dataclass(frozen=True)
 class AbsentUsers:
     """The users of an edition who are not among the current users.
@@ -245,7 +243,7 @@ class AbsentUsers:
         Raises UserError.
         """
         if edition.subject == "item":
-            return cls(0, NOBODY, NOBODY)
+            return cls(0, NO_USERS, NO_USERS)
         ids = files.editions.read_rows(edition).select(pl.col("user_id").unique())
         users = ids.collect(engine="streaming").to_series()
         current_users = _read_current_users(files, users_key)

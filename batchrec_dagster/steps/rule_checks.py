@@ -5,9 +5,9 @@ from __future__ import annotations
 from batchrec_dagster.config.rules import ExcludeSeen, ListRules, PriceRange
 from batchrec_dagster.steps.max_per import list_values
 from batchrec_dagster.steps.rule_context import RuleContext
-from batchrec_dagster.steps.rules import Rules
+from batchrec_dagster.steps.rules import PreparedRules
 from batchrec_dagster.steps.thresholds import FEW_FILLED
-from batchrec_dagster.storage.edition import Finding, refuse_unless, watch_unless
+from batchrec_dagster.storage.edition import Finding, Numbers, refuse_unless, watch_unless
 
 
 def check_no_seen_items(seen: int, settings: ExcludeSeen) -> Finding:
@@ -17,7 +17,7 @@ def check_no_seen_items(seen: int, settings: ExcludeSeen) -> Finding:
 
 
 def check_rules_suit_data(
-    rules: ListRules, seen: ExcludeSeen | None, context: RuleContext, prepared: Rules
+    rules: ListRules, seen: ExcludeSeen | None, context: RuleContext, prepared: PreparedRules
 ) -> Finding:
     """Whether each rule can do what it says with these data; a failure only warns.
 
@@ -33,11 +33,11 @@ def check_rules_suit_data(
             if not list_values(category, context).height
         ),
     ]
-    finding = "; ".join(problems) or "every rule has what it needs"
+    text = "; ".join(problems) or "every rule has what it needs"
     return Finding(
         "rules_suit_data",
         watch_unless(not problems),
-        finding,
+        text,
         "a rule cannot do what it says" if problems else "",
         {"problems": len(problems)},
     )
@@ -59,7 +59,7 @@ def _find_missing_events(
     return [f"{name}.events: no interaction is of the type {', '.join(missing)}; {has}"]
 
 
-def _find_impossible_pins(prepared: Rules) -> list[str]:
+def _find_impossible_pins(prepared: PreparedRules) -> list[str]:
     problems = []
     for pin in prepared.pins:
         if not len(pin.items) and pin.setting.only is not None:
@@ -72,7 +72,9 @@ def _find_impossible_pins(prepared: Rules) -> list[str]:
     return problems
 
 
-def check_results_enough(prepared: Rules, num_results: int, most: int, setting: str) -> Finding:
+def check_results_enough(
+    prepared: PreparedRules, num_results: int, most: int, setting: str
+) -> Finding:
     """Whether Personalize gave nearly all users enough results; a failure only warns.
 
     num_results: how many results it was asked for.
@@ -82,32 +84,32 @@ def check_results_enough(prepared: Rules, num_results: int, most: int, setting: 
     filled = prepared.filled
     share = filled.short_of_model / max(1, filled.of_model)
     passed = share <= FEW_FILLED.value
-    finding = (
+    text = (
         f"for {filled.short_of_model:,} of the {filled.of_model:,} lists of the model ({share:.1%})"
         f" the rules left too few of the {num_results} results asked for"
     )
     if filled.short_of_model:
-        finding += f"; {filled.popular_rows:,} popular items fill these {filled.short_of_model:,}"
+        text += f"; {filled.popular_rows:,} popular items fill these {filled.short_of_model:,}"
     if not passed:
         removed = {name: counts.removed for name, counts in prepared.counts.items()}
         strictest = max(removed, key=lambda name: removed[name], default=None)
         if strictest is not None and removed[strictest]:
-            finding += f". {strictest} left out most ({removed[strictest]:,}): loosen it"
-        finding += (
+            text += f". {strictest} left out most ({removed[strictest]:,}): loosen it"
+        text += (
             f", or set a smaller {setting}.num_results"
             if num_results >= most
             else f", or ask for more: {setting}.candidates"
         )
-    numbers: dict[str, int | float] = {
+    numbers: Numbers = {
         "lists": filled.of_model,
         "short": filled.short_of_model,
         "results_asked_for": num_results,
     }
     headline = "" if passed else f"rules left {filled.short_of_model:,} lists too few results"
-    return Finding("results_enough_for_rules", watch_unless(passed), finding, headline, numbers)
+    return Finding("results_enough_for_rules", watch_unless(passed), text, headline, numbers)
 
 
-def check_lists_not_emptied(prepared: Rules, max_share: float, setting: str) -> Finding:
+def check_lists_not_emptied(prepared: PreparedRules, max_share: float, setting: str) -> Finding:
     """Whether the rules leave nearly everybody a list.
 
     max_share: the largest share of users without one.
@@ -118,10 +120,10 @@ def check_lists_not_emptied(prepared: Rules, max_share: float, setting: str) -> 
     empty = sum(emptied.values())
     # A product with the share is not exact: 0.29 * 100 is less than 29.
     passed = not empty or (empty < filled.lists and empty / filled.lists <= max_share)
-    finding = f"{empty:,} of {filled.lists:,} lists are empty because of {setting}.rules"
+    text = f"{empty:,} of {filled.lists:,} lists are empty because of {setting}.rules"
     if empty:
-        finding += f" (at most {100 * max_share:g} % may: gate.max_emptied_share): " + ", ".join(
+        text += f" (at most {100 * max_share:g} % may: gate.max_emptied_share): " + ", ".join(
             f"{name} left out the last item of {lists:,}" for name, lists in emptied.items()
         )
-    numbers: dict[str, int | float] = {"users": filled.lists, "empty": empty}
-    return Finding("lists_not_emptied", refuse_unless(passed), finding, numbers=numbers)
+    numbers: Numbers = {"users": filled.lists, "empty": empty}
+    return Finding("lists_not_emptied", refuse_unless(passed), text, numbers=numbers)

@@ -65,7 +65,7 @@ class PreparedPin:
         """The numbers of these items."""
 
 
-class Rules:
+class PreparedRules:
     """The rules of a list, prepared for its users and items. It counts what they do.
 
     rules: as declared.

@@ -120,7 +120,7 @@ def put_table(work: Work, key: str, table: pl.DataFrame, made_of: Mapping[str, s
         table.write_csv(content)
     else:
         table.write_parquet(content)
-    file = put_file(work.storage.store, work.storage.uri(key), content.getvalue())
+    file = put_file(work.storage.store, work.files.uri(key), content.getvalue())
     return TableRecord(
         made_of=dict(made_of),
         version=file.version,

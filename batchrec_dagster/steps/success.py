@@ -9,7 +9,7 @@ import polars as pl
 from batchrec_dagster.personalize.schemas import EVENT_TYPE
 from batchrec_dagster.steps.interactions import read_interactions_record
 from batchrec_dagster.steps.work import Work
-from batchrec_dagster.storage.edition import Finding, watch_unless
+from batchrec_dagster.storage.edition import Finding, Numbers, watch_unless
 
 SUCCESS_KNOWN = "success_known"
 # How many types of events of the data the check names. Personalize takes no more.
@@ -49,17 +49,17 @@ def compare_success(declared: Sequence[str], types: Sequence[str]) -> Finding:
     """
     lower_types = {name.lower() for name in types}
     missing = [name for name in declared if name.lower() not in lower_types]
-    finding = f"{len(declared) - len(missing):,} of {len(declared):,} events of success are in the"
-    finding += " data"
+    text = f"{len(declared) - len(missing):,} of {len(declared):,} events of success are in the"
+    text += " data"
     if missing:
         named = ", ".join(types[:MOST_NAMED]) or "none"
-        finding += (
+        text += (
             f". No interaction is of the type {' or '.join(missing)}; the types are: {named}. Write"
             " one of these into solution.success, or check ratings.columns.event_type and"
             " interactions.filter"
         )
     has_some = len(missing) < len(declared)
     level = watch_unless(not missing) if has_some else "refuse"
-    numbers: dict[str, int | float] = {"success": len(declared), "missing": len(missing)}
+    numbers: Numbers = {"success": len(declared), "missing": len(missing)}
     headline = f"no interaction is of the type {' or '.join(missing)}" if missing else ""
-    return Finding(SUCCESS_KNOWN, level, finding, headline, numbers)
+    return Finding(SUCCESS_KNOWN, level, text, headline, numbers)

@@ -39,7 +39,7 @@ def read_users_without_lists(files: ListFiles, edition: Edition) -> pl.Series:
     """The ids of the requested users without rows in an experiment's edition. Raises
     UserError."""
     fix = "delete it: then the users without lists do not count in this edition's outcomes"
-    users = files.parquet(files.keys.users_without_lists(edition.version), fix)
+    users = files.read_parquet(files.keys.users_without_lists(edition.version), fix)
     if users is None:
         return pl.Series("user_id", [], pl.String)
     return users.get_column("user_id")

@@ -17,10 +17,7 @@ import polars as pl
 
 from batchrec_dagster.storage.connection import Storage
 from batchrec_dagster.storage.editions import Editions
-from batchrec_dagster.storage.objects import (
-    DamagedObjectError,
-    ObjectNotFoundError,
-)
+from batchrec_dagster.storage.objects import DamagedObjectError, ObjectNotFoundError
 from batchrec_dagster.storage.records import Record, load
 
 MAKE_AGAIN = "delete it, and run the refresh, which makes it again"
@@ -32,7 +29,7 @@ _TABLES = {SIMILAR_ITEMS: "similar_items", SEGMENTS: "user_segments"}
 # The name of the file of users who get lists, the input of a batch inference job.
 USERS_FILE = "users.json"
 
-RawSource = Literal["ratings", "items", "users"]
+SourceBlock = Literal["ratings", "items", "users"]
 """A block of the declaration whose source is copied."""
 BatchJob = Literal["batch_inference", "batch_similar_items", "batch_segments"]
 """A kind of batch job, by the name of the folder of its outputs."""
@@ -56,7 +53,7 @@ class PipelineKeys:
         """The keys of the pipeline of this name."""
         self.pipeline = pipeline
 
-    def raw(self, source: RawSource, filename: str = "") -> str:
+    def raw(self, source: SourceBlock, filename: str = "") -> str:
         """A copied file of the source; without its name, the folder of the copies."""
         return f"{self.pipeline}/raw/{source}/{filename}"
 
@@ -294,12 +291,12 @@ class PipelineFiles:
         """The URI of the asset's record."""
         return self.uri(self.keys.record(asset))
 
-    def parquet(self, key: str, damaged: str) -> pl.DataFrame | None:
+    def read_parquet(self, key: str, damaged: str) -> pl.DataFrame | None:
         """The table at this key; None if there is none.
 
         damaged: what the user can do if the file is damaged.
         """
-        uri = self.storage.uri(key)
+        uri = self.uri(key)
         try:
             return pl.read_parquet(self.storage.store.get(uri))
         except ObjectNotFoundError:
@@ -308,9 +305,10 @@ class PipelineFiles:
             raise DamagedObjectError(self.storage.where(uri), error, damaged) from error
 
     def write_parquet(self, key: str, table: pl.DataFrame) -> None:
+        """Write the table at this key, atomically."""
         buffer = io.BytesIO()
         table.write_parquet(buffer)
-        self.storage.store.put(self.storage.uri(key), buffer.getvalue())
+        self.storage.store.put(self.uri(key), buffer.getvalue())
 
 
 @dataclass(frozen=True)

@@ -161,8 +161,8 @@ class EditionsRecord(BaseModel, frozen=True):
         What was found of the edition that was live before leaves with it.
         """
         nights = [*self.nights, night]
-        others = [place for place, past in enumerate(nights) if past.edition is None]
+        others = [index for index, past in enumerate(nights) if past.edition is None]
         forgotten = {*others[:-MOST_OTHER_NIGHTS]}
-        kept = tuple(past for place, past in enumerate(nights) if place not in forgotten)
+        kept = tuple(past for index, past in enumerate(nights) if index not in forgotten)
         judged = self.judged if night.edition is None else ()
         return self.model_copy(update={"nights": kept, "judged": judged})

@@ -63,8 +63,8 @@ def explain_object_error(
     is_refused |= isinstance(error, UnauthenticatedError)
     if is_refused or "403 Forbidden" in text or "AccessDenied" in text:
         bucket_arn = f"{arn()}{bucket}"
-        place = bucket_arn if verb == "list" else f"{bucket_arn}/{key}"
-        fix = explain_missing_permission(f"s3:{IAM_ACTIONS[verb]}", place, text)
+        resource = bucket_arn if verb == "list" else f"{bucket_arn}/{key}"
+        fix = explain_missing_permission(f"s3:{IAM_ACTIONS[verb]}", resource, text)
         if verb == "read":
             fix += f" and s3:ListBucket on {bucket_arn}"
         return f"cannot {verb} {uri}: {fix}"

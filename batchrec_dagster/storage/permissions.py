@@ -125,7 +125,7 @@ def _find_resource(operation: str, params: Mapping[str, Any], prefix: str) -> st
         # A policy must allow CreateSolution on the recipe too.
         return f"{created} and {params['recipeArn']}" if "recipeArn" in params else created
     member = words[0].lower() + "".join(words[1:])
-    for about in (f"{member}Arn", "resourceArn", "solutionVersionArn", "solutionArn"):
-        if about in params:
-            return str(params[about])
+    for parameter in (f"{member}Arn", "resourceArn", "solutionVersionArn", "solutionArn"):
+        if parameter in params:
+            return str(params[parameter])
     return "*"

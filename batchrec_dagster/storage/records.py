@@ -31,8 +31,8 @@ def parse(data: bytes, model: type[Model]) -> Model:
         return model.model_validate_json(data)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        place = "".join(f"{name}: " for name in first["loc"])
-        raise ValueError(f"it is not a {model.__name__}: {place}{first['msg']}") from None
+        field = "".join(f"{name}: " for name in first["loc"])
+        raise ValueError(f"it is not a {model.__name__}: {field}{first['msg']}") from None
 
 
 def load(store: ObjectStore, uri: str, model: type[Model]) -> Model | None:

@@ -6,7 +6,7 @@ import dagster as dg
 import polars as pl
 from pydantic import Field
 
-from batchrec_dagster.config import Pipeline, PublishedList, fingerprint
+from batchrec_dagster.config import PublishedList, fingerprint
 from batchrec_dagster.config.items_and_users import ItemIds
 from batchrec_dagster.config.lists import PopularBy
 from batchrec_dagster.errors import UserError
@@ -96,12 +96,17 @@ def published_lists(published: PublishedList) -> PipelineAsset:
 
 def list_own_settings(published: PublishedList) -> list[Any]:
     """The settings that decide what the lists are made of, but not those of assets before them."""
-    pipeline, titles = published.pipeline, title_assets(published.pipeline)
+    pipeline = published.pipeline
     if published.subject == "segment":
-        return [pipeline.segments, titles]
+        return [pipeline.segments, pipeline.has_titles]
     if published.subject == "item" and pipeline.similar_items is not None:
-        return [pipeline.similar_items.deciding_settings, titles]
-    return [published.settings, published.experiment, *pipeline.popularity_settings, titles]
+        return [pipeline.similar_items.deciding_settings, pipeline.has_titles]
+    return [
+        published.settings,
+        published.experiment,
+        *pipeline.popularity_settings,
+        pipeline.has_titles,
+    ]
 
 
 def list_upstream_assets(published: PublishedList) -> list[dg.AssetKey]:
@@ -126,11 +131,6 @@ def list_upstream_assets(published: PublishedList) -> list[dg.AssetKey]:
     return assets + [
         dg.AssetKey(key) for items in declared if items is not None for key in items.upstream
     ]
-
-
-def title_assets(pipeline: Pipeline) -> list[dg.AssetKey]:
-    """The asset of the titles, for `deps`; empty if the pipeline declares none."""
-    return [asset_key(pipeline, "item_titles")] if pipeline.has_titles else []
 
 
 def require_model(work: PersonalizeWork, published: PublishedList) -> ModelRecord | None:

@@ -29,7 +29,7 @@ from batchrec_dagster.steps.interactions import (
 from batchrec_dagster.steps.ratings import RawRatings
 
 if TYPE_CHECKING:
-    from batchrec_dagster.steps.batch_users import UsersRecord
+    from batchrec_dagster.steps.batch_users import BatchUsersRecord
 
 USERS_VERSION = "2"
 
@@ -183,7 +183,7 @@ def _describe_users(settings: BatchUsers) -> str:
     return f"Every user of the interactions{since}{matching}"
 
 
-def _count_not_matching(settings: BatchUsers, users: "UsersRecord") -> dict[str, int]:
+def _count_not_matching(settings: BatchUsers, users: "BatchUsersRecord") -> dict[str, int]:
     if settings.filter is None:
         return {}
     return {"left_out_by_filter": users.not_matching, "not_in_users": users.unknown}

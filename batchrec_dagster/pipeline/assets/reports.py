@@ -103,7 +103,7 @@ def recommendation_outcomes(published: PublishedList) -> PipelineAsset:
             lines.append(REPLAYED)
         if outcomes.experiment is not None:
             lines += describe_result(outcomes.experiment)
-        uri = work.storage.uri(published.keys.outcomes)
+        uri = work.files.uri(published.keys.outcomes)
         metadata = {
             "preview": preview_metadata(*map(escape, lines)),
             **_outcomes_metadata(outcomes, newest),
@@ -158,7 +158,7 @@ def recommendation_report(
         log = context.log.info if page.verdict.level == "good" else context.log.warning
         log(f"edition {page.edition.number} is live. {page.verdict}")
         html = put_page(work.files_of(published), page)
-        uri = work.storage.uri(published.keys.report)
+        uri = work.files.uri(published.keys.report)
         metadata = {
             **_describe_page(page, html),
             **storage_links("report", work.storage, uri),

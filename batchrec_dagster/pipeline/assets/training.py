@@ -112,7 +112,7 @@ def _import_metadata(work: PersonalizeWork, dataset_import: DatasetImport) -> di
             f"{asset}_import_job_arn": file.import_job_arn for asset, file in record.imports.items()
         },
         **dataset_group_link(record.dataset_group_arn, on_aws=work.ensure.on_aws),
-        "dagster/uri": work.storage.uri(work.pipeline.keys.record("personalize_dataset")),
+        "dagster/uri": work.files.record_uri("personalize_dataset"),
     }
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 from pydantic import BaseModel
 
-from batchrec_dagster.personalize.measurements import COVERAGE, join_events, name_ndcg
+from batchrec_dagster.personalize.measurements import COVERAGE, join_words, name_ndcg
 from batchrec_dagster.reporting.insight.numbers import Number
 from batchrec_dagster.steps.judge_quality import compare_models
 from batchrec_dagster.storage.edition import DataCounts, Edition
@@ -161,7 +161,7 @@ def explain_incomparability(before: Edition, after: Edition) -> list[str]:
 
 def _read_success(edition: Edition) -> str | None:
     """The types of events that the metrics count alone, in any order and case; None for all."""
-    return join_events(sorted(name.lower() for name in edition.success)) or None
+    return join_words(sorted(name.lower() for name in edition.success)) or None
 
 
 def _name_data(edition: Edition) -> tuple[str, str | None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from batchrec_dagster.personalize.measurements import EMBEDDED, join_events
+from batchrec_dagster.personalize.measurements import EMBEDDED, join_words
 from batchrec_dagster.reporting.insight.numbers import format_count
 from batchrec_dagster.steps.judge_quality import NOBODY_TESTED
 from batchrec_dagster.steps.thresholds import FEW_TESTED
@@ -40,10 +40,10 @@ def describe_counted_events(
     engine: what measured them.
     """
     if counted:
-        return f"The metrics count {join_events(counted)} alone."
+        return f"The metrics count {join_words(counted)} alone."
     if not declared:
         return ""
     return (
-        f"{engine}'s metrics count all events, not only {join_events(declared)}: outcomes and"
+        f"{engine}'s metrics count all events, not only {join_words(declared)}: outcomes and"
         " experiments count these."
     )

@@ -12,7 +12,7 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Any, Literal
 
-from batchrec_dagster.personalize.measurements import join_events
+from batchrec_dagster.personalize.measurements import join_words
 from batchrec_dagster.reporting.insight.numbers import Number
 from batchrec_dagster.storage.layout import ListFiles, ListKeys
 from batchrec_dagster.storage.nights import Night
@@ -149,7 +149,7 @@ def describe_success(newest: Sequence[ListedNight]) -> str:
     newest: the nights, newest first.
     """
     measured = [night for night in newest if night.is_publication and night.ndcg is not None]
-    numbers = {night.edition: join_events(night.success) or "all events" for night in measured}
+    numbers = {night.edition: join_words(night.success) or "all events" for night in measured}
     if {*numbers.values()} <= {"all events"}:
         return ""
     # Editions in a row that count the same are one part of the sentence.

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
-from batchrec_dagster.personalize.measurements import COVERAGE, join_events, name_ndcg
+from batchrec_dagster.personalize.measurements import COVERAGE, join_words, name_ndcg
 from batchrec_dagster.reporting.insight.changes import (
     Changes,
     read_ndcg_number,
@@ -124,7 +124,7 @@ class Page(BaseModel):
         edition = self.edition
         engine = describe_engine(edition.engine)
         people = describe_tested_users(None if edition.groups is None else edition.groups.tested)
-        counted = f", by {join_events(edition.success)} alone" if edition.success else ""
+        counted = f", by {join_words(edition.success)} alone" if edition.success else ""
         return f"Measured by {engine}, on {people}{counted}"
 
     @property

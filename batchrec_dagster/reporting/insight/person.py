@@ -219,7 +219,7 @@ def _read_outcome(
     rows: those of the person.
     """
     key = files.keys.users_without_lists(edition.version)
-    absent = files.parquet(key, "delete it: it only says why some users have no list")
+    absent = files.read_parquet(key, "delete it: it only says why some users have no list")
     errors = [] if absent is None else absent.filter(user_id=user).get_column("error").to_list()
     failure = errors[0] if errors else None
     if edition.experiment is None:

@@ -39,7 +39,7 @@ from batchrec_dagster.steps.model_records import ModelRecord
 from batchrec_dagster.steps.outcomes import MeasuredOutcomes, measure_outcomes, pool_outcomes
 from batchrec_dagster.steps.reasons import Reasons, weigh_events
 from batchrec_dagster.steps.rule_context import RuleContext
-from batchrec_dagster.steps.rules import Rules
+from batchrec_dagster.steps.rules import PreparedRules
 from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.connection import S3Connection, Storage
 from batchrec_dagster.storage.layout import ListFiles
@@ -119,7 +119,7 @@ def apply_rules(
         titled=None if data.titled is None else pl.Series(data.titled, dtype=pl.String),
         pinned=[pin.item for pin in declared.pin if pin.item is not None],
     )
-    prepared = Rules(declared, seen, context)
+    prepared = PreparedRules(declared, seen, context)
     lists = {"members": pl.List(pl.String), "scores": pl.List(pl.Float64)}
     schema = pl.Schema({"subject": pl.String(), **lists})
     pieces = []
@@ -188,7 +188,7 @@ def make_list(
     interactions = pl.LazyFrame(seen or [], schema=schema, orient="row")
     items_had = interactions.collect().get_column("ITEM_ID").unique()
     context = RuleContext(num_results, everyone, interactions, items_had, 0, date(2026, 12, 24))
-    rules = Rules(ListRules(), None if seen is None else ExcludeSeen(), context)
+    rules = PreparedRules(ListRules(), None if seen is None else ExcludeSeen(), context)
     settings = {
         "num_results": num_results,
         "max_failed_share": max_failed_share,
