@@ -60,7 +60,7 @@ class Peer:
     scorer: Score
     recency: float
 
-    def score(self, history: History) -> Float32:
+    def score(self, history: History, out: Float32 | None = None) -> Float32:
         """(users, n_items)"""
         return self.scorer(history, self.recency)
 

@@ -246,7 +246,7 @@ class PopularItems:
     item_ids: Ids
     """(n_items,) distinct str, the most popular first."""
 
-    def score(self, history: History) -> Float32:
+    def score(self, history: History, out: Float32 | None = None) -> Float32:
         """(users, n_items)"""
         falling = -np.arange(len(self.item_ids), dtype=np.float32)
         return np.tile(falling, (len(history.lengths), 1))

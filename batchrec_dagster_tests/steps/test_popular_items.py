@@ -105,7 +105,7 @@ def test_the_embedded_engine_and_popular_items_are_measured_on_the_same_choices(
     places = find_positions(popular, by_interactions).astype(np.float32)
     model = PopularLists(by_interactions)
     with patch.object(
-        PopularLists, "score", lambda _, history: np.tile(-places, (len(history.lengths), 1))
+        PopularLists, "score", lambda _, history, out: np.tile(-places, (len(history.lengths), 1))
     ):
         groups = measure(model, held_out).groups
     measured = measure_popularity(data, 10_000)

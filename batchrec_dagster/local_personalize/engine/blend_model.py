@@ -47,8 +47,9 @@ class PopularityScorer:
     counts: Float32
     """(n_items,)"""
 
-    def score(self, history: History, exponent: float) -> Float32:
-        return np.tile(self.counts, (len(history.lengths), 1))
+    def add(self, scores: Float32, history: History, exponent: float, weight: float) -> None:
+        """See `select.Scorer`."""
+        scores += self.counts * np.float32(weight)
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,8 @@ class NewItems:
         """
         n_own = scores.shape[1] - len(self.ages)
         own = top_k(scores[:, :n_own], k)
-        suits = self.scorer.score(history, NEW_ITEMS_RECENCY)
+        suits = np.zeros(scores.shape, np.float32)
+        self.scorer.add(suits, history, NEW_ITEMS_RECENCY, 1.0)
         first = np.maximum(own[:, :COMPARED], 0)
         least = np.median(np.take_along_axis(suits, first, axis=1), axis=1, keepdims=True)
         is_suitable = (suits >= least) & (suits > 0) & (scores > -np.inf)
@@ -113,21 +115,21 @@ class BlendModel:
     new_items: NewItems | None = None
     """The last of `item_ids`, which nobody had in the training."""
 
-    def score(self, history: History) -> Float32:
+    def score(self, history: History, out: Float32 | None = None) -> Float32:
         """(users, n_items) logits. Those of new items are the least: they have places of their
         own."""
         own = history.keep_items(len(self.popularity))
-        all_logits = np.full((len(own.lengths), len(self.item_ids)), LEAST_SCORE, np.float32)
-        logits = all_logits[:, : own.n_items]
+        if out is None:
+            out = np.empty((len(own.lengths), len(self.item_ids)), np.float32)
+        out[:, own.n_items :] = LEAST_SCORE
+        logits = out[:, : own.n_items]
         logits[:] = 0
         for scorer, exponent, weight in self._weighted_scorers:
-            scores = scorer.score(own, exponent)
-            scores *= np.float32(weight)
-            logits += scores
+            scorer.add(logits, own, exponent, weight)
         if self.repeats is not None:
             self.repeats.add(logits, own)
         logits[own.lengths == 0] = self.popularity
-        return all_logits
+        return out
 
     @cached_property
     def _weighted_scorers(self) -> list[tuple[Scorer, float, float]]:

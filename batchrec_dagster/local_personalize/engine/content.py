@@ -145,10 +145,11 @@ class ContentScorer:
     weights: Float32
     """(features, features): a row is a feature of a history, a column one of an item to score."""
 
-    def score(self, history: History, exponent: float) -> Float32:
-        """(users, n_items); recent items weigh more, see `History.recency_weights`."""
+    def add(self, scores: Float32, history: History, exponent: float, weight: float) -> None:
+        """See `select.Scorer`."""
         profiles = (history.recency_weights(exponent) @ self.features).toarray() @ self.weights
-        return np.ascontiguousarray((self.features @ profiles.T).T, dtype=np.float32)
+        profiles *= np.float32(weight)
+        scores += (self.features @ profiles.T).T
 
 
 def fit_content(history: History, features: csr_matrix) -> ContentScorer:

@@ -254,6 +254,8 @@ class History:
 
     def keep_items(self, n_items: int) -> History:
         """The histories without the items from index `n_items` on."""
+        if n_items == self.n_items:
+            return self
         is_kept = self.items < n_items
         return replace(self.keep(is_kept), n_items=n_items)
 
@@ -269,22 +271,37 @@ class History:
         return csr_matrix((data, self.items.copy(), self.starts), shape=shape)
 
 
+class HistoryReader:
+    """Reads the histories of users, over the items of a model."""
+
+    def __init__(self, interactions: Interactions, item_ids: Ids) -> None:
+        """item_ids: the model's items. Interactions with others are left out."""
+        self._interactions = interactions
+        self._model_items = find_positions(item_ids, interactions.item_ids)
+        self._n_items = len(item_ids)
+        # One more than the users have, which the index -1 finds.
+        self._starts = np.append(interactions.starts, interactions.starts[-1])
+
+    def find_rows(self, users: Int32) -> tuple[Int64, Int64]:
+        """The first row of the interactions of each user, and the one after the last."""
+        first = self._starts[users]
+        return first, np.where(users < 0, first, self._starts[users + 1])
+
+    def read(self, users: Int32) -> History:
+        """The histories of users, in the given order.
+
+        users: (n,) indices into the interactions' users; -1 has an empty history.
+        """
+        first, last = self.find_rows(users)
+        return _read_block(self._interactions, self._model_items, self._n_items, first, last)
+
+
 def read_histories(interactions: Interactions, item_ids: Ids, users: Int32) -> History:
-    """The histories of users, in the given order.
-
-    item_ids: the model's items. Interactions with others are left out.
-    users: (n,) indices into the interactions' users; -1 has an empty history.
-    """
-    model_items = find_positions(item_ids, interactions.item_ids)
-    all_starts = np.append(interactions.starts, interactions.starts[-1])
-    first = all_starts[users]
-    last = np.where(users < 0, first, all_starts[users + 1])
-
-    def read_block(block: slice) -> History:
-        return _read_block(interactions, model_items, len(item_ids), first[block], last[block])
-
-    starts = starts_of(last - first)
-    parts = list(ordered_map(read_block, split_rows(starts, ROWS_AT_ONCE) or [slice(0, 0)]))
+    """The histories of many users, as of a `HistoryReader`, on all cores."""
+    reader = HistoryReader(interactions, item_ids)
+    first, last = reader.find_rows(users)
+    blocks = split_rows(starts_of(last - first), ROWS_AT_ONCE) or [slice(0, 0)]
+    parts = list(ordered_map(lambda block: reader.read(users[block]), blocks))
     if len(parts) == 1:
         return parts[0]
     lengths = np.concatenate([part.lengths for part in parts])

@@ -27,6 +27,7 @@ SHIFT = 8
 START_ROUNDS = 4
 START_SCALE = 0.1  # the standard deviation of the factors to start from
 ITERATIONS = 2
+ITEMS_AT_ONCE = 4096  # whose scores, of the users of a chunk, stay in the cache
 
 
 @dataclass(frozen=True)
@@ -42,9 +43,12 @@ class FactorScorer:
     confidence: float
     """c, see above."""
 
-    def score(self, history: History, exponent: float) -> Float32:
-        """(users, n_items); recent items weigh more, see `History.recency_weights`."""
-        return np.asarray(self._solve_users(history, exponent) @ self._columns)
+    def add(self, scores: Float32, history: History, exponent: float, weight: float) -> None:
+        """See `select.Scorer`."""
+        users = self._solve_users(history, exponent) * np.float32(weight)
+        for first in range(0, scores.shape[1], ITEMS_AT_ONCE):
+            block = slice(first, first + ITEMS_AT_ONCE)
+            scores[:, block] += users @ self._columns[:, block]
 
     def _solve_users(self, history: History, exponent: float) -> Float32:
         """(users, k): (YᵀY + Yᵀ(C - I)Y + rI)⁻¹ YᵀCp for each user, in the paper's letters."""

@@ -41,15 +41,14 @@ class PairScorer:
     weights: csr_matrix
     """(n_items, n_items) float32: a row is an item of a history, a column an item to score."""
 
-    def score(self, history: History, exponent: float) -> Float32:
-        """(users, n_items); recent items weigh more, see `History.recency_weights`.
+    def add(self, scores: Float32, history: History, exponent: float, weight: float) -> None:
+        """See `select.Scorer`.
 
         SciPy's public product of two sparse matrices takes four times as long, which is a third of
         making all lists. `csc_matvec` is what a sparse matrix times a vector calls.
         """
         n = history.n_items
-        scores = np.zeros((len(history.lengths), n), np.float32)
-        recency = history.recency_weights(exponent).data
+        recency = history.recency_weights(exponent).data * np.float32(weight)
         order = np.lexsort((-history.items, history.owners))
         rows = history.items[order]
         # As columns, the row of an item and what lies between two rows take turns. From the last
@@ -62,7 +61,6 @@ class PairScorer:
             row_ends, row_factors = ends[own], factors[own]
             entries = row_ends, self.weights.indices, self.weights.data, row_factors
             csc_matvec(n, len(row_ends) - 1, *entries, scores[user])
-        return scores
 
 
 def add_cells(

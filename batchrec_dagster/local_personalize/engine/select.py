@@ -8,6 +8,7 @@ them is the best is chance.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -54,8 +55,8 @@ class Scorer(Protocol):
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
-    def score(self, history: History, exponent: float) -> Float32:
-        """(users, n_items) scores, higher is better.
+    def add(self, scores: Float32, history: History, exponent: float, weight: float) -> None:
+        """Add the weighted scores of all items to the (users, n_items) ones; higher is better.
 
         exponent: how much more the recent items weigh, see `History.recency_weights`.
         """
@@ -201,9 +202,13 @@ def _add_up(weights: Weights, scores: Mapping[str, Float32]) -> Float32:
 
 def score_users(scorer: Scorer, history: History, exponent: float) -> Float32:
     """(users, n_items): the scores of all users, chunk by chunk on all cores."""
-    blocks = split_requests(len(history.lengths), history.n_items)
-    parts = ordered_map(lambda block: scorer.score(history.of_users(block), exponent), blocks)
-    return np.concatenate([np.zeros((0, history.n_items), np.float32), *parts])
+    scores = np.zeros((len(history.lengths), history.n_items), np.float32)
+
+    def add(block: slice) -> None:
+        scorer.add(scores[block], history.of_users(block), exponent, 1.0)
+
+    deque(ordered_map(add, split_requests(*scores.shape)), maxlen=0)
+    return scores
 
 
 def measure_users(scores: Float32, tested: Tested) -> Float64:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -12,11 +13,11 @@ from .data import (
     Float32,
     Float64,
     History,
+    HistoryReader,
     Ids,
     Int32,
     Interactions,
     find_positions,
-    read_histories,
 )
 from .parallel import ordered_map
 
@@ -26,6 +27,7 @@ Exclude = Callable[[slice, Float32], None]
 
 CHUNK_SCORES = 1 << 20  # on each core; a chunk of a large catalogue has fewer users
 LEAST_CHUNK, LARGEST_CHUNK = 64, 256  # users
+CACHED_SCORES = 1 << 17  # whose exponentials are summed at once
 GROUPS = 32  # per item of a list, of which top_k reads the largest score
 LEAST_SCORE = np.finfo(np.float32).min
 
@@ -37,8 +39,11 @@ class UserModel(Protocol):
     def item_ids(self) -> Ids:
         """(n_items,) distinct str, the most popular first."""
 
-    def score(self, history: History) -> Float32:
-        """(users, n_items) logits, which become probabilities by a softmax."""
+    def score(self, history: History, out: Float32 | None = None) -> Float32:
+        """(users, n_items) logits, which become probabilities by a softmax.
+
+        out: an array that they may be written to.
+        """
 
     def choose(self, scores: Float32, history: History, k: int) -> Int32:
         """(users, k): the items of each list, best first; -1 pads.
@@ -73,10 +78,18 @@ def recommend(
         trained on have lists, too.
     """
     users = find_positions(interactions.user_ids, user_ids)
+    histories = HistoryReader(interactions, model.item_ids)
+    blocks = split_requests(len(users), len(model.item_ids))
+    largest = max((block.stop - block.start for block in blocks), default=0)
+    # Each thread writes the scores of all its chunks to one array. The kernel clears the pages of a
+    # new one, which takes as long as a quarter of the rest.
+    threads_own = threading.local()
 
     def answer(block: slice) -> Lists:
-        history = read_histories(interactions, model.item_ids, users[block])
-        scores = model.score(history)
+        if not hasattr(threads_own, "scores"):
+            threads_own.scores = np.empty((largest, len(model.item_ids)), np.float32)
+        history = histories.read(users[block])
+        scores = model.score(history, threads_own.scores[: len(history.lengths)])
         log_sum = logsumexp(scores)
         highest = scores.max(axis=1, keepdims=True, initial=LEAST_SCORE)
         if exclude is not None:
@@ -89,7 +102,7 @@ def recommend(
         logits = np.minimum.accumulate(logits, axis=1)
         return Lists(items, np.where(items < 0, 0.0, np.exp(logits - log_sum)))
 
-    return ordered_map(answer, split_requests(len(users), len(model.item_ids)))
+    return ordered_map(answer, blocks)
 
 
 def split_requests(requests: int, columns: int) -> list[slice]:
@@ -139,5 +152,11 @@ def logsumexp(logits: Float32) -> Float64:
     if not logits.shape[1]:
         return np.zeros((len(logits), 1))
     highest = logits.max(axis=1, keepdims=True)
-    sums = np.exp(logits - highest).sum(axis=1, keepdims=True, dtype=np.float64)
+    sums = np.empty((len(logits), 1))
+    step = max(1, CACHED_SCORES // logits.shape[1])
+    for first in range(0, len(logits), step):
+        rows = slice(first, first + step)
+        exponentials = logits[rows] - highest[rows]
+        np.exp(exponentials, out=exponentials)
+        sums[rows] = exponentials.sum(axis=1, keepdims=True, dtype=np.float64)
     return np.asarray(highest + np.log(sums))

@@ -106,8 +106,8 @@ class LastItemModel:
     def item_ids(self) -> Ids:
         return self.model.item_ids
 
-    def score(self, history: History) -> Float32:
-        """(users, n_items) similarities."""
+    def score(self, history: History, out: Float32 | None = None) -> Float32:
+        """(users, n_items) similarities, in an array of their own."""
         last = np.full(len(history.lengths), -1, np.int32)
         has_items = history.lengths > 0
         last[has_items] = history.items[history.starts[:-1][has_items]]

@@ -20,6 +20,7 @@ from batchrec_dagster.local_personalize.engine.content import (
     read_features,
 )
 from batchrec_dagster.local_personalize.engine.data import Float32, Interactions
+from batchrec_dagster.local_personalize.engine.select import score_users
 from batchrec_dagster.personalize.schemas import Field
 from batchrec_dagster_tests.local_personalize.engine.support import (
     history_of,
@@ -124,7 +125,7 @@ def test_the_weights_are_the_two_regressions() -> None:
     of_items = np.linalg.inv(dense.T @ dense + np.eye(2))
     assert scorer.weights == pytest.approx(of_users @ profiles.T @ profiles @ of_items, rel=1e-4)
     expected = history.recency_weights(0.3) @ dense @ scorer.weights @ dense.T
-    assert scorer.score(history, 0.3) == pytest.approx(expected, rel=1e-4)
+    assert score_users(scorer, history, 0.3) == pytest.approx(expected, rel=1e-4)
 
 
 def test_new_items_go_to_those_who_like_their_kind() -> None:

@@ -6,6 +6,7 @@ import numpy as np
 
 from batchrec_dagster.local_personalize.engine.data import Float64, History
 from batchrec_dagster.local_personalize.engine.factors import FactorScorer, fit_factors
+from batchrec_dagster.local_personalize.engine.select import score_users
 from batchrec_dagster_tests.local_personalize.engine.support import history_of
 
 
@@ -34,7 +35,7 @@ def test_scores_solve_the_equations_of_the_paper() -> None:
     factors = fit_factors(history, regularization=1.5, confidence=3.0, factors=8)
     for exponent in (0.0, 0.6):
         expected = solve(history, exponent, factors)
-        np.testing.assert_allclose(factors.score(history, exponent), expected, atol=1e-4)
+        np.testing.assert_allclose(score_users(factors, history, exponent), expected, atol=1e-4)
 
 
 def test_a_fit_lowers_the_loss_until_it_is_least() -> None:
@@ -44,7 +45,7 @@ def test_a_fit_lowers_the_loss_until_it_is_least() -> None:
     factors = factors.fit(history, 30)
     again = factors.fit(history, 1)
     np.testing.assert_allclose(again.item_factors, factors.item_factors, atol=5e-3)
-    scores = again.score(history, 0.0)
+    scores = score_users(again, history, 0.0)
     had = history.recency_weights(0.0).toarray() > 0
     assert scores[had].mean() > scores[~had].mean() + 0.3
 
@@ -53,7 +54,8 @@ def test_weighty_events_are_fitted_more_closely() -> None:
     history = build_history()
     weights = np.random.default_rng(0).choice([0.25, 1.0], len(history.items)).astype(np.float32)
     object.__setattr__(history, "weights", weights)
-    scores = fit_factors(history, regularization=1.5, confidence=3.0, factors=4).score(history, 0)
+    factors = fit_factors(history, regularization=1.5, confidence=3.0, factors=4)
+    scores = score_users(factors, history, 0.0)
     fitted = scores[history.owners, history.items]
     assert fitted[weights == 1].mean() > fitted[weights < 1].mean() + 0.02
 

@@ -20,6 +20,7 @@ from batchrec_dagster.local_personalize.engine.pairs import (
     join_both_orders,
     keep_largest,
 )
+from batchrec_dagster.local_personalize.engine.select import score_users
 from batchrec_dagster_tests.local_personalize.engine.support import history_of
 
 ORDERS = st.lists(st.lists(st.integers(0, 7), unique=True, max_size=8), max_size=9)
@@ -88,7 +89,7 @@ def test_scores_are_the_product_of_history_and_weights(users: int, exponent: flo
     orders = [rng.permutation(30)[: rng.integers(1, 20)].tolist() for _ in range(users)]
     history = history_of(orders, 30)
     weights = random(30, 30, 0.3, format="csr", dtype=np.float32, random_state=1)
-    scores = PairScorer(weights).score(history, exponent)
+    scores = score_users(PairScorer(weights), history, exponent)
     expected = (history.recency_weights(exponent) @ weights).toarray()
     np.testing.assert_allclose(scores, expected, rtol=1e-5)
 

@@ -27,6 +27,7 @@ from batchrec_dagster.local_personalize.engine.select import (
     is_better,
     list_options,
     scale_blend,
+    score_users,
     select_blend,
 )
 from batchrec_dagster_tests.local_personalize.engine.support import (
@@ -47,12 +48,13 @@ class Oracle:
     best_exponent: float | None = None
     seed: int = 0
 
-    def score(self, history: History, exponent: float) -> Float32:
+    def add(self, scores: Float32, history: History, exponent: float, weight: float) -> None:
         wanted = np.zeros((len(history.lengths), ITEMS), np.float32)
         wanted[np.arange(len(wanted)), wanted_items(history)] = 1
         distance = 0 if self.best_exponent is None else abs(exponent - self.best_exponent)
         rng = np.random.default_rng([self.seed, *history.items[:1].tolist()])
-        return wanted + (self.noise + distance) * rng.standard_normal(wanted.shape, np.float32)
+        noise = (self.noise + distance) * rng.standard_normal(wanted.shape, np.float32)
+        scores += weight * (wanted + noise)
 
 
 def wanted_items(history: History) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
@@ -146,7 +148,8 @@ def test_weights_are_scaled_by_the_spread_of_scores(tested: Tested) -> None:
     scorers = scorers_with(sequence=0.1)
     blend = Blend({SEQUENCE: 0.5, POPULARITY: 0.5}, {SEQUENCE: 0.9, POPULARITY: 0.0})
     weights = scale_blend(blend, scorers, tested).weights
-    spreads = [np.std(scorers[name].score(tested.history, 0.9), axis=1).mean() for name in weights]
+    scores = [score_users(scorers[name], tested.history, 0.9) for name in weights]
+    spreads = [np.std(of_users, axis=1).mean() for of_users in scores]
     contributions = [w * s for w, s in zip(weights.values(), spreads, strict=True)]
     assert contributions[0] == pytest.approx(contributions[1], rel=0.3)
 
