@@ -98,7 +98,7 @@ def forget(
     _print_traces(terminal, traces)
     for work in works:
         for sentence in _describe_consequences(work, traces[work.pipeline.name]):
-            terminal.line(f"{work.pipeline.name}: {sentence}")
+            terminal.print_line(f"{work.pipeline.name}: {sentence}")
     if not names:
         _print_undeclared(terminal, all_works)
     if dry_run:
@@ -156,10 +156,10 @@ def _print_traces(terminal: Terminal, traces: Mapping[str, Sequence[Trace]]) -> 
         if trace.number
     ]
     if not any(trace.is_of_people for _, trace in rows):
-        terminal.line(
+        terminal.print_line(
             "Not found anywhere. Erasing puts them on the list of people whom refreshes leave out."
         )
-    terminal.table(
+    terminal.print_table(
         "",
         [Column("where", "wrap"), Column("how much", "keep", right=True), Column("then", "wrap")],
         [(name, trace.amount, trace.consequence) for name, trace in rows],
@@ -190,7 +190,7 @@ def _print_undeclared(terminal: Terminal, declared: Collection[str]) -> None:
 
     published = {files.keys.pipeline for files in find_published(load_storage())}
     if undeclared := sorted(published.difference(declared)):
-        terminal.line(
+        terminal.print_line(
             f"Not looked at, because not declared: {', '.join(undeclared)}. To delete what such a"
             " pipeline left: batchrec teardown NAME --storage"
         )

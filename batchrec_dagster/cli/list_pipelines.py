@@ -170,5 +170,5 @@ def _list_nights(lists: Sequence[ListFiles], *, as_json: bool) -> None:
     terminal = Terminal()
     for number, address in enumerate(nights):
         if number:
-            terminal.line()
+            terminal.print_line()
         print_nights(terminal, address, nights[address])

@@ -82,7 +82,7 @@ def new(name: str, ratings: str, items: str | None, users: str | None, **options
     # The files are named from the folder in which the command is typed.
     folder = Path.cwd()
     project = enter_project()
-    _check_name(name, project)
+    _require_new_name(name, project)
 
     from batchrec_dagster.cli.recognise_attributes import recognise_attributes
     from batchrec_dagster.cli.write_declaration import build_text, find_line, write_declaration
@@ -138,7 +138,7 @@ def _parse_columns(given: Mapping[str, str | None]) -> dict[str, Column]:
     return columns
 
 
-def _check_name(name: str, project: Project) -> None:
+def _require_new_name(name: str, project: Project) -> None:
     """Raise click.UsageError for an invalid name, ClickException for one that is taken."""
     from pydantic import ValidationError
 

@@ -87,7 +87,7 @@ def recognise_attributes(
         )
         roles = {layout.setting(role): column for role, column in layout.roles.items()}
         require_columns(sample, roles)
-        doubts = [*_describe_code(sample, layout)]
+        doubts = [*_describe_nested_cells(sample, layout)]
     rows = parse_attributes(file, layout)
     settings = build_settings(
         source,
@@ -180,7 +180,7 @@ def _find_separator(sample: FileSample, categories: Iterable[str]) -> str:
     return VALUE_SEPARATOR
 
 
-def _describe_code(sample: FileSample, layout: AttributesLayout) -> Iterator[Doubt]:
+def _describe_nested_cells(sample: FileSample, layout: AttributesLayout) -> Iterator[Doubt]:
     """Categories of a text file whose cells are lists or objects, as of Python."""
     for column in layout.categories.values() if isinstance(sample.table, CsvTable) else ():
         cells = sample.read_cells(column)

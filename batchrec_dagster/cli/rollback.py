@@ -97,8 +97,8 @@ def _print_published(address: str, editions: Editions) -> None:
     from batchrec_dagster.reporting.views.terminal import Terminal
 
     terminal = Terminal()
-    terminal.line()
-    terminal.outcome("good", f"{address}: {_describe_published(editions.live())}")
+    terminal.print_line()
+    terminal.print_outcome("good", f"{address}: {_describe_published(editions.live())}")
 
 
 def _describe_published(edition: Edition | None) -> str:

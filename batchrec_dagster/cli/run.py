@@ -110,7 +110,8 @@ def _print_result(loaded: LoadedPipelines, name: str, storage: Storage, job: Wat
     overviews = [read_overview(ListFiles(storage, published.keys)) for published in lists]
     terminal = Terminal()
     are_new = [views.print_result(terminal, overview, run_id, duration) for overview in overviews]
-    views.print_warnings(terminal, job.stages.warnings)
+    for warning in job.stages.warnings:
+        terminal.print_finding("watch", warning)
     if any(are_new):
         users = (overview.example_user for overview in overviews)
         example = next((user for user in users if user is not None), None)

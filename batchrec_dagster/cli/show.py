@@ -177,7 +177,7 @@ def _print_answers(answers: Sequence[Any]) -> None:
     terminal = Terminal()
     for number, answer in enumerate(answers):
         if number:
-            terminal.line()
+            terminal.print_line()
         match answer:
             case PersonDetails():
                 views.print_person(terminal, answer)

@@ -55,13 +55,13 @@ def ui(
     # Opening the instance makes the databases of a new home, before several processes need them.
     project = enter_project_if_any()
     with open_dagster_instance(), ExitStack() as stack:
-        files = workspace or [stack.enter_context(default_workspace(project))]
+        files = workspace or [stack.enter_context(open_workspace(project))]
         stack.enter_context(record_page_address(use_dagster_home(), host, port))
         serve_ui(files, host, port, allowed_hosts, daemon=daemon)
 
 
 @contextmanager
-def default_workspace(project: Project | None) -> Iterator[Path]:
+def open_workspace(project: Project | None) -> Iterator[Path]:
     """The file workspace.yaml of this folder, else one for the project while the block runs.
 
     Raises ProjectError if there is neither.

@@ -199,16 +199,16 @@ class WatchedJob:
         from batchrec_dagster.reporting.views.terminal import Terminal
 
         if self.signals:
-            Terminal().outcome("watch", f"{title}: stopped before the run started")
+            Terminal().print_outcome("watch", f"{title}: stopped before the run started")
             return
         self.output.seek(0)
         text = self.output.read().decode(errors="replace")
         # So Dagster numbers the mistakes in a run's configuration.
         mistakes = re.findall(r"^ +Error \d+: (.+)", text, re.MULTILINE)
         terminal = Terminal(stderr=True)
-        terminal.outcome("refuse", f"{title}: the run did not start")
+        terminal.print_outcome("refuse", f"{title}: the run did not start")
         for line in mistakes or text.splitlines()[-LINES_OF_OUTPUT:]:
-            terminal.sentence(line, hang=4)
+            terminal.print_sentence(line, hang=4)
 
     def _explain_failure(self, title: str, stages: RunStages, arguments: Sequence[str]) -> None:
         """Print why the run was stopped or failed, and what goes on from here."""
@@ -221,9 +221,11 @@ class WatchedJob:
         command_again = f"{program} {shlex.join(stages.drop_done_options(arguments))}"
         if self.signals:
             terminal = Terminal()
-            terminal.line()
-            terminal.outcome("watch", f"{title}: stopped after {self.duration}. Continue with:")
-            terminal.line(f"  {command_again}")
+            terminal.print_line()
+            terminal.print_outcome(
+                "watch", f"{title}: stopped after {self.duration}. Continue with:"
+            )
+            terminal.print_line(f"  {command_again}")
             return
         page = read_page_address(use_dagster_home())
         start = "" if answers(page) else f", once `{program} ui` runs"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
@@ -17,61 +17,11 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from batchrec_dagster.config.problems import describe_error
-from batchrec_dagster.config.settings import Matching, RoleArn, checked_by
-from batchrec_dagster.personalize.api import OWN_TAGS
+from batchrec_dagster.config.settings import Matching, RoleArn, accepted_by
+from batchrec_dagster.config.tags import parse_tags
 from batchrec_dagster.personalize.prices import Prices, PricesError
 from batchrec_dagster.preparation.sources import limits
 from batchrec_dagster.storage.objects import split_uri
-
-# AWS's rules for tags: "Tag naming limits and requirements" in Tagging AWS Resources.
-MAX_KEY_CHARACTERS, MAX_VALUE_CHARACTERS, MAX_TAGS = 128, 256, 50
-PUNCTUATION_OF_TAGS = " +-=._:/@"
-
-EXAMPLE_OF_TAGS = "team=data,cost-center=42"
-
-
-def parse_tags(text: str) -> dict[str, str]:
-    """The tags that the text sets, as `team=data,cost-center=42`.
-
-    Raises ValueError, which names the pair that AWS would reject and the rule.
-    """
-    tags: dict[str, str] = {}
-    for pair in text.split(",") if text.strip() else ():
-        key, equals, value = (part.strip() for part in pair.partition("="))
-        if not equals:
-            raise ValueError(f"{pair!r} is not KEY=VALUE; write {EXAMPLE_OF_TAGS}")
-        problem = next(_find_tag_problems(key, value), None)
-        if problem:
-            raise ValueError(f"{pair!r}: {problem}")
-        if key in tags:
-            raise ValueError(f"{pair!r}: the key {key} is there twice")
-        tags[key] = value
-    most = MAX_TAGS - len(OWN_TAGS)
-    if len(tags) > most:
-        raise ValueError(
-            f"there are {len(tags)} tags: set at most {most}, because a resource has at most"
-            f" {MAX_TAGS} and batchrec sets {len(OWN_TAGS)} of them"
-        )
-    return tags
-
-
-def _find_tag_problems(key: str, value: str) -> Iterator[str]:
-    """What AWS, or batchrec, would reject of a tag."""
-    if not 1 <= len(key) <= MAX_KEY_CHARACTERS:
-        yield f"a key has 1 to {MAX_KEY_CHARACTERS} characters"
-    if len(value) > MAX_VALUE_CHARACTERS:
-        yield f"a value has at most {MAX_VALUE_CHARACTERS} characters"
-    for character in key + value:
-        if not (character.isalpha() or character.isnumeric() or character in PUNCTUATION_OF_TAGS):
-            yield (
-                f"{character!r} is not allowed: keys and values have letters, numbers, spaces and"
-                f" {' '.join(PUNCTUATION_OF_TAGS.strip())}"
-            )
-    if key.lower().startswith("aws:"):
-        yield "AWS keeps the keys that begin with aws: for itself"
-    if key.lower().startswith("batchrec:"):
-        yield "batchrec sets the keys that begin with batchrec: itself"
-
 
 EMBEDDED = "embedded"
 AWS = "aws"
@@ -81,7 +31,7 @@ LOCAL_ROLE_ARN = "arn:aws:iam::000000000000:role/batchrec-local"
 BUCKET = re.compile(r"[a-z\d][a-z\d.-]{1,61}[a-z\d]")
 
 
-def _check_storage(storage: str) -> None:
+def _require_storage(storage: str) -> None:
     if storage.startswith("s3://"):
         bucket, _ = split_uri(storage)
         if not BUCKET.fullmatch(bucket):
@@ -124,7 +74,7 @@ Endpoint = Annotated[
 ]
 
 
-def _in_words(default: str) -> dict[str, Any]:
+def _show_default(default: str) -> dict[str, Any]:
     """The default of a variable that depends on other variables, as the reference has it."""
     return {"default_in_words": default}
 
@@ -144,10 +94,10 @@ class Environment(BaseSettings):
         validate_default=True,
         description="The folder of the embedded Personalize and of downloads.",
     )
-    storage: Annotated[str, checked_by(_check_storage)] = Field(
+    storage: Annotated[str, accepted_by(_require_storage)] = Field(
         default_factory=lambda values: str(values["home"] / "storage"),
         description="A folder, or `s3://bucket/prefix`.",
-        json_schema_extra=_in_words(".batchrec/storage"),
+        json_schema_extra=_show_default(".batchrec/storage"),
     )
     s3_resource: str = Field(
         default="",
@@ -163,9 +113,9 @@ class Environment(BaseSettings):
         default=LOCAL_ROLE_ARN,
         description="The role with which Personalize reads and writes the bucket; needed for"
         " `aws`.",
-        json_schema_extra=_in_words(""),
+        json_schema_extra=_show_default(""),
     )
-    tags: Annotated[str, checked_by(parse_tags)] = Field(
+    tags: Annotated[str, accepted_by(parse_tags)] = Field(
         default="",
         description="Tags on everything that batchrec creates on AWS: `team=data,cost-center=42`.",
     )
@@ -173,12 +123,12 @@ class Environment(BaseSettings):
         default_factory=lambda values: 30 if values["personalize"] == AWS else 0.05,
         description="How often a run asks whether a job has ended, at first. On long jobs it asks"
         " less often.",
-        json_schema_extra=_in_words("30 on aws, else 0.05"),
+        json_schema_extra=_show_default("30 on aws, else 0.05"),
     )
     busy_seconds: Positive = Field(
         default_factory=lambda values: 300 if values["personalize"] == AWS else 5,
         description="How long a run waits before it tries again when Personalize is busy.",
-        json_schema_extra=_in_words("300 on aws, else 5"),
+        json_schema_extra=_show_default("300 on aws, else 5"),
     )
     deadline_hours: Positive = Field(
         default=24,
@@ -194,7 +144,7 @@ class Environment(BaseSettings):
         default=None,
         description="How large one file of a source may become when it is unpacked (archives,"
         " compressed files, Parquet). A download may have 50 GB.",
-        json_schema_extra=_in_words("200 times its size: at least 0.1, at most 50"),
+        json_schema_extra=_show_default("200 times its size: at least 0.1, at most 50"),
     )
     max_line_kb: Positive = Field(
         default=limits.DEFAULT_LINE_KB,
@@ -231,7 +181,7 @@ class Environment(BaseSettings):
         validation_alias="DAGSTER_HOME",
         description="Where Dagster keeps its `dagster.yaml` and its history: an absolute path. The"
         " default is for batchrec's commands. Dagster's own keep no history unless it is set.",
-        json_schema_extra=_in_words("BATCHREC_HOME/dagster"),
+        json_schema_extra=_show_default("BATCHREC_HOME/dagster"),
     )
     aws_region: str | None = Field(
         default=None, validation_alias=AliasChoices("AWS_REGION", "AWS_DEFAULT_REGION")
@@ -275,9 +225,9 @@ def _list_variables() -> tuple[Variable, ...]:
         if info.description is not None:
             extra = info.json_schema_extra
             words = extra.get("default_in_words") if isinstance(extra, dict) else None
-            default = str(info.default if words is None else words)
-            default = "" if info.default is None and words is None else default
-            variables.append(Variable(str(info.validation_alias), default, info.description))
+            default = info.default if words is None else words
+            text = "" if default is None else str(default)
+            variables.append(Variable(str(info.validation_alias), text, info.description))
     return tuple(variables)
 
 

@@ -14,7 +14,7 @@ from batchrec_dagster.config.sources import (
     Column,
     Source,
     TableSource,
-    check_names_or_positions,
+    require_names_or_positions,
 )
 from batchrec_dagster.personalize.schemas import VALUE_SEPARATOR, parse_schema
 from batchrec_dagster.preparation.attributes import AttributesLayout
@@ -115,7 +115,7 @@ class ItemColumns(AttributeColumns):
             for column in (self.item, self.title, self.image, self.link, self.created)
             if column is not None
         ] + [*self.categories.values(), *self.numbers.values()]
-        check_names_or_positions(columns)
+        require_names_or_positions(columns)
         if len(columns) == 1:
             raise ValueError("set the columns of the title, categories or numbers")
         if self.title is None and (self.image is not None or self.link is not None):
@@ -160,7 +160,7 @@ class UserColumns(AttributeColumns):
 
     @model_validator(mode="after")
     def _names_or_positions(self) -> Self:
-        check_names_or_positions([self.user, *self.categories.values(), *self.numbers.values()])
+        require_names_or_positions([self.user, *self.categories.values(), *self.numbers.values()])
         if not self.categories and not self.numbers:
             raise ValueError("set the columns of categories or numbers")
         self.require_schema()

@@ -246,7 +246,7 @@ class ListSettings(RecommendationSettings):
         return RecommendationSettings.model_construct(**settings)
 
 
-def _check_names(lists: Mapping[str, ListSettings]) -> Mapping[str, ListSettings]:
+def _require_list_names(lists: Mapping[str, ListSettings]) -> Mapping[str, ListSettings]:
     for name in lists:
         if name in (SIMILAR_ITEMS, SEGMENTS):
             raise ValueError(
@@ -261,5 +261,5 @@ def _check_names(lists: Mapping[str, ListSettings]) -> Mapping[str, ListSettings
     return lists
 
 
-NamedLists = Annotated[dict[str, ListSettings], AfterValidator(_check_names)]
+NamedLists = Annotated[dict[str, ListSettings], AfterValidator(_require_list_names)]
 """The settings of each list, by its name."""

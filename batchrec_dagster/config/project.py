@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 
 from pydantic import Field, field_validator, model_validator
 
-from batchrec_dagster.config.settings import Matching, RoleArn, Settings, checked_by
+from batchrec_dagster.config.settings import Matching, RoleArn, Settings, accepted_by
 
 MemorySize = Annotated[str, Matching(r"\d+[mg]", "write a size such as 4g")]
 
@@ -75,7 +75,7 @@ class PreparationSettings(Settings):
         return self
 
 
-def check_zone(timezone: str) -> None:
+def require_zone(timezone: str) -> None:
     """Raise ValueError unless it is an IANA time zone."""
     try:
         ZoneInfo(timezone)
@@ -96,7 +96,7 @@ class Schedule(Settings):
         description="Minute, hour, day of the month, month, day of the week.",
         examples=["0 3 * * *", "@daily"],
     )
-    timezone: Annotated[str, checked_by(check_zone)] = Field(
+    timezone: Annotated[str, accepted_by(require_zone)] = Field(
         default="UTC", description="An IANA time zone.", examples=["Europe/Berlin"]
     )
     enabled: bool = Field(

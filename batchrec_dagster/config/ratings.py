@@ -7,8 +7,8 @@ from typing import Annotated, Literal, Self, cast
 
 from pydantic import Field, model_validator
 
-from batchrec_dagster.config.settings import Settings, checked_by
-from batchrec_dagster.config.sources import Column, TableSource, check_names_or_positions
+from batchrec_dagster.config.settings import Settings, accepted_by
+from batchrec_dagster.config.sources import Column, TableSource, require_names_or_positions
 from batchrec_dagster.preparation.file_form import (
     EPOCH_UNITS,
     NO_TIMES,
@@ -19,7 +19,7 @@ from batchrec_dagster.preparation.file_form import (
     TableFormat,
 )
 from batchrec_dagster.preparation.polars.row_conditions import list_filter_columns
-from batchrec_dagster.preparation.polars.times import check_format, check_timezone
+from batchrec_dagster.preparation.polars.times import require_time_format, require_timezone
 from batchrec_dagster.preparation.row_rules import Rules
 
 
@@ -39,7 +39,7 @@ class InteractionSettings(Settings):
     min_rating: float | None = Field(
         default=None, description="Drop ratings below this. Default: keep all.", examples=[3.5]
     )
-    filter: Annotated[str, checked_by(list_filter_columns)] | None = Field(
+    filter: Annotated[str, accepted_by(list_filter_columns)] | None = Field(
         default=None,
         description="A SQL condition on the columns of the file; only rows that match are kept."
         " Columns of a file without a header are column_1, column_2 and so on.",
@@ -76,9 +76,9 @@ class InteractionSettings(Settings):
         )
 
 
-def _check_time_format(text: str) -> None:
+def _require_iso_or_format(text: str) -> None:
     if text != "iso8601":
-        check_format(text)
+        require_time_format(text)
 
 
 class RatingColumns(Settings):
@@ -117,7 +117,7 @@ class RatingColumns(Settings):
     @model_validator(mode="after")
     def _names_or_positions(self) -> Self:
         columns = list(self.declared.values())
-        check_names_or_positions(columns)
+        require_names_or_positions(columns)
         if len(set(columns)) < len(columns):
             raise ValueError(f"{', '.join(self.declared)} must be different columns")
         missing = [role for role in ("user", "item", "timestamp") if getattr(self, role) is None]
@@ -179,13 +179,13 @@ class RatingsSettings(TableSource):
         " that Excel counts. auto decides between the former by their size, also reads ISO 8601,"
         " 20240131, and the usual formats of text where only one fits. The run reports which.",
     )
-    timestamp_format: Annotated[str, checked_by(_check_time_format)] | None = Field(
+    timestamp_format: Annotated[str, accepted_by(_require_iso_or_format)] | None = Field(
         default=None,
         description="The format of timestamps that are text, if it is not recognised: iso8601, or a"
         " strptime format.",
         examples=["iso8601", "%d.%m.%Y %H:%M"],
     )
-    timezone: Annotated[str, checked_by(check_timezone)] | None = Field(
+    timezone: Annotated[str, accepted_by(require_timezone)] | None = Field(
         default=None,
         description="The time zone of timestamps that do not say theirs. Default: UTC.",
         examples=["Europe/Berlin"],

@@ -16,7 +16,7 @@ from batchrec_dagster.config.settings import Day, Settings
 from batchrec_dagster.personalize.filters import EXCLUDE_SEEN, build_exclude_events
 
 
-def _check_events(events: list[str]) -> list[str]:
+def _require_event_types(events: list[str]) -> list[str]:
     """The events, if there is at least one. Raises ValueError."""
     if not (events and all(events)):
         raise ValueError("name at least one type of event, such as [purchase], or omit it")
@@ -27,7 +27,7 @@ def _check_events(events: list[str]) -> list[str]:
     return events
 
 
-EventTypes = Annotated[list[str], AfterValidator(_check_events)]
+EventTypes = Annotated[list[str], AfterValidator(_require_event_types)]
 
 
 class ExcludeSeen(Settings):

@@ -8,7 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from batchrec_dagster.config.expressions import find_filter_traits
 from batchrec_dagster.config.lists import RecommendationSettings
-from batchrec_dagster.config.settings import Settings, checked_by
+from batchrec_dagster.config.settings import Settings, accepted_by
 from batchrec_dagster.personalize.filters import (
     MAX_LENGTH,
     FilterExpressionError,
@@ -22,14 +22,14 @@ MAX_ITEMS = 500
 MAX_ATTRIBUTES = 10
 
 
-def _check_attributes(expression: str) -> None:
+def _require_attributes(expression: str) -> None:
     try:
         parse_attributes(expression)
     except FilterExpressionError as error:
         raise ValueError(f"{expression!r}: {error}") from None
 
 
-Attributes = Annotated[str, checked_by(_check_attributes)]
+Attributes = Annotated[str, accepted_by(_require_attributes)]
 
 
 class Segments(Settings):

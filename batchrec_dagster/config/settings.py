@@ -73,17 +73,17 @@ def block(kind: type[BaseModel], **options: Any) -> Any:
     return Field(description=" ".join((kind.__doc__ or "").split()), **options)
 
 
-def checked_by(check: Callable[[str], object]) -> AfterValidator:
-    """The constraint that `check` does not refuse a text, by a ValueError or UserError."""
+def accepted_by(require: Callable[[str], object]) -> AfterValidator:
+    """The constraint that `require` accepts a text: it raises no ValueError or UserError."""
 
-    def require(text: str) -> str:
+    def validate(text: str) -> str:
         try:
-            check(text)
+            require(text)
         except UserError as error:
             raise ValueError(str(error)) from None
         return text
 
-    return AfterValidator(require)
+    return AfterValidator(validate)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, PrivateAttr, model_validator
 
 from batchrec_dagster.config.problems import Keys, raise_problems
-from batchrec_dagster.config.settings import Matching, Settings, checked_by
+from batchrec_dagster.config.settings import Matching, Settings, accepted_by
 from batchrec_dagster.errors import UserError
 from batchrec_dagster.preparation.file_form import (
     NO_HEADER,
@@ -24,7 +24,7 @@ from batchrec_dagster.preparation.file_form import (
 from batchrec_dagster.preparation.sources.computed import ASSET, AssetRows
 from batchrec_dagster.preparation.sources.databases import SCHEME, Database, parse_database
 from batchrec_dagster.preparation.sources.parsing import parse_file, parse_source
-from batchrec_dagster.preparation.sources.query import SOURCE, FileQuery, check_sql
+from batchrec_dagster.preparation.sources.query import SOURCE, FileQuery, parse_select
 from batchrec_dagster.preparation.sources.source import RatingsSource, hide_query
 
 Column = str | int
@@ -40,7 +40,7 @@ HeaderLine = Annotated[int, Field(ge=1)] | Literal["none"]
 """The number of the line that names the columns, or none if there is no such line."""
 
 
-def check_delimiter(delimiter: str) -> None:
+def require_delimiter(delimiter: str) -> None:
     """Raise ValueError unless fields can be separated by it."""
     if delimiter != "::" and (
         len(delimiter) != 1 or not delimiter.isascii() or delimiter in '"\r\n'
@@ -48,7 +48,7 @@ def check_delimiter(delimiter: str) -> None:
         raise ValueError('write one ASCII character, such as "," or "\\t", or "::"')
 
 
-def check_encoding(encoding: Encoding) -> None:
+def require_encoding(encoding: Encoding) -> None:
     """Raise ValueError unless Python knows it, with ASCII in it."""
     ascii_letters = bytes(range(128))
     try:
@@ -62,7 +62,7 @@ def check_encoding(encoding: Encoding) -> None:
     )
 
 
-def check_names_or_positions(columns: Sequence[Column]) -> None:
+def require_names_or_positions(columns: Sequence[Column]) -> None:
     """Raise ValueError unless all columns are names, or all are positions from 1."""
     if len({type(column) for column in columns}) > 1:
         raise ValueError(
@@ -73,7 +73,7 @@ def check_names_or_positions(columns: Sequence[Column]) -> None:
         raise ValueError("positions count from 1")
 
 
-def check_positions(columns: Sequence[Column]) -> None:
+def require_positions(columns: Sequence[Column]) -> None:
     """Raise ValueError unless the columns of a file without a header are given, by position."""
     if not columns or any(isinstance(column, str) for column in columns):
         raise ValueError("with header: none, give columns by position, such as 1")
@@ -151,7 +151,7 @@ class Source(Settings):
         if self.query is None:
             return tables[SOURCE]
         return FileQuery(
-            self.shown_source, check_sql(self.query), tables, form, setting, self.headers
+            self.shown_source, parse_select(self.query), tables, form, setting, self.headers
         )
 
     def name_file(self, file: str) -> None:
@@ -287,7 +287,7 @@ class Source(Settings):
             return {("version_query",): f"it is for a database ({SCHEME}VARIABLE): omit it"}
         try:
             if self.query is not None:
-                check_sql(self.query)
+                parse_select(self.query)
         except ValueError as error:
             return {("query",): str(error)}
         return {}
@@ -303,7 +303,7 @@ class TableSource(Source):
         " changed: the rows are read again only then. Default: they are read by every run.",
         examples=["SELECT max(updated_at), count(*) FROM orders"],
     )
-    delimiter: Annotated[str, checked_by(check_delimiter)] | None = Field(
+    delimiter: Annotated[str, accepted_by(require_delimiter)] | None = Field(
         default=None,
         description="The field separator: one character, or `::`. Default: the"
         " one that the declared columns and the first lines show. With a comma or a semicolon,"
@@ -313,7 +313,7 @@ class TableSource(Source):
     decimal: Decimal = Field(
         default=".", description="The decimal separator in csv: `,` for 4,5 and 1.234,56."
     )
-    encoding: Annotated[Encoding, checked_by(check_encoding)] = Field(
+    encoding: Annotated[Encoding, accepted_by(require_encoding)] = Field(
         default="auto",
         description="The encoding, as Python calls it. auto: UTF-8, or cp1252 if the bytes are not"
         " UTF-8; the run reports which.",
@@ -328,7 +328,7 @@ class TableSource(Source):
     @model_validator(mode="after")
     def _columns_fit_the_header(self) -> Self:
         if self.file_header == NO_HEADER:
-            check_positions(self.declared_columns)
+            require_positions(self.declared_columns)
         return self
 
     @property

@@ -11,7 +11,8 @@ from typing import Any, Self
 import dagster as dg
 from pydantic import PrivateAttr, ValidationError, model_validator
 
-from batchrec_dagster.config.environment import Environment, describe_problems, parse_tags
+from batchrec_dagster.config.environment import Environment, describe_problems
+from batchrec_dagster.config.tags import parse_tags
 from batchrec_dagster.pipeline import io_managers
 from batchrec_dagster.pipeline.personalize_resource import PersonalizeResource
 from batchrec_dagster.pipeline.s3_resource import read_s3_resource

@@ -36,8 +36,8 @@ from batchrec_dagster.preparation.polars.decoding import OpenedFile
 from batchrec_dagster.preparation.polars.json_table import JsonTable, describe_nested
 from batchrec_dagster.preparation.polars.row_conditions import (
     RowConditionError,
-    check_types,
     list_filter_columns,
+    require_condition_on,
 )
 from batchrec_dagster.preparation.polars.row_table import ParquetTable
 from batchrec_dagster.preparation.polars.time_formats import (
@@ -306,7 +306,7 @@ def _choose_types_of_filter(
     )
     types_of_filter = {column: _simplify_type(types[column]) for column in names}
     try:
-        check_types(condition, types_of_filter)
+        require_condition_on(condition, types_of_filter)
     except RowConditionError as error:
         raise PreparationError(f"{name}: interactions.filter: {error}") from error
     return types_of_filter

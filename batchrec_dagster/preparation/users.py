@@ -101,7 +101,7 @@ def read_ids(
         return list_distinct(ids, role).to_frame()
 
 
-def check_limits(users: int, size: int) -> None:
+def require_within_limits(users: int, size: int) -> None:
     """Raise PreparationError unless one batch inference job takes this many users.
 
     size: the bytes of the job's input.

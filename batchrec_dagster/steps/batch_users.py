@@ -14,7 +14,11 @@ from batchrec_dagster.personalize.formats import USER_FIELD, scan_interactions
 from batchrec_dagster.personalize.schemas import USER_ID
 from batchrec_dagster.preparation.counting import list_distinct
 from batchrec_dagster.preparation.sources.source import RatingsSource
-from batchrec_dagster.preparation.users import check_limits, list_distinct_users, read_users
+from batchrec_dagster.preparation.users import (
+    list_distinct_users,
+    read_users,
+    require_within_limits,
+)
 from batchrec_dagster.steps.raw_files import make_source_context, open_source
 from batchrec_dagster.steps.stored_files import PreparedRecord, put_file, require_prepared
 from batchrec_dagster.steps.user_attributes import read_user_attributes
@@ -130,7 +134,7 @@ def find_batch_users(
         )
         not_matching = requested.height - users.height
     lines = users.write_ndjson().encode()
-    check_limits(users.height, len(lines))
+    require_within_limits(users.height, len(lines))
     return RequestedUsers(users, compute_version([lines]), erased, not_matching, unknown)
 
 

@@ -15,7 +15,7 @@ from batchrec_dagster.errors import UserError
 from batchrec_dagster.personalize.api import BATCH_INFERENCE_JOB, BATCH_SEGMENT_JOB, ResourceKind
 from batchrec_dagster.personalize.formats import ITEM_FIELD, USER_FIELD
 from batchrec_dagster.personalize.schemas import ITEM_ID, USER_ID
-from batchrec_dagster.preparation.users import check_limits
+from batchrec_dagster.preparation.users import require_within_limits
 from batchrec_dagster.steps.arms import MODEL, assign_arms
 from batchrec_dagster.steps.batch_users import find_newcomers
 from batchrec_dagster.steps.items import read_item_ids, read_item_list
@@ -187,7 +187,7 @@ def _write_lines(work: Work, published: PublishedList, ids: pl.Series) -> JobLin
         assert segments is not None
         field = segments.query_field
     content = ids.alias(field).to_frame().write_ndjson().encode()
-    check_limits(len(ids), len(content))
+    require_within_limits(len(ids), len(content))
     uri = work.files.uri(key)
     work.storage.store.put(uri, content)
     return JobLines(ids, uri, compute_version([content]))

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from batchrec_dagster.cli.project import find_project
-from batchrec_dagster.cli.ui import default_workspace
+from batchrec_dagster.cli.ui import open_workspace
 
 OF_CREATE_DAGSTER = """\
 [tool.dg]
@@ -28,7 +28,7 @@ def test_a_project_is_the_workspace_unless_it_has_one_of_its_own(
     (tmp_path / "pyproject.toml").write_text(OF_CREATE_DAGSTER)
     (tmp_path / folder / "acme/defs").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
-    with default_workspace(find_project()) as file:
+    with open_workspace(find_project()) as file:
         (location,) = yaml.safe_load(file.read_text())["load_from"]
     assert location["python_module"] == {
         "module_name": "acme.location",
@@ -36,7 +36,7 @@ def test_a_project_is_the_workspace_unless_it_has_one_of_its_own(
         "location_name": "acme-lists",
     }
     (tmp_path / "workspace.yaml").touch()
-    with default_workspace(find_project()) as file:
+    with open_workspace(find_project()) as file:
         assert file.resolve() == tmp_path / "workspace.yaml"
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from batchrec_dagster.preparation.confined.reader import ConfinedReader
 from batchrec_dagster.preparation.sources.errors import FileError
-from batchrec_dagster.preparation.sources.opening import PlainFile, make_plain
+from batchrec_dagster.preparation.sources.plain_file import PlainFile, make_plain
 
 pytestmark = pytest.mark.attack
 

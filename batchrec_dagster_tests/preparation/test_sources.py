@@ -19,7 +19,7 @@ from batchrec_dagster.preparation.sources import databases, web_request
 from batchrec_dagster.preparation.sources.database_rows import write_rows
 from batchrec_dagster.preparation.sources.errors import FileError
 from batchrec_dagster.preparation.sources.peers import is_public
-from batchrec_dagster.preparation.sources.source import safe_filename
+from batchrec_dagster.preparation.sources.source import make_filename
 from batchrec_dagster.preparation.sources.web_request import DownloadError
 
 
@@ -61,10 +61,10 @@ def test_nothing_leads_from_https_back_to_http() -> None:
     answer.url = "https://93.184.215.14/b?secret=1"
     for location in ("https://1.1.1.1/a", "/c"):
         answer.headers["Location"] = location
-        web_request._check_redirect(answer)
+        web_request._require_safe_redirect(answer)
     answer.headers["Location"] = "http://example.com/a?secret=2"
     with pytest.raises(DownloadError, match=r"redirects to http://example.com/a, .*over https"):
-        web_request._check_redirect(answer)
+        web_request._require_safe_redirect(answer)
 
 
 @pytest.mark.attack
@@ -97,7 +97,7 @@ def test_values_that_no_type_holds_are_refused_without_showing_them(
 
 @given(st.text() | st.sampled_from(["..", "_hidden.csv", "C:\\a\\b c.csv", "a" * 200 + ".csv"]))
 def test_every_name_becomes_a_plain_one(name: str) -> None:
-    plain = safe_filename(name)
+    plain = make_filename(name)
     assert re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}", plain)
-    assert safe_filename(plain) == plain
+    assert make_filename(plain) == plain
     assert plain.endswith(".csv") or not name.endswith(".csv")

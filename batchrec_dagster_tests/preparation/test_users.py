@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from batchrec_dagster.personalize.formats import MAX_INPUT_BYTES
 from batchrec_dagster.preparation.file_form import PreparationError
-from batchrec_dagster.preparation.users import check_limits, list_distinct_users
+from batchrec_dagster.preparation.users import list_distinct_users, require_within_limits
 
 
 @settings(deadline=None)
@@ -24,8 +24,8 @@ def test_users_are_distinct_and_in_the_order_of_their_bytes(rows: list[tuple[str
 
 
 def test_more_users_than_a_job_takes_are_refused() -> None:
-    check_limits(50_000_000, MAX_INPUT_BYTES)
+    require_within_limits(50_000_000, MAX_INPUT_BYTES)
     with pytest.raises(PreparationError, match=r"7 users are 1.00 GB .* batch_users.active_since"):
-        check_limits(7, MAX_INPUT_BYTES + 1)
+        require_within_limits(7, MAX_INPUT_BYTES + 1)
     with pytest.raises(PreparationError, match=r"takes 1 GB and 50,000,000 users"):
-        check_limits(50_000_001, MAX_INPUT_BYTES)
+        require_within_limits(50_000_001, MAX_INPUT_BYTES)

@@ -73,7 +73,7 @@ class CsvTable(RowTable):
                 file.seek(start)
                 with suppress(csv.Error):
                     fields = next(csv.reader(file, delimiter=self.delimiter))
-        check_width(fields, self.opened.name)
+        require_readable_width(fields, self.opened.name)
         return fields
 
     @property
@@ -111,7 +111,7 @@ class CsvTable(RowTable):
         )
 
     def locate_columns(self, columns_by_role: Mapping[str, Column]) -> dict[str, int]:
-        hint = f" (read with the delimiter {self.delimiter!r}){self._hint()}"
+        hint = f" (read with the delimiter {self.delimiter!r}){self._suggest_delimiter()}"
         return locate_columns(columns_by_role, self.columns, self.opened.name, hint)
 
     def name_row(self, row: int) -> str:
@@ -217,7 +217,7 @@ class CsvTable(RowTable):
             lines = lines.slice(before).with_columns(pl.col(ROW) - before)
         return split_lines(lines, self._syntax)
 
-    def _hint(self) -> str:
+    def _suggest_delimiter(self) -> str:
         """The likely fix, if another delimiter splits the line better; else nothing."""
         line = self.delimiter.join(self.first_line)
         best = max(DELIMITERS, key=line.count)
@@ -235,7 +235,7 @@ def skip_lines(file: TextIO, count: int) -> None:
             line = file.readline()
 
 
-def check_width(fields: Sequence[str], name: str) -> None:
+def require_readable_width(fields: Sequence[str], name: str) -> None:
     """Raise PreparationError for a line of too many fields."""
     if len(fields) > MOST_COLUMNS:
         raise PreparationError(

@@ -14,7 +14,7 @@ from batchrec_dagster.preparation.file_form import LEGACY, Encoding, Format, Pre
 from batchrec_dagster.preparation.sources import file_formats
 from batchrec_dagster.preparation.sources.errors import FileError
 from batchrec_dagster.preparation.sources.limits import Limits
-from batchrec_dagster.preparation.sources.opening import make_plain
+from batchrec_dagster.preparation.sources.plain_file import make_plain
 from batchrec_dagster.storage.durable import read_pieces
 
 CHUNK = 1024 * 1024

@@ -43,7 +43,7 @@ class JsonTable(RowTable):
     @cached_property
     def columns(self) -> Sequence[str]:
         names: dict[str, None] = {}
-        for line_fields in self._first_lines():
+        for line_fields in self._read_first_lines():
             names.update(dict.fromkeys(line_fields))
         if not names:
             raise PreparationError(
@@ -56,7 +56,7 @@ class JsonTable(RowTable):
     def nested_columns(self) -> list[str]:
         """The columns that have only objects or lists in the first lines, in place of values."""
         has_values: dict[str, bool] = {}
-        for line_fields in self._first_lines():
+        for line_fields in self._read_first_lines():
             for name, value in line_fields.items():
                 if value is not None:
                     is_value = not isinstance(value, dict | list)
@@ -71,7 +71,7 @@ class JsonTable(RowTable):
         )
         return parse_json_cells(lines, names, self.separator)
 
-    def _first_lines(self) -> Iterator[dict[str, object]]:
+    def _read_first_lines(self) -> Iterator[dict[str, object]]:
         """The fields of each of the first lines; none of a line that is not an object."""
         with self.opened.path.open(encoding="utf-8-sig") as file:
             for line in islice(file, SAMPLED_LINES):

@@ -68,7 +68,7 @@ def list_filter_columns(text: str) -> list[str]:
     return names
 
 
-def check_types(text: str, types: Mapping[str, str]) -> None:
+def require_condition_on(text: str, types: Mapping[str, str]) -> None:
     """Raise RowConditionError unless the text is a condition on columns of these types."""
     schema = {name: TYPES[kind] for name, kind in types.items()}
     try:

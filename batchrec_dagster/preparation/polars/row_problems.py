@@ -76,21 +76,20 @@ def list_id_problems(
     setting: the setting of the encoding, for messages.
     """
 
-    def any_id(conditions: Iterable[pl.Expr]) -> pl.Expr:
-        return pl.any_horizontal(*conditions)
-
     for word, column in ids.items():
         yield is_missing(column), f"no {word}"
     columns = list(ids.values())
-    is_nothing = any_id(means_nothing(column, null_values) for column in columns)
+    is_nothing = pl.any_horizontal(means_nothing(column, null_values) for column in columns)
     yield is_nothing, "an id that means no value (ratings.null_values)"
-    is_long = any_id(pl.col(column).str.len_chars() > MAX_ID_LENGTH for column in columns)
+    is_long = pl.any_horizontal(
+        pl.col(column).str.len_chars() > MAX_ID_LENGTH for column in columns
+    )
     yield is_long, f"an id longer than {MAX_ID_LENGTH} characters"
     if not plain:
-        is_broken = any_id(map(has_line_break, columns))
+        is_broken = pl.any_horizontal(map(has_line_break, columns))
         yield is_broken, "an id with a line break or a NUL in it"
         hint = f" ({setting})" if setting else ""
-        yield any_id(map(is_not_utf8, columns)), f"an id that is not UTF-8 text{hint}"
+        yield pl.any_horizontal(map(is_not_utf8, columns)), f"an id that is not UTF-8 text{hint}"
 
 
 def list_number_problems(

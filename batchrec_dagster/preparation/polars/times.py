@@ -35,7 +35,7 @@ _OFFSET = r"[T ].*([+-])([0-9]{2}):?([0-9]{2})?$"
 _EXAMPLE_DAY = 981_158_400
 
 
-def check_format(text: str) -> None:
+def require_time_format(text: str) -> None:
     """Raise ValueError unless times can be written as this strptime format."""
     without_directives = re.sub(f"%[{DIRECTIVES}]", "", text)
     if "%" not in text or "%" in without_directives or "%f" in text.replace(".%f", ""):
@@ -56,7 +56,7 @@ def check_format(text: str) -> None:
         )
 
 
-def check_timezone(name: str) -> None:
+def require_timezone(name: str) -> None:
     """Raise ValueError unless there is such a time zone."""
     try:
         pl.select(_convert_from_zone(pl.lit(1), name))

@@ -21,8 +21,8 @@ from batchrec_dagster.preparation.sources.source import (
     ListedFile,
     RatingsSource,
     SourceContext,
+    make_filename,
     name_errors,
-    safe_filename,
 )
 from batchrec_dagster.preparation.sources.web import WebFile
 from batchrec_dagster.storage import durable
@@ -51,7 +51,7 @@ class Member(RatingsSource):
         return [
             ListedFile(
                 self.display_name,
-                safe_filename(self.member or without_packing),
+                make_filename(self.member or without_packing),
                 f"{archive.fingerprint}!/{self.member}",
                 partial(self._read, archive, self._choose_folder(context)),
             )

@@ -14,8 +14,8 @@ from batchrec_dagster.preparation.sources.source import (
     ListedFile,
     RatingsSource,
     SourceContext,
+    make_filename,
     name_errors,
-    safe_filename,
 )
 from batchrec_dagster.storage.durable import read_pieces, temporary_folder
 
@@ -37,7 +37,7 @@ class ComputedRows(RatingsSource):
     """The file's name in the storage; by default it is made of the text."""
 
     def files(self, context: SourceContext) -> list[ListedFile]:
-        filename = self.filename or f"{safe_filename(self.text)}.parquet"
+        filename = self.filename or f"{make_filename(self.text)}.parquet"
         return [ListedFile(self.text, filename, self.version, self._read)]
 
     def _read(self) -> Iterator[bytes]:

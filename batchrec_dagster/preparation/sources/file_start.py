@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from batchrec_dagster.preparation.sources import file_formats
-from batchrec_dagster.preparation.sources.source import ListedFile, name_errors, safe_filename
+from batchrec_dagster.preparation.sources.source import ListedFile, make_filename, name_errors
 from batchrec_dagster.storage.durable import temporary_folder
 
 # A larger file is not opened whole.
@@ -42,7 +42,7 @@ def _find_or_write_start(file: ListedFile, folder: Path) -> Path | None:
             break
     if not file_formats.is_text(start[: file_formats.START]):
         return None
-    first_lines = folder / safe_filename(file.filename)
+    first_lines = folder / make_filename(file.filename)
     first_lines.write_bytes(_cut_at_line_end(start))
     return first_lines
 

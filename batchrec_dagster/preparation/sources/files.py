@@ -18,8 +18,8 @@ from batchrec_dagster.preparation.sources.source import (
     RatingsSource,
     SourceContext,
     follow_links,
+    make_filename,
     name_errors,
-    safe_filename,
 )
 from batchrec_dagster.storage.objects import ObjectInfo, split_uri
 
@@ -39,7 +39,7 @@ class LocalFile(RatingsSource):
         with name_errors(self.text):
             path = self.path(context)
             if not path.is_dir():
-                file = list_local_file(path, self.text, safe_filename(self.text))
+                file = list_local_file(path, self.text, make_filename(self.text))
                 if path.stat().st_size == 0:
                     raise FileError(EMPTY)
                 return [file]
@@ -69,7 +69,7 @@ class S3File(RatingsSource):
                 raise FileError("there is no such object: check the bucket and the key")
             if info.size == 0:
                 raise FileError(EMPTY)
-            return [_list_object(info, safe_filename(self.text), context)]
+            return [_list_object(info, make_filename(self.text), context)]
 
 
 def _list_object(info: ObjectInfo, filename: str, context: SourceContext) -> ListedFile:
@@ -132,7 +132,7 @@ class Folder(RatingsSource):
                 raise FileError("no file matches: check the folder and the names")
         files: dict[str, ListedFile] = {}
         for path, list_file in sorted(paths.items()):
-            filename = "/".join(safe_filename(part) for part in path.split("/"))
+            filename = "/".join(make_filename(part) for part in path.split("/"))
             if filename in files:
                 filename += f"-{hashlib.sha256(path.encode()).hexdigest()[:8]}"
             with name_errors(f"{self.root}{path}"):

@@ -49,7 +49,7 @@ class FileSnapshot:
             return -1
         return self.size - len(self.end) + last_line_end
 
-    def only_grew(self, file: IO[bytes]) -> bool:
+    def has_only_grown(self, file: IO[bytes]) -> bool:
         """Whether text was added to the file since, and nothing else was done."""
         current = FileSnapshot.take(file)
         end = os.pread(file.fileno(), len(self.end), self.size - len(self.end))
@@ -84,7 +84,7 @@ class _LocalContent:
             yield from _read_bytes(file, size)
             last_line = file.read(self.snapshot.size - size)
             if FileSnapshot.take(file).version != self.snapshot.version:
-                if not self.snapshot.only_grew(file):
+                if not self.snapshot.has_only_grown(file):
                     raise FileError(
                         "it was rewritten while this run read it: try again when it is complete"
                     )

@@ -74,11 +74,11 @@ class PublicRedirects(HTTPAdapter):
         pool = super().get_connection_with_tls_context(request, verify, proxies, cert)
         url = str(request.url)
         if parse_url(url).netloc != self._host and not select_proxy(url, proxies):
-            pool.ConnectionCls = _with_address_check(pool.ConnectionCls)
+            pool.ConnectionCls = _add_address_check(pool.ConnectionCls)
         return pool
 
 
-def _with_address_check(connection: type[Any]) -> type[Any]:
+def _add_address_check(connection: type[Any]) -> type[Any]:
     """A subclass of the connection class that raises NotPublicError for a private address."""
 
     class PublicConnection(connection):  # type: ignore[misc]

@@ -58,7 +58,7 @@ _SUPPORTED_TYPES = re.compile(
 )
 
 
-def check_sql(sql: str) -> str:
+def parse_select(sql: str) -> str:
     """The query without a semicolon at its end. Raises ValueError unless it is one SELECT."""
     try:
         import duckdb
@@ -180,7 +180,7 @@ def read_database(database: Path, sql: str, setting: str, result: Path) -> None:
     if not database.is_file():
         raise FileError(f"there is no such file: {database}")
     try:
-        sql = check_sql(sql)
+        sql = parse_select(sql)
     except ValueError as error:
         raise FileError(f"{setting}: {error}") from error
     with (

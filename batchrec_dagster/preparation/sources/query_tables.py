@@ -166,12 +166,11 @@ def _recognise_starts(files: Sequence[OpenedFile], form: FileForm, sql: str) -> 
             )
         starts = [replace(start, has_header=False) for start in starts]
     return [
-        _with_column_names(start, opened.name, sql)
-        for start, opened in zip(starts, files, strict=True)
+        _name_columns(start, opened.name, sql) for start, opened in zip(starts, files, strict=True)
     ]
 
 
-def _with_column_names(start: _CsvStart, name: str, sql: str) -> _CsvStart:
+def _name_columns(start: _CsvStart, name: str, sql: str) -> _CsvStart:
     """The start with the names that its columns have in SQL.
 
     Several columns of one name get numbers. Raises FileError if the query uses the name itself.
@@ -222,22 +221,22 @@ def _select_json(
         else set()
     )
     columns = {
-        name: _sql_type(kind)
+        name: _format_type(kind)
         for name, kind in zip(relation.columns, relation.types, strict=True)
         if name not in keys
     }
     return f"SELECT * FROM {_build_call('read_json', files, columns=columns, **options)}"  # noqa: S608
 
 
-def _sql_type(kind: Any) -> str:
+def _format_type(kind: Any) -> str:
     """The type in SQL, with text for what was written as text."""
     if kind.id == "list":
-        return f"{_sql_type(kind.children[0][1])}[]"
+        return f"{_format_type(kind.children[0][1])}[]"
     if kind.id == "map":
-        return f"MAP(VARCHAR, {_sql_type(kind.children[1][1])})"
+        return f"MAP(VARCHAR, {_format_type(kind.children[1][1])})"
     if kind.id == "struct":
         fields = ", ".join(
-            f"{quote_identifier(name)} {_sql_type(child)}" for name, child in kind.children
+            f"{quote_identifier(name)} {_format_type(child)}" for name, child in kind.children
         )
         return f"STRUCT({fields})" if fields else "JSON"
     return "VARCHAR" if str(kind).lower() in _TEXTS else str(kind)
@@ -245,11 +244,11 @@ def _sql_type(kind: Any) -> str:
 
 def _build_call(function: str, files: Sequence[TableFile], **options: Any) -> str:
     paths = ", ".join(quote_literal(file.link) for file in files)
-    texts = "".join(f", {name} = {_sql_value(value)}" for name, value in options.items())
+    texts = "".join(f", {name} = {_format_value(value)}" for name, value in options.items())
     return f"{function}([{paths}]{texts})"
 
 
-def _sql_value(value: Any) -> str:
+def _format_value(value: Any) -> str:
     match value:
         case bool() | int():
             return str(value)

@@ -90,7 +90,7 @@ class ListedFile:
         """
         if self.find is not None:
             return self.find()
-        path = folder / safe_filename(self.filename)
+        path = folder / make_filename(self.filename)
         with path.open("wb") as file:
             file.writelines(self.read())
         return path
@@ -150,7 +150,7 @@ def follow_links(path: Path, folder: Path) -> Path:
     return followed
 
 
-def safe_filename(name: str) -> str:
+def make_filename(name: str) -> str:
     """The last part of a path or URL as a file name that every store and reader accepts.
 
     Readers such as Spark skip names that begin with a dot or an underscore.
@@ -159,7 +159,7 @@ def safe_filename(name: str) -> str:
     return filename[-LONGEST_FILENAME:].lstrip("._-") or "ratings"
 
 
-def safe_url(url: str) -> str:
+def trim_url(url: str) -> str:
     """The address without its query and its user, which may hold secrets.
 
     They may be a signature and a password, which must not be in a log.
@@ -174,7 +174,7 @@ def hide_query(source: str) -> str:
     if not source.startswith(("http://", "https://")):
         return source
     url, inside, member = source.partition("!/")
-    return safe_url(url) + inside + member
+    return trim_url(url) + inside + member
 
 
 @contextmanager

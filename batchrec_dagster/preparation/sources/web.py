@@ -21,9 +21,9 @@ from batchrec_dagster.preparation.sources.source import (
     ListedFile,
     RatingsSource,
     SourceContext,
+    make_filename,
     name_errors,
-    safe_filename,
-    safe_url,
+    trim_url,
 )
 from batchrec_dagster.preparation.sources.web_request import (
     DownloadError,
@@ -83,7 +83,7 @@ class WebFile(RatingsSource):
         return self._build_file("", lambda: iter([_read_start(self.text, size)]))
 
     def _build_file(self, fingerprint: str, read: Callable[[], Iterator[bytes]]) -> ListedFile:
-        filename = safe_filename(unquote(urlsplit(self.text).path))
+        filename = make_filename(unquote(urlsplit(self.text).path))
         return ListedFile(self.display_name, filename, fingerprint, read)
 
 
@@ -117,7 +117,7 @@ def _download_to_disk(url: str) -> BinaryIO:
     """The whole file, on the disk of this machine until it is closed. Raises DownloadError."""
     file: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the last reference)
     _retry(url, _Download(url, file).fetch)
-    log.info("downloaded %s, %d bytes", safe_url(url), file.tell())
+    log.info("downloaded %s, %d bytes", trim_url(url), file.tell())
     return file
 
 
@@ -151,10 +151,10 @@ def _retry(url: str, attempt: Callable[[], T]) -> T:
                 retries = retries.increment(error=error)
             except MaxRetryError:
                 raise DownloadError(
-                    f"cannot fetch {safe_url(url)}: {error} ({ATTEMPTS} attempts). Try again later,"
+                    f"cannot fetch {trim_url(url)}: {error} ({ATTEMPTS} attempts). Try again later,"
                     " or look at the network and its proxy"
                 ) from error
-            log.warning("%s: %s; trying again", safe_url(url), error)
+            log.warning("%s: %s; trying again", trim_url(url), error)
             try:
                 retries.sleep(error.response)
             except InvalidHeader:  # Retry-After is neither seconds nor a date.
@@ -222,7 +222,7 @@ def _require_size(url: str, size: int) -> None:
     limit = Limits.from_environment().download_bytes
     if size > limit:
         raise DownloadError(
-            f"{safe_url(url)} is larger than the {limit} bytes that {MAX_FILE_GB} allows: set it"
+            f"{trim_url(url)} is larger than the {limit} bytes that {MAX_FILE_GB} allows: set it"
             " higher if that is real data"
         )
 

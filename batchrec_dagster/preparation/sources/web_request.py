@@ -17,7 +17,7 @@ from urllib3 import BaseHTTPResponse
 from urllib3.exceptions import HTTPError
 
 from batchrec_dagster.errors import UserError
-from batchrec_dagster.preparation.sources.source import safe_url
+from batchrec_dagster.preparation.sources.source import trim_url
 
 if TYPE_CHECKING:
     import requests
@@ -70,13 +70,13 @@ def open_response(url: str, headers: dict[str, str] | None = None) -> Iterator[B
                 timeout=TIMEOUT,
                 stream=True,
                 verify=certificates.cafile or certificates.capath or True,
-                hooks={"response": _check_redirect},
+                hooks={"response": _require_safe_redirect},
             )
         except (requests.ConnectionError, requests.Timeout) as error:
             reason = find_reason(error)
             if "CERTIFICATE_VERIFY_FAILED" in reason:
                 raise DownloadError(
-                    f"cannot trust the server of {safe_url(url)}: {reason}. If a proxy replaces its"
+                    f"cannot trust the server of {trim_url(url)}: {reason}. If a proxy replaces its"
                     " certificate, set SSL_CERT_FILE to the proxy's certificates"
                 ) from error
             raise TemporaryError(f"no connection ({reason})") from error
@@ -85,7 +85,7 @@ def open_response(url: str, headers: dict[str, str] | None = None) -> Iterator[B
         except requests.RequestException as error:
             # The message of the error may have the query.
             raise DownloadError(
-                f"cannot fetch {safe_url(url)} ({type(error).__name__}): check that the address,"
+                f"cannot fetch {trim_url(url)} ({type(error).__name__}): check that the address,"
                 " and the proxy if one is set, are whole URLs of http or https"
             ) from error
         with answer:
@@ -95,13 +95,13 @@ def open_response(url: str, headers: dict[str, str] | None = None) -> Iterator[B
             encoding = response.headers.get("Content-Encoding")
             if encoding:
                 raise DownloadError(
-                    f"{safe_url(url)} is only sent compressed ({encoding}), although the request"
+                    f"{trim_url(url)} is only sent compressed ({encoding}), although the request"
                     " excluded that: serve it as it is, or as a .zip"
                 )
             yield response
 
 
-def _check_redirect(answer: requests.Response, **_: Any) -> None:
+def _require_safe_redirect(answer: requests.Response, **_: Any) -> None:
     """Raise DownloadError for a redirect from https to http, or to an address that is not public.
 
     requests itself would follow both.
@@ -109,16 +109,16 @@ def _check_redirect(answer: requests.Response, **_: Any) -> None:
     target = urljoin(answer.url, answer.headers.get("Location", ""))
     if answer.is_redirect and answer.url.startswith("https:") and target.startswith("http:"):
         raise DownloadError(
-            f"{safe_url(answer.url)} redirects to {safe_url(target)}, which is not followed: give"
+            f"{trim_url(answer.url)} redirects to {trim_url(target)}, which is not followed: give"
             " an address that serves the file over https"
         )
     if answer.is_redirect and not _is_public(target) and _get_host(target) != _get_host(answer.url):
-        raise _build_redirect_error(answer.url, safe_url(target))
+        raise _build_redirect_error(answer.url, trim_url(target))
 
 
 def _build_redirect_error(url: str, target: str) -> DownloadError:
     return DownloadError(
-        f"{safe_url(url)} redirects to {target}, an address within this network, which is not"
+        f"{trim_url(url)} redirects to {target}, an address within this network, which is not"
         " followed: if you trust it, give that address itself"
     )
 
@@ -147,13 +147,13 @@ def _explain_refusal(url: str, response: BaseHTTPResponse) -> Exception:
     if response.status in TEMPORARY_STATUSES:
         return TemporaryError(f"the server says {answer}", response)
     if response.status in {HTTPStatus.NOT_FOUND, HTTPStatus.GONE}:
-        return DownloadError(f"there is no {safe_url(url)} ({answer}): check the address")
+        return DownloadError(f"there is no {trim_url(url)} ({answer}): check the address")
     if response.status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
         return DownloadError(
-            f"{safe_url(url)} is not public ({answer}): sign the address again, or put the file"
+            f"{trim_url(url)} is not public ({answer}): sign the address again, or put the file"
             " into a bucket and write s3://bucket/key"
         )
-    return DownloadError(f"cannot fetch {safe_url(url)}: the server says {answer}")
+    return DownloadError(f"cannot fetch {trim_url(url)}: the server says {answer}")
 
 
 def find_reason(error: Exception) -> str:

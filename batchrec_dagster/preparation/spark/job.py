@@ -24,7 +24,7 @@ def main() -> None:
     with _open_pipes() as pipes:
         task = SparkTask.from_json(pipes.get_extra("task"))
         local = pipes.extras.get("local")
-        spark = local_session(**local) if local else SparkSession.builder.getOrCreate()
+        spark = open_local_session(**local) if local else SparkSession.builder.getOrCreate()
         try:
             pipes.report_custom_message(asdict(run_task(spark, task, pipes.log)))
         except PreparationError as error:
@@ -52,7 +52,7 @@ def _open_pipes() -> dagster_pipes.PipesContext:
     )
 
 
-def local_session(cores: int | str = "*", memory: str = "2g", java: str = "") -> SparkSession:
+def open_local_session(cores: int | str = "*", memory: str = "2g", java: str = "") -> SparkSession:
     """A Spark in one JVM, which listens on this machine alone.
 
     cores: how many cores it uses; `*` for all.

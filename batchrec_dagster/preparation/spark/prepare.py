@@ -89,7 +89,7 @@ def _prepare(spark: SparkSession, task: SparkTask, log: logging.Logger) -> Prepa
         .collect()
     )
     rows_read = sum(group["rows"] for group in groups)
-    examples = _check_groups(groups, rows_read, task)
+    examples = _describe_bad_groups(groups, rows_read, task)
     left_out: Counter[str] = Counter()
     for group in groups:
         if group[REASON] is not None:
@@ -115,7 +115,7 @@ def _prepare(spark: SparkSession, task: SparkTask, log: logging.Logger) -> Prepa
     return PreparationResult(rows_read, dict(+left_out), examples, task.unit, erased.count())
 
 
-def _check_groups(groups: Sequence[Row], rows_read: int, task: SparkTask) -> list[str]:
+def _describe_bad_groups(groups: Sequence[Row], rows_read: int, task: SparkTask) -> list[str]:
     """The first kinds of bad rows in words: the file, and what is wrong.
 
     groups: FILE, REASON and PROBLEM of rows, and how many have these.

@@ -149,13 +149,15 @@ def describe_success(newest: Sequence[ListedNight]) -> str:
     newest: the nights, newest first.
     """
     measured = [night for night in newest if night.is_publication and night.ndcg is not None]
-    numbers = {night.edition: join_words(night.success) or "all events" for night in measured}
-    if {*numbers.values()} <= {"all events"}:
+    events_of_editions = {
+        night.edition: join_words(night.success) or "all events" for night in measured
+    }
+    if {*events_of_editions.values()} <= {"all events"}:
         return ""
     # Editions in a row that count the same are one part of the sentence.
     parts = [
         (events, [edition for edition, _ in group])
-        for events, group in groupby(numbers.items(), key=itemgetter(1))
+        for events, group in groupby(events_of_editions.items(), key=itemgetter(1))
     ]
     if len(parts) == 1:
         return f"NDCG@25 counts {parts[0][0]} alone."
@@ -166,7 +168,7 @@ def describe_success(newest: Sequence[ListedNight]) -> str:
     )
 
 
-def describe_settings(nights: Iterable[ListedNight]) -> str:
+def describe_changed_settings(nights: Iterable[ListedNight]) -> str:
     """A sentence that says that the metrics of these nights cannot be compared; empty if they can.
 
     Nights that count other events are the matter of `describe_success`.

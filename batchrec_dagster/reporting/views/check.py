@@ -29,7 +29,7 @@ def print_readiness(terminal: Terminal, results: Sequence[Readiness]) -> None:
         text = result.message if terminal.width is None else shorten_declarations(result.message)
         _print_one(terminal, result.status, start, text)
         indentation = " " * (2 + WORD_WIDTH + len(start))
-        terminal.sentence(result.fix, start=f"{indentation}-> ")
+        terminal.print_sentence(result.fix, start=f"{indentation}-> ")
     passed = [result.check for result in results if result.status == "ok"]
     if passed:
         _print_one(terminal, "ok", "", f"{len(passed)} passed: {', '.join(passed)}")
@@ -39,4 +39,4 @@ def _print_one(terminal: Terminal, status: Status, name: str, text: str) -> None
     word, level = WORDS[status]
     symbol, style = MARKS[level]
     start = f"{symbol} {word:<{WORD_WIDTH}}{escape_invisible(name)}"
-    terminal.sentence(text, start=start, style=style)
+    terminal.print_sentence(text, start=start, style=style)

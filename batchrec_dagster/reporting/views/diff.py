@@ -22,16 +22,18 @@ def print_changes(terminal: Terminal, title: str, changes: Changes) -> None:
 
     title: which editions are compared, in words.
     """
-    terminal.heading(title)
+    terminal.print_heading(title)
     if changes.kept is None:
-        terminal.sentence("No user has a list in both.")
+        terminal.print_sentence("No user has a list in both.")
     else:
-        terminal.sentence(
+        terminal.print_sentence(
             f"{changes.kept:.1%} of a list is kept, on average over {changes.compared:,} users;"
             f" {changes.same_lists:,} lists have the same items."
         )
-    terminal.sentence(f"{changes.gained:,} users are new, {changes.lost:,} have no list any more.")
-    terminal.sentence(changes.caveat)
+    terminal.print_sentence(
+        f"{changes.gained:,} users are new, {changes.lost:,} have no list any more."
+    )
+    terminal.print_sentence(changes.caveat)
     _print_table(terminal, "Settings", changes.settings, SETTINGS, "default")
     _print_table(terminal, "Data", changes.data)
     _print_table(terminal, "Quality and cost", changes.quality)
@@ -52,8 +54,8 @@ def _print_table(
     """
     rows = [_make_cells(change, missing) for change in changes]
     if rows:
-        terminal.line()
-        terminal.table(title, columns, rows)
+        terminal.print_line()
+        terminal.print_table(title, columns, rows)
 
 
 def _make_cells(change: Change | ItemChange, missing: str) -> list[Cell]:

@@ -28,7 +28,7 @@ def print_overviews(
 
     unended: what to say of lists whose last run has not ended, by their addresses.
     """
-    terminal.table(
+    terminal.print_table(
         "",
         [
             Column("pipeline", "keep"),
@@ -43,7 +43,7 @@ def print_overviews(
     failures = [(overview.address, overview.last_failure) for overview in overviews]
     for address, night in failures:
         if night is not None and night.reason:
-            terminal.finding("refuse", f"{address}: {night.summary}: {night.reason}")
+            terminal.print_finding("refuse", f"{address}: {night.summary}: {night.reason}")
 
 
 def _make_overview_cells(overview: ListOverview, unended: str | None) -> list[Cell]:
@@ -93,7 +93,7 @@ def print_nights(terminal: Terminal, address: str, nights: Sequence[ListedNight]
         del columns[USD]
         for row in rows:
             del row[USD]
-    terminal.table(
+    terminal.print_table(
         f"Nights of {address}, newest first", columns, rows, " ".join(filter(None, notes))
     )
 

@@ -75,7 +75,7 @@ def open_stage_lines(terminal: Terminal, title: str) -> Iterator[ShowStages]:
             if live is not None:
                 live.update(Group(*(format_stage(stage, now, name_width) for stage in under_way)))
             for stage in ended:
-                terminal.line(format_stage(stage, now, name_width), cut=True)
+                terminal.print_line(format_stage(stage, now, name_width), cut=True)
             if live is not None:
                 live.refresh()
 
@@ -91,23 +91,23 @@ def print_result(terminal: Terminal, overview: ListOverview, run: str, duration:
     Returns whether it published an edition.
     """
     address, edition = overview.address, overview.edition
-    terminal.line()
+    terminal.print_line()
     if edition is None:
-        terminal.outcome("watch", f"{address}: nothing is published yet")
+        terminal.print_outcome("watch", f"{address}: nothing is published yet")
         return False
     name = f"edition {edition.number}"
     is_new = edition.run == run
     if is_new:
-        terminal.outcome("good", f"{address}: published {name} in {duration}")
+        terminal.print_outcome("good", f"{address}: published {name} in {duration}")
     else:
         made = format_time(edition.made_at.astimezone())
-        terminal.outcome("good", f"{address}: unchanged ({duration}), {name} of {made} stays")
+        terminal.print_outcome("good", f"{address}: unchanged ({duration}), {name} of {made} stays")
     if overview.verdict is not None and edition.subject == "user":
-        terminal.verdict(overview.verdict)
+        terminal.print_verdict(overview.verdict)
     if is_new:
-        terminal.facts([("lists", describe_lists(edition)), *describe_rules(edition)])
+        terminal.print_facts([("lists", describe_lists(edition)), *describe_rules(edition)])
     if overview.report is not None:
-        terminal.facts([("report", shorten_location(overview.report))])
+        terminal.print_facts([("report", shorten_location(overview.report))])
     return is_new
 
 
@@ -134,12 +134,6 @@ def describe_rules(edition: Edition) -> Iterator[tuple[str, str]]:
         yield "rules", "; ".join(parts) or "they changed nothing"
 
 
-def print_warnings(terminal: Terminal, warnings: Sequence[str]) -> None:
-    """Print what somebody should look at."""
-    for warning in warnings:
-        terminal.finding("watch", warning)
-
-
 def print_next_commands(
     terminal: Terminal, pipeline: str, user: str | None, *, is_only: bool
 ) -> None:
@@ -157,9 +151,9 @@ def print_next_commands(
         f"{batchrec} {show_user}": "a user's history and list",
         f"{batchrec} ui": "this run in Dagster",
     }
-    terminal.line()
+    terminal.print_line()
     for line in align_comments(commands):
-        terminal.line(line)
+        terminal.print_line(line)
 
 
 def align_comments(commands: Mapping[str, str]) -> list[str]:
@@ -187,14 +181,14 @@ def print_failure(
     command: what goes on from here.
     log: what to know of the run's log, and its address.
     """
-    terminal.line()
-    terminal.outcome("refuse", title)
+    terminal.print_line()
+    terminal.print_outcome("refuse", title)
     for reason in reasons:
-        terminal.sentence(reason, hang=4)
-    terminal.line()
+        terminal.print_sentence(reason, hang=4)
+    terminal.print_line()
     if readers:
-        terminal.line(readers)
-    terminal.line("Fix it, then continue with:")
-    terminal.line(f"  {command}")
-    terminal.line(log[0])
-    terminal.line(f"  {log[1]}")
+        terminal.print_line(readers)
+    terminal.print_line("Fix it, then continue with:")
+    terminal.print_line(f"  {command}")
+    terminal.print_line(log[0])
+    terminal.print_line(f"  {log[1]}")

@@ -8,7 +8,7 @@ from batchrec_dagster.reporting.insight.changes import Change, Changes, ItemChan
 from batchrec_dagster.reporting.insight.nights import (
     ENDED_BADLY,
     ListedNight,
-    describe_settings,
+    describe_changed_settings,
     describe_success,
 )
 from batchrec_dagster.reporting.insight.numbers import Number, shorten_title
@@ -115,7 +115,7 @@ def _build_nights(page: Page) -> Section:
         live = [night for night in newest if night.is_live]
         in_view = [*in_view[: NIGHTS_IN_VIEW - len(live)], *live]
     others = [night for night in newest if night not in in_view]
-    notes = [describe_success(newest), describe_settings(newest)]
+    notes = [describe_success(newest), describe_changed_settings(newest)]
     table = Table(
         "nights",
         "Nights",

@@ -25,21 +25,21 @@ from batchrec_dagster.storage.edition import Edition
 
 def print_person(terminal: Terminal, person: PersonDetails) -> None:
     """Print the person's history and list."""
-    terminal.heading(f"User {person.user} in {person.pipeline}")
+    terminal.print_heading(f"User {person.user} in {person.pipeline}")
     if person.periods is not None:
-        terminal.sentence(f"edition {person.edition}, {describe_periods(person.periods)}")
+        terminal.print_sentence(f"edition {person.edition}, {describe_periods(person.periods)}")
     if person.arm is not None:
-        terminal.sentence(f"arm {person.arm} of the experiment")
+        terminal.print_sentence(f"arm {person.arm} of the experiment")
     for note in person.notes:
-        terminal.sentence(note)
+        terminal.print_sentence(note)
     titles = [
         *(entry.title for entry in person.history),
         *(entry.title for entry in person.recommendations),
     ]
     has_titles = any(titles)
     has_events = any(entry.event is not None for entry in person.history)
-    terminal.line()
-    terminal.table(
+    terminal.print_line()
+    terminal.print_table(
         f"History: latest {len(person.history):,} of {person.interactions:,} interactions",
         ["when (UTC)", *(["event"] if has_events else []), *_name_item_columns(has_titles)],
         [
@@ -52,9 +52,9 @@ def print_person(terminal: Terminal, person: PersonDetails) -> None:
         ],
         "" if person.history else "none",
     )
-    terminal.line()
+    terminal.print_line()
     count, has_both = len(person.recommendations), person.counted > 0
-    terminal.table(
+    terminal.print_table(
         f"Recommended: {format_count(count, 'item')}",
         ["#", *_name_item_columns(has_titles), "because of", *(["both"] if has_both else [])],
         [
@@ -106,22 +106,22 @@ def _explain_both(counted: int) -> str:
 def print_item(terminal: Terminal, item: ItemDetails) -> None:
     """Print who gets the item, and which items go with it."""
     title = shorten_title(item.title)
-    terminal.heading(f"Item {item.item} in {item.pipeline}{f': {title}' if title else ''}")
+    terminal.print_heading(f"Item {item.item} in {item.pipeline}{f': {title}' if title else ''}")
     share = f" ({item.in_lists / item.lists:.1%})" if item.lists else ""
     rank = "" if item.mean_rank is None else f", mean rank {item.mean_rank:.1f}"
     last = "" if item.last is None else f", latest {format_time(item.last)} UTC"
-    terminal.sentence(f"in {item.in_lists:,} of {item.lists:,} lists{share}{rank}")
-    terminal.sentence(f"{item.interactions:,} interactions from {item.users:,} users{last}")
-    terminal.line()
-    terminal.table(
+    terminal.print_sentence(f"in {item.in_lists:,} of {item.lists:,} lists{share}{rank}")
+    terminal.print_sentence(f"{item.interactions:,} interactions from {item.users:,} users{last}")
+    terminal.print_line()
+    terminal.print_table(
         "Users for whom it ranks highest",
         ["#", "user"],
         [[user.rank, user.user_id] for user in item.first_users],
         "" if item.first_users else "nobody",
     )
     has_titles = any(entry.title for entry in item.neighbours)
-    terminal.line()
-    terminal.table(
+    terminal.print_line()
+    terminal.print_table(
         "Items that the same people have",
         [*_name_item_columns(has_titles), "both"],
         [
@@ -133,8 +133,8 @@ def print_item(terminal: Terminal, item: ItemDetails) -> None:
     if item.similar_items is None:
         return
     has_titles = any(entry.title for entry in item.similar_items)
-    terminal.line()
-    terminal.table(
+    terminal.print_line()
+    terminal.print_table(
         "Its published list (similar_items)",
         ["#", *_name_item_columns(has_titles)],
         [
@@ -149,7 +149,7 @@ def print_matches(terminal: Terminal, matches: ItemMatches) -> None:
     """Print the items whose titles have the text that somebody looks for."""
     more = matches.total - len(matches.items)
     first = shlex.quote(matches.items[0].item)
-    terminal.table(
+    terminal.print_table(
         f"{matches.total:,} items in {matches.pipeline} with {matches.text!r} in the title",
         ["item", "title"],
         [[entry.item, shorten_title(entry.title)] for entry in matches.items],
@@ -159,21 +159,21 @@ def print_matches(terminal: Terminal, matches: ItemMatches) -> None:
 
 def print_experiment(terminal: Terminal, address: str, sentences: Sequence[str]) -> None:
     """Print what an experiment shows, a sentence below the other."""
-    terminal.heading(f"Experiment in {address}")
+    terminal.print_heading(f"Experiment in {address}")
     for sentence in sentences:
-        terminal.sentence(sentence)
+        terminal.print_sentence(sentence)
 
 
 def print_overview(terminal: Terminal, overview: ListOverview) -> None:
     """Print what a list is like now: the verdict, what was found, and where its files are."""
     edition = overview.edition
     assert edition is not None, "only lists that are published are shown"
-    terminal.heading(f"{overview.address}, edition {edition.number}")
+    terminal.print_heading(f"{overview.address}, edition {edition.number}")
     if overview.verdict is not None:
-        terminal.verdict(overview.verdict)
+        terminal.print_verdict(overview.verdict)
     if overview.last_failure is not None:
-        terminal.finding("refuse", f"last night: {describe_night(overview.last_failure)}")
-    terminal.facts(_list_facts(overview, edition, is_short=terminal.width is not None))
+        terminal.print_finding("refuse", f"last night: {describe_night(overview.last_failure)}")
+    terminal.print_facts(_list_facts(overview, edition, is_short=terminal.width is not None))
 
 
 def _list_facts(

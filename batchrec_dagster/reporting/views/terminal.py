@@ -74,13 +74,13 @@ class Terminal:
         """Whether it can show lines that are written over later."""
         return self.width is not None and not self.console.is_dumb_terminal
 
-    def waiting(self, text: str) -> AbstractContextManager[object]:
+    def show_waiting(self, text: str) -> AbstractContextManager[object]:
         """A block during which a terminal says what is waited for."""
         if not self.rewrites_lines:
             return nullcontext()
         return self.console.status(escape_line(text))
 
-    def line(self, text: str | Text = "", style: str = "", *, cut: bool = False) -> None:
+    def print_line(self, text: str | Text = "", style: str = "", *, cut: bool = False) -> None:
         """Print a line, however long it is, or cut where the terminal ends."""
         if isinstance(text, str):
             text = Text(escape_invisible(text), style=style)
@@ -89,11 +89,11 @@ class Terminal:
         else:
             self.console.print(text, soft_wrap=True)
 
-    def heading(self, text: str) -> None:
+    def print_heading(self, text: str) -> None:
         """Print what the lines below are about."""
         self.console.print(Text(escape_invisible(text), style="bold"), overflow="fold")
 
-    def sentence(
+    def print_sentence(
         self, text: str, *, start: str = "  ", style: str = "dim", hang: int | None = None
     ) -> None:
         """Print a sentence behind `start`, in lines that fit and are indented as far.
@@ -105,32 +105,32 @@ class Terminal:
         wrapped = wrap(escape_line(text), self.width, start=start, hang=hang)
         lines = Text(wrapped)
         lines.stylize(style, 0, len(start))
-        self.line(lines)
+        self.print_line(lines)
 
-    def outcome(self, level: Level, text: str) -> None:
+    def print_outcome(self, level: Level, text: str) -> None:
         """Print how something ended, with the symbol of the level."""
         symbol, style = MARKS[level]
-        self.line(Text.assemble((f"{symbol} ", style), (escape_line(text), "bold")))
+        self.print_line(Text.assemble((f"{symbol} ", style), (escape_line(text), "bold")))
 
-    def finding(self, level: Level, text: str) -> None:
+    def print_finding(self, level: Level, text: str) -> None:
         """Print what was found, with the symbol of the level, in lines that fit."""
         symbol, style = MARKS[level]
-        self.sentence(text, start=f"{symbol} ", style=style)
+        self.print_sentence(text, start=f"{symbol} ", style=style)
 
-    def verdict(self, verdict: Verdict) -> None:
+    def print_verdict(self, verdict: Verdict) -> None:
         """Print the verdict on lists in a sentence."""
         symbol, style = MARKS[verdict.level]
         text = wrap(escape_line(str(verdict)), self.width, start=f"{symbol} ")
         lines = Text(text)
         lines.stylize(style, 0, len(f"{symbol} {verdict.opening}"))
-        self.line(lines)
+        self.print_line(lines)
 
-    def facts(self, facts: Iterable[tuple[str, str]]) -> None:
+    def print_facts(self, facts: Iterable[tuple[str, str]]) -> None:
         """Print facts below each other, each behind its label."""
         for label, text in facts:
-            self.sentence(text, start=f"  {label:<{LABEL_WIDTH}}")
+            self.print_sentence(text, start=f"  {label:<{LABEL_WIDTH}}")
 
-    def table(
+    def print_table(
         self,
         title: str,
         columns: Sequence[Column | str],
@@ -142,16 +142,16 @@ class Terminal:
         Columns that are named by a text have numbers if one of their cells is one.
         """
         if title:
-            self.heading(title)
+            self.print_heading(title)
         if rows:
             columns_of_cells = zip(columns, zip(*rows, strict=True), strict=True)
-            self._print_table(
+            self._print_cells(
                 [_describe_column(column, cells) for column, cells in columns_of_cells], rows
             )
         if note:
-            self.line(Text(wrap(escape_line(note), self.width, hang=0), style="dim"))
+            self.print_line(Text(wrap(escape_line(note), self.width, hang=0), style="dim"))
 
-    def _print_table(self, columns: Sequence[Column], rows: Sequence[Sequence[Cell]]) -> None:
+    def _print_cells(self, columns: Sequence[Column], rows: Sequence[Sequence[Cell]]) -> None:
         table = Table(
             box=None if self.width is None else box.SIMPLE_HEAD,
             # The lines of a terminal's table are a character wide.

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING
 
-from batchrec_dagster.preparation.spark.job import local_session
+from batchrec_dagster.preparation.spark.job import open_local_session
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -42,7 +42,7 @@ def quick_session() -> Iterator[SparkSession]:
             kind.__getattr__ = cache(kind.__getattr__)
     # Its workers need Polars, which another Python on this machine may not have.
     os.environ["PYSPARK_PYTHON"] = sys.executable
-    session = local_session(1, "1g", "-XX:TieredStopAtLevel=1")
+    session = open_local_session(1, "1g", "-XX:TieredStopAtLevel=1")
     session.sparkContext.setLogLevel("ERROR")
     for name, value in QUICK.items():
         session.conf.set(name, value)
