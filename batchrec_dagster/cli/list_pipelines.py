@@ -108,6 +108,7 @@ def _describe_overview(
 
     last_run: the last refresh of its pipeline, as `_read_last_run` describes it.
     """
+    from batchrec_dagster.reporting.insight.nights import format_iso
     from batchrec_dagster.reporting.insight.overview import describe_last_night
 
     edition, live = overview.edition, overview.live
@@ -115,9 +116,9 @@ def _describe_overview(
     if edition is not None:
         published = {
             "number": edition.number,
-            "made": _format_time(edition.made_at),
+            "made": format_iso(edition.made_at),
             "users": edition.users,
-            "live_since": None if live is None else _format_time(live.time),
+            "live_since": None if live is None else format_iso(live.time),
             "live_because": None if live is None else live.because,
             "verdict": str(overview.verdict),
         }
@@ -133,6 +134,7 @@ def _read_last_run(instance: dg.DagsterInstance, files: ListFiles) -> dict[str, 
     """The last refresh of the pipeline, for JSON; None if there was none. Raises UserError."""
     from batchrec_dagster.pipeline.automation.runs_under_way import filter_refreshes
     from batchrec_dagster.pipeline.ended_runs import is_interrupted
+    from batchrec_dagster.reporting.insight.nights import format_iso
 
     for record in instance.get_run_records(filter_refreshes(files), limit=1):
         status = record.dagster_run.status.value
@@ -142,14 +144,10 @@ def _read_last_run(instance: dg.DagsterInstance, files: ListFiles) -> dict[str, 
         return {
             "run_id": record.dagster_run.run_id,
             "status": status,
-            "began": _format_time(datetime.fromtimestamp(began, UTC)),
+            "began": format_iso(datetime.fromtimestamp(began, UTC)),
             "seconds": round(record.end_time - began, 1) if record.end_time else None,
         }
     return None
-
-
-def _format_time(time: datetime) -> str:
-    return time.astimezone(UTC).isoformat(timespec="seconds")
 
 
 def _list_nights(lists: Sequence[ListFiles], *, as_json: bool) -> None:

@@ -222,15 +222,15 @@ def split_line(line: str, delimiter: str, *, quoted: bool = True) -> list[str]:
         return line.rstrip("\r\n").split(delimiter)
 
 
-def build_empty_line_error(name: str, place: str, skipped: int) -> PreparationError:
+def build_empty_line_error(name: str, line: str, skipped: int) -> PreparationError:
     """The error of a file that has nothing in the line where its columns begin.
 
-    place: the line, in words.
+    line: what messages call the line.
     skipped: how many lines come before it.
     """
     if skipped:
         return PreparationError(
-            f"{name} has nothing in {place}, where by its header the columns begin: check header in"
+            f"{name} has nothing in {line}, where by its header the columns begin: check header in"
             " the declaration"
         )
     return PreparationError(

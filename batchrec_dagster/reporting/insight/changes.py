@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from batchrec_dagster.personalize.measurements import COVERAGE, join_words, name_ndcg
 from batchrec_dagster.reporting.insight.numbers import Number
+from batchrec_dagster.reporting.insight.published_tables import read_users_with_lists
 from batchrec_dagster.steps.judge_quality import compare_models
 from batchrec_dagster.storage.edition import DataCounts, Edition
 
@@ -96,7 +97,7 @@ def compare_editions(
     """
     old, old_lists = before
     new, new_lists = after
-    old_users, new_users = (_read_users(lists) for lists in (old_lists, new_lists))
+    old_users, new_users = (read_users_with_lists(lists) for lists in (old_lists, new_lists))
     users_in_both = new_users.filter(new_users.is_in(old_users.implode())).sort()
     step = max(1, -(-len(users_in_both) // most_users))
     users_compared = users_in_both.gather_every(step)
@@ -298,13 +299,6 @@ def _compare_events(before: DataCounts, after: DataCounts) -> Iterator[Change]:
 
 def _read_amount(value: float | None) -> Number | None:
     return None if value is None else Number(value=value, unit="amount")
-
-
-def _read_users(lists: pl.LazyFrame) -> pl.Series:
-    """The ids of the users with a list."""
-    # Each has one item of rank 1.
-    users = lists.filter(pl.col("rank") == 1).select("user_id")
-    return users.collect(engine="streaming").to_series()
 
 
 def _read_rows(lists: pl.LazyFrame, users: pl.Series) -> pl.DataFrame:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import polars as pl
 
 from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
-from batchrec_dagster.reporting.insight.people import is_counted
+from batchrec_dagster.reporting.insight.explanations import is_counted
 from batchrec_dagster.reporting.insight.person import NO_INTERACTIONS
 from batchrec_dagster.reporting.insight.published_tables import (
     find_similar_items,

@@ -139,8 +139,13 @@ def _describe_night(night: ListedNight) -> dict[str, Any]:
         values[name] = None if night.ndcg is None else getattr(night.ndcg, end)
     for name in ("time", "until"):
         time = values[name]
-        values[name] = None if time is None else time.astimezone(UTC).isoformat(timespec="seconds")
+        values[name] = None if time is None else format_iso(time)
     return values
+
+
+def format_iso(time: datetime) -> str:
+    """The time to the second in UTC, for JSON, as `2026-01-31T09:05:00+00:00`."""
+    return time.astimezone(UTC).isoformat(timespec="seconds")
 
 
 def describe_success(newest: Sequence[ListedNight]) -> str:

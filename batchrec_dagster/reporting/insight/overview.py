@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC
 from typing import Any
 
-from batchrec_dagster.reporting.insight.nights import ENDED_BADLY, ListedNight, list_nights
+from batchrec_dagster.reporting.insight.nights import (
+    ENDED_BADLY,
+    ListedNight,
+    format_iso,
+    list_nights,
+)
 from batchrec_dagster.reporting.insight.verdict import Verdict, give_verdict
 from batchrec_dagster.storage.edition import Edition
 from batchrec_dagster.storage.layout import ListFiles
@@ -109,7 +113,7 @@ def describe_last_night(overview: ListOverview) -> dict[str, Any] | None:
         return None
     return {
         "status": night.status,
-        "time": night.time.astimezone(UTC).isoformat(timespec="seconds"),
+        "time": format_iso(night.time),
         "steps": list(night.steps),
         "checks": list(night.checks),
         "reason": night.reason,

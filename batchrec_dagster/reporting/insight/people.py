@@ -6,7 +6,7 @@ everybody.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
@@ -14,21 +14,15 @@ from typing import Any, NamedTuple
 import polars as pl
 from pydantic import BaseModel
 
-from batchrec_dagster.config.list_columns import REASON, REASON_ITEM
+from batchrec_dagster.config.list_columns import REASON_ITEM
 from batchrec_dagster.personalize.schemas import EVENT_TYPE, ITEM_ID, TIMESTAMP, USER_ID
+from batchrec_dagster.reporting.insight.explanations import Histories, explain_lists, name_reason
 from batchrec_dagster.reporting.insight.numbers import shorten_title
-from batchrec_dagster.steps.arms import CONTROL
-from batchrec_dagster.steps.item_pairs import count_pairs, number_histories
-from batchrec_dagster.steps.numbered_ids import NumberedIds
-from batchrec_dagster.steps.reasons import BECAUSE, POPULAR, SpeakingItems, select_strongest
+from batchrec_dagster.reporting.insight.published_tables import read_users_with_lists
 
 MOST_PEOPLE = 200
 # This many items of a history and of a list are shown.
 HISTORY, LIST = 10, 25
-# The pairs of items that explain lists are counted over about this many people.
-MOST_COUNTED = 20_000
-# This many of a person's newest interactions may explain their list.
-MOST_OWN = 100
 
 
 class ShownItem(NamedTuple):
@@ -91,14 +85,10 @@ class PeopleTables:
 
     lists: pl.LazyFrame
     """The published lists: user_id, rank, item_id, and what else they have."""
-    interactions: pl.LazyFrame
-    """The columns of Personalize's dataset."""
-    users: int
-    """About how many users the interactions have."""
+    histories: Histories
+    """What these and all other people had."""
     titles: pl.LazyFrame | None = None
     """item_id, title and, if they are declared, image and link. All may be null."""
-    event_strengths: Mapping[str, float] | None = None
-    """How much each type of event says of a person's taste, as of `weigh_events`."""
 
 
 def collect_people(tables: PeopleTables, named: Sequence[str] = ()) -> People:
@@ -106,27 +96,20 @@ def collect_people(tables: PeopleTables, named: Sequence[str] = ()) -> People:
 
     named: the ids of people who are among them if they have a list.
     """
-    served = _read_served(tables.lists)
+    served = read_users_with_lists(tables.lists).sort()
     sample = served.gather_every(max(1, -(-len(served) // MOST_PEOPLE)))
     wanted = pl.concat([sample, pl.Series(named, dtype=pl.String)])
     users_shown = served.filter(served.is_in(wanted.implode()))
     lists = _read_lists(tables.lists, users_shown)
-    had = _read_histories(tables.interactions, users_shown)
+    had = _read_histories(tables.histories.interactions, users_shown)
     counted = 0
     if REASON_ITEM in lists.columns:
         explained = lists.rename({REASON_ITEM: "because"})
     else:
-        explained, counted = explain_lists(lists, had, users_shown, tables)
+        explained, counted = explain_lists(lists, had, users_shown, tables.histories)
     return _describe_people(users_shown, explained, had, tables.titles).model_copy(
         update={"served": len(served), "counted": counted}
     )
-
-
-def _read_served(lists: pl.LazyFrame) -> pl.Series:
-    """The ids of all people with a list, sorted."""
-    # Each has one item of rank 1.
-    users = lists.filter(pl.col("rank") == 1).select("user_id").collect(engine="streaming")
-    return users.to_series().sort()
 
 
 def _read_lists(lists: pl.LazyFrame, users: pl.Series) -> pl.DataFrame:
@@ -142,22 +125,6 @@ def _read_lists(lists: pl.LazyFrame, users: pl.Series) -> pl.DataFrame:
     )
 
 
-def name_reason(columns: Collection[str]) -> pl.Expr:
-    """Why a row of a list is there, in a word; empty if the model or the history put it there.
-
-    columns: those of the lists.
-    """
-    reason = pl.lit("")
-    if REASON in columns:
-        given = pl.col(REASON).fill_null("")
-        reason = pl.when(given == BECAUSE).then(pl.lit("")).otherwise(given)
-    if "arm" in columns:
-        # An experiment's control gets popular items.
-        is_control = (pl.col("arm") == CONTROL) & (reason == "")
-        reason = pl.when(is_control).then(pl.lit(POPULAR)).otherwise(reason)
-    return reason
-
-
 def _read_histories(interactions: pl.LazyFrame, users: pl.Series) -> pl.DataFrame:
     """All that these people had: USER_ID, ITEM_ID, TIMESTAMP and perhaps EVENT_TYPE."""
     names = interactions.collect_schema().names()
@@ -167,69 +134,6 @@ def _read_histories(interactions: pl.LazyFrame, users: pl.Series) -> pl.DataFram
         .join(users.to_frame(USER_ID).lazy(), on=USER_ID, how="semi")
         .collect(engine="streaming")
     )
-
-
-def explain_lists(
-    lists: pl.DataFrame, had: pl.DataFrame, users: pl.Series, tables: PeopleTables
-) -> tuple[pl.DataFrame, int]:
-    """The lists with the columns because and both, and how many people's histories explain them.
-
-    `because` is the item of the person's own that has most people in common with the listed one,
-    and `both` how many of those that are counted had both. They are null if there is none, or if
-    the list itself says why the item is there.
-
-    lists: user_id, item_id, and reason as of `name_reason`.
-    had: all that these people had.
-    users: their ids, sorted.
-    """
-    newest = had.sort(TIMESTAMP, descending=True).group_by(USER_ID).head(MOST_OWN)
-    items = pl.concat([lists.get_column("item_id"), newest.get_column(ITEM_ID)]).unique().sort()
-    own = select_strongest(newest.lazy(), users, items, tables.event_strengths or {})
-    rows = lists.select(
-        user=NumberedIds(users).find(lists.get_column("user_id")),
-        item=NumberedIds(items).find(lists.get_column("item_id")),
-    )
-    histories = tables.interactions.select(user_id=USER_ID, item=ITEM_ID)
-    histories = histories.filter(is_counted(tables.users))
-    with_items, counted = pl.collect_all(
-        [
-            histories.filter(pl.col("item").is_in(items.implode())),
-            histories.select(pl.col("user_id").n_unique()),
-        ],
-        engine="streaming",
-    )
-    people = int(counted.item())
-    users_with_items = with_items.get_column("user_id").unique().sort()
-    numbered = number_histories(with_items.lazy(), users_with_items, items)
-    pairs = count_pairs(numbered, people, _list_pairs(rows, own))
-    speaking = SpeakingItems(own, len(users), pairs).find(rows)
-    because = items.gather(speaking.get_column("own_item").cast(pl.UInt32))
-    is_explained = pl.col("reason") == ""
-    explained = lists.with_columns(
-        because=pl.when(is_explained).then(pl.lit(because)),
-        both=pl.when(is_explained).then(pl.lit(speaking.get_column("both"))),
-    )
-    return explained, people
-
-
-def _list_pairs(listed: pl.DataFrame, own: pl.DataFrame) -> pl.DataFrame:
-    """The pairs of an item on a person's list and one of their own, with the lower number first.
-
-    listed, own: the columns user and item.
-    """
-    pairs = listed.select("user", "item").join(own.select("user", other="item"), on="user")
-    lower, higher = pl.min_horizontal("item", "other"), pl.max_horizontal("item", "other")
-    return pairs.filter(pl.col("item") != pl.col("other")).select(item=lower, other=higher).unique()
-
-
-def is_counted(users: int) -> pl.Expr:
-    """Whether the history of a user_id explains lists: of many users an even sample does, the same
-    in each run.
-
-    users: about how many there are.
-    """
-    share = max(1, -(-users // MOST_COUNTED))
-    return pl.col("user_id").hash(seed=0) % share == 0
 
 
 def _describe_people(

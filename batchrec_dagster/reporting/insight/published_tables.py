@@ -1,4 +1,4 @@
-"""The tables in which one person or one item is looked up."""
+"""The tables that are published, and those in which a person or an item is looked up."""
 
 from __future__ import annotations
 
@@ -44,6 +44,16 @@ def read_rows(files: ListFiles, edition: Edition, column: str, value: str) -> pl
     """The rows of the edition with this value in the column, by rank. Raises UserError."""
     rows = files.editions.read_rows(edition).filter(pl.col(column) == value)
     return rows.collect(engine="streaming").sort("rank", maintain_order=True)
+
+
+def read_users_with_lists(lists: pl.LazyFrame) -> pl.Series:
+    """The ids of the users with a list, in any order.
+
+    lists: their rows, with user_id and rank.
+    """
+    # Each has one item of rank 1.
+    users = lists.filter(pl.col("rank") == 1).select("user_id")
+    return users.collect(engine="streaming").to_series()
 
 
 def scan_titles(files: ListFiles) -> pl.LazyFrame:

@@ -12,7 +12,7 @@ from batchrec_dagster.reporting.insight.page import Page
 from batchrec_dagster.reporting.views.blocks import Bar, Cell, Fact, Judged, Section, Table, Tile
 
 
-def format_time(time: datetime) -> str:
+def format_time_in_utc(time: datetime) -> str:
     """The time to the minute in UTC, as `2026-01-31 09:05`."""
     return f"{time.astimezone(UTC):%Y-%m-%d %H:%M}"
 
@@ -21,7 +21,7 @@ def build_strip(page: Page) -> Iterator[Tile]:
     """What there is to know of the edition at a glance."""
     edition, counts = page.edition, page.edition.counts
     yield Tile("Edition", str(edition.number))
-    yield Tile("Live since (UTC)", format_time(page.live_since))
+    yield Tile("Live since (UTC)", format_time_in_utc(page.live_since))
     served = Fact("served", Number(value=edition.users or 0))
     requested = Fact("requested", Number(value=counts.requested - edition.users_dropped))
     yield Tile("Users served", served, of=requested)

@@ -46,7 +46,7 @@ def render_html(page: Page) -> str:
             items=people.items,
             served=people.served,
             has_images=has_images,
-            made_at=first_screen.format_time(page.made_at),
+            made_at=first_screen.format_time_in_utc(page.made_at),
             # The page loads pictures only when its reader allows it.
             policy=_build_policy(style, script, pictures="data: https:" if has_images else "data:"),
             style=Markup(style),  # noqa: S704

@@ -26,7 +26,7 @@ from batchrec_dagster.reporting.views.blocks import (
     Tile,
     Title,
 )
-from batchrec_dagster.reporting.views.first_screen import format_lead, format_time
+from batchrec_dagster.reporting.views.first_screen import format_lead, format_time_in_utc
 from batchrec_dagster.steps.outcomes import Outcome
 from batchrec_dagster.storage.edition import CategoryShare
 
@@ -134,7 +134,7 @@ def _make_night_row(night: ListedNight) -> list[Cell]:
     if night.reason and night.status in ENDED_BADLY:
         ending += f": {night.reason}"
     return [
-        format_time(night.time),
+        format_time_in_utc(night.time),
         "" if night.edition is None else str(night.edition),
         ending,
         night.ndcg_number,

@@ -1,0 +1,112 @@
+"""Why an item is on a person's list: a reason of the list itself, or an item that they had."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+
+import polars as pl
+
+from batchrec_dagster.config.list_columns import REASON
+from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
+from batchrec_dagster.steps.arms import CONTROL
+from batchrec_dagster.steps.item_pairs import count_pairs, number_histories
+from batchrec_dagster.steps.numbered_ids import NumberedIds
+from batchrec_dagster.steps.reasons import BECAUSE, POPULAR, SpeakingItems, select_strongest
+
+# The pairs of items that explain lists are counted over about this many people.
+MOST_COUNTED = 20_000
+# This many of a person's newest interactions may explain their list.
+MOST_OWN = 100
+
+
+@dataclass(frozen=True)
+class Histories:
+    """What people had, which explains lists."""
+
+    interactions: pl.LazyFrame
+    """The columns of Personalize's dataset."""
+    users: int
+    """About how many users they have."""
+    event_strengths: Mapping[str, float] = field(default_factory=dict)
+    """How much each type of event says of a person's taste, as of `weigh_events`."""
+
+
+def name_reason(columns: Collection[str]) -> pl.Expr:
+    """Why a row of a list is there, in a word; empty if the model or the history put it there.
+
+    columns: those of the lists.
+    """
+    reason = pl.lit("")
+    if REASON in columns:
+        given = pl.col(REASON).fill_null("")
+        reason = pl.when(given == BECAUSE).then(pl.lit("")).otherwise(given)
+    if "arm" in columns:
+        # An experiment's control gets popular items.
+        is_control = (pl.col("arm") == CONTROL) & (reason == "")
+        reason = pl.when(is_control).then(pl.lit(POPULAR)).otherwise(reason)
+    return reason
+
+
+def explain_lists(
+    lists: pl.DataFrame, had: pl.DataFrame, users: pl.Series, histories: Histories
+) -> tuple[pl.DataFrame, int]:
+    """The lists with the columns because and both, and how many people's histories explain them.
+
+    `because` is the item of the person's own that has most people in common with the listed one,
+    and `both` how many of those that are counted had both. They are null if there is none, or if
+    the list itself says why the item is there.
+
+    lists: user_id, item_id, and reason as of `name_reason`.
+    had: all that these people had.
+    users: their ids, sorted.
+    histories: those of all people.
+    """
+    newest = had.sort(TIMESTAMP, descending=True).group_by(USER_ID).head(MOST_OWN)
+    items = pl.concat([lists.get_column("item_id"), newest.get_column(ITEM_ID)]).unique().sort()
+    own = select_strongest(newest.lazy(), users, items, histories.event_strengths)
+    rows = lists.select(
+        user=NumberedIds(users).find(lists.get_column("user_id")),
+        item=NumberedIds(items).find(lists.get_column("item_id")),
+    )
+    pairs_had = histories.interactions.select(user_id=USER_ID, item=ITEM_ID)
+    pairs_had = pairs_had.filter(is_counted(histories.users))
+    with_items, counted = pl.collect_all(
+        [
+            pairs_had.filter(pl.col("item").is_in(items.implode())),
+            pairs_had.select(pl.col("user_id").n_unique()),
+        ],
+        engine="streaming",
+    )
+    people = int(counted.item())
+    users_with_items = with_items.get_column("user_id").unique().sort()
+    numbered = number_histories(with_items.lazy(), users_with_items, items)
+    pairs = count_pairs(numbered, people, _list_pairs(rows, own))
+    speaking = SpeakingItems(own, len(users), pairs).find(rows)
+    because = items.gather(speaking.get_column("own_item").cast(pl.UInt32))
+    is_explained = pl.col("reason") == ""
+    explained = lists.with_columns(
+        because=pl.when(is_explained).then(pl.lit(because)),
+        both=pl.when(is_explained).then(pl.lit(speaking.get_column("both"))),
+    )
+    return explained, people
+
+
+def _list_pairs(listed: pl.DataFrame, own: pl.DataFrame) -> pl.DataFrame:
+    """The pairs of an item on a person's list and one of their own, with the lower number first.
+
+    listed, own: the columns user and item.
+    """
+    pairs = listed.select("user", "item").join(own.select("user", other="item"), on="user")
+    lower, higher = pl.min_horizontal("item", "other"), pl.max_horizontal("item", "other")
+    return pairs.filter(pl.col("item") != pl.col("other")).select(item=lower, other=higher).unique()
+
+
+def is_counted(users: int) -> pl.Expr:
+    """Whether the history of a user_id explains lists: of many users an even sample does, the same
+    in each run.
+
+    users: about how many there are.
+    """
+    share = max(1, -(-users // MOST_COUNTED))
+    return pl.col("user_id").hash(seed=0) % share == 0
