@@ -83,7 +83,7 @@ def make_page(folder: Path, users: int) -> dict[str, Any]:
 
     from batchrec_dagster.personalize.formats import scan_interactions
     from batchrec_dagster.reporting.insight.changes import compare_editions
-    from batchrec_dagster.reporting.insight.explanations import Histories
+    from batchrec_dagster.reporting.insight.explanations import PastInteractions
     from batchrec_dagster.reporting.insight.page import Page
     from batchrec_dagster.reporting.insight.people import PeopleTables, collect_people
     from batchrec_dagster.reporting.views.html import render_html
@@ -95,7 +95,7 @@ def make_page(folder: Path, users: int) -> dict[str, Any]:
     changes = compare_editions((editions[0], before), (editions[1], now))
     interactions = scan_interactions(folder / "interactions.csv")
     titles = pl.scan_parquet(folder / "titles.parquet")
-    people = collect_people(PeopleTables(now, Histories(interactions, users), titles))
+    people = collect_people(PeopleTables(now, PastInteractions(interactions, users), titles))
     page = Page(
         address="shop",
         made_at=datetime.now(UTC),

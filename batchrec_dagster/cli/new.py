@@ -15,8 +15,8 @@ from batchrec_dagster.preparation.file_form import NO_TIMES
 from batchrec_dagster.reporting.views.plain import fit_terminal, format_program, shorten_path
 
 if TYPE_CHECKING:
-    from batchrec_dagster.cli.recognise_attributes import Subject
     from batchrec_dagster.cli.recognised_source import RecognisedSource
+    from batchrec_dagster.preparation.attributes import AttributeSubject
     from batchrec_dagster.preparation.file_form import Column
     from batchrec_dagster.preparation.sources.source import ListedFile
 
@@ -94,7 +94,7 @@ def new(name: str, ratings: str, items: str | None, users: str | None, **options
     source = _choose_declared_source(ratings, folder, project)
     recognised_ratings = _recognise_ratings(source, project, given, options)
     sources = {"ratings": recognised_ratings}
-    attributes: tuple[tuple[Subject, str | None], ...] = (("item", items), ("user", users))
+    attributes: tuple[tuple[AttributeSubject, str | None], ...] = (("item", items), ("user", users))
     for subject, path in attributes:
         if path is not None:
             source = _choose_declared_source(path, folder, project)

@@ -40,7 +40,7 @@ HINTS = {
 # The lowest rating that says that someone liked an item, by the top of the scale.
 LIKED = {5: 3.5, 10: 7.0}
 # A column with more distinct values does not hold event types.
-MOST_EVENT_TYPES = 30
+MOST_DISTINCT_EVENTS = 30
 
 
 def choose_rating_columns(sample: FileSample, given: Mapping[str, Column]) -> dict[str, Column]:
@@ -56,7 +56,7 @@ def choose_rating_columns(sample: FileSample, given: Mapping[str, Column]) -> di
     if sample.has_header:
         recognised = _recognise_by_name(sample, given)
         roles = {
-            **{r: name for r, name in recognised.items() if name not in roles.values()},
+            **{role: name for role, name in recognised.items() if name not in roles.values()},
             **roles,
         }
         if "timestamp" in needed and "timestamp" not in roles:
@@ -79,7 +79,9 @@ def _recognise_by_name(sample: FileSample, given: Mapping[str, Column]) -> dict[
         if role == "timestamp":
             names = _choose_times(sample, names)
         if role == "event_type":
-            names = [n for n in names if sample.read_cells(n).n_unique() <= MOST_EVENT_TYPES]
+            names = [
+                name for name in names if sample.read_cells(name).n_unique() <= MOST_DISTINCT_EVENTS
+            ]
         filled = [name for name in names if len(sample.read_cells(name))]
         if filled:
             roles[role] = filled[0]

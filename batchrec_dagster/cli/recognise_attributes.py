@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 import polars as pl
 
@@ -23,6 +23,7 @@ from batchrec_dagster.cli.recognised_source import (
 from batchrec_dagster.personalize.schemas import VALUE_SEPARATOR, make_field_name
 from batchrec_dagster.preparation.attributes import (
     AttributesLayout,
+    AttributeSubject,
     open_attributes_table,
     parse_attributes,
 )
@@ -33,9 +34,6 @@ from batchrec_dagster.preparation.polars.csv_table import CsvTable
 from batchrec_dagster.preparation.polars.decoding import RawFile
 from batchrec_dagster.preparation.sources.query_tables import quote_identifier
 from batchrec_dagster.preparation.sources.source import hide_query
-
-Subject = Literal["item", "user"]
-"""What a row of the file stands for."""
 
 # The names of columns, by the setting that they may be of, in the order of the YAML.
 ITEM_NAMES = {
@@ -65,7 +63,7 @@ AGREED = ("yes", "y", "true", "1", "ja", "oui", "si", "sí", "opt-in", "optin", 
 
 
 def recognise_attributes(
-    subject: Subject, source: str, file: RawFile, ratings: RecognisedSource, *, skip: bool
+    subject: AttributeSubject, source: str, file: RawFile, ratings: RecognisedSource, *, skip: bool
 ) -> RecognisedSource:
     """What the items or users in this file are, and how many.
 
@@ -118,7 +116,7 @@ def recognise_attributes(
     )
 
 
-def _recognise_id(sample: FileSample, subject: Subject, ratings: RecognisedSource) -> str:
+def _recognise_id(sample: FileSample, subject: AttributeSubject, ratings: RecognisedSource) -> str:
     """The column with the id: by a known name, or by its name in the ratings, or id.
 
     Raises UnknownColumnsError.
@@ -134,7 +132,7 @@ def _recognise_id(sample: FileSample, subject: Subject, ratings: RecognisedSourc
 
 
 def _choose_columns(
-    sample: FileSample, subject: Subject, id_column: str
+    sample: FileSample, subject: AttributeSubject, id_column: str
 ) -> tuple[dict[str, Any], Decimal]:
     """The columns of the YAML besides that of the id, and the decimal separator of the numbers.
 
@@ -210,7 +208,7 @@ def _suggest_consent(layout: AttributesLayout, users: pl.DataFrame) -> list[str]
 
 
 def _build_unknown_columns_error(
-    sample: FileSample, what: str, subject: Subject
+    sample: FileSample, what: str, subject: AttributeSubject
 ) -> UnknownColumnsError:
     """The error for columns that were not recognised."""
     return UnknownColumnsError(

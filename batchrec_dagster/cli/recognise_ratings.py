@@ -117,7 +117,7 @@ def recognise_ratings(
             f" {counts.items:,} items",
             _check_times(counts, result).text.partition(";")[0],
         ],
-        doubts=[*doubts, *_check_rows(result, counts, skip=skip, whole=whole)],
+        doubts=[*doubts, *_list_doubts_of_rows(result, counts, skip=skip, whole=whole)],
         ids=ids,
         rules=[*_build_rating_rule(min_rating, result), *_build_filter(columns, counts)],
         preview=preview,
@@ -148,7 +148,7 @@ def _list_doubts(
         )
 
 
-def _check_rows(
+def _list_doubts_of_rows(
     result: PreparationResult, counts: InteractionCounts, *, skip: bool, whole: bool
 ) -> Iterator[Doubt]:
     """What to know of the rows. Raises PreparationError for what would stop the pipeline."""

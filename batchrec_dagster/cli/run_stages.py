@@ -14,12 +14,12 @@ from batchrec_dagster.reporting.insight.numbers import format_duration
 from batchrec_dagster.reporting.insight.stages import (
     ENDED,
     Stage,
-    Status,
+    StageStatus,
     name_stage,
     summarize_metadata,
 )
 
-STATUS: Mapping[DagsterEventType, Status] = {
+STATUS: Mapping[DagsterEventType, StageStatus] = {
     DagsterEventType.STEP_START: "running",
     DagsterEventType.STEP_RESTARTED: "running",
     DagsterEventType.STEP_UP_FOR_RETRY: "retrying",

@@ -14,7 +14,7 @@ from batchrec_dagster.cli.page_address import record_page_address
 from batchrec_dagster.cli.project import Project, enter_project_if_any, find_project
 from batchrec_dagster.storage.durable import temporary_folder
 from batchrec_dagster.storage.extras import require
-from batchrec_dagster.web import allowed_hosts
+from batchrec_dagster.web.hosts import allowed_hosts
 
 
 @click.command(short_help="Open Dagster's web page, with its daemon.")

@@ -5,9 +5,10 @@ So what Personalize would refuse fails when the pipeline is loaded.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from batchrec_dagster.personalize import conditions
+from batchrec_dagster.personalize.conditions import Schemas
 from batchrec_dagster.personalize.filters import (
     DATASETS,
     FilterExpressionError,
@@ -22,12 +23,8 @@ from batchrec_dagster.personalize.schemas import (
     ITEMS,
     USER_ID,
     USERS,
-    Schema,
 )
 from batchrec_dagster.preparation.row_rules import EVENT_TYPE_VALUE
-
-# By dataset type.
-Schemas = Mapping[str, Schema]
 
 
 def find_filter_traits(expression: str | None) -> conditions.FilterTraits | None:

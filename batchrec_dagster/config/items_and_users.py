@@ -11,15 +11,14 @@ from pydantic import Field, model_validator
 from batchrec_dagster.config.problems import raise_problems
 from batchrec_dagster.config.settings import Day, Settings
 from batchrec_dagster.config.sources import (
-    Column,
     Source,
     TableSource,
     require_names_or_positions,
 )
 from batchrec_dagster.personalize.schemas import VALUE_SEPARATOR, parse_schema
 from batchrec_dagster.preparation.attributes import AttributesLayout
-from batchrec_dagster.preparation.file_form import TableFormat
-from batchrec_dagster.preparation.sources.source import RatingsSource
+from batchrec_dagster.preparation.file_form import Column, TableFormat
+from batchrec_dagster.preparation.sources.source import RowSource
 
 
 class AttributeColumns(Settings):
@@ -252,7 +251,7 @@ class BatchUsers(IdSource):
         return self
 
     @property
-    def declared_rows(self) -> RatingsSource | None:
+    def declared_rows(self) -> RowSource | None:
         """Where the list of users is; None without a source."""
         return None if self.source is None else self.rows
 

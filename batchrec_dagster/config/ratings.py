@@ -8,11 +8,12 @@ from typing import Annotated, Literal, Self, cast
 from pydantic import Field, model_validator
 
 from batchrec_dagster.config.settings import Settings, accepted_by
-from batchrec_dagster.config.sources import Column, TableSource, require_names_or_positions
+from batchrec_dagster.config.sources import TableSource, require_names_or_positions
 from batchrec_dagster.preparation.file_form import (
     EPOCH_UNITS,
     NO_TIMES,
     NULL_VALUES,
+    Column,
     Columns,
     FileForm,
     Format,

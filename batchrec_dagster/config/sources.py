@@ -14,6 +14,7 @@ from batchrec_dagster.config.settings import Matching, Settings, accepted_by
 from batchrec_dagster.errors import UserError
 from batchrec_dagster.preparation.file_form import (
     NO_HEADER,
+    Column,
     Decimal,
     Encoding,
     FileForm,
@@ -25,10 +26,7 @@ from batchrec_dagster.preparation.sources.computed import ASSET, AssetRows
 from batchrec_dagster.preparation.sources.databases import SCHEME, Database, parse_database
 from batchrec_dagster.preparation.sources.parsing import parse_file, parse_source
 from batchrec_dagster.preparation.sources.query import SOURCE, FileQuery, parse_select
-from batchrec_dagster.preparation.sources.source import RatingsSource, hide_query
-
-Column = str | int
-"""A column by its name in the header, or by its position from 1."""
+from batchrec_dagster.preparation.sources.source import RowSource, hide_query
 
 AssetKeyText = Annotated[
     str,
@@ -126,11 +124,11 @@ class Source(Settings):
     _file: str | None = PrivateAttr(default=None)
 
     @property
-    def rows(self) -> RatingsSource:
+    def rows(self) -> RowSource:
         """Where the rows are. Raises UserError."""
         return self.rows_of(FileForm())
 
-    def rows_of(self, form: FileForm) -> RatingsSource:
+    def rows_of(self, form: FileForm) -> RowSource:
         """Where the rows are.
 
         form: how text files are written.
@@ -342,7 +340,7 @@ class TableSource(Source):
         return FileForm(delimiter=self.delimiter, header=self.file_header, encoding=self.encoding)
 
     @property
-    def rows(self) -> RatingsSource:
+    def rows(self) -> RowSource:
         return self.rows_of(self.file_form)
 
     @property

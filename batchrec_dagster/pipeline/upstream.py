@@ -25,7 +25,7 @@ from batchrec_dagster.preparation.sources.errors import FileError
 from batchrec_dagster.preparation.sources.parsing import parse_source
 from batchrec_dagster.preparation.sources.partitioned import PartitionedRows, scan_table
 from batchrec_dagster.preparation.sources.query import FileQuery
-from batchrec_dagster.preparation.sources.source import RatingsSource
+from batchrec_dagster.preparation.sources.source import RowSource
 from batchrec_dagster.storage.durable import temporary_folder
 
 # The metadata that may name a file or a folder.
@@ -33,7 +33,7 @@ PATH_KEYS = ("dagster/uri", "path", "uri")
 EVENTS_AT_ONCE = 1000
 
 
-def find_upstream(source: RatingsSource, context: dg.AssetExecutionContext) -> RatingsSource:
+def find_upstream(source: RowSource, context: dg.AssetExecutionContext) -> RowSource:
     """The source; for rows of an upstream asset, the source where these rows are now.
 
     They are at the path that the asset's metadata names, else as its IO manager loads them. Of a
@@ -157,7 +157,7 @@ class _UpstreamAsset:
 
     def find_rows(
         self, materialization: _Materialization, partition: str | None = None
-    ) -> RatingsSource:
+    ) -> RowSource:
         """Where the rows of the asset are. Raises UserError.
 
         materialization: the last one of these rows.
@@ -177,7 +177,7 @@ class _UpstreamAsset:
         write = partial(self._write_rows, partition)
         return ComputedRows(self.source.text, materialization.version, write)
 
-    def parse_path(self, path: str) -> RatingsSource:
+    def parse_path(self, path: str) -> RowSource:
         """The source at a path that the metadata names. Raises UserError."""
         try:
             return parse_source(path, is_delta=self.source.is_delta)

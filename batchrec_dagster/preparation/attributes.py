@@ -62,6 +62,10 @@ HTTP_ADDRESS = "^https?://"
 _ID, _VALUES = "id", "values"
 
 
+AttributeSubject = Literal["item", "user"]
+"""What a row of a file stands for."""
+
+
 @dataclass(frozen=True)
 class AttributesLayout:
     """Which column of a file of items or users holds what: by its name, or by its position, from 1.
@@ -69,8 +73,8 @@ class AttributesLayout:
     `form` says how the file is written. `decimal` is as in `Columns`.
     """
 
-    subject: Literal["item", "user"]
-    """What a row stands for. It is also the role of the column with its id."""
+    subject: AttributeSubject
+    """It is also the role of the column with its id."""
     id: Column
     title: Column | None = None
     image: Column | None = None

@@ -44,7 +44,7 @@ class Rules:
 
     Each rule sees the rows that the ones before left. A row that is left out counts once, under the
     first rule that left it out, so that the rows read less the rows kept are the sum of these
-    counts. The rows that are kept stay in the order of the source, see `layout`.
+    counts. The rows that are kept stay in the order of the source.
 
     What is written is CSV in UTF-8 with LF: USER_ID, ITEM_ID, TIMESTAMP (whole seconds), EVENT_TYPE
     if `event_type`, and EVENT_VALUE if there is an event_value column: its text without the spaces

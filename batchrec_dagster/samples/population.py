@@ -46,7 +46,7 @@ class Movies(NamedTuple):
     genres: npt.NDArray[np.bool_]
     """Whether the movie has the genre, of shape (n, genres)."""
     first_genres: Ints
-    """Places in GENRES."""
+    """Indexes in GENRES."""
     traits: npt.NDArray[np.float32]
     """Vectors of whole numbers, of shape (n, TRAITS) and of length LENGTH."""
     weights: Floats
@@ -97,6 +97,7 @@ def _round_to_length(vectors: Floats) -> npt.NDArray[np.float32]:
 
 
 def make_movies(rng: np.random.Generator) -> Movies:
+    """MOVIES movies, most of which are near a niche, and a few of which are famous."""
     ids = np.sort(rng.choice(65_133, MOVIES, replace=False)) + 1
 
     # A niche is a corner of a genre, with an era of its own: screwball comedies, space operas.
@@ -156,6 +157,7 @@ def make_movies(rng: np.random.Generator) -> Movies:
 
 
 def make_users(rng: np.random.Generator, movies: Movies) -> Users:
+    """USERS users, each with a taste for a few niches of the movies."""
     ids = np.sort(rng.choice(71_460, USERS, replace=False)) + 75
     rating_counts = _draw_rating_counts(rng)
 

@@ -14,13 +14,12 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from batchrec_dagster.samples.population import Floats, Ints
+from batchrec_dagster.samples.population import DAY, Floats, Ints
 
 SEED, CUSTOMERS, PRODUCTS = 2026, 780, 300
 # The data begin and end at midnight UTC. Days and seconds are counted from the beginning.
 FIRST_DAY, END = np.datetime64("2025-05-16"), np.datetime64("2026-11-16")
 DAYS = int((END - FIRST_DAY).astype(int))
-DAY = 24 * 60 * 60
 
 # The lines of products, and how many people look for each.
 COLLECTIONS = {"Alpine": 1.3, "Nordic": 1.0, "Rustic": 0.8, "Botanical": 0.7, "Bauhaus": 0.6}

@@ -13,7 +13,7 @@ from batchrec_dagster.personalize.filters import parse_condition
 from batchrec_dagster.personalize.formats import USER_FIELD, scan_interactions
 from batchrec_dagster.personalize.schemas import USER_ID
 from batchrec_dagster.preparation.counting import list_distinct
-from batchrec_dagster.preparation.sources.source import RatingsSource
+from batchrec_dagster.preparation.sources.source import RowSource
 from batchrec_dagster.preparation.users import (
     list_distinct_users,
     read_users,
@@ -56,7 +56,7 @@ class BatchUsersRecord(PreparedRecord, frozen=True):
 
 
 def list_users(
-    work: Work, published: PublishedList, source: RatingsSource | None, code_version: str
+    work: Work, published: PublishedList, source: RowSource | None, code_version: str
 ) -> Result[BatchUsersRecord]:
     """The stored users who get the list, listed unless an earlier run has done so.
 
@@ -95,7 +95,7 @@ def list_users(
 
 
 def find_batch_users(
-    work: Work, published: PublishedList, source: RatingsSource | None
+    work: Work, published: PublishedList, source: RowSource | None
 ) -> RequestedUsers:
     """The declared users of the list.
 

@@ -19,7 +19,7 @@ from batchrec_dagster.errors import UserError
 from batchrec_dagster.preparation.polars.decoding import RawFile
 from batchrec_dagster.preparation.sources.source import (
     ListedFile,
-    RatingsSource,
+    RowSource,
     SourceContext,
     name_errors,
     require_unchanged,
@@ -102,7 +102,7 @@ class RawSource:
     """A source that an asset copies."""
 
     asset: str
-    source: RatingsSource
+    source: RowSource
     make_key: Callable[[str], str]
     """Makes a storage key of a filename."""
     in_place: bool = False
@@ -192,7 +192,7 @@ def _copy_changed(work: Work, raw: RawSource, last_files: Sequence[CopiedFile]) 
     return Copying(tuple(files), copied, tuple(damaged))
 
 
-def delete_copies(work: Work, asset: str, source: RatingsSource, record: RawRecord[Seen]) -> None:
+def delete_copies(work: Work, asset: str, source: RowSource, record: RawRecord[Seen]) -> None:
     """Delete the copies of the files, which have rows of users who were erased, and record that.
 
     What was downloaded of the source is removed, too. The next run copies the files again.
@@ -260,7 +260,7 @@ def _open_copy(file: CopiedFile, storage: Storage) -> Iterator[RawFile]:
 
 
 @contextmanager
-def open_source(source: RatingsSource, storage: Storage, project: Path) -> Iterator[list[RawFile]]:
+def open_source(source: RowSource, storage: Storage, project: Path) -> Iterator[list[RawFile]]:
     """The files of a source on this machine, in order.
 
     Raises UserError, also in the end if a file has changed meanwhile.
@@ -281,7 +281,7 @@ def open_listed(files: Sequence[ListedFile]) -> Iterator[list[RawFile]]:
         ]
 
 
-def digest_source(source: RatingsSource, storage: Storage, project: Path) -> str:
+def digest_source(source: RowSource, storage: Storage, project: Path) -> str:
     """`digest_files` of the source's files as they are now. Raises UserError."""
     files = source.files(make_source_context(storage, project))
     return _digest_fingerprints([(file.display_name, file.fingerprint) for file in files])

@@ -15,7 +15,7 @@ from starlette.datastructures import Headers
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from batchrec_dagster.web import AUTHORITY, HOSTS_VARIABLE, is_loopback
+from batchrec_dagster.web.hosts import AUTHORITY, HOSTS_VARIABLE, is_loopback
 
 DEFAULT_PORTS = {"http": "80", "https": "443"}
 LONGEST_QUOTE = 80  # characters of a header that an answer repeats

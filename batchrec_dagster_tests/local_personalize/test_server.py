@@ -18,7 +18,7 @@ import boto3
 import pytest
 from botocore.config import Config
 
-from batchrec_dagster.web import is_loopback
+from batchrec_dagster.web.hosts import is_loopback
 from batchrec_dagster_tests.guard.servers.personalize import (
     describe,
     poll_until_deadline,

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from batchrec_dagster.config.environment import Environment
+from batchrec_dagster.preparation.sources.limits import GB
 from batchrec_dagster.reporting.insight.readiness import Readiness, failed, ok, warning
 from batchrec_dagster.storage import durable
 
-GB = 10**9
 # Less free space than this is too little for a run.
 FULL = 1 * GB
 # Less free space than this is enough for a few nights of a large pipeline.

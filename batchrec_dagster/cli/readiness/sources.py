@@ -30,7 +30,7 @@ from batchrec_dagster.preparation.sources.file_start import MOST_BYTES, open_sta
 from batchrec_dagster.preparation.sources.files import Folder, LocalFile, S3File
 from batchrec_dagster.preparation.sources.query import FileQuery
 from batchrec_dagster.preparation.sources.sample import GeneratedFile
-from batchrec_dagster.preparation.sources.source import ListedFile, RatingsSource, SourceContext
+from batchrec_dagster.preparation.sources.source import ListedFile, RowSource, SourceContext
 from batchrec_dagster.preparation.sources.web import WebFile
 from batchrec_dagster.preparation.users import choose_id_column, open_id_tables
 from batchrec_dagster.reporting.insight.readiness import Readiness, failed, ok
@@ -45,7 +45,7 @@ FIX = "fix the file or the declaration, then check again"
 class _Block:
     """A block of the declaration that has a source."""
 
-    rows: RatingsSource
+    rows: RowSource
     encoding: Encoding
     match_columns: Callable[[OpenedFile], object]
     """Raises PreparationError unless the file has the declared columns."""
@@ -198,7 +198,7 @@ def _open_query(block: _Block, query: FileQuery, context: SourceContext) -> str 
     return _open_result(block, replace(query, sql=sql), context)
 
 
-def _find_local_size(rows: RatingsSource, context: SourceContext) -> int | None:
+def _find_local_size(rows: RowSource, context: SourceContext) -> int | None:
     """The size of the files, or of their archive, in bytes; None if any is not on this machine."""
     place = rows.archive if isinstance(rows, Member) else rows
     if not isinstance(place, LocalFile | S3File | Folder):

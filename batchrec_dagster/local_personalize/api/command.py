@@ -11,7 +11,7 @@ import click
 
 from batchrec_dagster.errors import UserError
 from batchrec_dagster.storage.extras import require
-from batchrec_dagster.web import allowed_hosts
+from batchrec_dagster.web.hosts import allowed_hosts
 
 DEFAULT_HOME = Path(".batchrec/personalize")
 

@@ -16,8 +16,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from batchrec_dagster.personalize.measurements import HEADER
-from batchrec_dagster.web import is_loopback
 from batchrec_dagster.web.guard import Guard
+from batchrec_dagster.web.hosts import is_loopback
 from batchrec_dagster.web.server import make_server, read_body, run_server
 
 from ..errors import CatalogError

@@ -87,7 +87,7 @@ def describe_nested(columns: Sequence[str]) -> str:
 def parse_json_cells(
     lines: pl.LazyFrame, names: Mapping[str, str], separator: str | None = None
 ) -> pl.LazyFrame:
-    """The cells of lines of JSON, without the blank lines; see `tables`.
+    """The cells of lines of JSON, without the blank lines; see `row_table`.
 
     lines: ROW, and the line in TEXT.
     names: the name of the column of each role.

@@ -50,7 +50,7 @@ from batchrec_dagster.storage.durable import temporary_folder
 from batchrec_dagster.storage.erased import NOBODY, ErasedUsers
 
 # In how many rows of a file the form of times is sought before all are.
-SAMPLED_ROWS = 1_000
+ROWS_FOR_TIME_FORM = 1_000
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class OpenedRatings:
         if self.columns.time_form != AUTO:
             return self.columns.time_form
         for table in self.tables:
-            for rows in (table.head(SAMPLED_ROWS), table):
+            for rows in (table.head(ROWS_FOR_TIME_FORM), table):
                 cells = leave_out_erased(rows.read_cells(self.columns.wanted), self._erased_ids)
                 forms = find_time_forms(cells, self.columns, plain=table.opened.is_plain)
                 first_form = self._collect(forms.select(FORM).head(1))

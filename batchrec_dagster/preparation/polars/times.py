@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 import polars as pl
 
 from batchrec_dagster.preparation import file_form
+from batchrec_dagster.preparation.row_rules import SECONDS_A_DAY
 
 DIRECTIVES = "YymdbBaAHIMSfpz%"
-DAY = 86_400
 # Days of Excel, as they may be written.
 _DAYS = r"^[0-9]{1,7}(?:\.[0-9]*)?$"
 
@@ -49,7 +49,7 @@ def require_time_format(text: str) -> None:
         seconds = pl.select(parse_seconds(pl.lit(example), text)).item()
     except pl.exceptions.PolarsError:
         seconds = None
-    if seconds is None or not 0 <= seconds - _EXAMPLE_DAY < DAY:
+    if seconds is None or not 0 <= seconds - _EXAMPLE_DAY < SECONDS_A_DAY:
         raise ValueError(
             f"a time written in it, such as {example!r}, cannot be read back: a format needs day,"
             " month and year, and minutes where it has hours"
@@ -86,7 +86,7 @@ def parse_seconds(text: pl.Expr, unit: str, timezone: str | None = None) -> pl.E
     text = text.str.strip_chars(file_form.BLANKS)
     if unit == file_form.EXCEL_DAYS:
         days = pl.when(text.str.contains(_DAYS)).then(text).cast(pl.Float64, strict=False)
-        local = ((days - file_form.EXCEL_1970) * DAY + 0.5).floor().cast(pl.Int64)
+        local = ((days - file_form.EXCEL_1970) * SECONDS_A_DAY + 0.5).floor().cast(pl.Int64)
         return _convert_from_zone(local, timezone)
     if unit in (file_form.ISO8601, file_form.DATETIME):
         return _parse_iso(text, timezone)

@@ -19,7 +19,7 @@ from batchrec_dagster.preparation.sources.limits import Limits
 from batchrec_dagster.preparation.sources.packing import unpack_member
 from batchrec_dagster.preparation.sources.source import (
     ListedFile,
-    RatingsSource,
+    RowSource,
     SourceContext,
     make_filename,
     name_errors,
@@ -32,7 +32,7 @@ Archive = LocalFile | S3File | WebFile
 
 
 @dataclass(frozen=True)
-class Member(RatingsSource):
+class Member(RowSource):
     """`ARCHIVE.zip!/path/in/it.csv` or `BOOK.xlsx!/SHEET`."""
 
     archive: Archive

@@ -12,7 +12,7 @@ from batchrec_dagster.preparation.file_form import FileForm
 from batchrec_dagster.preparation.sources.errors import FileError
 from batchrec_dagster.preparation.sources.source import (
     ListedFile,
-    RatingsSource,
+    RowSource,
     SourceContext,
     make_filename,
     name_errors,
@@ -24,7 +24,7 @@ ASSET = "asset://"
 
 
 @dataclass(frozen=True)
-class ComputedRows(RatingsSource):
+class ComputedRows(RowSource):
     """One Parquet file of rows that a run computes, such as those of a query."""
 
     version: str
@@ -48,7 +48,7 @@ class ComputedRows(RatingsSource):
 
 
 @dataclass(frozen=True)
-class AssetRows(RatingsSource):
+class AssetRows(RowSource):
     """The rows of an asset, before a run has found out where they are."""
 
     is_delta: bool = False

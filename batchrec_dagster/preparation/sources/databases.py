@@ -29,7 +29,7 @@ from batchrec_dagster.preparation.sources.limits import Limits
 from batchrec_dagster.preparation.sources.query import FILENAME, MAX_MESSAGE_LENGTH, read_database
 from batchrec_dagster.preparation.sources.source import (
     ListedFile,
-    RatingsSource,
+    RowSource,
     SourceContext,
     name_errors,
 )
@@ -63,7 +63,7 @@ READ_ONLY = {
 
 
 @dataclass(frozen=True)
-class Database(RatingsSource):
+class Database(RowSource):
     """The source of one Parquet file: the result of a query of a database."""
 
     sql: str

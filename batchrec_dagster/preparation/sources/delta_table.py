@@ -23,7 +23,7 @@ from batchrec_dagster.preparation.sources.errors import FileError
 from batchrec_dagster.preparation.sources.limits import MAX_FILE_GB, Limits
 from batchrec_dagster.preparation.sources.source import (
     ListedFile,
-    RatingsSource,
+    RowSource,
     SourceContext,
     follow_links,
     name_errors,
@@ -42,7 +42,7 @@ _DELETION_VECTORS = "deletion_vector_*.bin"
 
 
 @dataclass(frozen=True)
-class DeltaTable(RatingsSource):
+class DeltaTable(RowSource):
     """The source of one Parquet file: the current rows of the table."""
 
     @classmethod

@@ -15,7 +15,7 @@ from batchrec_dagster.preparation.sources.local_file import list_local_file
 from batchrec_dagster.preparation.sources.source import (
     EMPTY,
     ListedFile,
-    RatingsSource,
+    RowSource,
     SourceContext,
     follow_links,
     make_filename,
@@ -32,7 +32,7 @@ _NOT_DATA = re.compile(
 
 
 @dataclass(frozen=True)
-class LocalFile(RatingsSource):
+class LocalFile(RowSource):
     """A path; that of a folder stands for the folder's files."""
 
     def files(self, context: SourceContext) -> list[ListedFile]:
@@ -51,7 +51,7 @@ class LocalFile(RatingsSource):
 
 
 @dataclass(frozen=True)
-class S3File(RatingsSource):
+class S3File(RowSource):
     """`s3://bucket/key`."""
 
     @classmethod
@@ -93,7 +93,7 @@ def _list_object(info: ObjectInfo, filename: str, context: SourceContext) -> Lis
 
 
 @dataclass(frozen=True)
-class Folder(RatingsSource):
+class Folder(RowSource):
     """The files below a folder whose path from there matches a pattern.
 
     Names that begin with `.` or `_` are skipped, as Spark does. If the source names the folder

@@ -12,10 +12,10 @@ from batchrec_dagster.preparation.sources.delta_table import DeltaTable
 from batchrec_dagster.preparation.sources.errors import FileError
 from batchrec_dagster.preparation.sources.files import Folder, LocalFile, S3File
 from batchrec_dagster.preparation.sources.sample import GeneratedFile
-from batchrec_dagster.preparation.sources.source import RatingsSource, hide_query, name_errors
+from batchrec_dagster.preparation.sources.source import RowSource, hide_query, name_errors
 from batchrec_dagster.preparation.sources.web import WebFile
 
-SCHEMES: dict[str, Callable[[str], RatingsSource]] = {
+SCHEMES: dict[str, Callable[[str], RowSource]] = {
     "asset": AssetRows.parse,
     "http": WebFile.parse,
     "https": WebFile.parse,
@@ -28,7 +28,7 @@ ALLOWED = (
 )
 
 
-def parse_source(text: str, *, is_delta: bool = False) -> RatingsSource:
+def parse_source(text: str, *, is_delta: bool = False) -> RowSource:
     """The file, the folder or the pattern of files that the text names. Nothing is opened.
 
     is_delta: whether the text names the folder of a Delta table, or an asset whose rows are in one.
@@ -51,7 +51,7 @@ def parse_source(text: str, *, is_delta: bool = False) -> RatingsSource:
     return parse_file(text)
 
 
-def parse_file(text: str) -> RatingsSource:
+def parse_file(text: str) -> RowSource:
     """The source of a single file. Nothing is opened. Raises UserError."""
     if not text.strip():
         raise UserError(f"the source is empty: write {ALLOWED}")
@@ -71,7 +71,7 @@ def parse_file(text: str) -> RatingsSource:
         return Member(text, file, member)
 
 
-def _parse_scheme(text: str) -> RatingsSource:
+def _parse_scheme(text: str) -> RowSource:
     scheme, separator, _ = text.partition("://")
     if not separator:
         if re.match(r"(s3|https?|sample):", text):

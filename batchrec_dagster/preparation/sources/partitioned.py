@@ -20,7 +20,7 @@ from batchrec_dagster.preparation.sources.computed import ComputedRows
 from batchrec_dagster.preparation.sources.errors import FileError
 from batchrec_dagster.preparation.sources.source import (
     ListedFile,
-    RatingsSource,
+    RowSource,
     SourceContext,
     require_unchanged,
 )
@@ -28,10 +28,10 @@ from batchrec_dagster.storage.durable import temporary_folder
 
 
 @dataclass(frozen=True)
-class PartitionedRows(RatingsSource):
+class PartitionedRows(RowSource):
     """The source of one Parquet file: the rows of all these partitions, in their order."""
 
-    partitions: Mapping[str, RatingsSource]
+    partitions: Mapping[str, RowSource]
     """Where the rows of each partition are, by its key."""
 
     form: FileForm = field(default_factory=FileForm)

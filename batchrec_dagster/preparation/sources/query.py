@@ -37,7 +37,7 @@ from batchrec_dagster.preparation.sources.query_tables import (
 )
 from batchrec_dagster.preparation.sources.source import (
     ListedFile,
-    RatingsSource,
+    RowSource,
     SourceContext,
     require_unchanged,
 )
@@ -79,13 +79,13 @@ def parse_select(sql: str) -> str:
 
 
 @dataclass(frozen=True)
-class FileQuery(RatingsSource):
+class FileQuery(RowSource):
     """The source of one Parquet file: the rows that a query makes of other sources."""
 
     sql: str
     """The query: one SELECT."""
 
-    tables: Mapping[str, RatingsSource]
+    tables: Mapping[str, RowSource]
     """The sources, by the names of the tables that the query calls them."""
 
     form: FileForm = field(default_factory=FileForm)

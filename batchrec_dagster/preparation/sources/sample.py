@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from typing import Self
 
 from batchrec_dagster.preparation.sources.errors import FileError
-from batchrec_dagster.preparation.sources.source import ListedFile, RatingsSource, SourceContext
+from batchrec_dagster.preparation.sources.source import ListedFile, RowSource, SourceContext
 
 RATINGS_FILE = "user_ratedmovies-timestamps.dat"
 SAMPLE_FILES = (RATINGS_FILE, "movies.dat")
 
 
 @dataclass(frozen=True)
-class GeneratedFile(RatingsSource):
+class GeneratedFile(RowSource):
     """A file of the generated data set; by default that of the ratings."""
 
     name: str

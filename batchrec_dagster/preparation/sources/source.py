@@ -108,7 +108,7 @@ class ListedFile:
 
 
 @dataclass(frozen=True)
-class RatingsSource(ABC):
+class RowSource(ABC):
     """Where rows are: files, or a query, a database or an asset, which give one file of rows."""
 
     text: str

@@ -19,7 +19,7 @@ from batchrec_dagster.preparation.sources.limits import MAX_FILE_GB, Limits
 from batchrec_dagster.preparation.sources.source import (
     EMPTY,
     ListedFile,
-    RatingsSource,
+    RowSource,
     SourceContext,
     make_filename,
     name_errors,
@@ -46,7 +46,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class WebFile(RatingsSource):
+class WebFile(RowSource):
     """The file at an address of the web."""
 
     @classmethod

@@ -71,7 +71,7 @@ PARSED_ROWS = pl.Schema(
 )
 
 ReadCells = Callable[[pl.DataFrame], pl.LazyFrame]
-"""Reads the cells of rows of one file; see `polars.tables`. It is sent to the workers."""
+"""Reads the cells of rows of one file; see `polars.row_table`. It is sent to the workers."""
 
 
 @dataclass(frozen=True)

@@ -35,5 +35,6 @@ class SparkTask:
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> SparkTask:
+        """The task whose fields, as those of the dataclasses in it, were written as JSON."""
         kinds = {"form": FileForm, "columns": Columns, "rules": Rules, "limits": Limits}
         return cls(**{**fields, **{name: kind(**fields[name]) for name, kind in kinds.items()}})

@@ -13,7 +13,7 @@ import polars as pl
 from batchrec_dagster.config import PublishedList
 from batchrec_dagster.personalize.formats import scan_interactions
 from batchrec_dagster.reporting.insight.changes import Changes, compare_editions
-from batchrec_dagster.reporting.insight.explanations import Histories
+from batchrec_dagster.reporting.insight.explanations import PastInteractions
 from batchrec_dagster.reporting.insight.nights import list_nights
 from batchrec_dagster.reporting.insight.outcomes import describe_control, describe_result
 from batchrec_dagster.reporting.insight.page import CheckResult, Page, select_model_outcomes
@@ -108,7 +108,7 @@ def _read_people(work: Work, edition: Edition, lists: pl.LazyFrame) -> People:
             titles = pl.scan_parquet(glob.escape(str(path)))
         tables = PeopleTables(
             lists=lists,
-            histories=Histories(
+            histories=PastInteractions(
                 scan_interactions(open_path(work.files.interactions)),
                 0 if edition.data is None else edition.data.users,
                 weigh_events(pipeline.solution),

@@ -15,13 +15,13 @@ from batchrec_dagster.steps.numbered_ids import NumberedIds
 from batchrec_dagster.steps.reasons import BECAUSE, POPULAR, SpeakingItems, select_strongest
 
 # The pairs of items that explain lists are counted over about this many people.
-MOST_COUNTED = 20_000
+MOST_HISTORIES = 20_000
 # This many of a person's newest interactions may explain their list.
 MOST_OWN = 100
 
 
 @dataclass(frozen=True)
-class Histories:
+class PastInteractions:
     """What people had, which explains lists."""
 
     interactions: pl.LazyFrame
@@ -49,7 +49,7 @@ def name_reason(columns: Collection[str]) -> pl.Expr:
 
 
 def explain_lists(
-    lists: pl.DataFrame, had: pl.DataFrame, users: pl.Series, histories: Histories
+    lists: pl.DataFrame, had: pl.DataFrame, users: pl.Series, histories: PastInteractions
 ) -> tuple[pl.DataFrame, int]:
     """The lists with the columns because and both, and how many people's histories explain them.
 
@@ -108,5 +108,5 @@ def is_counted(users: int) -> pl.Expr:
 
     users: about how many there are.
     """
-    share = max(1, -(-users // MOST_COUNTED))
+    share = max(1, -(-users // MOST_HISTORIES))
     return pl.col("user_id").hash(seed=0) % share == 0

@@ -17,7 +17,7 @@ from batchrec_dagster.reporting.insight.numbers import Number
 from batchrec_dagster.storage.layout import ListFiles, ListKeys
 from batchrec_dagster.storage.nights import Night
 
-Status = Literal[
+NightStatus = Literal[
     "published", "rolled back", "restored", "refused", "failed", "stopped", "unchanged"
 ]
 # In these nights people kept what they had, and somebody should know why.
@@ -27,7 +27,7 @@ ENDED_BADLY = ("refused", "failed", "stopped")
 class ListedNight(Night):
     """A night, with what became of it since."""
 
-    status: Status
+    status: NightStatus
     """`rolled back` if the edition was published and rolled back later."""
     is_live: bool = False
     """Whether the edition is live since then."""

@@ -46,7 +46,7 @@ class CheckResult(BaseModel, frozen=True):
     """When it ran; None if that is not known."""
 
 
-class Comparison(NamedTuple):
+class PopularComparison(NamedTuple):
     """The NDCG of the model, compared with that of popular items."""
 
     metric: str
@@ -148,7 +148,7 @@ class Page(BaseModel):
         return [*_list_metrics(self.edition)]
 
     @property
-    def comparison(self) -> Comparison | None:
+    def comparison(self) -> PopularComparison | None:
         """The model compared with popular items; None if one of them was not measured."""
         edition = self.edition
         ndcg, popular = read_ndcg_number(edition), read_popular_ndcg_number(edition)
@@ -156,7 +156,7 @@ class Page(BaseModel):
             return None
         lead = measure_lead(edition)
         difference = None if lead is None else Number.of_estimate(lead.difference)
-        return Comparison(name_ndcg(edition.success), ndcg, popular, difference)
+        return PopularComparison(name_ndcg(edition.success), ndcg, popular, difference)
 
     @property
     def popular_name(self) -> str:

@@ -16,13 +16,17 @@ from pydantic import BaseModel
 
 from batchrec_dagster.config.list_columns import REASON_ITEM
 from batchrec_dagster.personalize.schemas import EVENT_TYPE, ITEM_ID, TIMESTAMP, USER_ID
-from batchrec_dagster.reporting.insight.explanations import Histories, explain_lists, name_reason
+from batchrec_dagster.reporting.insight.explanations import (
+    PastInteractions,
+    explain_lists,
+    name_reason,
+)
 from batchrec_dagster.reporting.insight.numbers import shorten_title
 from batchrec_dagster.reporting.insight.published_tables import read_users_with_lists
 
 MOST_PEOPLE = 200
 # This many items of a history and of a list are shown.
-HISTORY, LIST = 10, 25
+HISTORY_SHOWN, LIST_SHOWN = 10, 25
 
 
 class ShownItem(NamedTuple):
@@ -45,7 +49,7 @@ class HadItem(NamedTuple):
     """When they had it last; empty if the interactions have no times."""
 
 
-class ListedItem(NamedTuple):
+class ExplainedItem(NamedTuple):
     """An item of a person's list."""
 
     item: int
@@ -63,7 +67,7 @@ class Person(NamedTuple):
     interactions: int
     history: tuple[HadItem, ...]
     """The newest first."""
-    listed: tuple[ListedItem, ...]
+    listed: tuple[ExplainedItem, ...]
     """The best first."""
 
 
@@ -85,7 +89,7 @@ class PeopleTables:
 
     lists: pl.LazyFrame
     """The published lists: user_id, rank, item_id, and what else they have."""
-    histories: Histories
+    histories: PastInteractions
     """What these and all other people had."""
     titles: pl.LazyFrame | None = None
     """item_id, title and, if they are declared, image and link. All may be null."""
@@ -117,7 +121,7 @@ def _read_lists(lists: pl.LazyFrame, users: pl.Series) -> pl.DataFrame:
     columns = lists.collect_schema().names()
     explaining = [REASON_ITEM] if REASON_ITEM in columns else []
     return (
-        lists.filter(pl.col("rank") <= LIST)
+        lists.filter(pl.col("rank") <= LIST_SHOWN)
         .join(users.to_frame("user_id").lazy(), on="user_id", how="semi")
         .select("user_id", "rank", "item_id", *explaining, reason=name_reason(columns))
         .collect(engine="streaming")
@@ -145,7 +149,7 @@ def _describe_people(
         .agg(time=pl.col(TIMESTAMP).max())
         .sort(USER_ID, "time", ITEM_ID, descending=[False, True, False])
         .group_by(USER_ID, maintain_order=True)
-        .head(HISTORY)
+        .head(HISTORY_SHOWN)
     )
     ids = pl.concat(
         [latest.get_column(ITEM_ID), lists.get_column("item_id"), lists.get_column("because")]
@@ -157,11 +161,13 @@ def _describe_people(
     for user, item, time in latest.iter_rows():
         day = f"{datetime.fromtimestamp(time, UTC):%Y-%m-%d}" if has_times else ""
         histories.setdefault(user, []).append(HadItem(indexes[item], day))
-    listed: dict[str, list[ListedItem]] = {}
+    listed: dict[str, list[ExplainedItem]] = {}
     for user, item, because, reason in lists.select(
         "user_id", "item_id", "because", "reason"
     ).iter_rows():
-        listed.setdefault(user, []).append(ListedItem(indexes[item], indexes.get(because), reason))
+        listed.setdefault(user, []).append(
+            ExplainedItem(indexes[item], indexes.get(because), reason)
+        )
     interactions = dict(had.group_by(USER_ID).len().iter_rows())
     return People(
         items=tuple(_describe_items(ids, titles)),

@@ -14,7 +14,11 @@ from batchrec_dagster.config.publication import Experiment
 from batchrec_dagster.errors import UserError
 from batchrec_dagster.personalize.schemas import EVENT_TYPE, ITEM_ID, TIMESTAMP, USER_ID
 from batchrec_dagster.preparation.row_rules import EVENT_TYPE_VALUE
-from batchrec_dagster.reporting.insight.explanations import Histories, explain_lists, name_reason
+from batchrec_dagster.reporting.insight.explanations import (
+    PastInteractions,
+    explain_lists,
+    name_reason,
+)
 from batchrec_dagster.reporting.insight.nights import list_nights
 from batchrec_dagster.reporting.insight.published_tables import (
     open_interactions,
@@ -245,7 +249,7 @@ def _explain(
         # The lists themselves say why.
         return rows.with_columns(because=REASON_ITEM, both=pl.lit(None, pl.UInt32)), 0
     users = edition.data.users if edition.data is not None else 0
-    histories = Histories(interactions, users, _weigh_events(edition))
+    histories = PastInteractions(interactions, users, _weigh_events(edition))
     return explain_lists(rows, had, rows.get_column("user_id").unique(), histories)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Status = Literal["ok", "warning", "unknown", "failed"]
+ReadinessStatus = Literal["ok", "warning", "unknown", "failed"]
 
 
 @dataclass(frozen=True)
@@ -14,7 +14,7 @@ class Readiness:
 
     check: str
     """The name of what was checked."""
-    status: Status
+    status: ReadinessStatus
     message: str
     fix: str = ""
     """What to do; empty if the status is ok."""

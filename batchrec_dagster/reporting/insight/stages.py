@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from batchrec_dagster.reporting.insight.numbers import format_count
 
-Status = Literal["waiting", "running", "retrying", "done", "failed", "stopped", "skipped"]
-ENDED: tuple[Status, ...] = ("done", "failed", "stopped", "skipped")
+StageStatus = Literal["waiting", "running", "retrying", "done", "failed", "stopped", "skipped"]
+ENDED: tuple[StageStatus, ...] = ("done", "failed", "stopped", "skipped")
 
 
 @dataclass
@@ -17,7 +17,7 @@ class Stage:
     """An asset of the run. Times are in seconds since the epoch."""
 
     name: str
-    status: Status = "waiting"
+    status: StageStatus = "waiting"
     start_time: float | None = None
     """None until it starts."""
     end_time: float | None = None

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from batchrec_dagster.reporting.insight.readiness import Readiness, Status
+from batchrec_dagster.reporting.insight.readiness import Readiness, ReadinessStatus
 from batchrec_dagster.reporting.views.plain import escape_invisible, shorten_declarations
 from batchrec_dagster.reporting.views.terminal import MARKS, Terminal
 from batchrec_dagster.storage.edition import Level
 
 # The word and the level of each status, the most urgent first.
-WORDS: Mapping[Status, tuple[str, Level]] = {
+WORDS: Mapping[ReadinessStatus, tuple[str, Level]] = {
     "failed": ("FAILED", "refuse"),
     "warning": ("warning", "watch"),
     "unknown": ("unknown", "watch"),
@@ -27,15 +27,15 @@ def print_readiness(terminal: Terminal, results: Sequence[Readiness]) -> None:
     for result in urgent:
         start = f"{result.check:<{name_width}}  "
         text = result.message if terminal.width is None else shorten_declarations(result.message)
-        _print_one(terminal, result.status, start, text)
+        _print_status(terminal, result.status, start, text)
         indentation = " " * (2 + WORD_WIDTH + len(start))
         terminal.print_sentence(result.fix, start=f"{indentation}-> ")
     passed = [result.check for result in results if result.status == "ok"]
     if passed:
-        _print_one(terminal, "ok", "", f"{len(passed)} passed: {', '.join(passed)}")
+        _print_status(terminal, "ok", "", f"{len(passed)} passed: {', '.join(passed)}")
 
 
-def _print_one(terminal: Terminal, status: Status, name: str, text: str) -> None:
+def _print_status(terminal: Terminal, status: ReadinessStatus, name: str, text: str) -> None:
     word, level = WORDS[status]
     symbol, style = MARKS[level]
     start = f"{symbol} {word:<{WORD_WIDTH}}{escape_invisible(name)}"

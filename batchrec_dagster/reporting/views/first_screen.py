@@ -48,7 +48,7 @@ def _judge_night(night: ListedNight) -> str:
     return "watch" if night.steps else ""
 
 
-def describe_last_night(page: Page) -> Judged | None:
+def explain_last_night(page: Page) -> Judged | None:
     """Why the last run was refused or failed; None if it was not."""
     night = page.last_night
     if night is None or night.status not in ENDED_BADLY:

@@ -38,7 +38,7 @@ def render_html(page: Page) -> str:
             page=page,
             verdict=page.verdict,
             strip=[*first_screen.build_strip(page)],
-            last_night=first_screen.describe_last_night(page),
+            last_night=first_screen.explain_last_night(page),
             comparisons=first_screen.build_comparisons(page),
             sections=sections.build_sections(page),
             checks=sections.build_checks(page),

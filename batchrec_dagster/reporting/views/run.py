@@ -12,7 +12,7 @@ from rich.text import Text
 
 from batchrec_dagster.reporting.insight.numbers import format_duration
 from batchrec_dagster.reporting.insight.overview import ListOverview
-from batchrec_dagster.reporting.insight.stages import Stage, Status
+from batchrec_dagster.reporting.insight.stages import Stage, StageStatus
 from batchrec_dagster.reporting.views.plain import (
     escape_line,
     format_program,
@@ -23,7 +23,7 @@ from batchrec_dagster.reporting.views.plain import (
 from batchrec_dagster.reporting.views.terminal import Terminal
 from batchrec_dagster.storage.edition import Edition
 
-STYLES: Mapping[Status, str] = {
+STYLES: Mapping[StageStatus, str] = {
     "running": "bold",
     "retrying": "yellow",
     "done": "green",

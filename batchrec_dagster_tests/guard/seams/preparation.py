@@ -27,7 +27,7 @@ from batchrec_dagster.preparation.polars import row_filters
 from batchrec_dagster.preparation.polars.decoding import RawFile as DecodedFile
 from batchrec_dagster.preparation.polars.prepare import open_ratings
 from batchrec_dagster.preparation.row_rules import PreparationResult
-from batchrec_dagster.preparation.sources.source import RatingsSource, SourceContext
+from batchrec_dagster.preparation.sources.source import RowSource, SourceContext
 from batchrec_dagster.preparation.spark.task import PARTS, SUPPRESSED, SparkTask
 from batchrec_dagster.preparation.users import read_users
 from batchrec_dagster.samples import generator
@@ -137,7 +137,7 @@ def copy_raw(
 
 
 @contextmanager
-def _open_files(folder: Path, rows: RatingsSource) -> Iterator[list[DecodedFile]]:
+def _open_files(folder: Path, rows: RowSource) -> Iterator[list[DecodedFile]]:
     """The files of a source on this machine. Raises UserError."""
     sources = _open_sources(folder)
     with _user_errors(), ExitStack() as stack:
