@@ -301,7 +301,8 @@ def _close(
     """Stop the jobs, and wait a little until they have reached a checkpoint."""
     closing.set()
     deadline = time.monotonic() + CLOSE_SECONDS
-    for thread in list(threads):
+    # The last job to end may collect the jobs, and then it closes them in its own thread.
+    for thread in set(threads) - {threading.current_thread()}:
         thread.join(max(0.0, deadline - time.monotonic()))
     with suppress(CatalogError):
         catalogue.copy_log()
