@@ -24,8 +24,8 @@ DISTANCE_EXPONENT = 0.5
 POPULARITY_EXPONENT = 0.5
 POPULARITY_SHIFT = 5.0
 
-PAIRS_AT_ONCE = 1 << 19
-CELLS_AT_ONCE = 1 << 20
+PAIRS_AT_ONCE = 1 << 18
+CELLS_AT_ONCE = 1 << 19
 
 # The number of pairs grows with the square of a history. A few hundred items of a user give the
 # same accuracy as all (Schelter, Boden, Markl, "Scalable similarity-based neighborhood methods with

@@ -25,7 +25,7 @@ from .parallel import ordered_map
 # of items that must not be recommended to -inf.
 Exclude = Callable[[slice, Float32], None]
 
-CHUNK_SCORES = 1 << 20  # on each core; a chunk of a large catalogue has fewer users
+CHUNK_SCORES = 2 << 20  # on each core; a chunk of a large catalogue has fewer users
 LEAST_CHUNK, LARGEST_CHUNK = 64, 256  # users
 CACHED_SCORES = 1 << 17  # whose exponentials are summed at once
 GROUPS = 32  # per item of a list, of which top_k reads the largest score
