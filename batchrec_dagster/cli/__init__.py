@@ -18,8 +18,9 @@ from batchrec_dagster.cli.run import run
 from batchrec_dagster.cli.show import show
 from batchrec_dagster.cli.teardown import teardown
 from batchrec_dagster.cli.ui import ui
+from batchrec_dagster.errors import UserError
 from batchrec_dagster.local_personalize.api.command import local_personalize
-from batchrec_dagster.reporting.views.plain import fit_terminal
+from batchrec_dagster.reporting.views.plain import escape_invisible, fit_terminal
 
 # With Python's own threshold, searching all that Dagster imports for garbage takes up to half a
 # second, and the search at the end of the process takes a third of a second more.
@@ -74,8 +75,6 @@ def require_memory() -> None:
 
 def _format_message(message: str) -> str:
     """The message in lines that fit the terminal, without characters that control it."""
-    from batchrec_dagster.reporting.views.plain import escape_invisible
-
     # Click prints this in front.
     start = "Error: "
     return fit_terminal("\n".join(map(escape_invisible, message.splitlines())), start=start)
@@ -85,7 +84,6 @@ def _explain_error(error: Exception) -> str:
     """The message of an expected error, which says what to do. Empty for an error that is a bug."""
     from dagster import DagsterInvariantViolationError, Failure
 
-    from batchrec_dagster.errors import UserError
     from batchrec_dagster.pipeline.declaration_errors import DeclarationError
     from batchrec_dagster.pipeline.deployment import DeploymentError
 

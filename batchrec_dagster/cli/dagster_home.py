@@ -12,6 +12,14 @@ from typing import TYPE_CHECKING
 
 import click
 
+from batchrec_dagster.storage.durable import (
+    copy_permissions,
+    exclusive_lock,
+    limit_mode,
+    make_folders,
+    write,
+)
+
 if TYPE_CHECKING:
     import dagster as dg
 
@@ -44,8 +52,6 @@ def use_dagster_home() -> Path:
 
     Raises click.ClickException if the home cannot be written.
     """
-    from batchrec_dagster.storage.durable import exclusive_lock, make_folders, write
-
     home = find_dagster_home()
     settings = home / "dagster.yaml"
     try:
@@ -64,8 +70,6 @@ def use_dagster_home() -> Path:
 
 def has_history() -> bool:
     """Whether the home has its databases; waits while another process makes them."""
-    from batchrec_dagster.storage.durable import exclusive_lock
-
     home = use_dagster_home()
     if not home.is_dir():
         return False
@@ -81,8 +85,6 @@ def open_dagster_instance() -> Iterator[dg.DagsterInstance]:
     wrong dagster.yaml, click.ClickException if the home cannot be written.
     """
     from sqlalchemy.exc import DatabaseError
-
-    from batchrec_dagster.storage.durable import copy_permissions, exclusive_lock
 
     home = use_dagster_home()
     try:
@@ -165,8 +167,6 @@ def share_with_writers(home: Path) -> None:
     SQLite makes a database that everybody can read and that only its user can write. Databases of
     other users keep their mode.
     """
-    from batchrec_dagster.storage.durable import limit_mode
-
     for folder in (home / "history", home / "schedules"):
         for path in (folder, *folder.rglob("*")):
             with suppress(OSError):  # The file is another user's, or a temporary one that is gone.

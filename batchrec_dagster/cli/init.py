@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 import shlex
+from importlib.util import find_spec
 from pathlib import Path
 
 import click
@@ -123,8 +124,6 @@ def _choose_module_name(folder_name: str) -> str:
 
     It gets the word `lists` if it would not be an identifier, or if an installed module has it.
     """
-    from importlib.util import find_spec
-
     module = re.sub(r"\W", "_", folder_name.lower(), flags=re.ASCII).strip("_") or "lists"
     if not module[0].isalpha():
         return f"lists_{module}"

@@ -11,8 +11,13 @@ import click
 
 from batchrec_dagster.cli.pipelines import load_pipelines
 from batchrec_dagster.cli.project import Project, enter_project, load_storage
-from batchrec_dagster.preparation.file_form import NO_TIMES
-from batchrec_dagster.reporting.views.plain import fit_terminal, format_program, shorten_path
+from batchrec_dagster.preparation.file_form import NO_TIMES, PreparationError
+from batchrec_dagster.reporting.views.plain import (
+    escape_invisible,
+    fit_terminal,
+    format_program,
+    shorten_path,
+)
 
 if TYPE_CHECKING:
     from batchrec_dagster.cli.recognised_source import RecognisedSource
@@ -87,7 +92,6 @@ def new(name: str, ratings: str, items: str | None, users: str | None, **options
     from batchrec_dagster.cli.recognise_attributes import recognise_attributes
     from batchrec_dagster.cli.write_declaration import build_text, find_line, write_declaration
     from batchrec_dagster.config.new_declaration import format_block, ignore_home_in_git
-    from batchrec_dagster.reporting.views.plain import escape_invisible
     from batchrec_dagster.steps.raw_files import open_listed
 
     skip = options["on_bad_rows"] == "skip"
@@ -186,7 +190,6 @@ def _recognise_ratings(
     source: str, project: Project, given: Mapping[str, Column], options: Mapping[str, Any]
 ) -> RecognisedSource:
     from batchrec_dagster.cli.recognise_ratings import recognise_ratings
-    from batchrec_dagster.preparation.file_form import PreparationError
     from batchrec_dagster.steps.raw_files import open_listed
 
     listed_files = _list_files(source, project)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import click
@@ -150,9 +152,6 @@ def find_definitions_errors(project: Project) -> list[str]:
 
     They do not load if, for example, two resources have the same key.
     """
-    import importlib
-    from importlib.util import find_spec
-
     import dagster as dg
 
     from batchrec_dagster.pipeline.loading import hide_preview_warnings

@@ -12,6 +12,7 @@ from batchrec_dagster.cli.pipelines import UnknownNameError, load_pipelines
 from batchrec_dagster.cli.project import enter_project, load_storage
 from batchrec_dagster.cli.published_lists import explain_nothing_published
 from batchrec_dagster.cli.watched_job import start_job
+from batchrec_dagster.errors import UserError
 from batchrec_dagster.storage.durable import temporary_folder
 
 if TYPE_CHECKING:
@@ -45,7 +46,6 @@ def rollback(address: str, to: str | None, yes: bool) -> None:
     """
     import dagster as dg
 
-    from batchrec_dagster.errors import UserError
     from batchrec_dagster.pipeline.run_history import DagsterRuns
     from batchrec_dagster.steps.rollback import (
         PREVIOUS,

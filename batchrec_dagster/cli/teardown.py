@@ -16,6 +16,7 @@ from batchrec_dagster.cli.pipelines import (
 )
 from batchrec_dagster.cli.project import enter_project_if_any, load_deployment, open_console_log
 from batchrec_dagster.reporting.views.plain import get_terminal_width, shorten_path, wrap
+from batchrec_dagster.storage.durable import delete_empty_folders
 
 if TYPE_CHECKING:
     from batchrec_dagster.config import Pipeline
@@ -42,7 +43,6 @@ def teardown(name: str, with_files: bool, yes: bool) -> None:
     from batchrec_dagster.personalize.api import PIPELINE_TAG
     from batchrec_dagster.personalize.cleanup import plan_teardown
     from batchrec_dagster.steps.locks import hold_locks, list_lock_uris
-    from batchrec_dagster.storage.durable import delete_empty_folders
 
     log = open_console_log()
     project = enter_project_if_any()

@@ -26,6 +26,8 @@ from batchrec_dagster.cli.dagster_home import (
     open_dagster_instance,
     use_dagster_home,
 )
+from batchrec_dagster.cli.page_address import answers, read_page_address
+from batchrec_dagster.reporting.views.plain import format_program
 
 if TYPE_CHECKING:
     import dagster as dg
@@ -212,8 +214,6 @@ class WatchedJob:
 
     def _explain_failure(self, title: str, stages: RunStages, arguments: Sequence[str]) -> None:
         """Print why the run was stopped or failed, and what goes on from here."""
-        from batchrec_dagster.cli.page_address import answers, read_page_address
-        from batchrec_dagster.reporting.views.plain import format_program
         from batchrec_dagster.reporting.views.run import print_failure
         from batchrec_dagster.reporting.views.terminal import Terminal
 

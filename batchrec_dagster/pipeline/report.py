@@ -9,7 +9,7 @@ import dagster as dg
 
 from batchrec_dagster.config import PublishedList
 from batchrec_dagster.pipeline.ended_runs import read_ended_runs
-from batchrec_dagster.reporting.insight.describe import describe_list
+from batchrec_dagster.reporting.insight.describe_list import describe_list
 from batchrec_dagster.reporting.insight.nights import read_other_nights
 from batchrec_dagster.reporting.insight.page import CheckResult, Page
 from batchrec_dagster.reporting.markdown import unescape

@@ -33,6 +33,7 @@ from batchrec_dagster.preparation.sources.sample import GeneratedFile
 from batchrec_dagster.preparation.sources.source import ListedFile, RowSource, SourceContext
 from batchrec_dagster.preparation.sources.web import WebFile
 from batchrec_dagster.preparation.users import choose_id_column, open_id_tables
+from batchrec_dagster.reporting.insight.numbers import format_count
 from batchrec_dagster.reporting.insight.readiness import Readiness, failed, ok
 from batchrec_dagster.steps.raw_files import make_source_context
 from batchrec_dagster.storage.connection import Storage
@@ -47,7 +48,7 @@ class _Block:
 
     rows: RowSource
     encoding: Encoding
-    match_columns: Callable[[OpenedFile], object]
+    require_columns: Callable[[OpenedFile], object]
     """Raises PreparationError unless the file has the declared columns."""
 
 
@@ -94,32 +95,32 @@ def _list_blocks(pipeline: Pipeline) -> Iterator[tuple[str, Callable[[], _Block]
 def _make_ratings_block(pipeline: Pipeline) -> _Block:
     ratings = pipeline.ratings
 
-    def match_columns(opened: OpenedFile) -> None:
+    def require_columns(opened: OpenedFile) -> None:
         recognised = recognise(opened, ratings.file_form, ratings.file_columns, pipeline.rules)
         table = open_table(opened, recognised.form, recognised.columns)
         locate_columns(recognised.columns.roles, table.columns, opened.name)
 
-    return _Block(ratings.rows, ratings.encoding, match_columns)
+    return _Block(ratings.rows, ratings.encoding, require_columns)
 
 
 def _make_attributes_block(settings: ItemSettings | UserSettings) -> _Block:
     layout = settings.layout
 
-    def match_columns(opened: OpenedFile) -> None:
+    def require_columns(opened: OpenedFile) -> None:
         open_declared_table(opened, layout)
 
-    return _Block(settings.rows, layout.form.encoding, match_columns)
+    return _Block(settings.rows, layout.form.encoding, require_columns)
 
 
 def _make_ids_block(ids: IdSource, role: Literal["user", "item"]) -> _Block:
     setting = f"{ids.block}.column"
 
-    def match_columns(opened: OpenedFile) -> None:
+    def require_columns(opened: OpenedFile) -> None:
         (table,) = open_id_tables([opened], role, ids.column, setting, ids.file_header)
         chosen = choose_id_column(table, role, ids.column, setting)
         locate_columns({setting: chosen}, table.columns, opened.name)
 
-    return _Block(ids.rows, "auto", match_columns)
+    return _Block(ids.rows, "auto", require_columns)
 
 
 def _open_block(block: _Block, context: SourceContext) -> str | None:
@@ -147,7 +148,7 @@ def _open_block(block: _Block, context: SourceContext) -> str | None:
     files = (
         [rows.start(file_start.START_BYTES)] if isinstance(rows, WebFile) else rows.files(context)
     )
-    count = f"{len(files):,} files" if len(files) > 1 else "1 file"
+    count = format_count(len(files), "file")
     if _match_first_file(block, files):
         return f"{rows.display_name}: {count}, with the declared columns"
     return f"{rows.display_name}: {count}; a run opens it"
@@ -160,7 +161,7 @@ def _open_member(block: _Block, member: Member, context: SourceContext) -> str:
         return f"{member.display_name}: 1 file; a run opens it"
     (file,) = member.files(context)
     with file.open_locally() as path:
-        _match_columns(block, RawFile(path, file.display_name))
+        _require_columns(block, RawFile(path, file.display_name))
     return f"{member.display_name}: 1 file, with the declared columns"
 
 
@@ -174,16 +175,16 @@ def _match_first_file(block: _Block, files: Sequence[ListedFile]) -> bool:
             if path is None:
                 return False
             if path.stat().st_size:
-                _match_columns(block, RawFile(path, file.display_name))
+                _require_columns(block, RawFile(path, file.display_name))
                 return True
     raise PreparationError(f"{files[0].display_name} is empty")
 
 
-def _match_columns(block: _Block, file: RawFile) -> None:
+def _require_columns(block: _Block, file: RawFile) -> None:
     with temporary_folder() as folder:
         with ConfinedReader() as reader:
             opened = open_file(file, block.encoding, folder, reader)
-        block.match_columns(opened)
+        block.require_columns(opened)
 
 
 def _open_query(block: _Block, query: FileQuery, context: SourceContext) -> str | None:
@@ -200,10 +201,12 @@ def _open_query(block: _Block, query: FileQuery, context: SourceContext) -> str 
 
 def _find_local_size(rows: RowSource, context: SourceContext) -> int | None:
     """The size of the files, or of their archive, in bytes; None if any is not on this machine."""
-    place = rows.archive if isinstance(rows, Member) else rows
-    if not isinstance(place, LocalFile | S3File | Folder):
+    container = rows.archive if isinstance(rows, Member) else rows
+    if not isinstance(container, LocalFile | S3File | Folder):
         return None
-    sizes = [file.find().stat().st_size for file in place.files(context) if file.find is not None]
+    sizes = [
+        file.find().stat().st_size for file in container.files(context) if file.find is not None
+    ]
     return sum(sizes) if sizes else None
 
 
@@ -211,5 +214,5 @@ def _open_result(block: _Block, rows: Database | FileQuery, context: SourceConte
     """What is known of a query, which gives no rows, but columns."""
     (file,) = rows.files(context)
     with file.open_locally() as path:
-        _match_columns(block, RawFile(path, rows.setting))
+        _require_columns(block, RawFile(path, rows.setting))
     return f"{rows.display_name}: the query has the declared columns"

@@ -84,7 +84,7 @@ class CsvTable(RowTable):
 
     def read_cells(self, columns_by_role: Mapping[str, Column]) -> pl.LazyFrame:
         cells = read_csv_cells(
-            self._fields(), self._syntax, self.locate_columns(columns_by_role), self._cut_row
+            self._scan_fields(), self._syntax, self.locate_columns(columns_by_role), self._cut_row
         )
         if not self.exact:
             return cells
@@ -118,7 +118,7 @@ class CsvTable(RowTable):
         line = self._lines_before_rows + row + 1
         if self.opened.quotes and self._syntax.quote:
             breaks = pl.all().str.count_matches("\n", literal=True).fill_null(0).sum()
-            before = self._fields().head(row).drop(ROW).select(breaks)
+            before = self._scan_fields().head(row).drop(ROW).select(breaks)
             line += int(before.select(pl.sum_horizontal(pl.all())).collect().item())
         return self.opened.name_line(line)
 
@@ -186,7 +186,7 @@ class CsvTable(RowTable):
         width = len(self.first_line)
         if self.most is not None or not is_cut_off(end, width, self.delimiter, self.quoted):
             return None
-        last_row = self._fields().select(pl.col(ROW).max()).collect(engine="streaming")
+        last_row = self._scan_fields().select(pl.col(ROW).max()).collect(engine="streaming")
         return None if last_row.item() is None else int(last_row.item())
 
     @cached_property
@@ -202,7 +202,7 @@ class CsvTable(RowTable):
     def _lines_before_rows(self) -> int:
         return self.skipped + (1 if self.has_header else 0)
 
-    def _fields(self) -> pl.LazyFrame:
+    def _scan_fields(self) -> pl.LazyFrame:
         if self.delimiter != "::":
             return scan_fields(self.opened.path, self._syntax, **self._extent)
         before = self._lines_before_rows

@@ -32,12 +32,12 @@ from batchrec_dagster.preparation.polars.rows import (
     FILE,
     NO_IDS,
     PROBLEM,
+    describe_read_error,
     find_time_forms,
     inspect_rows,
     is_of_erased_user,
     leave_out_erased,
     parse_rows,
-    read_error,
 )
 from batchrec_dagster.preparation.polars.typed_scan import (
     build_output_columns,
@@ -225,7 +225,7 @@ class OpenedRatings:
             problem = table.find_broken_quotes() if isinstance(table, CsvTable) else None
             if problem is not None:
                 return PreparationError(problem)
-        return PreparationError(read_error(self.tables[0].opened.name, error, self.rules))
+        return PreparationError(describe_read_error(self.tables[0].opened.name, error, self.rules))
 
 
 @contextmanager

@@ -75,7 +75,6 @@ def list_id_problems(
     plain: whether the file has no line break, NUL or other character that an id must not have.
     setting: the setting of the encoding, for messages.
     """
-
     for word, column in ids.items():
         yield is_missing(column), f"no {word}"
     columns = list(ids.values())
@@ -178,8 +177,8 @@ def _describe_unreadable(unit: str, timezone: str | None) -> str:
     """What is wrong with a time that is not written in the unit."""
     if unit in EPOCH_UNITS or unit == EXCEL_DAYS:
         return "the timestamp is not a number"
-    place = f" in {timezone}" if timezone is not None else ""
-    return f"the timestamp cannot be read as {unit}{place}"
+    zone = f" in {timezone}" if timezone is not None else ""
+    return f"the timestamp cannot be read as {unit}{zone}"
 
 
 def _describe_unit(unit: str) -> str:

@@ -111,7 +111,7 @@ def leave_out_erased(rows: pl.LazyFrame, erased: pl.Series) -> pl.LazyFrame:
     return rows.filter(~is_of_erased_user(erased)) if len(erased) else rows
 
 
-def read_error(name: str, error: object, rules: Rules) -> str:
+def describe_read_error(name: str, error: object, rules: Rules) -> str:
     """What to say of rows of the file `name` that Polars cannot read, or not filter.
 
     error: what Polars raised, or the words of it.

@@ -37,7 +37,7 @@ _GROUPS = (
 
 
 def find_time_formats(cells: pl.Series) -> list[str]:
-    """The strptime formats that read all of these texts, of which there is more than none."""
+    """The strptime formats that read all of these texts; none if there are no texts."""
     if not len(cells):
         return []
     return [

@@ -23,7 +23,7 @@ _ISO = (
     r"(?: ?(?:UTC|GMT)|Z| ?[+-][0-9]{2}(?::?[0-9]{2})?)?)?$"
 )
 # Times of 8 and 14 digits, such as 20240131 and 20240131120000, with the smallest and the largest
-# number that has so many.
+# number of that many digits.
 COMPACT_FORMS = {
     "%Y%m%d": (10**7, 10**8 - 1),
     "%Y%m%d%H%M%S": (10**13, 10**14 - 1),

@@ -12,7 +12,7 @@ from batchrec_dagster.storage.durable import temporary_folder
 
 # A larger file is not opened whole.
 MOST_BYTES = 64 * 1024 * 1024
-# Of a larger text, and over a network, these many bytes are read.
+# Of a larger text, and over a network, this many bytes are read.
 START_BYTES = 256 * 1024
 
 

@@ -52,7 +52,9 @@ def unpack(path: Path, target: Path, limits: Limits) -> Path:
     if file_formats.recognise_format(start) == file_formats.ZIP_ARCHIVE:
         unpack_member(path, "", target, limits)
         return target
-    unpacker = next((opens for sign, opens in UNPACKERS.items() if start.startswith(sign)), None)
+    unpacker = next(
+        (open_packed for sign, open_packed in UNPACKERS.items() if start.startswith(sign)), None
+    )
     if unpacker is None:
         return path
     with _explain_damage(), unpacker(path) as file:
@@ -110,9 +112,9 @@ def _find_info(archive: zipfile.ZipFile, member: str) -> zipfile.ZipInfo:
     try:
         info = archive.getinfo(member or _find_only_file(archive))
     except KeyError:
-        raise FileError(f"there is no such file in it; {_list_contents(archive)}") from None
+        raise FileError(f"there is no such file in it; {_describe_contents(archive)}") from None
     if info.is_dir():
-        raise FileError(f"it is a folder of the archive; {_list_contents(archive)}")
+        raise FileError(f"it is a folder of the archive; {_describe_contents(archive)}")
     if info.flag_bits & ENCRYPTED:
         raise FileError("it is encrypted: pack it without a password")
     if info.compress_type not in PLAIN_METHODS:
@@ -125,20 +127,24 @@ def _find_only_file(archive: zipfile.ZipFile) -> str:
     names = _list_data(archive)
     if len(names) != 1:
         raise FileError(
-            f"{_list_contents(archive)}: add !/ and the path of one, such as"
+            f"{_describe_contents(archive)}: add !/ and the path of one, such as"
             " ARCHIVE.zip!/orders.csv"
         )
     return names[0]
 
 
-def _list_contents(archive: zipfile.ZipFile) -> str:
+def _describe_contents(archive: zipfile.ZipFile) -> str:
     names = _list_data(archive)
     if not names:
         return "it is empty"
     more = "" if len(names) <= MEMBERS_SHOWN else f" and {len(names) - MEMBERS_SHOWN} more"
     listed_names = ", ".join(names[:MEMBERS_SHOWN])
     # Names come from outside, and this must be one line.
-    return "it has " + "".join(c if c.isprintable() else "?" for c in listed_names) + more
+    return (
+        "it has "
+        + "".join(letter if letter.isprintable() else "?" for letter in listed_names)
+        + more
+    )
 
 
 def _list_data(archive: zipfile.ZipFile) -> list[str]:

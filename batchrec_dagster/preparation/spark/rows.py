@@ -33,9 +33,9 @@ from batchrec_dagster.preparation.polars.row_table import ROW, TEXT, read_parque
 from batchrec_dagster.preparation.polars.rows import (
     PROBLEM,
     REASON,
+    describe_read_error,
     is_of_erased_user,
     parse_rows,
-    read_error,
 )
 from batchrec_dagster.preparation.row_rules import ERASED_USER, Rules
 from batchrec_dagster.storage.erased import ErasedUsers
@@ -114,7 +114,7 @@ class RowParser:
         except PreparationError as error:
             problem = f"{FATAL}{name}: {error}"
         except pl.exceptions.PolarsError as error:
-            problem = FATAL + read_error(name, error, self.rules)
+            problem = FATAL + describe_read_error(name, error, self.rules)
         return pl.DataFrame([{PROBLEM: problem, REASON: problem}], schema=PARSED_ROWS)
 
 

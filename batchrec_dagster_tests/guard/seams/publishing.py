@@ -21,7 +21,7 @@ from batchrec_dagster.config import Pipeline, PublishedList
 from batchrec_dagster.errors import Refused as Refused
 from batchrec_dagster.errors import Retry, UserError
 from batchrec_dagster.personalize.measurements import NDCG
-from batchrec_dagster.reporting.insight.describe import find_before
+from batchrec_dagster.reporting.insight.describe_list import find_before
 from batchrec_dagster.steps import publish, rollback
 from batchrec_dagster.steps.checks import (
     require_passed,
