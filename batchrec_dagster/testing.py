@@ -73,25 +73,11 @@ class StartedPersonalize:
     client: PersonalizeClient
     """A boto3 `personalize` client."""
 
-    def __init__(
-        self,
-        folder: Path,
-        *,
-        bucket: str = "test-bucket",
-        v2_lines: bool = False,
-    ) -> None:
-        """Start it, with all its files in `folder`.
-
-        v2_lines: whether lists of aws-user-personalization-v2 have what AWS adds to them: reasons,
-            and placeholders at the end of filtered lists.
-        """
+    def __init__(self, folder: Path, *, bucket: str = "test-bucket") -> None:
+        """Start it, with all its files in `folder`."""
         self.bucket = bucket
         self.store = ObjectStore(folders={bucket: folder / "storage"})
-        self._service = LocalPersonalize(
-            folder / "home",
-            self.store,
-            v2_lines=v2_lines,
-        )
+        self._service = LocalPersonalize(folder / "home", self.store)
         self.region = self._service.region
         self.client = make_client(self._service)
         self._server: tuple[uvicorn.Server, threading.Thread] | None = None

@@ -69,10 +69,10 @@ def prepare_by_product(source: Path, folder: Path) -> tuple[int, int]:
     from batchrec_dagster.personalize.formats import choose_csv_types
     from batchrec_dagster.personalize.schemas import make_interactions_schema
     from batchrec_dagster.preparation.file_form import Columns, FileForm
+    from batchrec_dagster.preparation.id_lists import list_distinct_users
     from batchrec_dagster.preparation.polars.decoding import RawFile
     from batchrec_dagster.preparation.polars.prepare import open_ratings
     from batchrec_dagster.preparation.row_rules import Rules
-    from batchrec_dagster.preparation.users import list_distinct_users
 
     target = folder / "interactions.csv"
     with open_ratings(

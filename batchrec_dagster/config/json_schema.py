@@ -47,4 +47,5 @@ def build_declaration_schema() -> dict[str, Any]:
 
 
 def render_declaration_schema() -> str:
+    """The text of defs.schema.json."""
     return json.dumps(build_declaration_schema(), indent=2, ensure_ascii=False) + "\n"

@@ -13,12 +13,12 @@ from batchrec_dagster.personalize.filters import parse_condition
 from batchrec_dagster.personalize.formats import USER_FIELD, scan_interactions
 from batchrec_dagster.personalize.schemas import USER_ID
 from batchrec_dagster.preparation.counting import list_distinct
-from batchrec_dagster.preparation.sources.source import RowSource
-from batchrec_dagster.preparation.users import (
+from batchrec_dagster.preparation.id_lists import (
     list_distinct_users,
     read_users,
     require_within_limits,
 )
+from batchrec_dagster.preparation.sources.source import RowSource
 from batchrec_dagster.steps.raw_files import make_source_context, open_source
 from batchrec_dagster.steps.stored_files import PreparedRecord, put_file, require_prepared
 from batchrec_dagster.steps.user_attributes import read_user_attributes

@@ -17,7 +17,7 @@ from batchrec_dagster.config.list_columns import (
 from batchrec_dagster.personalize.schemas import ITEM_ID, ITEMS, parse_schema
 from batchrec_dagster.preparation.attributes import AttributesLayout
 from batchrec_dagster.preparation.counting import list_distinct
-from batchrec_dagster.preparation.users import read_ids
+from batchrec_dagster.preparation.id_lists import read_ids
 from batchrec_dagster.steps.attributes import describe_settings, read_attribute_rows
 from batchrec_dagster.steps.data_sizes import RawAttributes
 from batchrec_dagster.steps.raw_files import open_source

@@ -15,7 +15,7 @@ from batchrec_dagster.errors import UserError
 from batchrec_dagster.personalize.api import BATCH_INFERENCE_JOB, BATCH_SEGMENT_JOB, ResourceKind
 from batchrec_dagster.personalize.formats import ITEM_FIELD, USER_FIELD
 from batchrec_dagster.personalize.schemas import ITEM_ID, USER_ID
-from batchrec_dagster.preparation.users import require_within_limits
+from batchrec_dagster.preparation.id_lists import require_within_limits
 from batchrec_dagster.steps.arms import MODEL, assign_arms
 from batchrec_dagster.steps.batch_users import find_newcomers
 from batchrec_dagster.steps.items import read_item_ids, read_item_list

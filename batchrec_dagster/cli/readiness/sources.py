@@ -19,6 +19,7 @@ from batchrec_dagster.preparation.attributes import open_declared_table
 from batchrec_dagster.preparation.column_names import locate_columns
 from batchrec_dagster.preparation.confined.reader import ConfinedReader
 from batchrec_dagster.preparation.file_form import Encoding, PreparationError
+from batchrec_dagster.preparation.id_lists import choose_id_column, open_id_tables
 from batchrec_dagster.preparation.polars.decoding import OpenedFile, RawFile, open_file
 from batchrec_dagster.preparation.recognition import open_table, recognise
 from batchrec_dagster.preparation.sources import file_start
@@ -32,7 +33,6 @@ from batchrec_dagster.preparation.sources.query import FileQuery
 from batchrec_dagster.preparation.sources.sample import GeneratedFile
 from batchrec_dagster.preparation.sources.source import ListedFile, RowSource, SourceContext
 from batchrec_dagster.preparation.sources.web import WebFile
-from batchrec_dagster.preparation.users import choose_id_column, open_id_tables
 from batchrec_dagster.reporting.insight.numbers import format_count
 from batchrec_dagster.reporting.insight.readiness import Readiness, failed, ok
 from batchrec_dagster.steps.raw_files import make_source_context

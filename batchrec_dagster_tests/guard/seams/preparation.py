@@ -23,13 +23,13 @@ from batchrec_dagster.config.ratings import RatingsSettings
 from batchrec_dagster.errors import UserError as UserError
 from batchrec_dagster.preparation import counting
 from batchrec_dagster.preparation.attributes import parse_attributes
+from batchrec_dagster.preparation.id_lists import read_users
 from batchrec_dagster.preparation.polars import row_filters
 from batchrec_dagster.preparation.polars.decoding import RawFile as DecodedFile
 from batchrec_dagster.preparation.polars.prepare import open_ratings
 from batchrec_dagster.preparation.row_rules import PreparationResult
 from batchrec_dagster.preparation.sources.source import RowSource, SourceContext
 from batchrec_dagster.preparation.spark.task import PARTS, SUPPRESSED, SparkTask
-from batchrec_dagster.preparation.users import read_users
 from batchrec_dagster.samples import generator
 from batchrec_dagster.steps.stored_files import put_stream
 from batchrec_dagster.storage.erased import NOBODY, ErasedUsers

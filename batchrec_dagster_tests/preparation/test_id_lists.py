@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from batchrec_dagster.personalize.formats import MAX_INPUT_BYTES
 from batchrec_dagster.preparation.file_form import PreparationError
-from batchrec_dagster.preparation.users import list_distinct_users, require_within_limits
+from batchrec_dagster.preparation.id_lists import list_distinct_users, require_within_limits
 
 
 @settings(deadline=None)

@@ -1,4 +1,4 @@
-"""The users of the interactions or of files, each once, for a batch inference."""
+"""Lists of ids, each once: users for a batch inference, and the users or items of files."""
 
 from __future__ import annotations
 
