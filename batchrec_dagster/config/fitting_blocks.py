@@ -45,7 +45,7 @@ def find_misfits(pipeline: Pipeline) -> list[tuple[Keys, str]]:
     """What is wrong with the settings of one block because of another, by the settings' keys."""
     schemas = {kind: parse_schema(schema) for kind, schema in pipeline.schemas.items()}
     problems = [
-        *_find_unseen_ratings(pipeline),
+        *_find_unreadable_ratings(pipeline),
         *_find_missing_columns(pipeline),
         *_find_missing_times(pipeline),
         *_find_settings_without_effect(pipeline),
@@ -65,7 +65,7 @@ def _has_event_types(pipeline: Pipeline) -> bool:
     return columns is None or columns.event_type is not None
 
 
-def _find_unseen_ratings(pipeline: Pipeline) -> Problems:
+def _find_unreadable_ratings(pipeline: Pipeline) -> Problems:
     """The settings of ratings that an engine or the sensor of new files cannot read."""
     ratings, engine = pipeline.ratings, pipeline.preparation.engine
     fix = "write the rows as Parquet before, as in an upstream asset, or set engine: local"

@@ -8,7 +8,7 @@ A row is read in four steps, which are the same for all engines.
    has an odd number of quotes, because where the next row starts would be a guess. In `json` each
    line is one object, and in `parquet` each row is one record.
 
-   The lines of `csv` up to `FileForm.header`, whatever is in them, are no records. Blank lines are
+   The lines of `csv` up to `FileForm.header`, whatever is in them, are not records. Blank lines are
    left out, and so are lines of `csv` that consist of delimiters. Files are read in the order of
    their names and rows in the order of their file. This is the source order. Bytes that are not
    UTF-8 become U+FFFD. If the last line of `csv` has no line end and fewer fields than the first

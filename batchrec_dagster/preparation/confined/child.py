@@ -62,7 +62,7 @@ def _answer(request: dict[str, Any], limits: Limits) -> dict[str, Any]:
     except OSError as error:
         return {"error": f"it cannot be read: {error.strerror or error}", "kind": "file"}
     except BaseException as error:
-        # Panics of Rust libraries are no Exceptions.
+        # A panic of a Rust library is not an Exception.
         reason = " ".join(str(error).split())[:REASON_LENGTH] or type(error).__name__
         return {"error": f"it cannot be read ({reason}): write it again", "kind": "file"}
 

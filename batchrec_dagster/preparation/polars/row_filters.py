@@ -98,7 +98,7 @@ class RowFilter:
         return self._keep(rows, rows_kept, reason)
 
     def _keep_one_of_each(self, rows: Path, reason: str) -> Path:
-        """Keep the rows that are no duplicates, or the latest of their user and item.
+        """Keep the rows that are not duplicates, or the latest of their user and item.
 
         Users are divided into parts, so that the rows of one part are in memory at a time.
         """
@@ -129,7 +129,7 @@ class RowFilter:
 
 
 def _find_kept(rows: pl.LazyFrame, reason: str) -> pl.DataFrame:
-    """_ORDER of the rows that are no duplicates, or the latest of their user and item."""
+    """_ORDER of the rows that are not duplicates, or the latest of their user and item."""
     if reason == DUPLICATE:
         columns = [name for name in rows.collect_schema().names() if name != _ORDER]
         first = rows.group_by(columns).agg(pl.col(_ORDER).min())

@@ -96,7 +96,7 @@ def list_number_problems(
 ) -> Iterator[Problem]:
     """The problem of a cell that is not a number.
 
-    comma_setting: the setting that lets numbers have a comma; None where it is no remedy.
+    comma_setting: the setting that lets numbers have a comma; None where it does not help.
     """
     if comma_setting is not None:
         has_comma = text.str.contains(r"^[ \t]*[-+0-9.]*,[0-9]+[ \t]*$")

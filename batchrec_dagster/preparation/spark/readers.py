@@ -40,7 +40,7 @@ PACKED_FIX = "a packed file has to be named .gz"
 LETTER_BEYOND_ASCII = r"[^\x00-\x7F\uFFFD\uFEFF]"
 # Columns of all rows: what Spark calls the file, the size of the file, and what it unfolds to.
 _PATH, _SIZE, _UNFOLDED = "path", "size", "unfolded"
-# Columns of lines of text: the bytes, the file's encoding, and its first ROW that is no header.
+# Columns of lines of text: the bytes, the file's encoding, and its first ROW after the header.
 _LINE, _ENCODING, _FIRST_ROW = "line", "encoding", "first_row"
 
 Part = tuple[DataFrame, ReadCells]

@@ -113,15 +113,3 @@ def format_duration(seconds: float | None) -> str:
     if minutes < 60:
         return f"{minutes} min {remaining_seconds:02} s" if minutes else f"{remaining_seconds} s"
     return f"{minutes // 60} h {minutes % 60:02} min"
-
-
-TITLE_LENGTH = 160
-
-
-def shorten_title(title: str | None) -> str | None:
-    """The title in at most TITLE_LENGTH characters; None for a blank one."""
-    if title is None or not title.strip():
-        return None
-    if len(title) <= TITLE_LENGTH:
-        return title
-    return title[: TITLE_LENGTH - 1] + "…"

@@ -21,8 +21,8 @@ from batchrec_dagster.reporting.insight.explanations import (
     explain_lists,
     name_reason,
 )
-from batchrec_dagster.reporting.insight.numbers import shorten_title
 from batchrec_dagster.reporting.insight.published_tables import read_users_with_lists
+from batchrec_dagster.reporting.insight.titles import shorten_title
 
 MOST_PEOPLE = 200
 # This many items of a history and of a list are shown.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from batchrec_dagster.reporting.insight.changes import Change, Changes, ItemChange
-from batchrec_dagster.reporting.insight.numbers import shorten_title
+from batchrec_dagster.reporting.insight.titles import shorten_title
 from batchrec_dagster.reporting.views.terminal import NOT_KNOWN, Cell, Column, Terminal
 
 COLUMNS = (

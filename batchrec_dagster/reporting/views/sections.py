@@ -11,9 +11,10 @@ from batchrec_dagster.reporting.insight.nights import (
     describe_changed_settings,
     describe_success,
 )
-from batchrec_dagster.reporting.insight.numbers import Number, shorten_title
+from batchrec_dagster.reporting.insight.numbers import Number
 from batchrec_dagster.reporting.insight.outcomes import describe_outcome
 from batchrec_dagster.reporting.insight.page import CheckResult, Page
+from batchrec_dagster.reporting.insight.titles import shorten_title
 from batchrec_dagster.reporting.views.blocks import (
     Bar,
     Cell,

@@ -9,9 +9,10 @@ from batchrec_dagster.personalize.measurements import name_ndcg
 from batchrec_dagster.reporting.insight.changes import read_ndcg_number, read_popular_ndcg_number
 from batchrec_dagster.reporting.insight.item import ItemDetails, ItemMatches
 from batchrec_dagster.reporting.insight.measured import describe_engine
-from batchrec_dagster.reporting.insight.numbers import format_count, shorten_title
+from batchrec_dagster.reporting.insight.numbers import format_count
 from batchrec_dagster.reporting.insight.overview import ListOverview
 from batchrec_dagster.reporting.insight.person import PersonDetails, describe_periods
+from batchrec_dagster.reporting.insight.titles import shorten_title
 from batchrec_dagster.reporting.views.nights import describe_night
 from batchrec_dagster.reporting.views.plain import (
     format_show_arguments,
