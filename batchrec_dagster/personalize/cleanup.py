@@ -17,7 +17,6 @@ from typing import Any
 from botocore.exceptions import ClientError
 
 from batchrec_dagster.personalize.api import (
-    ACTIVE,
     BATCH_INFERENCE_JOB,
     BATCH_SEGMENT_JOB,
     CAMPAIGN,
@@ -45,10 +44,11 @@ from batchrec_dagster.personalize.resources import Ensure
 
 # Deleting a solution deletes its versions. Jobs cannot be deleted; finished ones cost nothing.
 ORDER = (FILTER, SOLUTION, DATASET, SCHEMA, DATASET_GROUP)
-# What is deleted before a resource of this kind, what is under way in it and ends first, and what
-# no pipeline creates in it.
+# What is in a resource of this kind, and is deleted before it.
 CONTENT = {DATASET_GROUP: (FILTER, SOLUTION, DATASET)}
+# What may be under way in it, and ends first.
 WORK = {SOLUTION: (SOLUTION_VERSION,), DATASET: (IMPORT_JOB,)}
+# What no pipeline creates in it.
 FOREIGN = {
     DATASET_GROUP: (EVENT_TRACKER, METRIC_ATTRIBUTION, RECOMMENDER),
     SOLUTION: (CAMPAIGN,),
@@ -64,13 +64,14 @@ PRUNE_SECONDS = 600
 
 
 @dataclass(frozen=True)
-class ResourceToDelete:
-    """A resource: its kind, name and ARN, and its status when found."""
+class ListedResource:
+    """A resource as Personalize listed it."""
 
     kind: ResourceKind
     name: str
     arn: str
     status: str = ""
+    """Its status then; empty for a kind that has none."""
 
     def __str__(self) -> str:
         return f"{self.kind.label} {self.name}"
@@ -80,9 +81,9 @@ class ResourceToDelete:
 class TeardownPlan:
     """What a teardown does: it waits for `work`, then deletes `pieces`."""
 
-    pieces: list[ResourceToDelete] = field(default_factory=list)
+    pieces: list[ListedResource] = field(default_factory=list)
     """What it deletes, in this order."""
-    work: list[ResourceToDelete] = field(default_factory=list)
+    work: list[ListedResource] = field(default_factory=list)
     """Trainings and jobs under way: it waits for them."""
     in_the_way: list[str] = field(default_factory=list)
     """Sentences on what others created inside the pieces. Any of them stops the teardown."""
@@ -158,7 +159,7 @@ def prune(
     group: str,
     in_use: Collection[str],
     other_groups: Collection[str],
-) -> list[ResourceToDelete]:
+) -> list[ListedResource]:
     """Delete what earlier settings of the pipeline left, wait until it is gone, and return it.
 
     What has work under way stays for a later run.
@@ -176,14 +177,14 @@ def prune(
                 unused = [summary for summary in summaries if summary[kind.name] not in in_use]
                 unused.sort(key=lambda summary: summary["creationDateTime"], reverse=True)
                 for piece in _to_resources(kind, unused[SPARE_RESOURCES:]):
-                    _add_idle(plan, ensure, pipeline, piece)
+                    _add_idle(ensure, pipeline, piece, plan)
         elif dataset_group.name not in other_groups:
-            _add_idle(plan, ensure, pipeline, dataset_group)
+            _add_idle(ensure, pipeline, dataset_group, plan)
     delete(ensure.with_deadline(PRUNE_SECONDS), plan)
     return plan.pieces
 
 
-def _add_idle(plan: TeardownPlan, ensure: Ensure, pipeline: str, piece: ResourceToDelete) -> None:
+def _add_idle(ensure: Ensure, pipeline: str, piece: ListedResource, plan: TeardownPlan) -> None:
     """Add the piece with what is in it, if it is the pipeline's and nothing is under way in it."""
     own_plan = TeardownPlan()
     with _ignore_missing():
@@ -197,7 +198,7 @@ def _add_idle(plan: TeardownPlan, ensure: Ensure, pipeline: str, piece: Resource
         plan.pieces.extend(own_plan.pieces)
 
 
-def _add(ensure: Ensure, pipeline: str, piece: ResourceToDelete, plan: TeardownPlan) -> None:
+def _add(ensure: Ensure, pipeline: str, piece: ListedResource, plan: TeardownPlan) -> None:
     """Add the piece, what is in it, what is under way in it, and what others created in it."""
     plan.pieces.append(piece)
     parent = {piece.kind.arn: piece.arn}
@@ -219,8 +220,10 @@ def _add(ensure: Ensure, pipeline: str, piece: ResourceToDelete, plan: TeardownP
 
 def _add_schemas(ensure: Ensure, group_name: str, plan: TeardownPlan) -> None:
     """Add the schemas of the groups whose names match, unless somebody else uses them."""
-    mine = re.compile(rf"{group_name}-(interactions|items|users)")
-    schemas = [s for s in list_resources(ensure, SCHEMA) if mine.fullmatch(s.name)]
+    own_name = re.compile(rf"{group_name}-(interactions|items|users)")
+    schemas = [
+        schema for schema in list_resources(ensure, SCHEMA) if own_name.fullmatch(schema.name)
+    ]
     if not schemas:
         return
     datasets = {piece.arn for piece in plan.pieces}
@@ -237,6 +240,7 @@ def _add_schemas(ensure: Ensure, group_name: str, plan: TeardownPlan) -> None:
 
 
 def _add_jobs(ensure: Ensure, plan: TeardownPlan) -> None:
+    """Add the batch jobs under way that use models of the plan's solutions."""
     solutions = [piece.arn for piece in plan.pieces if piece.kind is SOLUTION]
     for kind in (BATCH_INFERENCE_JOB, BATCH_SEGMENT_JOB) if solutions else ():
         jobs = [
@@ -247,7 +251,7 @@ def _add_jobs(ensure: Ensure, plan: TeardownPlan) -> None:
         plan.work.extend(_to_resources(kind, jobs))
 
 
-def list_groups(ensure: Ensure, pipeline: str) -> list[ResourceToDelete]:
+def list_groups(ensure: Ensure, pipeline: str) -> list[ListedResource]:
     """The dataset groups with the pipeline's name, also those of earlier settings.
 
     They are its own if `is_ours` says so.
@@ -256,7 +260,7 @@ def list_groups(ensure: Ensure, pipeline: str) -> list[ResourceToDelete]:
     return [group for group in list_resources(ensure, DATASET_GROUP) if name.fullmatch(group.name)]
 
 
-def is_ours(ensure: Ensure, piece: ResourceToDelete, pipeline: str) -> bool:
+def is_ours(ensure: Ensure, piece: ListedResource, pipeline: str) -> bool:
     """Whether the pipeline created the resource, by its tags."""
     if piece.status.startswith("DELETE"):
         # An earlier teardown or somebody else deletes it: wait for it. It may have no tags.
@@ -271,7 +275,7 @@ def is_busy(summary: Mapping[str, Any]) -> bool:
     return summary["status"] not in (*READY, *FAILED)
 
 
-def list_resources(ensure: Ensure, kind: ResourceKind, **within: str) -> list[ResourceToDelete]:
+def list_resources(ensure: Ensure, kind: ResourceKind, **within: str) -> list[ListedResource]:
     """All resources of this kind, whoever created them.
 
     within: List's filter, for example a dataset group.
@@ -279,16 +283,16 @@ def list_resources(ensure: Ensure, kind: ResourceKind, **within: str) -> list[Re
     return _to_resources(kind, ensure.list(kind, **within))
 
 
-def _to_resources(kind: ResourceKind, summaries: Iterable[Description]) -> list[ResourceToDelete]:
+def _to_resources(kind: ResourceKind, summaries: Iterable[Description]) -> list[ListedResource]:
     return [
         # The summary of a solution version has no name.
-        ResourceToDelete(
+        ListedResource(
             kind,
-            s.get(kind.name) or s[kind.arn].partition("/")[2],
-            s[kind.arn],
-            s.get("status", ""),
+            summary.get(kind.name) or summary[kind.arn].partition("/")[2],
+            summary[kind.arn],
+            summary.get("status", ""),
         )
-        for s in summaries
+        for summary in summaries
     ]
 
 
@@ -302,14 +306,15 @@ def _ignore_missing() -> Iterator[None]:
             raise
 
 
-def _wait_until_idle(ensure: Ensure, piece: ResourceToDelete) -> None:
+def _wait_until_idle(ensure: Ensure, piece: ListedResource) -> None:
+    """Wait until Personalize has ended its work on it. Raises PersonalizeError at the deadline."""
     description = ensure.describe_if_shown(piece.kind, piece.arn)
     while description is not None and is_busy(description):
         ensure.sleep(ensure.poll_seconds, f"{piece} is {description['status']}")
         description = ensure.describe_if_shown(piece.kind, piece.arn)
 
 
-def _delete(ensure: Ensure, piece: ResourceToDelete) -> None:
+def _delete(ensure: Ensure, piece: ListedResource) -> None:
     """Ask for the deletion, as soon as nothing else needs the piece."""
     while True:
         try:
@@ -329,60 +334,3 @@ def _delete(ensure: Ensure, piece: ResourceToDelete) -> None:
         else:
             ensure.log.info(f"deleting {piece}")
             return
-
-
-# A version costs nothing on AWS, which cannot delete one. The local Personalize deletes the model's
-# file of a version that gets this tag, unless a job needs it. The version and its metrics stay.
-MODEL_TAG, EXPIRED = "batchrec:model", "expired"
-
-
-def has_model(ensure: Ensure, solution_version: str) -> bool:
-    """Whether the version of this ARN has a model. On AWS each one has."""
-    return ensure.on_aws or ensure.tags_of(solution_version).get(MODEL_TAG) != EXPIRED
-
-
-def expire_models(ensure: Ensure, pipeline: str, keep: int) -> None:
-    """Give up the models of all but the newest versions of each of the pipeline's solutions.
-
-    It does nothing on AWS.
-
-    keep: how many versions of a solution keep their model.
-    Raises botocore's ClientError.
-    """
-    if ensure.on_aws:
-        return
-    for group in list_groups(ensure, pipeline):
-        if is_ours(ensure, group, pipeline):
-            for solution in list_resources(ensure, SOLUTION, datasetGroupArn=group.arn):
-                if is_ours(ensure, solution, pipeline):
-                    _expire_versions(ensure, pipeline, solution.arn, keep)
-
-
-def _expire_versions(ensure: Ensure, pipeline: str, solution: str, keep: int) -> None:
-    """Tag the older versions, the oldest first, unless they are tagged already."""
-    versions = ensure.list(SOLUTION_VERSION, solutionArn=solution)
-    versions.sort(key=lambda version: version["creationDateTime"], reverse=True)
-    with_model: list[str] = []
-    for version in versions:
-        arn = str(version[SOLUTION_VERSION.arn])
-        tags = ensure.tags_of(arn) if version["status"] == ACTIVE else {}
-        # Somebody else may have trained a version of the solution, such as in a notebook.
-        if tags.get(PIPELINE_TAG) != pipeline:
-            continue
-        if tags.get(MODEL_TAG) != EXPIRED:
-            with_model.append(arn)
-        elif len(with_model) >= keep:
-            # All older ones are tagged, too.
-            break
-    for arn in reversed(with_model[keep:]):
-        try:
-            ensure.client.tag_resource(
-                resourceArn=arn, tags=[{"tagKey": MODEL_TAG, "tagValue": EXPIRED}]
-            )
-        except ClientError as error:
-            if error.response["Error"]["Code"] != IN_USE:
-                raise
-            ensure.log.info(f"retention: the model of {arn} stays until no job uses it")
-            # A tagged version has none without a tag before it.
-            return
-        ensure.log_resource(f"retention: deleted the model of {arn}; its metrics stay")

@@ -56,7 +56,7 @@ class DeletionResult:
 
     job_arn: str
     status: str
-    """COMPLETED."""
+    """As Describe says: COMPLETED, as a job that failed raises an error."""
     records_deleted: int
     overlapping_work: tuple[str, ...] = ()
     """Imports, trainings and batch jobs in the dataset group that were started during the job.
@@ -99,13 +99,13 @@ def erase_users_from_groups(
     the storage raises. After a failure, another call starts another job.
     """
     # A job may take a day: start all before waiting for one.
-    jobs = [
-        _start(ensure, storage, f"{folder}{_make_stem(arn, request)}.csv", arn, users, request)
-        for arn in dataset_group_arns
-    ]
+    stems = {arn: _make_stem(arn, request) for arn in dataset_group_arns}
+    jobs = {
+        arn: _start(ensure, storage, f"{folder}{stem}.csv", arn, users, stem)
+        for arn, stem in stems.items()
+    }
     return [
-        _finish(ensure, storage, f"{folder}{_make_stem(arn, request)}.csv", arn, job)
-        for arn, job in zip(dataset_group_arns, jobs, strict=True)
+        _finish(ensure, storage, f"{folder}{stems[arn]}.csv", arn, job) for arn, job in jobs.items()
     ]
 
 
@@ -115,10 +115,13 @@ def _start(
     uri: str,
     dataset_group_arn: str,
     users: Collection[str],
-    request: str,
+    stem: str,
 ) -> StartedResource:
-    """The job of the request, started with the users in the input file, unless there is one."""
-    stem = _make_stem(dataset_group_arn, request)
+    """The job of the request, started with the users in the input file, unless there is one.
+
+    uri: of the input file.
+    stem: the job's name without its number.
+    """
     arn = ensure.find(DATA_DELETION_JOB, stem, datasetGroupArn=dataset_group_arn)
     if arn is not None:
         return StartedResource(arn, created=False)
@@ -157,16 +160,10 @@ def _finish(
     storage.delete(uri)
     start, end = description["creationDateTime"], description["lastUpdatedDateTime"]
     overlapping_work = tuple(
-        f"{kind.label} {summary[kind.arn].partition('/')[2]}"
+        _name_work(kind, summary)
         for kind, summary in _list_work(ensure, dataset_group_arn)
         if start <= summary["creationDateTime"] <= end
     )
-    if overlapping_work:
-        ensure.log.warning(
-            f"{', '.join(overlapping_work)} started while Personalize erased users from"
-            f" {dataset_group_arn}. Its models may then have something of them until the next"
-            " training"
-        )
     return DeletionResult(
         job.arn, description["status"], description["numDeleted"], overlapping_work
     )
@@ -206,7 +203,7 @@ def _wait_until_idle(ensure: Ensure, dataset_group_arn: str) -> None:
     """Wait for what works with the users' data. Raises PersonalizeError at the deadline."""
     while True:
         busy = [
-            f"{kind.label} {summary[kind.arn].partition('/')[2]}"
+            _name_work(kind, summary)
             for kind, summary in _list_work(ensure, dataset_group_arn)
             if is_busy(summary)
         ]
@@ -215,6 +212,11 @@ def _wait_until_idle(ensure: Ensure, dataset_group_arn: str) -> None:
         waiting_for = f"users are erased when this has ended: {', '.join(busy)}"
         ensure.log.info(waiting_for)
         ensure.sleep(ensure.poll_seconds, waiting_for)
+
+
+def _name_work(kind: ResourceKind, summary: Description) -> str:
+    """What messages call an import, a training or a job."""
+    return f"{kind.label} {summary[kind.arn].partition('/')[2]}"
 
 
 def _list_work(

@@ -260,7 +260,7 @@ def _parser() -> Lark:
 def parse(text: str) -> tuple[Expression, ...]:
     """The expressions of a filter, as `|` chains them; not checked against any schema.
 
-    Raises FilterExpressionError, with the place of the syntax error.
+    Raises FilterExpressionError, with the position of the syntax error.
     """
     expressions: tuple[Expression, ...] = _parse(text, "start")
     return expressions
@@ -270,7 +270,7 @@ def parse(text: str) -> tuple[Expression, ...]:
 def parse_condition(text: str) -> Condition:
     """A condition alone, as it follows WHERE in a filter; not checked against any schema.
 
-    Raises FilterExpressionError, with the place of the syntax error.
+    Raises FilterExpressionError, with the position of the syntax error.
     """
     condition: Condition = _parse(text, "condition")
     return condition

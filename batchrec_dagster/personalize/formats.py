@@ -97,6 +97,14 @@ def format_inference_line(
     )
 
 
+def format_segment_line(
+    request: Mapping[str, object], users: Sequence[str], error: str | None = None
+) -> str:
+    """One line of a `.out` file, without its newline: JSON with spaces."""
+    line = {"input": request, "output": {"usersList": list(users)}, "error": error}
+    return json.dumps(line, ensure_ascii=False)
+
+
 def read_output_lines(data: bytes) -> pl.DataFrame:
     """The lines of a `.out` file: subject, members (list of str, best first), scores, error.
 
@@ -123,15 +131,8 @@ def read_output_lines(data: bytes) -> pl.DataFrame:
     )
 
 
-def format_segment_line(
-    request: Mapping[str, object], users: Sequence[str], error: str | None = None
-) -> str:
-    """One line of a `.out` file, without its newline: JSON with spaces."""
-    line = {"input": request, "output": {"usersList": list(users)}, "error": error}
-    return json.dumps(line, ensure_ascii=False)
-
-
 def _read_lines(data: bytes) -> pl.DataFrame:
+    """The lines as they are written, with NaN as null. Raises PolarsError, ValueError."""
     try:
         return pl.read_ndjson(data, schema=_OUTPUT_LINE)
     except pl.exceptions.PolarsError:

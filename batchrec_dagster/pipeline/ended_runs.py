@@ -68,7 +68,7 @@ def read_ended_runs(instance: dg.DagsterInstance, files: ListFiles) -> list[Nigh
 
     A run whose process was killed is known only here. Raises UserError.
     """
-    runs = []
+    nights = []
     refreshes = filter_refreshes(files, [*ENDINGS])
     for record in instance.get_run_records(refreshes, limit=MOST_RUNS):
         run = record.dagster_run
@@ -76,7 +76,7 @@ def read_ended_runs(instance: dg.DagsterInstance, files: ListFiles) -> list[Nigh
             continue
         end = record.end_time or record.update_timestamp.timestamp()
         seconds = None if record.start_time is None else round(end - record.start_time, 1)
-        runs.append(
+        nights.append(
             Night(
                 run=run.root_run_id or run.run_id,
                 ended=ENDINGS[run.status],
@@ -85,7 +85,7 @@ def read_ended_runs(instance: dg.DagsterInstance, files: ListFiles) -> list[Nigh
                 seconds=seconds if seconds is not None and seconds >= 0 else None,
             )
         )
-    return runs
+    return nights
 
 
 def _find_failed_steps(instance: dg.DagsterInstance, run_id: str) -> list[str]:

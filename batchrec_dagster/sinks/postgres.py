@@ -76,24 +76,24 @@ class PostgresSink(sink.Sink):
         )
 
     def check(self, context: sink.SinkContext) -> sink.SinkCheck:
-        target = self._open_target(context)
+        target = self._make_target(context)
         from batchrec_dagster.sinks import postgres_table
 
         return sink.SinkCheck(f"{postgres_table.check_writable(target)} can be written")
 
     def has_lists(self, context: sink.SinkContext) -> bool:
-        target = self._open_target(context)
+        target = self._make_target(context)
         from batchrec_dagster.sinks import postgres_table
 
         return postgres_table.has_lists(target)
 
     def write(self, lists: pl.LazyFrame, context: sink.SinkContext) -> sink.SinkResult:
-        target = self._open_target(context)
+        target = self._make_target(context)
         from batchrec_dagster.sinks import postgres_table
 
         return postgres_table.replace_lists(lists, target)
 
-    def _open_target(self, context: sink.SinkContext) -> PostgresTarget:
+    def _make_target(self, context: sink.SinkContext) -> PostgresTarget:
         url = context.environment.get(self.url_env)
         if not url:
             raise UserError(

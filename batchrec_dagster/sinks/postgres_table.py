@@ -201,7 +201,9 @@ def _find_table(cursor: Cursor, target: PostgresTarget) -> FoundTable:
     )
     row = cursor.fetchone()
     if row is None:
-        return FoundTable(schema, target.table, False, False, "", False)
+        return FoundTable(
+            schema, target.table, exists=False, is_made_by_sink=False, comment="", is_own=False
+        )
     return FoundTable(schema, target.table, True, *row)
 
 

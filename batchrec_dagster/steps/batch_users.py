@@ -67,12 +67,12 @@ def list_users(
     made_of = {"settings": code_version}
     requested = None
     if source is None:
-        made_of["interactions"] = work.files.interactions_version()
+        made_of["interactions"] = work.files.asset_version("interactions")
     else:
         requested = find_batch_users(work, published, source)
         made_of["source"] = requested.version
     if published.batch_users.filter is not None:
-        made_of["users"] = work.files.record_version(work.pipeline.keys.record("users"))
+        made_of["users"] = work.files.asset_version("users")
 
     def make() -> BatchUsersRecord:
         for asset in {"interactions", "users"}.intersection(made_of):

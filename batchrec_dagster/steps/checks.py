@@ -59,6 +59,12 @@ def check_source_without_erased(rows: int, users: int) -> Finding:
     return Finding(SOURCE_WITHOUT_ERASED, watch_unless(not rows), text, headline, numbers)
 
 
+def is_share_allowed(count: int, total: int, max_share: float) -> bool:
+    """Whether the count is at most this share of the total, but not all of it; 0 always is."""
+    # A product with the share is not exact: 0.29 * 100 is less than 29.
+    return not count or (count < total and count / total <= max_share)
+
+
 def check_enough_interactions(
     rows: int, users: int, users_with_two: int, low_ratings: int = 0
 ) -> Finding:

@@ -116,7 +116,7 @@ def find_traces(work: PersonalizeWork, people: Collection[str]) -> list[Trace]:
         ),
         Trace(
             "Personalize",
-            len(_find_dataset_groups(work)),
+            len(find_dataset_groups(work.ensure, work.pipeline.name)),
             "dataset groups",
             "a data deletion job for each dataset group, of up to a day"
             if work.ensure.on_aws
@@ -274,10 +274,6 @@ def _write_sinks(
     return [result.remains for result in results if result.remains]
 
 
-def _find_dataset_groups(work: PersonalizeWork) -> list[str]:
-    return find_dataset_groups(work.ensure, work.pipeline.name)
-
-
 def _erase_from_personalize(work: PersonalizeWork, people: Collection[str]) -> Iterator[str]:
     """Erase the people from the datasets and models, and yield what remains.
 
@@ -290,7 +286,7 @@ def _erase_from_personalize(work: PersonalizeWork, people: Collection[str]) -> I
         work.ensure,
         work.storage.store,
         work.files.uri(work.pipeline.keys.erasure_inputs),
-        _find_dataset_groups(work),
+        find_dataset_groups(work.ensure, work.pipeline.name),
         people,
         request=request,
     )

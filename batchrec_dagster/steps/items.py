@@ -83,7 +83,7 @@ def list_categories(pipeline: Pipeline) -> list[str]:
 
 def read_titles_version(work: Work) -> str:
     """The version of the titles, which the pipeline must declare. Raises UserError."""
-    return work.files.record_version(work.pipeline.keys.record("item_titles"))
+    return work.files.asset_version("item_titles")
 
 
 def read_titles(work: Work) -> pl.DataFrame:

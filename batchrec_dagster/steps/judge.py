@@ -1,7 +1,7 @@
 """Judges models and lists before publication, from what is known of them.
 
-All thresholds are here. What is found is stored with the edition, and whoever tells people how good
-lists are tells these findings.
+Their thresholds are in thresholds.py. What is found is stored with the edition, and whoever tells
+people how good lists are tells these findings.
 """
 
 from __future__ import annotations
@@ -171,6 +171,7 @@ def judge_data_change(data: DataCounts, before: DataCounts | None) -> Finding:
 
 
 def _find_large_changes(data: DataCounts, before: DataCounts) -> Iterator[str]:
+    """Yield in words what changed by more than the thresholds."""
     for name in ("interactions", "users", "items"):
         change = getattr(data, name) / max(1, getattr(before, name)) - 1
         if abs(change) > LARGE_CHANGE.value:

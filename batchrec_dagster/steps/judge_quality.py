@@ -211,6 +211,7 @@ def _weigh(facts: ModelFacts, lead: Lead | None) -> tuple[Level, str]:
 
 
 def _weigh_lead(facts: ModelFacts, lead: Lead | None) -> tuple[Level, str]:
+    """The level and the headline of what was measured."""
     if lead is not None:
         return lead.level, lead.headline
     if not facts.needs_comparison:
@@ -271,7 +272,10 @@ def _describe_measurements(facts: ModelFacts, lead: Lead | None) -> tuple[str, N
 
 
 def _describe_behaviour(behaviour: Behaviour | None, numbers: Numbers) -> str:
-    """What people did with earlier lists, in words, which others follow; empty if nobody knows."""
+    """What people did with earlier lists, in words, which others follow; empty if nobody knows.
+
+    numbers: get those of the text.
+    """
     if behaviour is None:
         return ""
     gain, low, high = (100 * end for end in (behaviour.gain, behaviour.low, behaviour.high))
@@ -286,7 +290,10 @@ def _describe_behaviour(behaviour: Behaviour | None, numbers: Numbers) -> str:
 
 
 def _describe_lead(model: ModelRecord, lead: Lead | None, numbers: Numbers) -> str:
-    """The lead over popular items with its interval, in words that follow others."""
+    """The lead over popular items with its interval, in words that follow others.
+
+    numbers: get those of the text.
+    """
     if lead is None:
         return ""
     value, low, high = lead.difference.value, lead.difference.low, lead.difference.high

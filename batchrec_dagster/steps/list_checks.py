@@ -8,6 +8,7 @@ import polars as pl
 
 from batchrec_dagster.config import PublishedList
 from batchrec_dagster.config.lists import RecommendationSettings
+from batchrec_dagster.steps.checks import is_share_allowed
 from batchrec_dagster.steps.items import read_item_ids
 from batchrec_dagster.steps.list_table import ListTable
 from batchrec_dagster.steps.requested import MAX_IDS_NAMED, list_ids
@@ -172,8 +173,7 @@ def check_no_failed(
     max_share: the largest share of lines that may fail.
     setting: the setting with that share, or the one that declares the segments.
     """
-    # A product with the share is not exact: 0.29 * 100 is less than 29.
-    passed = not failed or (failed < lines and failed / lines <= max_share)
+    passed = is_share_allowed(failed, lines, max_share)
     text = f"{failed:,} of {lines:,} {subject}s failed"
     if first is not None:
         name, error = first

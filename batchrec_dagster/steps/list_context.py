@@ -51,7 +51,7 @@ def read_inputs(work: Work, published: PublishedList) -> ListInputs:
     Versions are read before the files are. If these change in between, the next run publishes
     again.
     """
-    settings, keys = published.settings, work.files.keys
+    settings = published.settings
     rules = settings.applied_rules or ListRules()
     today = datetime.now(UTC).date()
     versions = {
@@ -60,10 +60,10 @@ def read_inputs(work: Work, published: PublishedList) -> ListInputs:
     }
     items = users = blocked = None
     if settings.rules_read_items:
-        versions["items"] = work.files.record_version(keys.record("items"))
+        versions["items"] = work.files.asset_version("items")
         items = read_attributes(work)
     if rules.reads_users or isinstance(settings.newcomers, PopularBy):
-        versions["users"] = work.files.record_version(keys.record("users"))
+        versions["users"] = work.files.asset_version("users")
     if rules.reads_users:
         users = read_user_attributes(work)
     if rules.block is not None:

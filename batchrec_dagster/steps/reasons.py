@@ -25,11 +25,12 @@ from batchrec_dagster.steps.arms import MODEL
 from batchrec_dagster.steps.item_pairs import choose_counted_users, number_histories, pair_histories
 from batchrec_dagster.steps.items import read_titles
 from batchrec_dagster.steps.numbered_ids import Int64s, NumberedIds, find_positions
+from batchrec_dagster.steps.popular_items import POPULAR
 from batchrec_dagster.steps.work import Work
 
 # The reason of a row, besides those that rules give: an item of the history speaks for it; most
 # people like it, of whom the engine knows nothing else; nobody has had it yet.
-BECAUSE, POPULAR, NEW = "because", "popular", "new"
+BECAUSE, NEW = "because", "new"
 # This many items of histories are looked up at once, which bounds the memory.
 LOOKED_UP_AT_ONCE = 2_000_000
 

@@ -17,7 +17,8 @@ from botocore.exceptions import BotoCoreError, ClientError
 from batchrec_dagster.config import Pipeline, PublishedList
 from batchrec_dagster.errors import UserError
 from batchrec_dagster.personalize.api import IMPORT_JOB
-from batchrec_dagster.personalize.cleanup import expire_models, is_busy, prune
+from batchrec_dagster.personalize.cleanup import is_busy, prune
+from batchrec_dagster.personalize.expired_models import expire_models
 from batchrec_dagster.steps.job_output import DAMAGED
 from batchrec_dagster.steps.list_jobs import list_endings_in_use
 from batchrec_dagster.steps.model_records import read_dataset

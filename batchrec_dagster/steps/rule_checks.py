@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from batchrec_dagster.config.rules import ExcludeSeen, ListRules, PriceRange
+from batchrec_dagster.steps.checks import is_share_allowed
 from batchrec_dagster.steps.max_per import list_values
 from batchrec_dagster.steps.rule_context import RuleContext
 from batchrec_dagster.steps.rules import PreparedRules
@@ -118,8 +119,7 @@ def check_lists_not_emptied(prepared: PreparedRules, max_share: float, setting: 
     filled = prepared.filled
     emptied = {name: counts.emptied for name, counts in prepared.counts.items() if counts.emptied}
     empty = sum(emptied.values())
-    # A product with the share is not exact: 0.29 * 100 is less than 29.
-    passed = not empty or (empty < filled.lists and empty / filled.lists <= max_share)
+    passed = is_share_allowed(empty, filled.lists, max_share)
     text = f"{empty:,} of {filled.lists:,} lists are empty because of {setting}.rules"
     if empty:
         text += f" (at most {100 * max_share:g} % may: gate.max_emptied_share): " + ", ".join(

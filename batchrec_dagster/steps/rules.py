@@ -15,12 +15,14 @@ import polars as pl
 from batchrec_dagster.config.rules import ExcludeSeen, ListRules, Pin, PriceRange
 from batchrec_dagster.steps.max_per import read_limits
 from batchrec_dagster.steps.numbered_ids import NumberedIds
+from batchrec_dagster.steps.popular_items import POPULAR
 from batchrec_dagster.steps.ranks import Ranks, rank_rows
 from batchrec_dagster.steps.rule_context import EXISTS, RuleContext, encode_pairs
 from batchrec_dagster.storage.edition import FilledLists, RuleCounts
 
-# Why a row is on a list, in the column `reason`; null for the model's own.
-POPULAR, PINNED = "popular", "pinned"
+# The reason of a row that a pin put on a list; POPULAR is that of popular items, and null that of
+# the model's own.
+PINNED = "pinned"
 # The rules that leave out candidates, in the order of application.
 SEEN, BLOCK, ONLY, TITLE, PRICE = FILTERS = ("exclude_seen", "block", "only", "title", "price")
 MAX_PER, PIN = "max_per", "pin"
@@ -171,6 +173,7 @@ class PreparedRules:
         return self._write(rows, results, subjects)
 
     def _describe(self, user_ids: pl.Series) -> Subjects:
+        """What the rules know of these users."""
         lists = pl.DataFrame(
             {
                 "list": pl.int_range(len(user_ids), dtype=pl.UInt32, eager=True),
@@ -331,6 +334,7 @@ def find_item_rule(rules: ListRules, context: RuleContext) -> pl.Series:
 
 
 def _repeat_number(rule: str, rows: int) -> pl.Series:
+    """The number of the rule in FILTERS, once for each of so many rows."""
     return pl.Series([FILTERS.index(rule)], dtype=pl.UInt8).new_from_index(0, rows)
 
 

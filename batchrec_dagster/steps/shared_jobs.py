@@ -12,7 +12,7 @@ def group_lists(pipeline: Pipeline) -> list[list[PublishedList]]:
     """The lists of users in groups that share a batch inference job."""
     groups: dict[tuple[Any, ...], list[PublishedList]] = {}
     for published in pipeline.user_lists:
-        groups.setdefault(_describe_job(published), []).append(published)
+        groups.setdefault(_make_job_key(published), []).append(published)
     return [*groups.values()]
 
 
@@ -20,11 +20,11 @@ def list_sharing_lists(published: PublishedList) -> list[PublishedList]:
     """The lists, this one among them, that share its job."""
     if published.subject != "user":
         return [published]
-    job = _describe_job(published)
-    return [other for other in published.pipeline.user_lists if _describe_job(other) == job]
+    key = _make_job_key(published)
+    return [other for other in published.pipeline.user_lists if _make_job_key(other) == key]
 
 
-def _describe_job(published: PublishedList) -> tuple[Any, ...]:
+def _make_job_key(published: PublishedList) -> tuple[Any, ...]:
     """What makes the list's job another one than those of other lists."""
     settings = published.settings
     # The job of an experiment is for some of the users.

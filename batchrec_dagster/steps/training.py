@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from batchrec_dagster.config import fingerprint
 from batchrec_dagster.config.solution import Training
 from batchrec_dagster.personalize.api import ACTIVE, FAILED, SOLUTION, SOLUTION_VERSION, Description
-from batchrec_dagster.personalize.cleanup import has_model
+from batchrec_dagster.personalize.expired_models import has_model
 from batchrec_dagster.personalize.formats import scan_interactions
 from batchrec_dagster.personalize.measurements import (
     get_solution_metrics,

@@ -275,9 +275,9 @@ class PipelineFiles:
         """The URI of the interactions."""
         return self.uri(self.keys.interactions)
 
-    def interactions_version(self) -> str:
-        """The version of the interactions, as their record says; empty without one."""
-        return self.record_version(self.keys.record("interactions"))
+    def asset_version(self, asset: str) -> str:
+        """The version of what the asset has made, as its record says; empty without one."""
+        return self.record_version(self.keys.record(asset))
 
     def record_version(self, key: str) -> str:
         """The version of what a step has made, as the record at this key says; empty without one.

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from botocore.exceptions import ClientError
 
-from batchrec_dagster.personalize.cleanup import EXPIRED, MODEL_TAG
+from batchrec_dagster.personalize.expired_models import EXPIRED, MODEL_TAG
 from batchrec_dagster_tests.guard.servers.personalize import Local, build_taste_rows
 
 pytestmark = pytest.mark.slow

@@ -11,7 +11,7 @@ import boto3
 import pytest
 
 from batchrec_dagster.personalize.api import PIPELINE_TAG
-from batchrec_dagster.personalize.cleanup import EXPIRED, MODEL_TAG, expire_models, has_model
+from batchrec_dagster.personalize.expired_models import EXPIRED, MODEL_TAG, expire_models, has_model
 from batchrec_dagster.personalize.resources import Ensure
 from batchrec_dagster.personalize.schemas import make_interactions_schema
 from batchrec_dagster.testing import StartedPersonalize

@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from batchrec_dagster.personalize.cleanup import EXPIRED, MODEL_TAG
 from batchrec_dagster.personalize.conditions import FilterTraits, find_traits
+from batchrec_dagster.personalize.expired_models import EXPIRED, MODEL_TAG
 from batchrec_dagster.personalize.formats import OUTPUT_SUFFIX
 from batchrec_dagster.storage.objects import ObjectInfo
 

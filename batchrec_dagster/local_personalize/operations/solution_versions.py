@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import polars as pl
 
 from batchrec_dagster.personalize import measurements, schemas
-from batchrec_dagster.personalize.cleanup import EXPIRED, MODEL_TAG
+from batchrec_dagster.personalize.expired_models import EXPIRED, MODEL_TAG
 from batchrec_dagster.personalize.recipes import ITEM_ATTRIBUTE_AFFINITY, HyperparameterError
 from batchrec_dagster.personalize.schemas import EVENT_TYPE
 

@@ -26,7 +26,7 @@ from batchrec_dagster.reporting.insight.published_tables import (
     read_titles,
 )
 from batchrec_dagster.steps.arms import assign_arm
-from batchrec_dagster.steps.reasons import POPULAR
+from batchrec_dagster.steps.popular_items import POPULAR
 from batchrec_dagster.storage.edition import Edition
 from batchrec_dagster.storage.layout import ListFiles
 from batchrec_dagster.storage.measured_ndcg import name_window

@@ -1,0 +1,74 @@
+"""Gives up the models of old solution versions, which take room on the disk of this machine.
+
+A version costs nothing on AWS, which cannot delete one. The local Personalize deletes the model's
+file of a version that gets the tag MODEL_TAG, unless a job needs it. The version and its metrics
+stay.
+"""
+
+from __future__ import annotations
+
+from botocore.exceptions import ClientError
+
+from batchrec_dagster.personalize.api import (
+    ACTIVE,
+    IN_USE,
+    PIPELINE_TAG,
+    SOLUTION,
+    SOLUTION_VERSION,
+)
+from batchrec_dagster.personalize.cleanup import is_ours, list_groups, list_resources
+from batchrec_dagster.personalize.resources import Ensure
+
+MODEL_TAG, EXPIRED = "batchrec:model", "expired"
+
+
+def has_model(ensure: Ensure, solution_version: str) -> bool:
+    """Whether the version of this ARN has a model. On AWS each one has."""
+    return ensure.on_aws or ensure.tags_of(solution_version).get(MODEL_TAG) != EXPIRED
+
+
+def expire_models(ensure: Ensure, pipeline: str, keep: int) -> None:
+    """Give up the models of all but the newest versions of each of the pipeline's solutions.
+
+    It does nothing on AWS.
+
+    keep: how many versions of a solution keep their model.
+    Raises botocore's ClientError.
+    """
+    if ensure.on_aws:
+        return
+    for group in list_groups(ensure, pipeline):
+        if is_ours(ensure, group, pipeline):
+            for solution in list_resources(ensure, SOLUTION, datasetGroupArn=group.arn):
+                if is_ours(ensure, solution, pipeline):
+                    _expire_versions(ensure, pipeline, solution.arn, keep)
+
+
+def _expire_versions(ensure: Ensure, pipeline: str, solution: str, keep: int) -> None:
+    """Tag the older versions, the oldest first, unless they are tagged already."""
+    versions = ensure.list(SOLUTION_VERSION, solutionArn=solution)
+    versions.sort(key=lambda version: version["creationDateTime"], reverse=True)
+    with_model: list[str] = []
+    for version in versions:
+        arn = str(version[SOLUTION_VERSION.arn])
+        tags = ensure.tags_of(arn) if version["status"] == ACTIVE else {}
+        # Somebody else may have trained a version of the solution, such as in a notebook.
+        if tags.get(PIPELINE_TAG) != pipeline:
+            continue
+        if tags.get(MODEL_TAG) != EXPIRED:
+            with_model.append(arn)
+        elif len(with_model) >= keep:
+            # All older ones are tagged, too.
+            break
+    for arn in reversed(with_model[keep:]):
+        try:
+            ensure.client.tag_resource(
+                resourceArn=arn, tags=[{"tagKey": MODEL_TAG, "tagValue": EXPIRED}]
+            )
+        except ClientError as error:
+            if error.response["Error"]["Code"] != IN_USE:
+                raise
+            ensure.log.info(f"retention: the model of {arn} stays until no job uses it")
+            # A tagged version has none without a tag before it.
+            return
+        ensure.log_resource(f"retention: deleted the model of {arn}; its metrics stay")
