@@ -62,7 +62,7 @@ def _check_event_types(target: Path, schema: Schema, existing: Collection[str]) 
             "All values in the event_type column are either reserved keywords or null"
         )
     count = len(types | set(existing))
-    columns = schemas.optional_columns(schema)
+    columns = schemas.list_optional_columns(schema)
     if count + len(columns) > schemas.MAX_EVENT_TYPES:
         raise JobFailedError(
             f"Create failed. The data has {count} event types and the schema {len(columns)}"

@@ -1,7 +1,4 @@
-"""How Personalize's API spells its kinds of resources, their tags, statuses and errors.
-
-And which requests a boto3 client of Personalize repeats, where botocore's own choice is wrong.
-"""
+"""How Personalize's API spells its kinds of resources, their tags, statuses and errors."""
 
 from __future__ import annotations
 
@@ -10,8 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
-
-from botocore.exceptions import ConnectionClosedError
 
 from batchrec_dagster.errors import UserError
 
@@ -134,12 +129,14 @@ def explain_role_error(reason: str, description: Mapping[str, Any]) -> str | Non
     if not re.search(r"privilege|assume|access.?denied", reason, re.IGNORECASE):
         return None
     reads = "s3:GetObject and s3:ListBucket"
-    places = {
+    actions_by_path = {
         description.get("dataSource", {}).get("dataLocation"): reads,
         description.get("jobInput", {}).get("s3DataSource", {}).get("path"): reads,
         description.get("jobOutput", {}).get("s3DataDestination", {}).get("path"): "s3:PutObject",
     }
-    actions = " and ".join(f"{actions} on {path}" for path, actions in places.items() if path)
+    actions = " and ".join(
+        f"{actions} on {path}" for path, actions in actions_by_path.items() if path
+    )
     return (
         f"allow {actions} to {description.get('roleArn', 'the role')}, and to"
         " personalize.amazonaws.com in the bucket's policy, and let personalize.amazonaws.com"
@@ -161,37 +158,3 @@ def make_failure_error(kind: ResourceKind, arn: str, description: Description) -
         f"{kind.label} failed: {reason} ({arn}). {fix}",
         details={"arn": arn, "status": description["status"], "reason": reason},
     )
-
-
-# How often a request is sent whose response is cut short.
-MAX_ATTEMPTS = 15
-
-
-def correct_retries(client: Any) -> None:
-    """Make the boto3 client repeat requests whose response is cut short, but not those that a quota
-    refuses.
-
-    botocore takes a response that is shorter than its Content-Length for the whole one, because it
-    reads with `enforce_content_length=False`: a list may lack its members, or a creation its ARN.
-    After MAX_ATTEMPTS the client raises ConnectionClosedError. And botocore takes a
-    LimitExceededException for throttling, as other services use it: it slows down and repeats the
-    request. `Ensure` waits where that helps.
-    """
-
-    def decide(response: Any, operation: Any, attempts: int, **_: Any) -> float | None:
-        """The seconds to wait before the next attempt; None leaves the choice to botocore."""
-        if response is None:
-            return None
-        http_response, answer = response
-        # Only requests that create something have quotas. Others come too fast.
-        if answer.get("Error", {}).get("Code") == LIMIT and operation.name.startswith("Create"):
-            raise client.exceptions.LimitExceededException(answer, operation.name)
-        content_length = http_response.headers.get("Content-Length")
-        if content_length is None or len(http_response.content) == int(content_length):
-            return None
-        if attempts >= MAX_ATTEMPTS:
-            raise ConnectionClosedError(endpoint_url=http_response.url)
-        return min(20.0, 0.1 * float(2**attempts))
-
-    # First, so that botocore does not count a quota as throttling.
-    client.meta.events.register_first("needs-retry.personalize", decide)

@@ -56,12 +56,15 @@ _DATASETS_OF = {ITEM_TARGET: (ITEMS, INTERACTIONS), USER_TARGET: (USERS, INTERAC
 Schemas = Mapping[str, Schema]
 
 
-def check(expressions: tuple[Expression, ...], schemas: Schemas) -> None:
+def check_expression(expression: str, schemas: Schemas) -> None:
     """Raise FilterExpressionError for the first rule that the filter breaks.
 
     The message names the part of the filter, and what is allowed.
+
+    schemas: those of the dataset group, by dataset type.
     """
-    targets = {expression.target for expression in expressions}
+    parts = parse(expression)
+    targets = {part.target for part in parts}
     if ACTION_TARGET in targets:
         raise FilterExpressionError(
             "ActionID is for action recommendations, which batch jobs do not support: use ItemID"
@@ -71,9 +74,9 @@ def check(expressions: tuple[Expression, ...], schemas: Schemas) -> None:
         raise FilterExpressionError(
             "A filter is for items or for users: use ItemID or UserID, not both."
         )
-    for expression in expressions:
-        _check_expression(expression, schemas)
-    field_count = len(list_fields(expressions))
+    for part in parts:
+        _check_part(part, schemas)
+    field_count = len(list_fields(parts))
     if field_count > MAX_FIELDS:
         raise FilterExpressionError(
             f"The filter uses {field_count} distinct dataset fields; {MAX_FIELDS} at most are"
@@ -81,11 +84,12 @@ def check(expressions: tuple[Expression, ...], schemas: Schemas) -> None:
         )
 
 
-def _check_expression(expression: Expression, schemas: Schemas) -> None:
+def _check_part(part: Expression, schemas: Schemas) -> None:
+    """Check one of the expressions that `|` chains."""
     first: FieldRef | None = None
-    for comparison in iterate_comparisons(expression.where):
+    for comparison in iterate_comparisons(part.where):
         field = comparison.field
-        _check_dataset(field, expression.target)
+        _check_dataset(field, part.target)
         first = first or field
         if field.dataset != first.dataset:
             raise FilterExpressionError(
@@ -93,11 +97,11 @@ def _check_expression(expression: Expression, schemas: Schemas) -> None:
                 " expression: chain two expressions with |."
             )
         _check_comparison(comparison, schemas)
-    if expression.users and expression.target != ITEM_TARGET:
+    if part.users and part.target != ITEM_TARGET:
         raise FilterExpressionError(
             "IF is allowed with ItemID only: there is no CurrentUser in a segment."
         )
-    for comparison in expression.users:
+    for comparison in part.users:
         if comparison.field.dataset != CURRENT_USER:
             raise FilterExpressionError(
                 f"IF checks conditions of CurrentUser only, such as CurrentUser.AGE > 18; not"
@@ -107,6 +111,7 @@ def _check_expression(expression: Expression, schemas: Schemas) -> None:
 
 
 def _check_dataset(field: FieldRef, target: str) -> None:
+    """Check that an expression with this target may use the dataset of the field."""
     if field.dataset not in DATASETS:
         allowed = " and ".join(DATASETS[dataset] for dataset in _DATASETS_OF[target])
         raise FilterExpressionError(f"{field} is of no known dataset: allowed are {allowed}.")
@@ -123,6 +128,7 @@ def _check_dataset(field: FieldRef, target: str) -> None:
 
 
 def _check_comparison(comparison: Comparison, schemas: Schemas) -> None:
+    """Check that the field may be compared so."""
     field = _find_field(comparison.field, schemas)
     is_string = field.type == "string"
     sign = comparison.operator
@@ -149,6 +155,7 @@ def _check_comparison(comparison: Comparison, schemas: Schemas) -> None:
 
 
 def _find_field(ref: FieldRef, schemas: Schemas) -> Field:
+    """The field in its schema. Raises FilterExpressionError if filters cannot use it."""
     dataset = DATASETS[ref.dataset_type]
     if ref.dataset == INTERACTIONS and ref.column != EVENT_TYPE:
         raise FilterExpressionError(
@@ -178,6 +185,7 @@ def _find_field(ref: FieldRef, schemas: Schemas) -> Field:
 
 
 def _check_literal(comparison: Comparison, field: Field, literal: object) -> None:
+    """Check that the literal is of the field's type."""
     if isinstance(literal, str) != (field.type == "string"):
         required = "quoted strings" if field.type == "string" else "a number without quotes"
         raise FilterExpressionError(
@@ -202,19 +210,11 @@ class FilterTraits:
 
 def find_traits(expression: str) -> FilterTraits:
     """What the expression filters and needs. Raises FilterExpressionError."""
-    expressions = parse(expression)
+    parts = parse(expression)
     return FilterTraits(
-        filters_users=expressions[0].target == USER_TARGET,
-        uses_interactions=any(expression.on_interactions for expression in expressions),
+        filters_users=parts[0].target == USER_TARGET,
+        uses_interactions=any(part.on_interactions for part in parts),
     )
-
-
-def check_expression(expression: str, schemas: Schemas) -> None:
-    """Raise FilterExpressionError unless the group can have this filter.
-
-    schemas: the schemas of the group by dataset type.
-    """
-    check(parse(expression), schemas)
 
 
 def check_condition(condition: Condition, dataset: str, schemas: Schemas) -> None:

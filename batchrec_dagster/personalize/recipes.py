@@ -125,7 +125,7 @@ def find_hyperparameters(recipe: str) -> Hyperparameters:
     allowed = HYPERPARAMETERS.get(recipe)
     if allowed is None:
         raise HyperparameterError(
-            f"recipe {recipe} is not supported locally; supported: {_list_names(HYPERPARAMETERS)}"
+            f"recipe {recipe} is not supported locally; supported: {', '.join(HYPERPARAMETERS)}"
         )
     return allowed
 
@@ -138,7 +138,7 @@ def parse_hyperparameters(recipe: str, texts: Mapping[str, str]) -> dict[str, Va
         kind = allowed.get(key)
         if kind is None:
             raise HyperparameterError(
-                f"{recipe} has no hyperparameter {key}; it has: {_list_names(allowed) or 'none'}"
+                f"{recipe} has no hyperparameter {key}; it has: {', '.join(allowed) or 'none'}"
             )
         try:
             values[key] = kind.parse(text)
@@ -154,7 +154,3 @@ def parse_hyperparameters(recipe: str, texts: Mapping[str, str]) -> dict[str, Va
                 f"min_{count}_percentile ({low}) must be below max_{count}_percentile ({high})"
             )
     return values
-
-
-def _list_names(table: Mapping[str, object]) -> str:
-    return ", ".join(table)

@@ -29,6 +29,15 @@ MAX_CATEGORICAL_LENGTH = 1000
 # Distinct event types and optional columns of interactions together; developer guide, "Endpoints
 # and quotas" and "Item interactions dataset requirements".
 MAX_EVENT_TYPES = 10
+# "Amazon Personalize endpoints and quotas", after May 2024.
+MIN_INTERACTIONS = 1000
+MIN_USERS_WITH_TWO_INTERACTIONS = 25
+MIN_SHARE_OF_USERS_WITH_TWO_INTERACTIONS = 0.01
+MAX_ID_LENGTH = 256
+# A filter considers this many of the latest interactions, per user and event type.
+FILTER_HISTORY = 100
+# Separates several values of a categorical cell.
+VALUE_SEPARATOR = "|"
 
 _REQUIRED: dict[str, dict[str, str]] = {
     INTERACTIONS: {USER_ID: "string", ITEM_ID: "string", TIMESTAMP: "long"},
@@ -96,8 +105,12 @@ class Schema:
         return json.dumps({**record, "fields": fields, "version": "1.0"})
 
     def field(self, name: str) -> Field | None:
-        """The column of that name, in any case."""
+        """The column of that name, in any case; None if there is none."""
         return next((field for field in self.fields if field.name.upper() == name.upper()), None)
+
+    def find_exactly(self, name: str) -> Field | None:
+        """The column of that name, in this case; None if there is none."""
+        return next((field for field in self.fields if field.name == name), None)
 
 
 def parse_schema(text: str) -> Schema:
@@ -116,21 +129,22 @@ def parse_schema(text: str) -> Schema:
     entries = record.get("fields")
     if not isinstance(entries, list) or not entries:
         raise SchemaError('The schema must have "fields": a list of at least one field.')
-    schema = Schema(dataset_type, tuple(_field(entry) for entry in entries))
+    schema = Schema(dataset_type, tuple(_parse_field(entry) for entry in entries))
     _check_names(schema)
     _check_required(schema)
     _check_reserved(schema)
     return schema
 
 
-def optional_columns(schema: Schema) -> list[str]:
+def list_optional_columns(schema: Schema) -> list[str]:
     """The columns of interactions that count against MAX_EVENT_TYPES."""
     reserved = set(_RESERVED[INTERACTIONS]) - {EVENT_TYPE, EVENT_VALUE}
     not_counted = reserved | set(_REQUIRED[INTERACTIONS])
     return [name for name in schema.columns if name not in not_counted]
 
 
-def _field(entry: Any) -> Field:
+def _parse_field(entry: Any) -> Field:
+    """The field of an entry of "fields". Raises SchemaError."""
     name = entry.get("name") if isinstance(entry, dict) else None
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise SchemaError(
@@ -144,7 +158,7 @@ def _field(entry: Any) -> Field:
             f"Field {name} has type {union!r}: it must be one of {', '.join(TYPES)}, or a list of"
             ' one of them and "null".'
         )
-    categorical, textual = (_flag(entry, name, flag) for flag in ("categorical", "textual"))
+    categorical, textual = (_parse_flag(entry, name, flag) for flag in ("categorical", "textual"))
     if (categorical or textual) and types_of_values[0] != "string":
         raise SchemaError(
             f"Field {name} is {types_of_values[0]}: only a string is categorical or textual."
@@ -154,7 +168,8 @@ def _field(entry: Any) -> Field:
     return Field(name, types_of_values[0], "null" in types, categorical, textual)
 
 
-def _flag(entry: dict[str, Any], name: str, flag: str) -> bool:
+def _parse_flag(entry: dict[str, Any], name: str, flag: str) -> bool:
+    """The value of the flag of the field of this name. Raises SchemaError."""
     value = entry.get(flag, False)
     if not isinstance(value, bool):
         raise SchemaError(f"Field {name}: {flag} must be true or false.")
@@ -162,6 +177,7 @@ def _flag(entry: dict[str, Any], name: str, flag: str) -> bool:
 
 
 def _check_names(schema: Schema) -> None:
+    """Raise SchemaError if two fields have nearly the same name."""
     names: dict[str, str] = {}
     for name in schema.columns:
         plain = name.replace("_", "").upper()
@@ -173,9 +189,10 @@ def _check_names(schema: Schema) -> None:
 
 
 def _check_required(schema: Schema) -> None:
+    """Raise SchemaError if a required field is missing or of another type."""
     required = _REQUIRED[schema.dataset_type]
     for name, kind in required.items():
-        field = next((field for field in schema.fields if field.name == name), None)
+        field = schema.find_exactly(name)
         if field is None:
             raise SchemaError(f"The {schema.dataset_type} schema lacks the required field {name}.")
         if field.type != kind or field.nullable or field.categorical or field.textual:
@@ -185,9 +202,10 @@ def _check_required(schema: Schema) -> None:
 
 
 def _check_reserved(schema: Schema) -> None:
+    """Raise SchemaError for a reserved field of another type, or too much metadata."""
     reserved = _RESERVED[schema.dataset_type]
     for name, kinds in reserved.items():
-        field = next((field for field in schema.fields if field.name == name), None)
+        field = schema.find_exactly(name)
         if field and field.type not in kinds:
             raise SchemaError(f"The reserved field {name} must be of type {kinds[0]}.")
         if field and field.categorical and name == EVENT_TYPE:
@@ -201,20 +219,6 @@ def _check_reserved(schema: Schema) -> None:
     textual = [field.name for field in schema.fields if field.textual]
     if len(textual) > 1:
         raise SchemaError(f"Only one field may be textual, but these are: {', '.join(textual)}.")
-
-
-# "Amazon Personalize endpoints and quotas", after May 2024.
-MIN_INTERACTIONS = 1000
-MIN_USERS_WITH_TWO_INTERACTIONS = 25
-MIN_SHARE_OF_USERS_WITH_TWO_INTERACTIONS = 0.01
-MAX_ID_LENGTH = 256
-
-# A filter considers this many of the latest interactions, per user and event type.
-FILTER_HISTORY = 100
-
-
-# Separates several values of a categorical cell.
-VALUE_SEPARATOR = "|"
 
 
 def make_field_name(column: str) -> str:

@@ -160,7 +160,7 @@ def _build_check_specs(
     return blocking + warning
 
 
-def budget_check(pipeline: Pipeline) -> dict[str, str]:
+def build_budget_check(pipeline: Pipeline) -> dict[str, str]:
     """The check of the budget, for an asset that costs money; empty if no budget is declared."""
     if pipeline.budget.max_usd_per_run is None:
         return {}

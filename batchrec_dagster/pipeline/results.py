@@ -73,7 +73,7 @@ def build_check_results(findings: Sequence[Finding]) -> list[dg.AssetCheckResult
     ]
 
 
-def preview_metadata(*paragraphs: str) -> dg.MetadataValue[Any]:
+def build_preview(*paragraphs: str) -> dg.MetadataValue[Any]:
     """Paragraphs of Markdown; text from the data has to be escaped."""
     return dg.MetadataValue.md("\n\n".join(paragraphs))
 
@@ -81,7 +81,7 @@ def preview_metadata(*paragraphs: str) -> dg.MetadataValue[Any]:
 Links = dict[str, dg.MetadataValue[Any]]
 
 
-def storage_links(name: str, storage: Storage, uri: str) -> Links:
+def build_storage_links(name: str, storage: Storage, uri: str) -> Links:
     """A link of this name to an object in the storage, and to its page in the S3 console."""
     links: Links = {name: dg.MetadataValue.path(storage.where(uri))}
     if storage.in_s3 and storage.s3.endpoint_url is None:
@@ -92,7 +92,7 @@ def storage_links(name: str, storage: Storage, uri: str) -> Links:
     return links
 
 
-def dataset_group_link(arn: str, *, on_aws: bool) -> Links:
+def build_dataset_group_link(arn: str, *, on_aws: bool) -> Links:
     """A link to the dataset group in Personalize's console; none for the local Personalize."""
     if not on_aws:
         return {}
@@ -105,7 +105,7 @@ def dataset_group_link(arn: str, *, on_aws: bool) -> Links:
     }
 
 
-def table_metadata(
+def build_table_metadata(
     rows: int, columns: Mapping[str, tuple[str, str]], present: Sequence[str] | None = None
 ) -> dict[str, Any]:
     """A table's number of rows, and Dagster's schema of its columns.
@@ -124,7 +124,7 @@ def table_metadata(
     }
 
 
-def sample_metadata(frame: pl.DataFrame) -> dg.MetadataValue[Any]:
+def build_sample(frame: pl.DataFrame) -> dg.MetadataValue[Any]:
     """A few rows as a table in the UI."""
     return dg.MetadataValue.table(
         records=[dg.TableRecord(row) for row in frame.iter_rows(named=True)],

@@ -35,9 +35,9 @@ from batchrec_dagster.steps.user_rows import (
     count_table_rows,
     erase_from_editions,
     erase_from_table,
+    find_lists_of_users,
     list_tables,
     list_users_of_sinks,
-    open_lists,
 )
 from batchrec_dagster.steps.work import PersonalizeWork
 from batchrec_dagster.storage.erased import ErasedUsers, add_erased_users, read_erased_users
@@ -124,7 +124,7 @@ def find_traces(work: PersonalizeWork, people: Collection[str]) -> list[Trace]:
             is_of_people=False,
         ),
     ]
-    for files in open_lists(work):
+    for files in find_lists_of_users(work):
         of_list = f" of {files.keys.name}" if files.keys.name else ""
         rows = count_edition_rows(files.editions, ids)
         traces.append(
@@ -160,13 +160,13 @@ def erase(
         log.info(f"{work.pipeline.name}: deleted what the next refresh makes again")
         remains = [*describe_remains(work), *_erase_from_personalize(work, people)]
         log.info(f"{work.pipeline.name}: erased from Personalize")
-        for files in open_lists(work):
+        for files in find_lists_of_users(work):
             erase_from_editions(files.editions, ids)
         for table in list_tables(work):
             erase_from_table(work, table, ids)
         log.info(f"{work.pipeline.name}: erased from tables and published lists")
         # Last, because a place that cannot be reached ends the erasure.
-        for files in open_lists(work):
+        for files in find_lists_of_users(work):
             remains += _write_sinks(work, files, sink_owners)
         # DynamoDB's sink deletes from its table whom it has written, and is no more in the lists.
         for table in list_users_of_sinks(work):
@@ -240,7 +240,7 @@ def _list_files_made_again(work: PersonalizeWork) -> Iterator[str]:
         keys.job_output("batch_segments"),
         keys.work,
     ]
-    for files in open_lists(work):
+    for files in find_lists_of_users(work):
         prefixes += [
             files.keys.all_arm_users,
             f"{files.keys.report.rpartition('/')[0]}/",

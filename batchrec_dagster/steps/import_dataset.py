@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from batchrec_dagster.config import Pipeline, fingerprint
@@ -16,9 +16,8 @@ from batchrec_dagster.personalize.api import (
     Description,
 )
 from batchrec_dagster.personalize.prices import Cost, add_up, summarize_costs
-from batchrec_dagster.personalize.resources import Ensure, ReadyResource
+from batchrec_dagster.personalize.resources import Ensure, ReadyResource, StartedResource
 from batchrec_dagster.personalize.schemas import INTERACTIONS, ITEMS, USERS
-from batchrec_dagster.steps.batch_jobs import JobRequest, describe_outcome, measure_job_seconds
 from batchrec_dagster.steps.checks import require_passed
 from batchrec_dagster.steps.cost import (
     add_payment,
@@ -28,6 +27,7 @@ from batchrec_dagster.steps.cost import (
     find_restart_obstacle,
     read_run_cost,
 )
+from batchrec_dagster.steps.job_outcomes import describe_outcome, measure_job_seconds
 from batchrec_dagster.steps.model_records import DatasetRecord, ImportedFile
 from batchrec_dagster.steps.stored_files import require_prepared
 from batchrec_dagster.steps.training import find_recipes_to_train
@@ -55,6 +55,46 @@ class DatasetFile:
     @property
     def is_interactions(self) -> bool:
         return self.dataset_type == INTERACTIONS
+
+
+@dataclass(frozen=True)
+class ImportRequest:
+    """The import of a file's content: by the job of an earlier run, or by a new one."""
+
+    ensure: Ensure
+    stem: str
+    """What the job's name starts with. It says what the job imports."""
+    dataset: ReadyResource
+    uri: str
+    """The URI of the file."""
+    cost: Cost
+    """What a new job costs."""
+
+    def find(self) -> str | None:
+        """The ARN of the job that `start` would adopt; None if it would create a new one."""
+        return self.ensure.find(
+            IMPORT_JOB, self.stem, self._is_of_this_dataset, datasetArn=self.dataset.arn
+        )
+
+    def start(self) -> StartedResource:
+        """The job, which is created unless there is one."""
+        arguments = {
+            "datasetArn": self.dataset.arn,
+            "dataSource": {"dataLocation": self.uri},
+            "roleArn": self.ensure.role_arn,
+            "importMode": "FULL",
+        }
+        return self.ensure.start(
+            IMPORT_JOB,
+            self.stem,
+            lambda _: arguments,
+            self._is_of_this_dataset,
+            datasetArn=self.dataset.arn,
+        )
+
+    def _is_of_this_dataset(self, job: Description) -> bool:
+        """False for a job of a deleted dataset: one created again has its ARN, and so its jobs."""
+        return bool(job["creationDateTime"] >= self.dataset.description["creationDateTime"])
 
 
 @dataclass(frozen=True)
@@ -258,38 +298,18 @@ def _prepare_import(
     dataset: ReadyResource,
     version: str,
     force_run: str | None,
-) -> JobRequest:
+) -> ImportRequest:
     """The import job of the file into the dataset, which is created unless there is one.
 
     version: the version of the file's content.
     force_run: the id of the run, if it imports in any case.
     """
-    since = dataset.description["creationDateTime"]
-
-    def create(name: str) -> Mapping[str, object]:
-        return {
-            "datasetArn": dataset.arn,
-            "dataSource": {"dataLocation": work.files.uri(file.key)},
-            "roleArn": work.ensure.role_arn,
-            "importMode": "FULL",
-        }
-
-    def is_of_this_dataset(job: Description) -> bool:
-        """False for a job of a deleted dataset: one created again has its ARN, and so its jobs."""
-        return bool(job["creationDateTime"] >= since)
-
     # Import jobs of all dataset groups share their names: at most 41 characters of the group, and
     # the whole within Personalize's 63. The job of a run that forces one serves later runs too, so
     # its name starts as theirs.
-    name = f"{group_name}-{version[:8]}"
+    stem = f"{group_name}-{version[:8]}"
     if force_run:
-        name = f"{name}-{force_run[:6]}"
-    return JobRequest(
-        work.ensure,
-        IMPORT_JOB,
-        name,
-        create,
-        usable=is_of_this_dataset,
-        within={"datasetArn": dataset.arn},
-        cost=_price_import(work, file),
+        stem = f"{stem}-{force_run[:6]}"
+    return ImportRequest(
+        work.ensure, stem, dataset, work.files.uri(file.key), _price_import(work, file)
     )

@@ -23,11 +23,6 @@ from batchrec_dagster.personalize.measurements import join_words
 from batchrec_dagster.personalize.prices import Cost
 from batchrec_dagster.personalize.recipes import USER_PERSONALIZATION
 from batchrec_dagster.personalize.resources import Ensure, ReadyResource, StartedResource
-from batchrec_dagster.steps.batch_jobs import (
-    describe_outcome,
-    fingerprint_solution,
-    measure_job_seconds,
-)
 from batchrec_dagster.steps.cost import (
     count_interactions,
     find_restart_obstacle,
@@ -36,12 +31,14 @@ from batchrec_dagster.steps.cost import (
 )
 from batchrec_dagster.steps.interactions import read_interactions_record
 from batchrec_dagster.steps.items import find_titled_items
+from batchrec_dagster.steps.job_outcomes import describe_outcome, measure_job_seconds
 from batchrec_dagster.steps.job_output import JobOutput
 from batchrec_dagster.steps.list_context import ListContext
 from batchrec_dagster.steps.model_records import ModelRecord
 from batchrec_dagster.steps.requested import JOB_FOLDERS, JOB_KINDS, JobLines
 from batchrec_dagster.steps.rule_context import measure_history
 from batchrec_dagster.steps.shared_jobs import list_sharing_lists
+from batchrec_dagster.steps.solutions import fingerprint_solution
 from batchrec_dagster.steps.work import PersonalizeWork
 from batchrec_dagster.storage.connection import Storage
 

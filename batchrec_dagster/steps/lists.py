@@ -48,7 +48,12 @@ from batchrec_dagster.steps.list_jobs import (
 from batchrec_dagster.steps.list_table import SAMPLE, ListTable, make_lines
 from batchrec_dagster.steps.model_records import ModelRecord
 from batchrec_dagster.steps.popular_items import make_popular_lines
-from batchrec_dagster.steps.publish import OF_DATA, Publishing, read_data_findings, repeat_findings
+from batchrec_dagster.steps.publish import (
+    DATA_FINDINGS,
+    Publishing,
+    read_data_findings,
+    repeat_findings,
+)
 from batchrec_dagster.steps.requested import JOB_KINDS, Divided, Requested, divide, read_requested
 from batchrec_dagster.steps.retention import delete_unneeded, prune_personalize
 from batchrec_dagster.steps.run_facts import RunFacts
@@ -95,7 +100,7 @@ def make_lists(
         inputs = read_inputs(work, published)
         versions = {"subjects": requested.version, **inputs.versions}
         publishing = Publishing(
-            work, published, model or _count_without_model(work, published), versions
+            work, published, model or _make_record_without_model(work, published), versions
         )
         findings = publishing.judge_model(skip=run.skip_quality_gate)
         if any(finding.blocks for finding in findings):
@@ -142,7 +147,7 @@ def _judge_again(publishing: Publishing, judged: Sequence[Finding]) -> Published
     data_findings = read_data_findings(publishing.work, skip=False)
     findings = repeat_findings(edition, [*judged, *data_findings])
     publishing.editions.judge_again(findings)
-    require_passed([finding for finding in findings if finding.name not in OF_DATA])
+    require_passed([finding for finding in findings if finding.name not in DATA_FINDINGS])
     _, rows = publishing.editions.read()
     sample = rows.head(SAMPLE).collect(engine="streaming")
     made = "inferred" if edition.job_arn else "counted"
@@ -185,7 +190,7 @@ class NewLists:
             ListWriter(folder / f"{published.asset}.parquet") as writer,
         ):
             table = ListTable(published, context)
-            table.write(self._lines(divided, context, num_results, job), writer)
+            table.write(self._iterate_lines(divided, context, num_results, job), writer)
             table_findings = check_table(work, published, divided.ids, table, num_results)
             findings = [*judged, *table_findings, *self.requested.findings]
             if job is not None:
@@ -196,14 +201,7 @@ class NewLists:
                 facts = ListFacts(counts, len(table.answered), data, self.publishing.live)
                 findings += judge_lists(facts)
             findings += read_data_findings(work, skip=self.run.skip_quality_gate)
-            edition = self._describe(
-                findings,
-                divided,
-                context,
-                job,
-                counts=counts,
-                data=data,
-            )
+            edition = self._describe(findings, divided, context, job, counts=counts, data=data)
             writer.finish(edition)
             self._keep_users_without_lists(edition.version, table, writer.path)
             edition = self.publishing.publish(writer.path, self.lock)
@@ -219,13 +217,13 @@ class NewLists:
                 self.publishing.files, version, self.requested.ids, path, table.failed
             )
 
-    def _lines(
+    def _iterate_lines(
         self, divided: Divided, context: ListContext, num_results: int, job: FinishedJob | None
     ) -> Iterator[pl.DataFrame]:
         """The lines of all lists, as `ListTable` takes them."""
         lines_of = f"{self.published.subject}s' lists written"
         progress = Progress(lines_of, len(divided.ids), self.work.ensure.log.debug)
-        for lines in self._model_lines(divided, num_results, job):
+        for lines in self._iterate_model_lines(divided, num_results, job):
             yield lines
             progress.add(lines.height)
         if context.popular is not None and divided.popular.height:
@@ -234,7 +232,7 @@ class NewLists:
                 progress.add(lines.height)
         progress.end()
 
-    def _model_lines(
+    def _iterate_model_lines(
         self, divided: Divided, num_results: int, job: FinishedJob | None
     ) -> Iterator[pl.DataFrame]:
         """The lines of the job, or of what people had together."""
@@ -310,8 +308,8 @@ class NewLists:
         )
 
 
-def _count_without_model(work: PersonalizeWork, published: PublishedList) -> ModelRecord:
-    """What stands in the place of a model where items bought together are counted."""
+def _make_record_without_model(work: PersonalizeWork, published: PublishedList) -> ModelRecord:
+    """A record instead of a model's, where items bought together are counted."""
     settings = published.pipeline.similar_items
     assert settings is not None
     return ModelRecord(

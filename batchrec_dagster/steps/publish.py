@@ -43,7 +43,7 @@ CODE_VERSION = "1"
 # The findings about a model, which there is none of where items bought together are counted.
 MODEL_FINDINGS = (QUALITY_GATE, NO_WORSE)
 # The findings of earlier steps, which an edition has only if they are not good.
-OF_DATA = (SOURCE_WITHOUT_ERASED, SUCCESS_KNOWN, NOT_SHRUNK)
+DATA_FINDINGS = (SOURCE_WITHOUT_ERASED, SUCCESS_KNOWN, NOT_SHRUNK)
 
 
 def summarize_edition(edition: Edition) -> str:
@@ -276,7 +276,7 @@ def repeat_findings(edition: Edition, judged_again: Sequence[Finding]) -> list[F
         again = new.pop(finding.name, None)
         if again is not None and (again.blocks or not is_kept):
             findings.append(again)
-        elif is_kept or finding.name not in OF_DATA:
+        elif is_kept or finding.name not in DATA_FINDINGS:
             findings.append(replace(finding, text=f"{finding.text}; {note}"))
     return [*findings, *new.values()]
 

@@ -105,11 +105,7 @@ def _find_import_time(work: PersonalizeWork) -> datetime | None:
 def _name_jobs(editions: Iterable[Edition], job: str | None) -> set[str]:
     """The names of this job and of those that the editions were made from, by their ARNs."""
     arns = {job, *(edition.job_arn for edition in editions)}
-    return {_read_job_name(str(arn)) for arn in arns if arn is not None}
-
-
-def _read_job_name(arn: str) -> str:
-    return arn.rpartition("/")[2]
+    return {str(arn).rpartition("/")[2] for arn in arns if arn is not None}
 
 
 def _delete_outputs(

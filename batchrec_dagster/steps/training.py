@@ -20,14 +20,6 @@ from batchrec_dagster.personalize.measurements import (
 from batchrec_dagster.personalize.prices import Cost
 from batchrec_dagster.personalize.recipes import build_recipe_arn
 from batchrec_dagster.personalize.resources import ReadyResource, StartedResource
-from batchrec_dagster.steps.batch_jobs import (
-    DATA_DIGITS,
-    build_solution_config,
-    build_solution_name,
-    build_version_stem,
-    describe_outcome,
-    measure_job_seconds,
-)
 from batchrec_dagster.steps.checks import require_passed
 from batchrec_dagster.steps.cost import (
     add_payment,
@@ -36,9 +28,16 @@ from batchrec_dagster.steps.cost import (
     price_training,
     read_estimate,
 )
+from batchrec_dagster.steps.job_outcomes import describe_outcome, measure_job_seconds
 from batchrec_dagster.steps.judge_quality import judge_quality
 from batchrec_dagster.steps.model_records import DatasetRecord, ModelRecord, read_model
 from batchrec_dagster.steps.publish import Publishing
+from batchrec_dagster.steps.solutions import (
+    DATA_DIGITS,
+    build_solution_config,
+    build_solution_name,
+    build_version_stem,
+)
 from batchrec_dagster.steps.success import check_success_known
 from batchrec_dagster.steps.work import PersonalizeWork, Work
 from batchrec_dagster.storage.edition import Finding
@@ -232,6 +231,10 @@ def _make_record(
     version: ReadyResource,
     success: Sequence[str],
 ) -> ModelRecord:
+    """The record of the trained version, with its metrics.
+
+    success: the types of events that the metrics should count alone; empty for all.
+    """
     created_at = version.description["creationDateTime"].astimezone(UTC)
     hours = version.description.get("trainingHours", 0.0)
     client, on_aws = work.ensure.client, work.ensure.on_aws

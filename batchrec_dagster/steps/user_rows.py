@@ -21,7 +21,7 @@ from batchrec_dagster.storage.objects import DamagedObjectError
 from batchrec_dagster.storage.records import load, save
 
 
-def open_lists(work: Work) -> list[ListFiles]:
+def find_lists_of_users(work: Work) -> list[ListFiles]:
     """The files of each list with users: of removed ones first, then of those that are declared,
     and of segments.
 
@@ -77,36 +77,50 @@ class UserTable:
 
 def list_tables(work: Work) -> Iterator[UserTable]:
     """The tables of users that there are."""
-    keys = work.pipeline.keys
+    files_of_all, keys = work.files, work.pipeline.keys
     tables = [
         UserTable(
-            "interactions", keys.interactions, USER_ID, work.files.record_uri("interactions")
+            "interactions",
+            files_of_all.interactions,
+            USER_ID,
+            files_of_all.record_uri("interactions"),
         ),
-        UserTable("attributes of users", keys.users, USER_ID, work.files.record_uri("users")),
-        UserTable("users who get lists", keys.job_input("batch_inference"), USER_FIELD),
+        UserTable(
+            "attributes of users",
+            files_of_all.uri(keys.users),
+            USER_ID,
+            files_of_all.record_uri("users"),
+        ),
+        UserTable(
+            "users who get lists",
+            files_of_all.uri(keys.job_input("batch_inference")),
+            USER_FIELD,
+        ),
     ]
-    for files in open_lists(work):
+    for files in find_lists_of_users(work):
         tables += [
-            UserTable("users who get lists", files.keys.users_of_list, USER_FIELD),
-            UserTable("users without lists", files.keys.users_without_lists(), "user_id"),
+            UserTable("users who get lists", files.uri(files.keys.users_of_list), USER_FIELD),
+            UserTable(
+                "users without lists", files.uri(files.keys.users_without_lists()), "user_id"
+            ),
         ]
     yield from _find_tables(work, tables)
 
 
 def list_users_of_sinks(work: Work) -> Iterator[UserTable]:
     """The tables of the users that sinks have written, to know who is gone."""
-    folders = [files.keys.users_in_dynamodb() for files in open_lists(work)]
+    folders = [files.uri(files.keys.users_in_dynamodb()) for files in find_lists_of_users(work)]
     tables = [UserTable("users in DynamoDB", folder, "user_id") for folder in folders]
     yield from _find_tables(work, tables)
 
 
 def _find_tables(work: Work, tables: Sequence[UserTable]) -> Iterator[UserTable]:
-    """The tables that there are, each with its URI.
+    """The tables that there are.
 
-    tables: with the key of a file, or of a folder of such files, in the place of the URI.
+    tables: each at the URI of a file, or of a folder of such files.
     """
     for table in dict.fromkeys(tables):
-        for info in work.storage.store.list(work.files.uri(table.uri)):
+        for info in work.storage.store.list(table.uri):
             # Another program may have put a file of its own there.
             if info.uri.endswith((".csv", ".json", ".parquet")):
                 yield replace(table, uri=info.uri)
@@ -155,6 +169,7 @@ def count_edition_rows(editions: Editions, ids: pl.Series) -> int:
 
 
 def _count_rows_of_edition(editions: Editions, edition: Edition, ids: pl.Series) -> int:
+    """How many rows of the edition are of these people; 0 if its file is damaged."""
     try:
         rows = editions.read_rows(edition).filter(_is_in("user_id", ids)).select(pl.len())
         return int(rows.collect(engine="streaming").item())

@@ -57,7 +57,7 @@ class Storage:
         return self.root.startswith("s3://")
 
     @property
-    def place(self) -> str:
+    def absolute_root(self) -> str:
         """The root, which no other storage of this machine has."""
         return self.root.rstrip("/") if self.in_s3 else str(Path(self.root).absolute())
 

@@ -314,7 +314,7 @@ class Edition(BaseModel, frozen=True):
     ndcg: Estimate | None = None
     """The NDCG@25 of the model."""
     groups: GroupSums | None = None
-    """It by groups of tested users; None if Amazon Personalize measured it."""
+    """NDCG@25 by groups of tested users; None if Amazon Personalize measured it."""
     measured_popularity: MeasuredPopularity | None = None
     """What recommending popular items reaches; None if it was not measured."""
 

@@ -19,8 +19,11 @@ class ListSubject(NamedTuple):
 
 USERS = ListSubject("users", "user_id", "item_id")
 ITEMS = ListSubject("items", "item_id", "similar_item_id")
-SEGMENTS = ListSubject("segments", "segment", "user_id")
-SUBJECTS: Mapping[str, ListSubject] = {"user": USERS, "item": ITEMS, "segment": SEGMENTS}
+SUBJECTS: Mapping[str, ListSubject] = {
+    "user": USERS,
+    "item": ITEMS,
+    "segment": ListSubject("segments", "segment", "user_id"),
+}
 
 
 def find_subject(columns: Collection[str]) -> ListSubject:

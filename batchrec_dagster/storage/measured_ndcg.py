@@ -53,7 +53,7 @@ class GroupSums(BaseModel):
         """Their mean; None if nobody was tested."""
         if not self.tested:
             return None
-        return _estimate(self._mean_without(None), self._list_means(), self.tested)
+        return _estimate(self._mean_without(None), self._list_means_without_groups(), self.tested)
 
     def compare(self, other: GroupSums) -> Estimate | None:
         """By how much the mean is above the other one; None if nobody was tested for one of them.
@@ -65,12 +65,14 @@ class GroupSums(BaseModel):
             return None
         differences = [
             mean - mean_of_other
-            for mean, mean_of_other in zip(self._list_means(), other._list_means(), strict=True)
+            for mean, mean_of_other in zip(
+                self._list_means_without_groups(), other._list_means_without_groups(), strict=True
+            )
         ]
         difference = self._mean_without(None) - other._mean_without(None)
         return _estimate(difference, differences, min(self.tested, other.tested))
 
-    def _list_means(self) -> list[float]:
+    def _list_means_without_groups(self) -> list[float]:
         """(groups,) the mean without each group."""
         return [self._mean_without(group) for group in range(len(self.users))]
 

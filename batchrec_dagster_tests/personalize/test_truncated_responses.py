@@ -12,8 +12,8 @@ import boto3
 import pytest
 from botocore.exceptions import ConnectionClosedError
 
-from batchrec_dagster.personalize import api
-from batchrec_dagster.personalize.api import correct_retries
+from batchrec_dagster.personalize import retries
+from batchrec_dagster.personalize.retries import correct_retries
 
 if TYPE_CHECKING:
     from types_boto3_personalize import PersonalizeClient
@@ -61,6 +61,6 @@ def test_half_an_answer_is_asked_for_again() -> None:
 
 @pytest.mark.slow
 def test_one_that_never_comes_whole_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(api, "MAX_ATTEMPTS", 3)
+    monkeypatch.setattr(retries, "MAX_ATTEMPTS", 3)
     with server(WHOLE[:9]) as client, pytest.raises(ConnectionClosedError):
         client.list_schemas()

@@ -12,7 +12,7 @@ from batchrec_dagster.config import Pipeline
 from batchrec_dagster.errors import UserError
 from batchrec_dagster.pipeline import ended_runs
 from batchrec_dagster.pipeline.automation.runs_under_way import (
-    STORAGE_TAG,
+    RUN_STORAGE_TAG,
     build_job_tags,
     describe_runs_under_way,
 )
@@ -52,13 +52,13 @@ def test_runs_under_way_are_those_that_make_a_pipelines_assets_in_its_storage(
             job,
             asset_selection={*keys} or None,
             status=dg.DagsterRunStatus.STARTED,
-            tags={STORAGE_TAG: storage} if storage else {},
+            tags={RUN_STORAGE_TAG: storage} if storage else {},
         ).run_id
 
     ours = {
         start(all_assets, "", dg.AssetKey(work.pipeline.asset_key("recommendations"))),
         start(nightly),
-        start(refresh, work.storage.place),
+        start(refresh, work.storage.absolute_root),
     }
     # The team's own, and those of a pipeline of this name in another code location.
     for job, storage, keys in (

@@ -11,9 +11,9 @@ from batchrec_dagster.personalize.schemas import CREATION_TIMESTAMP, ITEM_ID
 from batchrec_dagster.pipeline.assets.raw import raw_attributes
 from batchrec_dagster.pipeline.declare_asset import PREPARED, PipelineAsset, asset_of
 from batchrec_dagster.pipeline.results import (
+    build_sample,
+    build_table_metadata,
     result_to_dagster,
-    sample_metadata,
-    table_metadata,
 )
 from batchrec_dagster.pipeline.run_step import get_work
 from batchrec_dagster.preparation.attributes import AttributesLayout
@@ -72,7 +72,7 @@ def items(pipeline: Pipeline, layout: AttributesLayout) -> PipelineAsset:
             work.files.uri(key),
             {
                 "empty": table.missing,
-                **_table_metadata(table, _describe_columns(layout)),
+                **_build_table_metadata(table, _describe_columns(layout)),
             },
         )
 
@@ -105,17 +105,19 @@ def item_titles(pipeline: Pipeline, layout: AttributesLayout) -> PipelineAsset:
             work.files.uri(key),
             {
                 "without_title": result.record.missing["title"],
-                **_table_metadata(result.record, TITLES),
+                **_build_table_metadata(result.record, TITLES),
             },
         )
 
     return item_titles
 
 
-def _table_metadata(table: TableRecord, columns: dict[str, tuple[str, str]]) -> dict[str, Any]:
+def _build_table_metadata(
+    table: TableRecord, columns: dict[str, tuple[str, str]]
+) -> dict[str, Any]:
     return {
-        **table_metadata(table.rows, columns, table.columns),
-        "sample": sample_metadata(pl.DataFrame(table.sample)),
+        **build_table_metadata(table.rows, columns, table.columns),
+        "sample": build_sample(pl.DataFrame(table.sample)),
     }
 
 

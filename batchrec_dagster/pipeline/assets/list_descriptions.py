@@ -13,16 +13,16 @@ from batchrec_dagster.config.list_columns import name_published_column
 from batchrec_dagster.personalize.measurements import COVERAGE, NDCG
 from batchrec_dagster.pipeline.results import (
     build_cost_metadata,
-    dataset_group_link,
-    preview_metadata,
-    sample_metadata,
-    storage_links,
-    table_metadata,
+    build_dataset_group_link,
+    build_preview,
+    build_sample,
+    build_storage_links,
+    build_table_metadata,
 )
 from batchrec_dagster.reporting.insight.verdict import give_verdict
 from batchrec_dagster.reporting.markdown import escape, format_numbered_list
-from batchrec_dagster.steps.batch_jobs import measure_job_seconds
 from batchrec_dagster.steps.items import list_attribute_columns
+from batchrec_dagster.steps.job_outcomes import measure_job_seconds
 from batchrec_dagster.steps.judge import DATA_ARE_FRESH, NO_WORSE
 from batchrec_dagster.steps.model_records import ModelRecord
 from batchrec_dagster.steps.work import PersonalizeWork
@@ -178,20 +178,20 @@ def build_metadata(
     """The metadata of published lists, of which Dagster's page shows the first ones at the top."""
     edition, job, counts = lists.edition, lists.job, lists.edition.counts
     metadata: dict[str, Any] = {
-        "preview": _preview(published, lists),
+        "preview": _build_list_preview(published, lists),
         "outcome": lists.outcome,
         "verdict": escape(str(give_verdict(lists.findings))),
-        **published_metadata(work.files_of(published), edition),
+        **build_edition_metadata(work.files_of(published), edition),
         **_describe_rules(edition),
-        **table_metadata(counts.rows, _describe_columns(published), lists.sample.columns),
-        **_name_counts(published, counts),
+        **build_table_metadata(counts.rows, _describe_columns(published), lists.sample.columns),
+        **_build_counts(published, counts),
         "results_asked_for": edition.results_asked_for or 0,
     }
     if published.subject == "item":
         # Other lists have ids of people, whom Dagster's history would never forget.
-        metadata["sample"] = sample_metadata(lists.sample)
+        metadata["sample"] = build_sample(lists.sample)
     if model is not None:
-        metadata |= dataset_group_link(model.dataset_group_arn, on_aws=work.ensure.on_aws)
+        metadata |= build_dataset_group_link(model.dataset_group_arn, on_aws=work.ensure.on_aws)
     kind = "batch_segment" if published.subject == "segment" else "batch_inference"
     metadata[f"{kind}_job_arn"] = edition.job_arn
     if job is not None:
@@ -199,10 +199,10 @@ def build_metadata(
         metadata["inference_seconds"] = measure_job_seconds(job.resource)
     cost = [] if job is None else job.cost
     metadata |= build_cost_metadata("cost_usd", cost, on_aws=work.ensure.on_aws)
-    return {**metadata, **storage_links("table", work.storage, edition.uri)}
+    return {**metadata, **build_storage_links("table", work.storage, edition.uri)}
 
 
-def _name_counts(published: PublishedList, counts: ListCounts) -> dict[str, int]:
+def _build_counts(published: PublishedList, counts: ListCounts) -> dict[str, int]:
     """The numbers of a table by the names of whose lists they are, and of what is on them."""
     subjects = SUBJECTS[published.subject].name
     members = {"user": "items", "item": "similar_items", "segment": "users"}[published.subject]
@@ -217,7 +217,7 @@ def _name_counts(published: PublishedList, counts: ListCounts) -> dict[str, int]
     return numbers
 
 
-def published_metadata(files: ListFiles, edition: Edition) -> dict[str, Any]:
+def build_edition_metadata(files: ListFiles, edition: Edition) -> dict[str, Any]:
     """Which edition is published, and how good the model is that made it, if one did."""
     metrics = edition.metrics
     return {
@@ -255,7 +255,7 @@ def _describe_rules(edition: Edition) -> dict[str, Any]:
     }
 
 
-def _preview(published: PublishedList, lists: PublishedLists) -> dg.MetadataValue[Any]:
+def _build_list_preview(published: PublishedList, lists: PublishedLists) -> dg.MetadataValue[Any]:
     """How many have a list, and one of the lists."""
     counts, sample, names = lists.edition.counts, lists.sample, SUBJECTS[published.subject]
     members = "users" if published.subject == "segment" else "items"
@@ -265,7 +265,7 @@ def _preview(published: PublishedList, lists: PublishedLists) -> dg.MetadataValu
     )
     if not sample.height or published.subject == "segment":
         # Nobody is named: Dagster's history never forgets.
-        return preview_metadata(*numbers)
+        return build_preview(*numbers)
     first = sample.item(0, names.column)
     rows = sample.filter(pl.col(names.column) == first).iter_rows(named=True)
     listed = [row.get("title") or row[names.item_column] for row in rows]
@@ -274,4 +274,4 @@ def _preview(published: PublishedList, lists: PublishedLists) -> dg.MetadataValu
         if published.subject == "user"
         else f"{published.subject.title()} {escape(first)}"
     )
-    return preview_metadata(*numbers, f"{whose} gets:", format_numbered_list(listed))
+    return build_preview(*numbers, f"{whose} gets:", format_numbered_list(listed))

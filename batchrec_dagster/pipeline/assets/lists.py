@@ -12,11 +12,11 @@ from batchrec_dagster.config.lists import PopularBy
 from batchrec_dagster.errors import UserError
 from batchrec_dagster.pipeline.asset_keys import asset_key
 from batchrec_dagster.pipeline.assets.list_descriptions import (
+    build_edition_metadata,
     build_metadata,
     describe_asset,
     list_checks,
     list_warnings,
-    published_metadata,
 )
 from batchrec_dagster.pipeline.declare_asset import PipelineAsset, asset_of
 from batchrec_dagster.pipeline.record_night import record_unchanged
@@ -174,7 +174,7 @@ def roll_back(
             "solution_version_arn": edition.solution_version_arn,
             "users": edition.users,
             "users_dropped": edition.users_dropped or None,
-            **published_metadata(work.files_of(published), edition),
+            **build_edition_metadata(work.files_of(published), edition),
             "table": work.storage.where(table.uri),
         },
         edition.version,

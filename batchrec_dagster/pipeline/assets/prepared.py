@@ -11,9 +11,9 @@ from batchrec_dagster.config.items_and_users import BatchUsers
 from batchrec_dagster.personalize import schemas
 from batchrec_dagster.personalize.formats import USER_FIELD
 from batchrec_dagster.pipeline.asset_keys import asset_key
-from batchrec_dagster.pipeline.assets.raw import DataConfig, size_check
+from batchrec_dagster.pipeline.assets.raw import DataConfig, build_size_check
 from batchrec_dagster.pipeline.declare_asset import PREPARED, PipelineAsset, asset_of
-from batchrec_dagster.pipeline.results import result_to_dagster, table_metadata
+from batchrec_dagster.pipeline.results import build_table_metadata, result_to_dagster
 from batchrec_dagster.pipeline.run_history import DagsterRuns
 from batchrec_dagster.pipeline.run_step import get_work
 from batchrec_dagster.pipeline.spark_jobs import choose_spark
@@ -62,7 +62,7 @@ def interactions(pipeline: Pipeline) -> PipelineAsset:
             "enough_interactions": "There are as many interactions and users as Personalize needs.",
             "timestamps_plausible": "The timestamps are between 1980 and now, in seconds.",
             "few_event_types": "There are as few event types as Personalize allows.",
-            **size_check("interactions"),
+            **build_size_check("interactions"),
         },
         warnings={
             SOURCE_WITHOUT_ERASED: "The source has no rows of people who were erased.",
@@ -85,7 +85,7 @@ def interactions(pipeline: Pipeline) -> PipelineAsset:
         if not result.is_unchanged:
             _log_result(context, result.record.rows, time.monotonic() - start)
         return result_to_dagster(
-            result, work.files.interactions, _interactions_metadata(pipeline, result.record)
+            result, work.files.interactions, _build_interactions_metadata(pipeline, result.record)
         )
 
     return interactions
@@ -102,10 +102,10 @@ def _log_result(
         context.log.warning(f"left out {example}")
 
 
-def _interactions_metadata(pipeline: Pipeline, record: InteractionsRecord) -> dict[str, Any]:
+def _build_interactions_metadata(pipeline: Pipeline, record: InteractionsRecord) -> dict[str, Any]:
     rows = record.rows
     return {
-        **table_metadata(rows.rows_kept, COLUMNS, pipeline.interactions_columns),
+        **build_table_metadata(rows.rows_kept, COLUMNS, pipeline.interactions_columns),
         "rows_read": rows.rows_read,
         "rows_left_out": rows.rows_read - rows.rows_kept,
         "left_out_by_reason": dict(rows.left_out),
@@ -167,7 +167,7 @@ def batch_users(published: PublishedList) -> PipelineAsset:
             {
                 **_count_not_matching(settings, users),
                 "erased_users_in_source": users.erased or None,
-                **table_metadata(users.users, columns),
+                **build_table_metadata(users.users, columns),
                 "users": users.users,
             },
         )

@@ -51,7 +51,7 @@ class DataConfig(dg.Config):
     )
 
 
-def size_check(part: Part) -> dict[str, str]:
+def build_size_check(part: Part) -> dict[str, str]:
     """The check of how much there is of a part of the data."""
     return {
         NOT_SHRUNK: f"There are nearly as many {part} as the published lists were made from:"
@@ -105,7 +105,7 @@ def raw_ratings(pipeline: Pipeline) -> PipelineAsset:
             for warning in seen.format.warnings:
                 context.log.warning(warning)
         return _materialize_raw(
-            work, "raw_ratings", result, copying, _ratings_metadata(result.record)
+            work, "raw_ratings", result, copying, _build_ratings_metadata(result.record)
         )
 
     return raw_ratings
@@ -127,7 +127,7 @@ def _materialize_raw(
     return result_to_dagster(result, work.files.record_uri(asset), {**metadata, **of_files})
 
 
-def _ratings_metadata(record: RawRatings) -> dict[str, Any]:
+def _build_ratings_metadata(record: RawRatings) -> dict[str, Any]:
     seen, read_format = record.seen, record.seen.format
     rows = "dagster/row_count" if seen.is_whole else "rows_looked_at"
     return {
@@ -179,7 +179,7 @@ def raw_attributes(
         io_manager="record_io",
         checks={
             f"{part}_readable": "The declared columns are there, and their values can be read.",
-            **size_check(part),
+            **build_size_check(part),
         },
     )
     def raw_attributes(
@@ -200,13 +200,13 @@ def raw_attributes(
             SizeComparison(work, part, skip=config.skip_quality_gate),
         )
         return _materialize_raw(
-            work, asset, result, copying, _attributes_metadata(result.record, layout)
+            work, asset, result, copying, _build_attributes_metadata(result.record, layout)
         )
 
     return raw_attributes
 
 
-def _attributes_metadata(record: RawAttributes, layout: AttributesLayout) -> dict[str, Any]:
+def _build_attributes_metadata(record: RawAttributes, layout: AttributesLayout) -> dict[str, Any]:
     (check,) = record.findings
     return {
         "bytes": record.files[0].stored.size,

@@ -13,10 +13,10 @@ from batchrec_dagster.config import PublishedList, fingerprint
 from batchrec_dagster.pipeline.asset_keys import asset_key
 from batchrec_dagster.pipeline.declare_asset import PipelineAsset, Step, asset_of
 from batchrec_dagster.pipeline.results import (
-    preview_metadata,
-    sample_metadata,
-    storage_links,
-    table_metadata,
+    build_preview,
+    build_sample,
+    build_storage_links,
+    build_table_metadata,
     to_dagster,
 )
 from batchrec_dagster.pipeline.run_step import get_work
@@ -105,9 +105,9 @@ def recommendation_outcomes(published: PublishedList) -> PipelineAsset:
             lines += describe_result(outcomes.experiment)
         uri = work.files.uri(published.keys.outcomes)
         metadata = {
-            "preview": preview_metadata(*map(escape, lines)),
-            **_outcomes_metadata(outcomes, newest),
-            **storage_links("table", work.storage, uri),
+            "preview": build_preview(*map(escape, lines)),
+            **_build_outcomes_metadata(outcomes, newest),
+            **build_storage_links("table", work.storage, uri),
             "dagster/uri": uri,
         }
         return to_dagster(metadata, fingerprint(*outcomes.outcomes))
@@ -115,18 +115,20 @@ def recommendation_outcomes(published: PublishedList) -> PipelineAsset:
     return recommendation_outcomes
 
 
-def _outcomes_metadata(outcomes: "MeasuredOutcomes", newest: Outcome | None) -> dict[str, Any]:
+def _build_outcomes_metadata(
+    outcomes: "MeasuredOutcomes", newest: Outcome | None
+) -> dict[str, Any]:
     row = newest.row() if newest else {}
     columns = {name: (str(kind).lower(), _describe_column(name)) for name, kind in SCHEMA.items()}
     return {
-        **table_metadata(len(outcomes.outcomes), columns),
+        **build_table_metadata(len(outcomes.outcomes), columns),
         **{name: row[name] for name in ("edition", *PLOTTED) if row.get(name) is not None},
-        **_lift_metadata(outcomes),
-        "sample": sample_metadata(outcomes.table.tail(5).select(pl.col("*").exclude(pl.Datetime))),
+        **_build_lift_metadata(outcomes),
+        "sample": build_sample(outcomes.table.tail(5).select(pl.col("*").exclude(pl.Datetime))),
     }
 
 
-def _lift_metadata(outcomes: "MeasuredOutcomes") -> dict[str, float]:
+def _build_lift_metadata(outcomes: "MeasuredOutcomes") -> dict[str, float]:
     """How much more the users of the model do than the experiment's control, as a share."""
     effects = outcomes.experiment.effects if outcomes.experiment else []
     lift = effects[0].lift if effects else None
@@ -161,7 +163,7 @@ def recommendation_report(
         uri = work.files.uri(published.keys.report)
         metadata = {
             **_describe_page(page, html),
-            **storage_links("report", work.storage, uri),
+            **build_storage_links("report", work.storage, uri),
             "dagster/uri": uri,
         }
         return to_dagster(metadata)

@@ -14,10 +14,15 @@ from pydantic import Field
 from batchrec_dagster.config import Pipeline, fingerprint
 from batchrec_dagster.config.segments import Segments
 from batchrec_dagster.pipeline.asset_keys import asset_key, op_name
-from batchrec_dagster.pipeline.declare_asset import MODEL, PipelineAsset, asset_of, budget_check
+from batchrec_dagster.pipeline.declare_asset import (
+    MODEL,
+    PipelineAsset,
+    asset_of,
+    build_budget_check,
+)
 from batchrec_dagster.pipeline.results import (
     build_cost_metadata,
-    dataset_group_link,
+    build_dataset_group_link,
     to_dagster,
 )
 from batchrec_dagster.pipeline.run_history import find_root_run
@@ -66,7 +71,7 @@ def personalize_dataset(pipeline: Pipeline) -> PipelineAsset:
         storage_key=pipeline.keys.record("personalize_dataset"),
         code_version=f"{CODE_VERSION}-{fingerprint_schemas(files)}",
         io_manager="record_io",
-        checks=budget_check(pipeline),
+        checks=build_budget_check(pipeline),
     )
     def personalize_dataset(
         context: dg.AssetExecutionContext, config: ImportConfig
@@ -79,7 +84,7 @@ def personalize_dataset(pipeline: Pipeline) -> PipelineAsset:
                 force=config.force_import,
                 forced_trainings=_find_forced_trainings(pipeline, context),
             )
-        metadata = _import_metadata(work, dataset_import)
+        metadata = _build_import_metadata(work, dataset_import)
         return to_dagster(metadata, dataset_import.record.version, dataset_import.checks)
 
     return personalize_dataset
@@ -95,7 +100,7 @@ def _find_forced_trainings(pipeline: Pipeline, context: dg.AssetExecutionContext
     }
 
 
-def _import_metadata(work: PersonalizeWork, dataset_import: DatasetImport) -> dict[str, Any]:
+def _build_import_metadata(work: PersonalizeWork, dataset_import: DatasetImport) -> dict[str, Any]:
     record = dataset_import.record
     return {
         **{
@@ -111,7 +116,7 @@ def _import_metadata(work: PersonalizeWork, dataset_import: DatasetImport) -> di
         **{
             f"{asset}_import_job_arn": file.import_job_arn for asset, file in record.imports.items()
         },
-        **dataset_group_link(record.dataset_group_arn, on_aws=work.ensure.on_aws),
+        **build_dataset_group_link(record.dataset_group_arn, on_aws=work.ensure.on_aws),
         "dagster/uri": work.files.record_uri("personalize_dataset"),
     }
 
@@ -134,7 +139,7 @@ def solution_version(pipeline: Pipeline) -> PipelineAsset:
     checks = {}
     if solution.success:
         checks[SUCCESS_KNOWN] = "The interactions have events of solution.success."
-    return _model_asset(pipeline, "solution_version", description, fingerprint(solution), checks)
+    return _declare_model(pipeline, "solution_version", description, fingerprint(solution), checks)
 
 
 def segment_solution_version(pipeline: Pipeline, segments: Segments) -> PipelineAsset:
@@ -143,7 +148,7 @@ def segment_solution_version(pipeline: Pipeline, segments: Segments) -> Pipeline
         "The model that assigns users to items, trained with the recipe"
         f" {segments.recipe} on the imported data, and its metrics."
     )
-    return _model_asset(pipeline, "segment_solution_version", description, segments.recipe)
+    return _declare_model(pipeline, "segment_solution_version", description, segments.recipe)
 
 
 def similar_items_solution_version(pipeline: Pipeline, recipe: str) -> PipelineAsset:
@@ -152,10 +157,10 @@ def similar_items_solution_version(pipeline: Pipeline, recipe: str) -> PipelineA
         f"The model that finds similar items, trained with the recipe {recipe} on the imported"
         f" data, and its metrics. {_describe_retraining(pipeline)}"
     )
-    return _model_asset(pipeline, "similar_items_solution_version", description, recipe)
+    return _declare_model(pipeline, "similar_items_solution_version", description, recipe)
 
 
-def _model_asset(
+def _declare_model(
     pipeline: Pipeline,
     name: str,
     description: str,
@@ -195,7 +200,7 @@ def _model_asset(
                 run=find_root_run(context),
                 force=config.force_train,
             )
-        metadata = _training_metadata(work, name, training)
+        metadata = _build_training_metadata(work, name, training)
         return to_dagster(metadata, training.record.version, training.checks)
 
     return model
@@ -208,7 +213,7 @@ def _describe_retraining(pipeline: Pipeline) -> str:
     return f"It is trained again when the data have changed and it is {days} days old."
 
 
-def _training_metadata(
+def _build_training_metadata(
     work: PersonalizeWork, asset: str, training: TrainingResult
 ) -> dict[str, Any]:
     record, version = training.record, training.version.description
@@ -238,7 +243,7 @@ def _training_metadata(
         "interactions": work.pipeline.interactions.model_dump(mode="json"),
         "solution_version_arn": record.solution_version_arn,
         "solution_arn": version["solutionArn"],
-        **dataset_group_link(record.dataset_group_arn, on_aws=work.ensure.on_aws),
+        **build_dataset_group_link(record.dataset_group_arn, on_aws=work.ensure.on_aws),
         "dagster/uri": work.files.record_uri(asset),
     }
 

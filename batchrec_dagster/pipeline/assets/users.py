@@ -9,7 +9,7 @@ from batchrec_dagster.config import Pipeline
 from batchrec_dagster.personalize.schemas import USER_ID
 from batchrec_dagster.pipeline.assets.raw import raw_attributes
 from batchrec_dagster.pipeline.declare_asset import PREPARED, PipelineAsset, asset_of
-from batchrec_dagster.pipeline.results import result_to_dagster, table_metadata
+from batchrec_dagster.pipeline.results import build_table_metadata, result_to_dagster
 from batchrec_dagster.pipeline.run_step import get_work
 from batchrec_dagster.preparation.attributes import AttributesLayout
 from batchrec_dagster.steps.attributes import describe_settings
@@ -57,7 +57,7 @@ def users(pipeline: Pipeline, layout: AttributesLayout) -> PipelineAsset:
             {
                 "empty": table.missing,
                 "frequent_values": table.frequent_values,
-                **table_metadata(table.rows, _describe_columns(layout)),
+                **build_table_metadata(table.rows, _describe_columns(layout)),
                 "erased_users_in_source": table.erased or None,
             },
         )

@@ -1,4 +1,4 @@
-"""The Dagster runs of a pipeline."""
+"""The Dagster runs of a pipeline: how they are told from others, and which are under way."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from batchrec_dagster.storage.layout import PipelineFiles
 
 # How long Dagster lets a run go on, in seconds. Amazon's longest jobs take less.
 MAX_RUNTIME = 48 * 3600
-# The tag of a run with the place of the storage that it writes to. Another code location may have a
+# The tag of a run with the root of the storage that it writes to. Another code location may have a
 # pipeline of the same name, and so jobs of the same names.
-STORAGE_TAG = "batchrec/storage"
+RUN_STORAGE_TAG = "batchrec/storage"
 # Not NOT_STARTED: a killed daemon may leave such runs, and asking again launches them.
 UNDER_WAY = [
     dg.DagsterRunStatus.QUEUED,
@@ -27,7 +27,7 @@ UNDER_WAY = [
 
 def build_job_tags(storage: Storage) -> dict[str, str]:
     """The tags of the runs of a pipeline's jobs."""
-    return {"dagster/max_runtime": f"{MAX_RUNTIME}", STORAGE_TAG: storage.place}
+    return {"dagster/max_runtime": f"{MAX_RUNTIME}", RUN_STORAGE_TAG: storage.absolute_root}
 
 
 def filter_refreshes(
@@ -39,7 +39,7 @@ def filter_refreshes(
     """
     return dg.RunsFilter(
         job_name=f"{files.keys.pipeline}_refresh",
-        tags={STORAGE_TAG: files.storage.place},
+        tags={RUN_STORAGE_TAG: files.storage.absolute_root},
         statuses=statuses,
     )
 
@@ -77,11 +77,11 @@ def describe_runs_under_way(
     team's own jobs do not say to which, and count if they make one of these assets. Those of the
     pipeline's jobs count also where its declaration, and so its assets, are gone.
     """
-    here, jobs = work.storage.place, list_job_names(work.pipeline)
+    here, jobs = work.storage.absolute_root, list_job_names(work.pipeline)
     runs = [
         record.dagster_run
         for record in instance.get_run_records(dg.RunsFilter(statuses=UNDER_WAY))
-        if record.dagster_run.tags.get(STORAGE_TAG, here) == here
+        if record.dagster_run.tags.get(RUN_STORAGE_TAG, here) == here
     ]
     return [
         f"run {run.run_id} of {run.job_name} is under way"
