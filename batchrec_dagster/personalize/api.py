@@ -66,11 +66,6 @@ class ResourceKind:
         return f"{self.member}Arn"
 
     @cached_property
-    def resource_type(self) -> str:
-        """As in ARNs, such as dataset-group."""
-        return self.label.replace(" ", "-")
-
-    @cached_property
     def name(self) -> str:
         """The member that holds the name: jobName or name."""
         return "jobName" if self.label.endswith("job") else "name"

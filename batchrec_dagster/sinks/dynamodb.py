@@ -32,12 +32,12 @@ from botocore import exceptions
 from pydantic import Field, field_validator
 
 from batchrec_dagster.errors import Retry, UserError
+from batchrec_dagster.personalize.conditions import SECONDS_A_DAY
 from batchrec_dagster.sinks import sink
 from batchrec_dagster.storage.layout import ListFiles, ListKeys
 
 EXPIRES = "expires_at"
 OWNER = "batchrec:lists-of"
-DAY_SECONDS = 24 * 3600
 # How many requests are under way at a time, and for how many users each of them writes at once.
 CONNECTIONS = 8
 USERS_AT_ONCE = 500
@@ -211,7 +211,7 @@ class DynamoDbSink(sink.Sink):
 
     def _put_lists(self, client: Any, lists: pl.LazyFrame, context: sink.SinkContext) -> int:
         """How many users were written."""
-        expires_at = int(time.time()) + self.ttl_days * DAY_SECONDS
+        expires_at = int(time.time()) + self.ttl_days * SECONDS_A_DAY
         common = {"run_id": {"S": context.run_id}, EXPIRES: {"N": f"{expires_at}"}}
         users_written = 0
         for users in sink.group_by_user(lists):
@@ -231,6 +231,7 @@ class DynamoDbSink(sink.Sink):
             list(threads.map(partial(self._send_part, client, operation), parts))
 
     def _send_part(self, client: Any, operation: str, values: Iterable[dict[str, Any]]) -> None:
+        """Send these with the requests of one connection."""
         with BatchWriter(self.table, client) as writer:
             send = getattr(writer, operation)
             for value in values:
@@ -257,11 +258,12 @@ def _make_item(row: dict[str, Any], key: str) -> dict[str, Any]:
 
 
 def _make_entry(rank: int, **values: str | float | None) -> dict[str, Any]:
-    """An item of a list; its rank is its place there. Columns without a value are left out."""
+    """An item of a list, without its rank, which is its index there, and without empty columns."""
     return {name: _make_value(value) for name, value in values.items() if value is not None}
 
 
 def _make_value(value: str | float) -> dict[str, str]:
+    """A value with its type, as DynamoDB takes it."""
     return {"S": value} if isinstance(value, str) else {"N": repr(value)}
 
 

@@ -31,7 +31,7 @@ def hold_locks(locks: ExitStack, work: PersonalizeWork, owner: str) -> None:
 
 
 def list_lock_uris(storage: Storage, pipeline: Pipeline) -> tuple[str, ...]:
-    """Where the locks are."""
+    """The URIs of the locks that `hold_locks` holds."""
     keys = [
         *(pipeline.keys.lock(step) for step in STEPS),
         *(published.keys.list_lock(published.asset) for published in _lists_with_locks(pipeline)),

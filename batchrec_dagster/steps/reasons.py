@@ -65,10 +65,6 @@ class Reasons:
         self.counts: Counter[str] = Counter()
         """How many rows have each reason so far."""
 
-    def start(self) -> None:
-        """Count from the start, for a table that is made again."""
-        self.counts.clear()
-
     def add(self, table: pl.DataFrame) -> pl.DataFrame:
         """The table with the columns REASONS. What its column reason says already stays.
 

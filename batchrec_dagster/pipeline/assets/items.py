@@ -8,7 +8,7 @@ import polars as pl
 
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.personalize.schemas import CREATION_TIMESTAMP, ITEM_ID
-from batchrec_dagster.pipeline.assets.raw import raw_attributes
+from batchrec_dagster.pipeline.assets.raw import describe_attribute_columns, raw_attributes
 from batchrec_dagster.pipeline.declare_asset import PREPARED, PipelineAsset, asset_of
 from batchrec_dagster.pipeline.results import (
     build_sample,
@@ -115,6 +115,7 @@ def item_titles(pipeline: Pipeline, layout: AttributesLayout) -> PipelineAsset:
 def _build_table_metadata(
     table: TableRecord, columns: dict[str, tuple[str, str]]
 ) -> dict[str, Any]:
+    """The metadata of a table without people, whose first rows may be shown."""
     return {
         **build_table_metadata(table.rows, columns, table.columns),
         "sample": build_sample(pl.DataFrame(table.sample)),
@@ -125,7 +126,6 @@ def _describe_columns(layout: AttributesLayout) -> dict[str, tuple[str, str]]:
     """The type and the description of each column that the items can have."""
     return {
         ITEM_ID: ("string", "The item's id, as in the ratings."),
-        **dict.fromkeys(layout.categories, ("string", "Its values. Several are separated by |.")),
-        **dict.fromkeys(layout.numbers, ("double", "A number.")),
+        **describe_attribute_columns(layout),
         CREATION_TIMESTAMP: ("long", "When the item came out, in epoch seconds."),
     }

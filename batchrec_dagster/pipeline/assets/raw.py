@@ -59,6 +59,14 @@ def build_size_check(part: Part) -> dict[str, str]:
     }
 
 
+def describe_attribute_columns(layout: AttributesLayout) -> dict[str, tuple[str, str]]:
+    """The type and the description of each category and number of items or users."""
+    return {
+        **dict.fromkeys(layout.categories, ("string", "Its values. Several are separated by |.")),
+        **dict.fromkeys(layout.numbers, ("double", "A number.")),
+    }
+
+
 def raw_ratings(pipeline: Pipeline) -> PipelineAsset:
     """The asset of the files of ratings."""
     ratings, keys = pipeline.ratings, pipeline.keys
@@ -114,6 +122,10 @@ def raw_ratings(pipeline: Pipeline) -> PipelineAsset:
 def _materialize_raw(
     work: Work, asset: str, result: Result[Any], copying: Copying, metadata: Mapping[str, Any]
 ) -> dg.MaterializeResult[Any]:
+    """What a run did for the copied files of a source, as Dagster takes it.
+
+    metadata: what is in the files.
+    """
     record = result.record
     uris = [file.stored.uri for file in record.files]
     where = work.storage.where(uris[0])
@@ -225,6 +237,7 @@ def _build_attributes_schema(roles: Mapping[str, Column]) -> dg.TableSchema:
     )
 
 
+# What the columns of these roles hold.
 MEANINGS = {
     "item": "The item's id.",
     "user": "The user's id.",

@@ -30,10 +30,10 @@ RETRIES = dg.RetryPolicy(max_retries=3, delay=10, backoff=dg.Backoff.LINEAR)
 
 def sink_assets(published: PublishedList) -> list[PipelineAsset]:
     """An asset for each sink that the list declares."""
-    return [sink_asset(published, key, sink) for key, sink in published.sinks.declared.items()]
+    return [declare_sink(published, key, sink) for key, sink in published.sinks.declared.items()]
 
 
-def sink_asset(published: PublishedList, key: str, sink: Sink) -> PipelineAsset:
+def declare_sink(published: PublishedList, key: str, sink: Sink) -> PipelineAsset:
     """The asset of the sink under this key of the YAML."""
     sink_description = sink.describe(published.pipeline.project)
     lists_asset = asset_key(published, published.asset)
@@ -63,7 +63,7 @@ def sink_asset(published: PublishedList, key: str, sink: Sink) -> PipelineAsset:
             result = write_sink(key, sink, recommendations, sink_context)
         for warning in filter(None, (result.warning, result.remains)):
             context.log.warning(warning)
-        return to_dagster(_sink_metadata(result, subject))
+        return to_dagster(_build_sink_metadata(result, subject))
 
     return write_lists
 
@@ -73,7 +73,7 @@ def name_sink_asset(published: PublishedList, sink: Sink) -> str:
     return sink.asset.replace("recommendations", published.asset, 1)
 
 
-def _sink_metadata(result: SinkResult, subject: ListSubject) -> dict[str, Any]:
+def _build_sink_metadata(result: SinkResult, subject: ListSubject) -> dict[str, Any]:
     counts = result.counts
     return {
         "dagster/row_count": counts.rows,

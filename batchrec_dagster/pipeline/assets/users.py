@@ -7,7 +7,7 @@ import dagster as dg
 
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.personalize.schemas import USER_ID
-from batchrec_dagster.pipeline.assets.raw import raw_attributes
+from batchrec_dagster.pipeline.assets.raw import describe_attribute_columns, raw_attributes
 from batchrec_dagster.pipeline.declare_asset import PREPARED, PipelineAsset, asset_of
 from batchrec_dagster.pipeline.results import build_table_metadata, result_to_dagster
 from batchrec_dagster.pipeline.run_step import get_work
@@ -69,6 +69,5 @@ def _describe_columns(layout: AttributesLayout) -> dict[str, tuple[str, str]]:
     """The type and the description of each column."""
     return {
         USER_ID: ("string", "The user's id, as in the ratings."),
-        **dict.fromkeys(layout.categories, ("string", "Its values. Several are separated by |.")),
-        **dict.fromkeys(layout.numbers, ("double", "A number.")),
+        **describe_attribute_columns(layout),
     }
