@@ -293,6 +293,10 @@ def find_matches(condition: Condition, table: pl.DataFrame) -> pl.Series:
 def _build_expression(
     condition: Condition, schema: pl.Schema, columns: Mapping[str, str]
 ) -> pl.Expr:
+    """The condition as an expression on the table's columns.
+
+    columns: the name of each column by its upper-case one.
+    """
     if isinstance(condition, Comparison):
         column = columns[condition.field.column]
         return compare(column, schema[column], condition.operator, condition.operands)
@@ -316,12 +320,14 @@ def compare(column: str, dtype: pl.DataType, sign: str, operands: Sequence[Any])
 
 
 def _has_value(cells: pl.Expr, operands: Sequence[Any]) -> pl.Expr:
+    """Whether a cell, as a whole or by one of its values, is one of the operands."""
     texts = pl.Series(map(str, operands), dtype=pl.String).implode()
     values = cells.str.split(VALUE_SEPARATOR)
     return cells.is_in(texts) | values.list.eval(pl.element().is_in(texts)).list.any()
 
 
 def _has_event(cells: pl.Expr, operands: Sequence[Any]) -> pl.Expr:
+    """Whether a cell, a list of event types, has one of the operands."""
     if ANY_EVENT in operands:
         return cells.list.len() > 0
     events = pl.Series([str(event).lower() for event in operands], dtype=pl.String).implode()

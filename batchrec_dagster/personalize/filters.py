@@ -318,6 +318,7 @@ def _parse(text: str, start: str) -> Any:
 
 
 def _explain(error: UnexpectedInput, text: str) -> str:
+    """Where the text has what the grammar does not allow, and what it would allow there."""
     expected: set[str] = set()
     if isinstance(error, UnexpectedCharacters):
         expected = error.allowed or set()

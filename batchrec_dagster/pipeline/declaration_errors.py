@@ -70,6 +70,7 @@ def require_distinct_settings(file: Path) -> None:
 
 
 def _find_repeated_keys(file: Path, keys: Iterable[yaml.Node]) -> Iterator[str]:
+    """Yield a line for each of a block's keys that it has before."""
     line_of_key: dict[str, int] = {}
     for key in keys:
         if not isinstance(key, yaml.ScalarNode):
@@ -95,6 +96,7 @@ def explain_error(error: BaseException) -> list[str]:
 
 
 def _explain_cause(cause: BaseException) -> Iterator[str]:
+    """Yield a line for each problem that this one error names with file and line."""
     if isinstance(cause, DeclarationError):
         yield from str(cause).splitlines()
     elif isinstance(cause, yaml.MarkedYAMLError) and (mark := cause.problem_mark):
@@ -147,6 +149,7 @@ def find_unreadable_files(folder: Path) -> list[str]:
 
 
 def _find_unknown_types(file: Path, documents: Iterable[yaml.Node]) -> Iterator[str]:
+    """Yield a line for each document whose type cannot be imported."""
     for document in documents:
         for key, value in document.value if isinstance(document, yaml.MappingNode) else []:
             if key.value == "type" and locate(value.value) is None:

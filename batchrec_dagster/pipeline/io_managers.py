@@ -218,6 +218,10 @@ def _unwrap_optional(target_type: object) -> tuple[object, bool]:
 
 
 def _select_columns(frame: pl.LazyFrame, columns: Sequence[str], where: str) -> pl.LazyFrame:
+    """These columns of the table. Raises UserError if it lacks one.
+
+    where: what messages call the table's file.
+    """
     existing = frame.collect_schema().names()
     missing = [column for column in columns if column not in existing]
     if missing:

@@ -74,6 +74,7 @@ def read_check_results(
 
 
 def _find_level(spec: dg.AssetCheckSpec, evaluation: dg.AssetCheckEvaluation) -> Level:
+    """What the result of a check means for publication."""
     if evaluation.passed:
         return "good"
     is_error = evaluation.severity == dg.AssetCheckSeverity.ERROR

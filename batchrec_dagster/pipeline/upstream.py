@@ -91,6 +91,7 @@ class _Materialization(NamedTuple):
 
 
 def _read_materialization(event: dg.EventLogEntry | None) -> _Materialization | None:
+    """What the event records; None without one."""
     recorded = None if event is None else event.asset_materialization
     if event is None or recorded is None:
         return None
@@ -200,6 +201,7 @@ class _UpstreamAsset:
             ) from error
 
     def _write_table(self, value: Any, path: Path) -> None:
+        """Write what an IO manager loaded, a table or the path of one, as Parquet."""
         if not isinstance(value, str | Path):
             to_polars(value).write_parquet(path)
             return

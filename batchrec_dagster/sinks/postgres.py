@@ -94,6 +94,7 @@ class PostgresSink(sink.Sink):
         return postgres_table.replace_lists(lists, target)
 
     def _make_target(self, context: sink.SinkContext) -> PostgresTarget:
+        """The table to write, by the URL in the environment. Raises UserError."""
         url = context.environment.get(self.url_env)
         if not url:
             raise UserError(

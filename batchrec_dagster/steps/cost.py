@@ -119,6 +119,7 @@ def check_budget(work: PersonalizeWork, costs: Sequence[Cost]) -> list[Finding]:
 
 
 def _is_allowed(work: PersonalizeWork, costs: Sequence[Cost]) -> bool:
+    """Whether the budget allows these costs; without a budget, and locally, it does."""
     max_usd = work.pipeline.budget.max_usd_per_run
     if max_usd is None or not work.ensure.on_aws:
         return True

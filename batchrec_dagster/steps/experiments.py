@@ -66,7 +66,7 @@ class ExperimentResult(BaseModel, frozen=True):
 def summarize_experiment(sums: pl.DataFrame) -> ExperimentResult | None:
     """The result of the newest experiment; None if there is none.
 
-    sums: with the columns of `outcome_sums.SCHEMA`.
+    sums: with the columns of `outcome_sums.SUMS_SCHEMA`.
     """
     of_experiments = sums.filter(pl.col("experiment") != "")
     if of_experiments.is_empty():

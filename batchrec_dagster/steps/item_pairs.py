@@ -18,10 +18,10 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from batchrec_dagster.personalize.conditions import SECONDS_A_DAY
 from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
+from batchrec_dagster.preparation.row_rules import SECONDS_A_DAY
 from batchrec_dagster.steps.numbered_ids import Int64s, find_positions
-from batchrec_dagster.steps.success import is_success
+from batchrec_dagster.steps.success import is_of_types
 
 # How many people must have had both items: with fewer, a list would show what one person bought.
 FEWEST_PEOPLE = 2
@@ -59,7 +59,7 @@ def find_bought_together(
     most: how many items an item's list has at most.
     events: the types of events that count, in any case; all if empty.
     """
-    interactions = interactions.filter(is_success(interactions, events))
+    interactions = interactions.filter(is_of_types(interactions, events))
     users, items = pl.collect_all(
         [interactions.select(pl.col(column).unique().sort()) for column in (USER_ID, ITEM_ID)],
         engine="streaming",

@@ -75,6 +75,10 @@ class JobOutput:
                 yield piece
 
     def _read_pieces(self) -> Iterator[pl.DataFrame]:
+        """The lines of all files, in order.
+
+        Raises UserError if there are no files, or one is damaged.
+        """
         files = self.files()
         if not files:
             raise UserError(

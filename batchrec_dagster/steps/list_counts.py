@@ -180,6 +180,7 @@ class CountedItems:
         return int(counts.top_k(number).sum()) / max(1, int(counts.sum()))
 
     def _list_most_recommended(self, titles: pl.DataFrame | None) -> Iterator[ListedItem]:
+        """The items that are on most lists, by the number of lists, then of ids."""
         most = (
             self.catalogue.filter(pl.col("lists") > 0)
             .sort("lists", "item", descending=[True, False])

@@ -11,7 +11,7 @@ from batchrec_dagster.personalize import split
 from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
 from batchrec_dagster.steps.numbered_ids import Int64s, find_positions
 from batchrec_dagster.steps.popular_items import count_popular_items, find_popular_items
-from batchrec_dagster.steps.success import is_success
+from batchrec_dagster.steps.success import is_of_types
 from batchrec_dagster.storage.measured_ndcg import GroupSums, MeasuredPopularity
 
 LIST_LENGTH = 25
@@ -55,7 +55,7 @@ def measure_popularity(
             user=find_positions(USER_ID, tested_ids).cast(pl.UInt32),
             item=find_positions(ITEM_ID, item_ids).cast(pl.UInt32),
             time=pl.col(TIMESTAMP),
-            is_counted=is_success(interactions, counted),
+            is_counted=is_of_types(interactions, counted),
         )
         .collect(engine="streaming")
     )

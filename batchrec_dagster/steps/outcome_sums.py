@@ -20,8 +20,8 @@ from dataclasses import dataclass
 import polars as pl
 
 from batchrec_dagster.config.publication import Experiment
-from batchrec_dagster.personalize.conditions import SECONDS_A_DAY
 from batchrec_dagster.personalize.schemas import EVENT_VALUE, ITEM_ID, TIMESTAMP, USER_ID
+from batchrec_dagster.preparation.row_rules import SECONDS_A_DAY
 from batchrec_dagster.steps.arms import MODEL, UserGroups, assign_arms
 from batchrec_dagster.steps.numbered_ids import find_positions
 from batchrec_dagster.steps.outcome_periods import Period
@@ -30,7 +30,7 @@ from batchrec_dagster.steps.popular_items import (
     count_popular_items,
     find_popular_items,
 )
-from batchrec_dagster.steps.success import is_success
+from batchrec_dagster.steps.success import is_of_types
 
 # The columns that are sums over the users of a group:
 # users: how many of them have a list, or are in the control arm.
@@ -52,7 +52,7 @@ SUMS = (
 # hit_value: the same over those with the items of hits.
 # popular_hit_value: the same for lists of popular items.
 VALUES = ("value", "hit_value", "popular_hit_value")
-SCHEMA: dict[str, pl.DataType] = {
+SUMS_SCHEMA: dict[str, pl.DataType] = {
     "edition": pl.Int64(),
     "name": pl.String(),
     "experiment": pl.String(),
@@ -111,7 +111,7 @@ class LaterInteractions:
             user=find_positions(USER_ID, self.users).cast(pl.UInt32),
             item=find_positions(ITEM_ID, self.items).cast(pl.UInt32),
             time=TIMESTAMP,
-            is_success=is_success(interactions, success),
+            is_success=is_of_types(interactions, success),
             value=pl.col(EVENT_VALUE).cast(pl.Float64) if self.has_values else pl.lit(None),
         )
         time = pl.col("time")
@@ -181,7 +181,7 @@ class LaterInteractions:
 def sum_period(
     period: Period, lists: PeriodLists, later: LaterInteractions, groups: UserGroups
 ) -> pl.DataFrame:
-    """The sums of the requested users by arm and group, with the columns of SCHEMA."""
+    """The sums of the requested users by arm and group, with the columns of SUMS_SCHEMA."""
     chosen = later.find_chosen_items(period, new=lists.exclude_seen)
     listed, hits = _match_lists(lists, later, chosen)
     length = listed.select(pl.col("length").max().fill_null(0)).item()
@@ -211,7 +211,7 @@ def sum_period(
             length=length,
             success=pl.lit(later.success),
         )
-        .select(pl.col(column).cast(kind) for column, kind in SCHEMA.items())
+        .select(pl.col(column).cast(kind) for column, kind in SUMS_SCHEMA.items())
         .sort("arm", "group")
     )
 

@@ -21,8 +21,8 @@ from batchrec_dagster.steps.experiments import ExperimentResult, summarize_exper
 from batchrec_dagster.steps.intervals import Rate, estimate_ratio, estimate_share
 from batchrec_dagster.steps.judge_quality import Behaviour
 from batchrec_dagster.steps.outcome_periods import Period, find_periods
-from batchrec_dagster.steps.outcome_sums import SCHEMA as SUMS_SCHEMA
 from batchrec_dagster.steps.outcome_sums import (
+    SUMS_SCHEMA,
     LaterInteractions,
     PeriodLists,
     format_events,
@@ -33,6 +33,27 @@ from batchrec_dagster.steps.users_without_lists import read_users_without_lists
 from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.layout import ListFiles
 from batchrec_dagster.storage.objects import DamagedObjectError
+
+log = logging.getLogger(__name__)
+
+# What happens if damaged sums are deleted.
+MEASURED_AGAIN = "the kept editions are measured again, and older numbers are lost"
+# The fields of an outcome that have an interval.
+RATES = (
+    "hit_rate",
+    "recall",
+    "list_share",
+    "gain",
+    "popular_hit_rate",
+    "event_value",
+    "list_event_value",
+)
+# The types of the columns of other fields; those of rates and of numbers are floats.
+_TYPES: dict[object, pl.DataType] = {
+    int: pl.Int64(),
+    str: pl.String(),
+    datetime: pl.Datetime("us", "UTC"),
+}
 
 
 class Outcome(BaseModel, frozen=True):
@@ -98,26 +119,11 @@ class Outcome(BaseModel, frozen=True):
         return row
 
 
-RATES = (
-    "hit_rate",
-    "recall",
-    "list_share",
-    "gain",
-    "popular_hit_rate",
-    "event_value",
-    "list_event_value",
-)
-
-
 def _list_columns(name: str) -> list[tuple[str, str]]:
+    """The columns of a rate, each with the field of `Rate` that it has."""
     return [(name, "value"), (f"{name}_low", "low"), (f"{name}_high", "high")]
 
 
-_TYPES: dict[object, pl.DataType] = {
-    int: pl.Int64(),
-    str: pl.String(),
-    datetime: pl.Datetime("us", "UTC"),
-}
 SCHEMA = {
     column: _TYPES.get(field.annotation, pl.Float64())
     for name, field in Outcome.model_fields.items()
@@ -130,7 +136,7 @@ class MeasuredOutcomes:
     """What came of the published editions."""
 
     sums: pl.DataFrame
-    """With the columns of `outcome_sums.SCHEMA`."""
+    """With the columns of SUMS_SCHEMA."""
     outcomes: list[Outcome]
     """The oldest comes first."""
 
@@ -182,6 +188,7 @@ def measure_outcomes(work: Work, published: PublishedList) -> MeasuredOutcomes:
 
 
 def _read_lists(files: ListFiles, period: Period) -> PeriodLists:
+    """The lists of the period's edition. Raises UserError."""
     edition = period.edition
     # Who was dropped later counts too: what an edition brought must not change afterwards.
     whole = files.editions.find_whole_copy(edition)
@@ -193,14 +200,10 @@ def _read_lists(files: ListFiles, period: Period) -> PeriodLists:
     return PeriodLists(rows, users_without, experiment, edition.exclude_seen)
 
 
-MEASURED_AGAIN = "the kept editions are measured again, and older numbers are lost"
-log = logging.getLogger(__name__)
-
-
 def read_sums(files: ListFiles) -> pl.DataFrame:
     """The sums that an earlier run measured, which may have no rows.
 
-    They have the columns of `outcome_sums.SCHEMA`. Damaged ones are named in the log, and count as
+    They have the columns of SUMS_SCHEMA. Damaged ones are named in the log, and count as
     none: no lists wait for them. Raises UserError.
     """
     try:
@@ -214,7 +217,7 @@ def read_sums(files: ListFiles) -> pl.DataFrame:
 def estimate_outcomes(sums: pl.DataFrame) -> Iterator[Outcome]:
     """Yield the outcome of each period and arm.
 
-    sums: with the columns of `outcome_sums.SCHEMA`.
+    sums: with the columns of SUMS_SCHEMA.
     """
     keys = ["start", "end", "edition", "since", "experiment", "length", "arm", "success"]
     for values, part in sums.group_by(keys, maintain_order=True):
@@ -226,7 +229,7 @@ def pool_outcomes(sums: pl.DataFrame, success: Sequence[str]) -> Behaviour | Non
 
     None if nobody was active, or if too few were to say anything.
 
-    sums: with the columns of `outcome_sums.SCHEMA`.
+    sums: with the columns of SUMS_SCHEMA.
     success: the types of events that count as success. Outcomes that count others are left out.
     """
     counted = sums.filter(arm=MODEL, success=format_events(success))
@@ -245,6 +248,11 @@ def pool_outcomes(sums: pl.DataFrame, success: Sequence[str]) -> Behaviour | Non
 
 
 def _estimate_outcome(key: Mapping[str, Any], part: pl.DataFrame) -> Outcome:
+    """The outcome of a period and an arm.
+
+    key: what all rows of the part have in common, by column.
+    part: rows with the columns of SUMS_SCHEMA, one for each group of users.
+    """
     experiment = Experiment.model_validate_json(key["experiment"]) if key["experiment"] else None
     active = int(part["active"].sum())
     has_lists = experiment is None or experiment.control != "none" or key["arm"] != CONTROL

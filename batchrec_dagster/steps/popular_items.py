@@ -10,9 +10,9 @@ import polars as pl
 
 from batchrec_dagster.config import PublishedList
 from batchrec_dagster.config.lists import PopularBy
-from batchrec_dagster.personalize.conditions import SECONDS_A_DAY
 from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
-from batchrec_dagster.steps.success import is_success
+from batchrec_dagster.preparation.row_rules import SECONDS_A_DAY
+from batchrec_dagster.steps.success import is_of_types
 from batchrec_dagster.steps.user_attributes import read_user_attributes
 from batchrec_dagster.steps.work import Work
 
@@ -132,7 +132,7 @@ def count_popular_items(
     by: the columns USER_ID and reason, which names the group of users that are counted together.
     until: the time, in epoch seconds; None for that of the newest interaction.
     """
-    counted = interactions.filter(is_success(interactions, success))
+    counted = interactions.filter(is_of_types(interactions, success))
     if until is not None:
         counted = counted.filter(pl.col(TIMESTAMP) <= until)
     if days is not None:

@@ -117,6 +117,7 @@ def open_declared_ratings(
 def _describe_format(
     opened: OpenedRatings, declared: RatingsSettings, timestamp_unit: str
 ) -> RatingsFormat:
+    """How the opened files are read, and which of that was not declared."""
     recognised = opened.recognised
     declared_roles = declared.file_columns.roles
     names = list(recognised.types)

@@ -161,6 +161,11 @@ def copy_raw(
 
 
 def _copy_changed(work: Work, raw: RawSource, last_files: Sequence[CopiedFile]) -> Copying:
+    """Have the files of the source: copied before and intact, copied now, or in place.
+
+    last_files: those of the last run.
+    Raises UserError.
+    """
     storage = work.storage
     context = make_source_context(storage, work.pipeline.project)
     listed_files = raw.source.files(context)
@@ -243,6 +248,7 @@ def open_copies(files: Sequence[CopiedFile], storage: Storage) -> Iterator[list[
 
 @contextmanager
 def _open_copy(file: CopiedFile, storage: Storage) -> Iterator[RawFile]:
+    """The copy on this machine. Raises UserError, and DamagedObjectError if it has changed."""
     stored = file.stored
     with storage.local_file(stored.uri) as path:
         size = path.stat().st_size
@@ -299,6 +305,11 @@ def _digest_fingerprints(files: Sequence[tuple[str, str]]) -> str:
 
 
 def make_source_context(storage: Storage, project: Path) -> SourceContext:
+    """What sources need to find their files.
+
+    project: the folder where relative paths start.
+    """
+    # Imported here, because it needs NumPy.
     from batchrec_dagster.samples import generator
 
     return SourceContext(storage.store, project, Path(storage.cache), generator)

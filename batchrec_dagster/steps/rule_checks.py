@@ -61,6 +61,7 @@ def _find_missing_events(
 
 
 def _find_impossible_pins(prepared: PreparedRules) -> list[str]:
+    """The problems with pins that can put nothing on any list."""
     problems = []
     for pin in prepared.pins:
         if not len(pin.items) and pin.setting.only is not None:

@@ -13,13 +13,14 @@ import polars as pl
 
 from batchrec_dagster.config.rules import ExcludeSeen, PriceRange
 from batchrec_dagster.personalize.conditions import (
-    SECONDS_A_DAY,
     add_age_column,
     find_matches,
 )
 from batchrec_dagster.personalize.filters import parse_condition
 from batchrec_dagster.personalize.schemas import EVENT_TYPE, ITEM_ID, TIMESTAMP, USER_ID
+from batchrec_dagster.preparation.row_rules import SECONDS_A_DAY
 from batchrec_dagster.steps.numbered_ids import find_positions
+from batchrec_dagster.steps.success import is_of_types
 
 EXISTS = "exists"
 """The column of the catalogue that says whether an item has attributes or interactions, rather than
@@ -173,12 +174,7 @@ def is_selected(
     interactions: pl.LazyFrame, selection: ExcludeSeen | PriceRange, now: int
 ) -> pl.Expr:
     """Whether an interaction counts for the rule: by its event type, in any case, and its day."""
-    condition = pl.lit(value=True)
-    if selection.events is not None:
-        if EVENT_TYPE not in interactions.collect_schema():
-            return pl.lit(value=False)
-        names = pl.Series([event.lower() for event in selection.events])
-        condition &= pl.col(EVENT_TYPE).str.to_lowercase().is_in(names.implode())
+    condition = is_of_types(interactions, selection.events or ())
     if isinstance(selection, ExcludeSeen) and selection.days is not None:
         condition &= pl.col(TIMESTAMP) > now - selection.days * SECONDS_A_DAY
     return condition.fill_null(value=False)

@@ -147,6 +147,7 @@ class PreparedRules:
         return pl.concat(map(self._apply_to_part, parts))
 
     def _apply_to_part(self, lines: pl.DataFrame) -> pl.DataFrame:
+        """`apply` for as many lines as are worked on at once."""
         subjects = self._describe(lines.get_column("subject"))
         results = explode_members(lines.with_row_index("list"), "list")
         candidates = results.select(

@@ -1,4 +1,4 @@
-"""What steps ask about other runs of the project."""
+"""What steps know of the run that they are in, and ask about the others of the project."""
 
 from __future__ import annotations
 

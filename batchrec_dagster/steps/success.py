@@ -16,16 +16,16 @@ SUCCESS_KNOWN = "success_known"
 MOST_NAMED = 10
 
 
-def is_success(interactions: pl.LazyFrame, success: Collection[str]) -> pl.Expr:
-    """Whether an interaction counts as success. Types match in upper and lower case.
+def is_of_types(interactions: pl.LazyFrame, events: Collection[str]) -> pl.Expr:
+    """Whether an interaction is of one of these types of events, in any case.
 
-    success: the types of events that count; all interactions count if it is empty.
+    events: the types; any interaction counts if there are none.
     """
-    if not success:
+    if not events:
         return pl.lit(value=True)
     if EVENT_TYPE not in interactions.collect_schema():
         return pl.lit(value=False)
-    names = pl.Series([name.lower() for name in success])
+    names = pl.Series([name.lower() for name in events])
     return pl.col(EVENT_TYPE).str.to_lowercase().is_in(names.implode()).fill_null(value=False)
 
 

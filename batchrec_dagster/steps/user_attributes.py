@@ -64,6 +64,7 @@ def prepare_users(work: Work, raw: RawAttributes, layout: AttributesLayout) -> R
 
 
 def _count_frequent_values(users: pl.DataFrame) -> dict[str, dict[str, int]]:
+    """How many users have each of the most frequent values, by category and value."""
     frequent = {}
     for column in users.drop(USER_ID).iter_columns():
         if column.dtype == pl.String:

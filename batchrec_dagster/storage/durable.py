@@ -137,6 +137,7 @@ def remove_staged(folder: Path) -> None:
 
 
 def _create_staged(target: Path) -> tuple[Path, int]:
+    """A new file next to the target, locked, and its descriptor."""
     while True:
         staged = target.with_name(f"{target.name}#{secrets.randbits(32)}")
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
@@ -236,6 +237,7 @@ def temporary_folder() -> Iterator[Path]:
 
 
 def _create_temporary_folder() -> tuple[Path, int]:
+    """A new temporary folder, locked, and its descriptor."""
     while True:
         folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
         with suppress(FileNotFoundError):  # Another process has removed it as abandoned.

@@ -263,6 +263,10 @@ class Editions:
         return self._parse_footer(io.BytesIO(end), uri)
 
     def _parse_footer(self, file: IO[bytes], uri: str) -> Edition:
+        """The edition in the footer of this file. Raises DamagedObjectError.
+
+        uri: where the file is.
+        """
         import pyarrow as pa
 
         try:

@@ -220,6 +220,7 @@ class _BucketLock:
         return self._holder
 
     def _renew_until_released(self) -> None:
+        """Renew the lock every few seconds, in a thread."""
         while not self._released.wait(self._renew_seconds) and not self._is_lost:
             try:
                 self._renew()
@@ -227,6 +228,7 @@ class _BucketLock:
                 self._log.warning(f"this run's lock was not renewed: {error}")
 
     def _renew(self) -> None:
+        """Renew the lock, unless another run has taken it over."""
         with self._mutex:
             if self._is_lost:
                 return

@@ -226,6 +226,7 @@ class ObjectStore:
         return info.etag if info else ABSENT
 
     def _has_content(self, uri: str, data: bytes | Path) -> bool:
+        """Whether the object has this content; False if there is no object."""
         pieces = [data] if isinstance(data, bytes) else durable.read_pieces(data)
         with suppress(ObjectNotFoundError):
             return durable.compute_sha256(self.chunks(uri)) == durable.compute_sha256(pieces)
@@ -306,12 +307,14 @@ class ObjectStore:
         return self.session()
 
     def _locate(self, uri: str) -> tuple[LocalStore | S3Store, str]:
+        """The bucket of an object, and its key there. Raises UserError for a folder."""
         bucket, key = split_uri(uri)
         if not key or key.endswith("/"):
             raise UserError(f"{uri!r} names a folder, not an object")
         return self._bucket(bucket), key
 
     def _bucket(self, bucket: str) -> LocalStore | S3Store:
+        """The bucket or folder of this name, opened once."""
         if bucket not in self._stores:
             folder = self.folders.get(bucket)
             self._stores[bucket] = (
@@ -322,6 +325,7 @@ class ObjectStore:
         return self._stores[bucket]  # type: ignore[no-any-return]
 
     def _open_folder(self, folder: Path) -> LocalStore:
+        """The folder that stands for a bucket, made if it is missing. Raises UserError."""
         try:
             durable.make_folders(folder, self.folder_mode)
             return LocalStore(folder)

@@ -176,6 +176,7 @@ def batch_users(published: PublishedList) -> PipelineAsset:
 
 
 def _describe_users(settings: BatchUsers) -> str:
+    """Who gets a list, in words."""
     matching = "" if settings.filter is None else f" with {settings.filter}"
     if settings.source is not None:
         return f"Every user of {settings.shown_source}{matching}"

@@ -138,6 +138,7 @@ def _build_lift_metadata(outcomes: "MeasuredOutcomes") -> dict[str, float]:
 
 
 def _describe_column(column: str) -> str:
+    """What a column of the outcomes has: a field of `Outcome`, or an end of its interval."""
     name, _, end = column.rpartition("_")
     if end in ("low", "high"):
         return f"The {'lower' if end == 'low' else 'upper'} end of the 95% interval of {name}."

@@ -207,6 +207,7 @@ def _declare_model(
 
 
 def _describe_retraining(pipeline: Pipeline) -> str:
+    """When the model is trained again, in words."""
     days = pipeline.solution.retrain.every_days
     if days is None:
         return "It is trained again when the data have changed."

@@ -9,6 +9,7 @@ from batchrec_dagster.pipeline.automation.send_alert import Message
 from batchrec_dagster.pipeline.failure_reasons import find_failure_reason
 from batchrec_dagster.reporting.markdown import unescape
 
+# How many characters of a reason are sent.
 LONGEST_REASON = 3000
 # Dagster's tag on a failed run that its daemon will retry.
 WILL_RETRY = "dagster/will_retry"
@@ -19,20 +20,20 @@ def describe_failure(
 ) -> Message:
     """A message with the failed steps and their reasons, the failed checks, and a link."""
 
-    def events(kind: dg.DagsterEventType) -> list[dg.DagsterEvent]:
+    def list_events(kind: dg.DagsterEventType) -> list[dg.DagsterEvent]:
         entries = instance.all_logs(run.run_id, of_type=kind)
         return [entry.dagster_event for entry in entries if entry.dagster_event is not None]
 
     lines = []
-    for event in events(dg.DagsterEventType.ENGINE_EVENT):
+    for event in list_events(dg.DagsterEventType.ENGINE_EVENT):
         reason = find_failure_reason(event)
         if reason:
             lines.append(reason)
-    for event in events(dg.DagsterEventType.STEP_FAILURE):
+    for event in list_events(dg.DagsterEventType.STEP_FAILURE):
         reason = find_failure_reason(event)
         if reason:
             lines.append(f"Step {event.step_key}: {reason[:LONGEST_REASON]}")
-    for event in events(dg.DagsterEventType.ASSET_CHECK_EVALUATION):
+    for event in list_events(dg.DagsterEventType.ASSET_CHECK_EVALUATION):
         check = event.asset_check_evaluation_data
         if not check.passed and check.severity is dg.AssetCheckSeverity.ERROR:
             verdict = f"{check.check_name}: {unescape(check.description or '')}"
@@ -40,7 +41,7 @@ def describe_failure(
             if not any(verdict in line for line in lines):
                 lines.append(f"Check of {check.asset_key.to_user_string()}: {verdict}")
     if not lines:
-        messages = [event.message for event in events(dg.DagsterEventType.RUN_FAILURE)]
+        messages = [event.message for event in list_events(dg.DagsterEventType.RUN_FAILURE)]
         lines = [message for message in messages if message] or ["no step gives a reason"]
     if run.tags.get(WILL_RETRY) == "true":
         lines.append("Dagster will retry it.")
