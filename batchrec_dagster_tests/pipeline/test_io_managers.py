@@ -186,6 +186,7 @@ def test_a_record_arrives_as_the_record_that_is_asked_for_or_as_a_dict(tmp_path:
         "findings": [],
         "root_run": "run",
         "cost_usd": 1.5,
+        "estimated_usd": 2.5,
         "dataset_group_arn": "arn:…",
         "dataset_group_name": "shop",
         "imports": {"interactions": {"dataset_arn": "a", "import_job_arn": "b"}},
