@@ -12,7 +12,8 @@ from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
 from batchrec_dagster.steps.arms import CONTROL
 from batchrec_dagster.steps.item_pairs import count_pairs, number_histories
 from batchrec_dagster.steps.numbered_ids import NumberedIds
-from batchrec_dagster.steps.reasons import BECAUSE, POPULAR, SpeakingItems, select_strongest
+from batchrec_dagster.steps.popular_items import POPULAR
+from batchrec_dagster.steps.reasons import BECAUSE, SpeakingItems, select_strongest
 
 # The pairs of items that explain lists are counted over about this many people.
 MOST_HISTORIES = 20_000
