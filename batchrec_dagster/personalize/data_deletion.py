@@ -122,7 +122,8 @@ def _start(
     uri: of the input file.
     stem: the job's name without its number.
     """
-    arn = ensure.find(DATA_DELETION_JOB, stem, datasetGroupArn=dataset_group_arn)
+    jobs = ensure.list(DATA_DELETION_JOB, datasetGroupArn=dataset_group_arn)
+    arn = ensure.find(DATA_DELETION_JOB, jobs, stem)
     if arn is not None:
         return StartedResource(arn, created=False)
     data = format_input(users)

@@ -186,24 +186,25 @@ class Ensure:
         Raises PersonalizeError.
         """
 
-        def find() -> str | None:
-            return self.find(kind, stem, usable, among_others=among_others, **within)
+        def find(summaries: Sequence[Description]) -> str | None:
+            return self.find(kind, summaries, stem, usable, among_others=among_others)
 
         name, message = stem, ""
         for taken in range(MAX_TAKEN_NUMBERS if kind.is_numbered else MAX_TAKEN_NAMES):
-            arn = find()
+            summaries = self.list(kind, **within)
+            arn = find(summaries)
             if arn is not None:
                 return StartedResource(arn, created=False)
             if kind.is_numbered:
-                # Failed ones count too, so that a number is never used twice.
-                name = f"{stem}-{len(self.list(kind, **within)) + 1 + taken}"
+                # Failed ones count too. What another run has created since then has this number.
+                name = f"{stem}-{len(summaries) + 1 + taken}"
             arn, message = self._create(kind, name, create(name))
             if arn is not None:
                 return StartedResource(arn, created=True)
             # List may not show yet what was created a moment ago.
             waiting_for = f"the {kind.label} {name} exists, but Personalize does not list it"
             for _ in self.attempts_until_shown(waiting_for):
-                arn = find()
+                arn = find(self.list(kind, **within))
                 if arn is not None:
                     self.log_resource(f"adopted {kind.label} {arn}")
                     return StartedResource(arn, created=False, adopted=True)
@@ -216,17 +217,16 @@ class Ensure:
     def find(
         self,
         kind: ResourceKind,
+        summaries: Sequence[Description],
         stem: str,
         usable: Usable = lambda description: True,
         *,
         among_others: bool = False,
-        **within: str,
     ) -> str | None:
         """The ARN of what `start` would adopt now; None if it would create a new one.
 
-        What is being deleted is waited for.
+        summaries: all that List shows. What is being deleted is waited for.
         """
-        summaries = self.list(kind, **within)
         if not kind.is_numbered:
             named = [summary for summary in summaries if summary[kind.name] == stem]
             if not named:

@@ -72,9 +72,8 @@ class ImportRequest:
 
     def find(self) -> str | None:
         """The ARN of the job that `start` would adopt; None if it would create a new one."""
-        return self.ensure.find(
-            IMPORT_JOB, self.stem, self._is_of_this_dataset, datasetArn=self.dataset.arn
-        )
+        jobs = self.ensure.list(IMPORT_JOB, datasetArn=self.dataset.arn)
+        return self.ensure.find(IMPORT_JOB, jobs, self.stem, self._is_of_this_dataset)
 
     def start(self) -> StartedResource:
         """The job, which is created unless there is one."""
