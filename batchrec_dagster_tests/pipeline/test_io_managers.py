@@ -190,7 +190,6 @@ def test_a_record_arrives_as_the_record_that_is_asked_for_or_as_a_dict(tmp_path:
         "dataset_group_arn": "arn:…",
         "dataset_group_name": "shop",
         "imports": {"interactions": {"dataset_arn": "a", "import_job_arn": "b"}},
-        "estimated_usd": 0.5,
     }
     record = DatasetRecord.model_validate(values)
     (tmp_path / "record.json").write_text(record.model_dump_json(), encoding="utf-8")
