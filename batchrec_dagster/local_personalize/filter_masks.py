@@ -124,6 +124,18 @@ class ItemFilter:
             else:
                 self._parts.append(_Part(part, match_ids(part.where, tables[schemas.ITEMS], ids)))
 
+    @property
+    def excludes_history(self) -> bool:
+        """Whether it excludes all that it knows users had, by events of any type.
+
+        It knows only their latest interactions. Whoever filters so drops the other ones too.
+        """
+        return any(
+            isinstance(part.matches, csr_matrix) and bool(part.matches.data.all())
+            for part in self._parts
+            if not (part.expression.include or part.expression.users)
+        )
+
     def exclude_for(self, user_ids: Sequence[str | None]) -> Exclude:
         """Return what excludes items from the scores of these lines.
 

@@ -65,6 +65,10 @@ class NewItems:
     share: float = EXPLORATION_WEIGHT
     """The largest share of them in a list, and in its beginnings."""
 
+    drops_history: bool = False
+    """Whether a list loses all that its user had, also what the filter does not know of: it knows
+    the latest interactions only. Then that is not counted, as if the filter knew it."""
+
     def choose(self, scores: Float32, history: History, k: int) -> Int32:
         """(users, k): the best items, and at places for new ones those that suit the user.
 
@@ -74,22 +78,27 @@ class NewItems:
         """
         n_own = scores.shape[1] - len(self.ages)
         own = top_k(scores[:, :n_own], k)
+        is_had = np.zeros(scores.shape, bool)
+        if self.drops_history:
+            is_had[history.owners, history.items] = True
         suits = np.zeros(scores.shape, np.float32)
         self.scorer.add(suits, history, NEW_ITEMS_RECENCY, 1.0)
-        first = np.maximum(own[:, :COMPARED], 0)
+        counted = np.where(is_had[:, :n_own], np.float32(-np.inf), scores[:, :n_own])
+        first = np.maximum(top_k(counted, COMPARED), 0)
         least = np.median(np.take_along_axis(suits, first, axis=1), axis=1, keepdims=True)
-        is_suitable = (suits >= least) & (suits > 0) & (scores > -np.inf)
+        is_suitable = (suits >= least) & (suits > 0) & (scores > -np.inf) & ~is_had
         is_suitable[:, :n_own] = False
         new = top_k(np.where(is_suitable, suits, np.float32(-np.inf)), k)
         lists = np.full(own.shape, -1, np.int32)
         rows = np.arange(len(lists))
-        new_taken = np.zeros(len(lists), np.int64)
+        new_taken, places_counted = np.zeros((2, len(lists)), np.int64)
         for place in range(k):
             next_own, next_new = own[rows, place - new_taken], new[rows, new_taken]
-            has_room = new_taken + 1 <= self.share * (place + 1) + 1e-9
+            has_room = new_taken + 1 <= self.share * (places_counted + 1) + 1e-9
             is_new = (next_new >= 0) & (has_room | (next_own < 0))
             lists[:, place] = np.where(is_new, next_new, next_own)
             new_taken += is_new
+            places_counted += is_new | ~is_had[rows, np.maximum(next_own, 0)]
         return lists
 
 
@@ -170,8 +179,14 @@ class BlendModel:
         scorer = replace(
             self.new_items.scorer, features=self.new_items.scorer.features[np.flatnonzero(is_kept)]
         )
-        new_items = NewItems(scorer, ages[is_young], weight)
+        new_items = replace(self.new_items, scorer=scorer, ages=ages[is_young], share=weight)
         return replace(self, item_ids=self.item_ids[is_kept], new_items=new_items)
+
+    def dropping_history(self) -> BlendModel:
+        """The model for lists that lose all that their users had, see `NewItems`."""
+        if self.new_items is None:
+            return self
+        return replace(self, new_items=replace(self.new_items, drops_history=True))
 
     def save(self, folder: Path) -> None:
         """Write the model into the folder."""

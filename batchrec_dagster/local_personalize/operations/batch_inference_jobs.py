@@ -147,6 +147,8 @@ def _make_answers(job: Job, trained: TrainedVersion) -> AnswerLines:
         latest = job.resource.state["filter_interactions"]
         read = job.make_reader().make_group_reader(group_arn)
         item_filter = ItemFilter(filter_expression, read, model.item_ids, latest)
+        if isinstance(model, BlendModel) and item_filter.excludes_history:
+            model = model.dropping_history()
     return Recommender(
         model,
         interactions,

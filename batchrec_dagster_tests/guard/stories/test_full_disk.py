@@ -57,7 +57,7 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path) -> None:
         reason = limited(project.root, "RLIMIT_FSIZE", 90_000)
         assert "\n" not in reason
         assert "cannot be read or written" in reason
-    assert not list(project.storage.glob("shop/curated/**/*.parquet"))
+    assert not list(project.storage.glob("shop/curated/recommendations/**/*.parquet"))
     with dg.DagsterInstance.ephemeral() as instance:
         assert refresh(project, "shop", instance).success
     assert table(project, "shop").get_column("user_id").n_unique() == 100
