@@ -133,9 +133,8 @@ def test_post_processing_fits_the_assets_into_the_project(
             assert node.tags["domain"] == "marketing"
         policy = graph.get(lists).freshness_policy
         assert isinstance(policy, type(dg.FreshnessPolicy.cron("@daily", timedelta(hours=1))))
-        with ThreadPoolExecutor(
-            1
-        ) as thread:  # an open browser keeps a loop running in the main one
+        # An open browser keeps a loop running in the main thread.
+        with ThreadPoolExecutor(1) as thread:
             first = thread.submit(dg.evaluate_automation_conditions, defs, instance).result()
             # Of four days, three are missing.
             one_day = dg.AssetMaterialization(orders, partition="2026-01-02")
