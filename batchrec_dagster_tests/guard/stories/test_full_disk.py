@@ -19,7 +19,7 @@ from batchrec_dagster_tests.guard.builders import (
     table,
     write_ratings,
 )
-from batchrec_dagster_tests.guard.repeats import IS_LONG, nightly
+from batchrec_dagster_tests.guard.repeats import nightly
 
 pytestmark = pytest.mark.slow
 
@@ -53,10 +53,9 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path) -> None:
     assert "File too large" in reason
     assert not list((project.storage / "shop" / "raw" / "ratings").iterdir())
     # Room for every file but the log of the catalogue, which the jobs in the background write.
-    if IS_LONG:
-        reason = limited(project.root, "RLIMIT_FSIZE", 90_000)
-        assert "\n" not in reason
-        assert "cannot be read or written" in reason
+    reason = limited(project.root, "RLIMIT_FSIZE", 90_000)
+    assert "\n" not in reason
+    assert "cannot be read or written" in reason
     assert not list(project.storage.glob("shop/curated/recommendations/**/*.parquet"))
     with dg.DagsterInstance.ephemeral() as instance:
         assert refresh(project, "shop", instance).success
