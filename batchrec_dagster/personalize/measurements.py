@@ -24,7 +24,7 @@ HEADER = "x-batchrec-measurements"
 # handler.
 _HEADERS_PARAMETER = "batchrecHeaders"
 
-EMBEDDED = "the embedded engine"
+EMBEDDED_ENGINE = "the embedded engine"
 AMAZON = "Amazon Personalize"
 
 
@@ -35,7 +35,7 @@ def name_engine(answer: Mapping[str, Any], endpoint: str, *, on_aws: bool) -> st
     endpoint: the client's URL.
     """
     if HEADER in answer["ResponseMetadata"]["HTTPHeaders"]:
-        return EMBEDDED
+        return EMBEDDED_ENGINE
     return AMAZON if on_aws else f"the Personalize at {endpoint}"
 
 

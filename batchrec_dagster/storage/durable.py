@@ -24,6 +24,8 @@ from contextlib import contextmanager, suppress
 from functools import cache, partial
 from pathlib import Path
 
+# How many bytes of a file are read at once.
+CHUNK = 1024 * 1024
 # The name of a file that is not finished yet. obstore lists no such file.
 _STAGED_NAME = re.compile(r".+#\d+")
 
@@ -39,7 +41,7 @@ def publish(staged: Path, target: Path) -> None:
         sync(staged.parent)
 
 
-def read_pieces(path: Path, size: int = 1024 * 1024) -> Iterator[bytes]:
+def read_pieces(path: Path, size: int = CHUNK) -> Iterator[bytes]:
     """The file's bytes, `size` at a time."""
     with path.open("rb") as file:
         yield from iter(partial(file.read, size), b"")

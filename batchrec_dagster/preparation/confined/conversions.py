@@ -24,7 +24,8 @@ from batchrec_dagster.preparation.sources.limits import Limits
 if TYPE_CHECKING:
     from deltalake import DeltaTable
 
-CHUNK = 1024 * 1024
+# How many characters of an array are read at once.
+_CHARACTERS = 1024 * 1024
 _BLANKS, _BOM = " \t\r\n", "\xef\xbb\xbf"
 _BETWEEN = re.compile(r"[ \t\r\n,]*")
 
@@ -133,7 +134,7 @@ def _read_elements(file: TextIO, most: int) -> Iterator[str]:
     most: how many characters an element may have.
     """
     decode = json.JSONDecoder().raw_decode
-    text, position = file.read(CHUNK).lstrip(f"{_BOM}{_BLANKS}"), 1
+    text, position = file.read(_CHARACTERS).lstrip(f"{_BOM}{_BLANKS}"), 1
     while True:
         start = _BETWEEN.match(text, position).end()  # type: ignore[union-attr]
         try:
@@ -144,7 +145,7 @@ def _read_elements(file: TextIO, most: int) -> Iterator[str]:
             yield text[start:end]
             position = end
             continue
-        chunk = file.read(CHUNK) if len(text) - start <= most else ""
+        chunk = file.read(_CHARACTERS) if len(text) - start <= most else ""
         if not chunk:
             break
         text, position = text[start:] + chunk, 0

@@ -15,9 +15,7 @@ from batchrec_dagster.preparation.sources import file_formats
 from batchrec_dagster.preparation.sources.errors import FileError
 from batchrec_dagster.preparation.sources.limits import Limits
 from batchrec_dagster.preparation.sources.plain_file import make_plain
-from batchrec_dagster.storage.durable import read_pieces
-
-CHUNK = 1024 * 1024
+from batchrec_dagster.storage.durable import CHUNK, read_pieces
 
 
 @dataclass(frozen=True)

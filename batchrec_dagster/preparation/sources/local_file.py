@@ -10,8 +10,8 @@ from typing import IO, Self
 
 from batchrec_dagster.preparation.sources.errors import FileError
 from batchrec_dagster.preparation.sources.source import ListedFile, follow_links
+from batchrec_dagster.storage.durable import CHUNK
 
-CHUNK = 1024 * 1024
 # How many bytes of the end a snapshot keeps.
 SAMPLED_END = 4096
 

@@ -19,8 +19,8 @@ from typing import Any
 from batchrec_dagster.preparation.sources import file_formats
 from batchrec_dagster.preparation.sources.errors import DamagedFileError, FileError
 from batchrec_dagster.preparation.sources.limits import Limits
+from batchrec_dagster.storage.durable import CHUNK
 
-CHUNK = 1024 * 1024
 ENCRYPTED = 0x1
 # Others may take as much memory as the file says.
 PLAIN_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)

@@ -31,11 +31,10 @@ from batchrec_dagster.preparation.sources.web_request import (
     find_reason,
     open_response,
 )
-from batchrec_dagster.storage.durable import compute_sha256
+from batchrec_dagster.storage.durable import CHUNK, compute_sha256
 
 log = logging.getLogger(__name__)
 
-CHUNK = 1024 * 1024
 # How many attempts in a row may fail without progress. Attempts that brought a piece do not count.
 ATTEMPTS = 4
 # Seconds, of urllib3's exponential backoff: 0 before the second attempt, then 2, 4, 8 times this.

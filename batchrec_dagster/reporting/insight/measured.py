@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from batchrec_dagster.personalize.measurements import EMBEDDED, join_words
+from batchrec_dagster.personalize.measurements import EMBEDDED_ENGINE, join_words
 from batchrec_dagster.reporting.insight.numbers import format_count
 from batchrec_dagster.steps.judge_quality import NOBODY_TESTED
 from batchrec_dagster.steps.thresholds import FEW_TESTED
@@ -12,7 +12,7 @@ from batchrec_dagster.steps.thresholds import FEW_TESTED
 
 def describe_engine(engine: str | None) -> str:
     """What trained and measured a model. An engine that answers like Amazon's is not Amazon's."""
-    if engine == EMBEDDED:
+    if engine == EMBEDDED_ENGINE:
         return "batchrec's embedded engine, not by Amazon"
     return engine or "an unknown engine"
 

@@ -24,7 +24,7 @@ from batchrec_dagster.config.solution import Solution
 from batchrec_dagster.personalize import conditions, split
 from batchrec_dagster.personalize.filters import parse_condition
 from batchrec_dagster.personalize.formats import read_output_lines
-from batchrec_dagster.personalize.measurements import EMBEDDED, NDCG
+from batchrec_dagster.personalize.measurements import EMBEDDED_ENGINE, NDCG
 from batchrec_dagster.pipeline import personalize_resource
 from batchrec_dagster.pipeline.personalize_resource import PersonalizeResource
 from batchrec_dagster.steps import arms, item_pairs, list_jobs, popular_items, shared_jobs, training
@@ -317,7 +317,7 @@ def judge_model(
     popularity = None if popular is None else make_popularity(popular, users=tested_users)
     if recent_popular is not None and recent_popular > (popular or 0.0):
         popularity = make_popularity(recent_popular, 0.01, tested_users, days=30)
-    is_embedded = engine == EMBEDDED
+    is_embedded = engine == EMBEDDED_ENGINE
     metrics = {NDCG: ndcg, "coverage": coverage}
     model = ModelRecord(
         made_of={},
