@@ -28,13 +28,13 @@ wheel: .venv/run  ## Builds the file in dist/ by which batchrec is installed els
 	@rm -rf build
 	@echo "Install it with: pip install '$$(echo dist/*.whl)[local,report,serve]'"
 
-test: .venv/dev  ## Runs the whole test suite.
+test: .venv/dev  ## Runs all tests but those of the night (nine minutes).
 	$(BIN)/pytest -n 4 $(WORKERS) --no-loadscope-reorder
 
-test-guard: .venv/dev  ## Runs the tests that enter where a user does (five minutes).
+test-guard: .venv/dev  ## Runs the tests that enter where a user does (seven minutes).
 	$(BIN)/pytest -n 5 $(WORKERS) --no-loadscope-reorder batchrec_dagster_tests/guard
 
-test-long: .venv/dev  ## Runs all tests with more random input, kills and Pythons (an hour).
+test-long: .venv/dev  ## Runs all tests, with more random input, kills and Pythons (an hour).
 	BATCHREC_LONG_TESTS=1 $(BIN)/pytest -n 2 $(WORKERS) --no-loadscope-reorder --hypothesis-profile=wild
 
 test-fast: .venv/dev  ## Runs the tests that need no server, browser or Spark (a minute).
