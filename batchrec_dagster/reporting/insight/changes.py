@@ -189,7 +189,7 @@ def describe_comparability(before: Edition, after: Edition) -> str:
     if compare_models(after, before) is None:
         return (
             "The metrics were measured on the same interactions, but not by groups of the same"
-            f" people, as {after.engine} gives means alone: a difference may be chance."
+            " people: a difference may be chance."
         )
     return (
         "The metrics were measured on the same people: if the interval of the difference includes"
