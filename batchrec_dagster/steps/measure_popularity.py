@@ -62,8 +62,8 @@ def measure_popularity(
     chosen, seen = _hold_out(rows, split.hash_ids(tested_ids), split.hash_ids(item_ids))
     others = interactions.join(tested_users, on=USER_ID, how="anti")
     # A model that the others train knows no other items, so nobody is asked for these.
-    known = others.select(item=find_positions(ITEM_ID, item_ids).cast(pl.UInt32)).unique()
-    chosen = chosen.join(known.collect(engine="streaming"), on="item", how="semi")
+    known_items = others.select(item=find_positions(ITEM_ID, item_ids).cast(pl.UInt32)).unique()
+    chosen = chosen.join(known_items.collect(engine="streaming"), on="item", how="semi")
     of_all_time = count_popular_items(others, None, success).get_column(ITEM_ID)
     if not (chosen.height and len(of_all_time)):
         return None

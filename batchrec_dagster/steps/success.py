@@ -49,8 +49,8 @@ def compare_success(declared: Sequence[str], types: Sequence[str]) -> Finding:
     """
     lower_types = {name.lower() for name in types}
     missing = [name for name in declared if name.lower() not in lower_types]
-    known = len(declared) - len(missing)
-    text = f"{known:,} of {len(declared):,} events of success are in the data"
+    known_count = len(declared) - len(missing)
+    text = f"{known_count:,} of {len(declared):,} events of success are in the data"
     if missing:
         named = ", ".join(types[:MOST_NAMED]) or "none"
         text += (
@@ -58,7 +58,7 @@ def compare_success(declared: Sequence[str], types: Sequence[str]) -> Finding:
             " one of these into solution.success, or check ratings.columns.event_type and"
             " interactions.filter"
         )
-    level = watch_unless(not missing) if known else "refuse"
+    level = watch_unless(not missing) if known_count else "refuse"
     numbers: Numbers = {"success": len(declared), "missing": len(missing)}
     headline = f"no interaction is of the type {' or '.join(missing)}" if missing else ""
     return Finding(SUCCESS_KNOWN, level, text, headline, numbers)

@@ -51,8 +51,8 @@ def test_people_buy_as_in_a_shop(shop: Shop) -> None:
 
 def test_some_customers_have_no_history_and_some_no_consent(shop: Shop) -> None:
     customers = shop.customers
-    known = shop.orders_and_clicks["customer_id"].unique().implode()
-    strangers = customers.filter(~pl.col("customer_id").is_in(known))
+    customers_with_history = shop.orders_and_clicks["customer_id"].unique().implode()
+    strangers = customers.filter(~pl.col("customer_id").is_in(customers_with_history))
     assert strangers.height == 78
     assert strangers["joined"].min() > date(2026, 9, 1)  # type: ignore[operator]
     assert 0.7 < (customers["consent"] == "yes").mean() < 0.9  # type: ignore[operator]
