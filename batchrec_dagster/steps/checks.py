@@ -124,10 +124,10 @@ def check_timestamps_plausible(
     if first is None or last is None:
         return Finding("timestamps_plausible", "refuse", "there are no interactions")
     if unit == NO_TIMES:
-        text = f"no times (ratings.columns.timestamp: none): every row has {_format_day(first)}"
+        text = f"no times (ratings.columns.timestamp: none): every row has {format_day(first)}"
         return Finding("timestamps_plausible", "good", text, numbers={"days": 0})
     passed = EARLIEST.timestamp() <= first and last <= now.timestamp() + CLOCK_SLACK
-    text = f"from {_format_day(first)} to {_format_day(last)}, with times in {unit}"
+    text = f"from {format_day(first)} to {format_day(last)}, with times in {unit}"
     if not passed:
         likely_unit = "s" if unit == "ms" else "ms"
         if unit == "s" and last < MAX_EXCEL_DAYS:
@@ -175,7 +175,8 @@ def check_rows_readable(
     return Finding(name, refuse_unless(passed), text, numbers=numbers)
 
 
-def _format_day(seconds: int) -> str:
+def format_day(seconds: int) -> str:
+    """The day in UTC, or only the year if no calendar has it."""
     try:
         return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d}"
     except (ValueError, OverflowError, OSError):

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
 
@@ -23,6 +22,7 @@ from batchrec_dagster.personalize.schemas import (
     VALUE_SEPARATOR,
 )
 from batchrec_dagster.preparation.file_form import CONSTANT_TIME
+from batchrec_dagster.steps.checks import format_day
 from batchrec_dagster.storage.edition import CategoryShare, DataCounts, Edition, ListedItem
 
 # With fewer interactions, a recommender knows little about a user.
@@ -72,8 +72,8 @@ class Histories:
             interactions=self.rows,
             users=self.users.height,
             items=self.items.height,
-            first_day=_format_day(self.first) if self.has_times else "",
-            last_day=_format_day(self.last) if self.has_times else "",
+            first_day=format_day(self.first) if self.has_times else "",
+            last_day=format_day(self.last) if self.has_times else "",
             events={name: count / self.rows for name, count in sorted(self.events.items())},
             mean_value=self.mean_value,
             heaviest_share=heaviest / max(1, self.rows),  # type: ignore[operator]
@@ -212,7 +212,3 @@ class CountedItems:
         )
         for row in values.iter_rows(named=True):
             yield CategoryShare(**row)
-
-
-def _format_day(seconds: int) -> str:
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d}"
