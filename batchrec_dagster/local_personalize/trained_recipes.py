@@ -15,6 +15,7 @@ from batchrec_dagster.personalize import formats
 from batchrec_dagster.personalize import recipes as names
 from batchrec_dagster.personalize.recipes import Values, build_recipe_arn, parse_hyperparameters
 
+from .catalogue import Status
 from .engine import blend, segments, similar
 from .engine.blend_model import BlendModel
 from .engine.content import ItemFeatures
@@ -186,7 +187,7 @@ def _describe(recipe: Recipe) -> dict[str, Any]:
         "featureTransformationArn": (
             "arn:aws:personalize:::feature-transformation/JSON-percentile-filtering"
         ),
-        "status": "ACTIVE",
+        "status": Status.ACTIVE,
         "description": recipe.description,
         "recipeType": recipe.type,
         "creationDateTime": _RELEASE_TIME,

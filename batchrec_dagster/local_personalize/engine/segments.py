@@ -137,8 +137,8 @@ def measure(test_model: BlendModel, held_out: HeldOut) -> Measurements:
     is_hit = had[users, np.repeat(queries, size)] > 0
     hits = np.asarray(is_hit).reshape(len(queries), size).sum(axis=1)
     recall = hits / np.bincount(truth.items)[queries]
-    known = np.union1d(model.item_ids, held_out.truth.item_ids[held_out.truth.items])
-    metrics = {"coverage": len(model.item_ids) / len(known)}
+    all_item_ids = np.union1d(model.item_ids, held_out.truth.item_ids[held_out.truth.items])
+    metrics = {"coverage": len(model.item_ids) / len(all_item_ids)}
     if len(queries):
         metrics["hits_at_1_percent"] = float(hits.mean())
         metrics["recall_at_1_percent"] = float(recall.mean())

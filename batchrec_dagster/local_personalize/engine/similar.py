@@ -77,11 +77,11 @@ class SimilarItems:
         """
         n = len(self.item_ids)
         scores = np.tile(-1 - np.arange(n, dtype=np.float32), (len(items), 1))
-        known = np.flatnonzero(items >= 0)
-        similar = self.weights[items[known]]
-        rows = np.repeat(known, np.diff(similar.indptr))
+        known_rows = np.flatnonzero(items >= 0)
+        similar = self.weights[items[known_rows]]
+        rows = np.repeat(known_rows, np.diff(similar.indptr))
         scores[rows, similar.indices] = similar.data
-        scores[known, items[known]] = -np.inf
+        scores[known_rows, items[known_rows]] = -np.inf
         return scores
 
     def save(self, folder: Path) -> None:
