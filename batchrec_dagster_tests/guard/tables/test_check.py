@@ -40,7 +40,12 @@ def another_dagster_home(home: Project, tmp_path: Path, monkeypatch: pytest.Monk
     return folder
 
 
-def test_a_healthy_machine_passes_and_nothing_is_left(home: Project, tmp_path: Path) -> None:
+def test_a_healthy_machine_passes_and_nothing_is_left(
+    home: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The disk of the machine that tests may be nearly full.
+    usage = SimpleNamespace(total=10**12, used=10**11, free=9 * 10**11)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
     findings = check()
     assert {"settings", "dagster home", "disk", "storage write", "pipelines"} <= set(findings)
     assert {status for status, _ in findings.values()} == {"ok"}
