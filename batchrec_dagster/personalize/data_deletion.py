@@ -189,7 +189,10 @@ def format_input(users: Collection[str]) -> bytes:
 
 
 def _make_stem(dataset_group_arn: str, request: str) -> str:
-    """The name of the job without its number, which starts with that of the dataset group."""
+    """The name of the job without its number: the dataset group and the request.
+
+    Of a long name of a group the end counts, by which a pipeline's groups differ.
+    """
     group = dataset_group_arn.rpartition("/")[2]
     # The longest number has a hyphen and nine digits.
     room = MAX_NAME_LENGTH - len(f"-{request}") - 10
@@ -197,7 +200,8 @@ def _make_stem(dataset_group_arn: str, request: str) -> str:
         raise PersonalizeError(
             f"{request!r} cannot be a part of a job's name: use up to 32 letters and digits"
         )
-    return f"{group[:room]}-{request}"
+    # A name starts with a letter or a digit.
+    return f"{group[-room:].lstrip('-_')}-{request}"
 
 
 def _wait_until_idle(ensure: Ensure, dataset_group_arn: str) -> None:

@@ -164,3 +164,22 @@ def test_people_are_erased_from_the_pipeline_s_own_groups_alone(shop: Local) -> 
     (arn,) = Resources(shop.client).find_groups()
     assert arn.endswith("/shop-0123abcd")
     assert Resources(shop.client, "films").find_groups() == []
+
+
+def test_the_groups_of_a_pipeline_with_a_long_name_have_lists_of_their_own(local: Local) -> None:
+    pipeline = "p" * 32
+    tags = {"batchrec:pipeline": pipeline, "batchrec:storage": "s3://data/"}
+    for ending in ("0123abcd", "01245678"):
+        local.client.tag_resource(
+            resourceArn=local.create_group(f"{pipeline}-{ending}"),
+            tags=[{"tagKey": key, "tagValue": value} for key, value in tags.items()],
+        )
+    erased = Resources(local.client, pipeline).erase_users(
+        local.store, FOLDER, USERS, request="0123456789abcdef"
+    )
+    jobs = [
+        local.client.describe_data_deletion_job(dataDeletionJobArn=result.job_arn)
+        for result in erased
+    ]
+    lists = {job["dataDeletionJob"]["dataSource"]["dataLocation"] for job in jobs}
+    assert len(lists) == 2
