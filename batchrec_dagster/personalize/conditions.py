@@ -41,6 +41,7 @@ from batchrec_dagster.personalize.schemas import (
     EVENT_TYPE,
     INTERACTIONS,
     ITEMS,
+    SECONDS_A_DAY,
     USERS,
     VALUE_SEPARATOR,
     Field,
@@ -268,7 +269,6 @@ def find_open_exclusion(expression: str) -> Comparison | None:
 # The column of Items that rules have where items.columns.created is declared: the days from the
 # item's creation to the newest interaction.
 AGE_DAYS = "AGE_DAYS"
-SECONDS_A_DAY = 86_400
 
 _OPERATORS: dict[str, Callable[[Any, Any], pl.Expr]] = {
     "=": operator.eq,
@@ -334,7 +334,7 @@ def _has_event(cells: pl.Expr, operands: Sequence[Any]) -> pl.Expr:
     return cells.list.eval(pl.element().is_in(events)).list.any()
 
 
-def add_age(schemas: Mapping[str, Schema]) -> dict[str, Schema]:
+def add_age(schemas: Schemas) -> dict[str, Schema]:
     """The schemas with AGE_DAYS in Items, if that has CREATION_TIMESTAMP and no such column."""
     items = schemas.get(ITEMS)
     if items is None or items.field(CREATION_TIMESTAMP) is None or items.field(AGE_DAYS):

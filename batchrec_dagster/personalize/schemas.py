@@ -23,6 +23,8 @@ EVENT_TYPE = "EVENT_TYPE"
 EVENT_VALUE = "EVENT_VALUE"
 IMPRESSION = "IMPRESSION"
 CREATION_TIMESTAMP = "CREATION_TIMESTAMP"
+# Times are in seconds, and periods are declared in days.
+SECONDS_A_DAY = 86_400
 
 TYPES = ("float", "double", "int", "long", "string", "boolean")
 MAX_CATEGORICAL_LENGTH = 1000

@@ -27,9 +27,6 @@ LEFT_OUT_BY_RULES = (ERASED_USER, BELOW_MIN_RATING, NOT_IN_FILTER)
 # How many event types are counted one by one. Personalize takes far fewer.
 MOST_EVENT_TYPES = 100
 
-# The unit of `Rules.window_days`, in the seconds of TIMESTAMP.
-SECONDS_A_DAY = 86_400
-
 # Personalize's filters on interactions select event types, so that the column is needed even if
 # every row has the same.
 EVENT_TYPE_VALUE = "rating"

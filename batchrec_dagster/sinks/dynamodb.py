@@ -32,7 +32,7 @@ from botocore import exceptions
 from pydantic import Field, field_validator
 
 from batchrec_dagster.errors import Retry, UserError
-from batchrec_dagster.personalize.conditions import SECONDS_A_DAY
+from batchrec_dagster.personalize.schemas import SECONDS_A_DAY
 from batchrec_dagster.sinks import sink
 from batchrec_dagster.storage.layout import ListFiles, ListKeys
 

@@ -15,6 +15,7 @@ from batchrec_dagster.personalize.schemas import (
     MIN_INTERACTIONS,
     MIN_SHARE_OF_USERS_WITH_TWO_INTERACTIONS,
     MIN_USERS_WITH_TWO_INTERACTIONS,
+    SECONDS_A_DAY,
 )
 from batchrec_dagster.preparation.file_form import (
     CLOCK_SLACK,
@@ -22,7 +23,7 @@ from batchrec_dagster.preparation.file_form import (
     NO_TIMES,
     PreparationError,
 )
-from batchrec_dagster.preparation.row_rules import SECONDS_A_DAY, BadRows
+from batchrec_dagster.preparation.row_rules import BadRows
 from batchrec_dagster.storage.edition import Finding, Numbers, refuse_unless, watch_unless
 
 # Times before this mean that they were read in the wrong unit.

@@ -14,7 +14,7 @@ import polars as pl
 from pydantic import BaseModel
 
 from batchrec_dagster.config.publication import Experiment
-from batchrec_dagster.preparation.row_rules import SECONDS_A_DAY
+from batchrec_dagster.personalize.schemas import SECONDS_A_DAY
 from batchrec_dagster.steps.arms import CONTROL, MODEL
 from batchrec_dagster.steps.intervals import Rate, compare_means, estimate_ratio
 

@@ -18,8 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
-from batchrec_dagster.preparation.row_rules import SECONDS_A_DAY
+from batchrec_dagster.personalize.schemas import ITEM_ID, SECONDS_A_DAY, TIMESTAMP, USER_ID
 from batchrec_dagster.steps.numbered_ids import Int64s, find_positions
 from batchrec_dagster.steps.success import is_of_types
 

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 
 from batchrec_dagster.config.publication import Gate
 from batchrec_dagster.personalize.measurements import name_ndcg
-from batchrec_dagster.preparation.row_rules import SECONDS_A_DAY
+from batchrec_dagster.personalize.schemas import SECONDS_A_DAY
 from batchrec_dagster.steps.judge_quality import ModelFacts, compare_models, judge_quality
 from batchrec_dagster.steps.thresholds import (
     DECLINE,

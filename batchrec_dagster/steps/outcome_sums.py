@@ -20,8 +20,13 @@ from dataclasses import dataclass
 import polars as pl
 
 from batchrec_dagster.config.publication import Experiment
-from batchrec_dagster.personalize.schemas import EVENT_VALUE, ITEM_ID, TIMESTAMP, USER_ID
-from batchrec_dagster.preparation.row_rules import SECONDS_A_DAY
+from batchrec_dagster.personalize.schemas import (
+    EVENT_VALUE,
+    ITEM_ID,
+    SECONDS_A_DAY,
+    TIMESTAMP,
+    USER_ID,
+)
 from batchrec_dagster.steps.arms import MODEL, UserGroups, assign_arms
 from batchrec_dagster.steps.numbered_ids import find_positions
 from batchrec_dagster.steps.outcome_periods import Period

@@ -14,8 +14,7 @@ from pydantic import BaseModel
 from batchrec_dagster.config import PublishedList
 from batchrec_dagster.config.publication import Experiment
 from batchrec_dagster.personalize.formats import scan_interactions
-from batchrec_dagster.personalize.schemas import TIMESTAMP
-from batchrec_dagster.preparation.row_rules import SECONDS_A_DAY
+from batchrec_dagster.personalize.schemas import SECONDS_A_DAY, TIMESTAMP
 from batchrec_dagster.steps.arms import CONTROL, MODEL, UserGroups
 from batchrec_dagster.steps.experiments import ExperimentResult, summarize_experiment
 from batchrec_dagster.steps.intervals import Rate, estimate_ratio, estimate_share

@@ -17,8 +17,13 @@ from batchrec_dagster.personalize.conditions import (
     find_matches,
 )
 from batchrec_dagster.personalize.filters import parse_condition
-from batchrec_dagster.personalize.schemas import EVENT_TYPE, ITEM_ID, TIMESTAMP, USER_ID
-from batchrec_dagster.preparation.row_rules import SECONDS_A_DAY
+from batchrec_dagster.personalize.schemas import (
+    EVENT_TYPE,
+    ITEM_ID,
+    SECONDS_A_DAY,
+    TIMESTAMP,
+    USER_ID,
+)
 from batchrec_dagster.steps.numbered_ids import find_positions
 from batchrec_dagster.steps.success import is_of_types
 

@@ -11,14 +11,13 @@ from pathlib import Path
 
 import polars as pl
 
-from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
+from batchrec_dagster.personalize.schemas import ITEM_ID, SECONDS_A_DAY, TIMESTAMP, USER_ID
 from batchrec_dagster.preparation.row_rules import (
     BEFORE_WINDOW,
     DUPLICATE,
     FEW_OF_ITEM,
     FEW_OF_USER,
     NOT_LATEST,
-    SECONDS_A_DAY,
     Rules,
 )
 

@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 
 import polars as pl
 
+from batchrec_dagster.personalize.schemas import SECONDS_A_DAY
 from batchrec_dagster.preparation import file_form
-from batchrec_dagster.preparation.row_rules import SECONDS_A_DAY
 
 DIRECTIVES = "YymdbBaAHIMSfpz%"
 # Days of Excel, as they may be written.

@@ -15,6 +15,7 @@ from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, Row, SparkSession, Window
 from pyspark.sql import functions as F  # noqa: N812
 
+from batchrec_dagster.personalize.schemas import SECONDS_A_DAY
 from batchrec_dagster.preparation.file_form import PreparationError
 from batchrec_dagster.preparation.polars.row_problems import SECONDS, list_mixed_times
 from batchrec_dagster.preparation.polars.row_table import ROW
@@ -27,7 +28,6 @@ from batchrec_dagster.preparation.row_rules import (
     FEW_OF_ITEM,
     FEW_OF_USER,
     NOT_LATEST,
-    SECONDS_A_DAY,
     PreparationResult,
     Rules,
 )
