@@ -1,5 +1,6 @@
 """Amazon Personalize's batch API on this machine: the same requests, answers, files and failures.
 
 `api.client.embedded_client` gives a boto3 client whose requests stay in this process. Nothing here
-knows of Dagster, and modules import each other relatively: the folder can be lifted out.
+knows of Dagster or of pipelines. The modules import each other relatively, and of the rest of
+batchrec `errors`, `personalize`, `storage` and `web`: the folder can be lifted out with these.
 """

@@ -19,7 +19,7 @@ from typing import Any
 from batchrec_dagster.storage import durable
 from batchrec_dagster.storage.durable import exclusive_lock
 
-from .errors import CatalogError, JobFailedError
+from .errors import CatalogueError, JobFailedError
 
 BUSY_SECONDS = 60.0
 """How long a writer waits for the writer before it."""
@@ -211,7 +211,7 @@ class Catalogue:
 
         has_data: whether there are files of models or data, so that an empty catalogue is damaged.
 
-        Raises CatalogError if the file cannot be read or written, or is damaged.
+        Raises CatalogueError if the file cannot be read or written, or is damaged.
         """
         self._path = path
         self._thread_values = threading.local()
@@ -230,7 +230,7 @@ class Catalogue:
     def open_for_reading(self) -> AbstractContextManager[CatalogueTransaction]:
         """Open a transaction that only reads, and never waits for a writer.
 
-        Raises CatalogError.
+        Raises CatalogueError.
         """
         return self._open_transaction("BEGIN")
 
@@ -238,14 +238,14 @@ class Catalogue:
         """Open a transaction that may write. There is only one at a time.
 
         It is committed at the end of the block, or rolled back if the block raises.
-        Raises CatalogError.
+        Raises CatalogueError.
         """
         return self._open_transaction("BEGIN IMMEDIATE")
 
     def rewrite(self) -> None:
         """Write the whole file again, without what was deleted or replaced in it.
 
-        `empty_log` then removes the older pages. Raises CatalogError.
+        `empty_log` then removes the older pages. Raises CatalogueError.
         """
         with _translate_sqlite_errors(self._path):
             self._get_connection().execute("VACUUM")
@@ -253,7 +253,7 @@ class Catalogue:
     def copy_log(self) -> None:
         """Copy the log of writes (the WAL) into the file, so that a copy of that is a backup.
 
-        What others write or read meanwhile stays in the log. Raises CatalogError.
+        What others write or read meanwhile stays in the log. Raises CatalogueError.
         """
         with _translate_sqlite_errors(self._path):
             self._get_connection().execute("PRAGMA wal_checkpoint(PASSIVE)")
@@ -261,7 +261,7 @@ class Catalogue:
     def empty_log(self) -> bool:
         """Move the log into the file, and cut it to no length.
 
-        Returns False if a reader was in the way for too long. Raises CatalogError.
+        Returns False if a reader was in the way for too long. Raises CatalogueError.
         """
         with _translate_sqlite_errors(self._path):
             answer = self._get_connection().execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -318,7 +318,7 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 @contextmanager
 def _translate_sqlite_errors(path: Path) -> Iterator[None]:
-    """Turn SQLite's errors in the block into CatalogError, with a message of one line."""
+    """Turn SQLite's errors in the block into CatalogueError, with a message of one line."""
     try:
         yield
     except sqlite3.Error as error:
@@ -327,20 +327,20 @@ def _translate_sqlite_errors(path: Path) -> Iterator[None]:
         if name.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT")):
             raise _make_damage_error(path, error) from error
         if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
-            raise CatalogError(
+            raise CatalogueError(
                 f"the catalogue {path} is locked by another process: end what has it open, such as"
                 " a shell of sqlite3 or a copy that is being made, and run again"
             ) from error
         if name.startswith(("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_CANTOPEN", "SQLITE_READONLY")):
-            raise CatalogError(
+            raise CatalogueError(
                 f"the catalogue {path} cannot be read or written: {error}. Check the disk, its free"
                 " space and the limit of open files, and run again"
             ) from error
         raise
 
 
-def _make_damage_error(path: Path, reason: object) -> CatalogError:
-    return CatalogError(
+def _make_damage_error(path: Path, reason: object) -> CatalogueError:
+    return CatalogueError(
         f"the catalogue {path} is damaged ({reason}): restore it from a backup, or move"
         f" {path.parent} away, so that the next run imports and trains again"
     )

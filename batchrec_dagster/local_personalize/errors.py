@@ -20,7 +20,7 @@ class ServiceError(Exception):
         self.code = code or self.code
 
 
-class CatalogError(UserError):
+class CatalogueError(UserError):
     """The catalogue cannot be read or written. The message says what to do.
 
     Amazon Personalize has no such exception. The embedded client raises it as it is, and the server

@@ -28,7 +28,7 @@ from batchrec_dagster.storage.objects import ObjectInfo, ObjectStore, split_uri
 from batchrec_dagster.storage.progress import Progress
 
 from .catalogue import Catalogue, Resource, Status
-from .errors import CatalogError, InvalidInputError, JobFailedError
+from .errors import CatalogueError, InvalidInputError, JobFailedError
 from .home import Home, remove_path
 from .imported_rows import DatasetReader
 from .resources import ApiRequest, JobResult, Kind
@@ -39,7 +39,7 @@ CLOSE_SECONDS = 3.0
 """How long an ending interpreter waits for jobs to reach a checkpoint."""
 
 # As Amazon Personalize says it.
-_INVALID = "Invalid Data location."
+INVALID_LOCATION = "Invalid Data location."
 
 _DEAD = (
     "Create failed. The process that ran this job has ended: create another one (in a pipeline: run"
@@ -105,7 +105,7 @@ class Job:
         exact = None if path.endswith("/") or not key else self.store.head(path)
         objects = [exact] if exact else self.store.list(path)
         if not objects:
-            raise JobFailedError(f"{_INVALID} There is no object at {path}")
+            raise JobFailedError(f"{INVALID_LOCATION} There is no object at {path}")
         return objects
 
 
@@ -122,7 +122,7 @@ def check_location(path: str) -> str:
     try:
         split_uri(path)
     except UserError as error:
-        raise InvalidInputError(f"{_INVALID} {error}") from None
+        raise InvalidInputError(f"{INVALID_LOCATION} {error}") from None
     return path
 
 
@@ -158,7 +158,7 @@ def is_dead(folder: Path, name: str) -> bool:
 def fail_dead_jobs(catalogue: Catalogue, home: Home) -> None:
     """Let the resources fail whose jobs are dead, and remove what these wrote.
 
-    Raises CatalogError.
+    Raises CatalogueError.
     """
     with catalogue.open_for_reading() as transaction:
         names = [resource.job for resource in transaction.list_with_job()]
@@ -235,7 +235,7 @@ class Jobs:
             self._catalogue.copy_log()
         except ClosingError:
             pass
-        except CatalogError as error:
+        except CatalogueError as error:
             # A full disk, for example. The lock is free then, so the next request says what is the
             # matter, or that the job failed.
             logger.error("%s: %s", resource.arn, error)
@@ -267,12 +267,12 @@ class Jobs:
 def _perform(kind: Kind, job: Job) -> JobResult | str:
     """Do the work, and return its result, or why it failed, as Describe shows it.
 
-    Raises ClosingError if the process ends first, and CatalogError.
+    Raises ClosingError if the process ends first, and CatalogueError.
     """
     assert kind.perform is not None
     try:
         return kind.perform(job)
-    except (ClosingError, CatalogError):
+    except (ClosingError, CatalogueError):
         raise
     except JobFailedError as error:
         return str(error)
@@ -280,7 +280,11 @@ def _perform(kind: Kind, job: Job) -> JobResult | str:
         is_denied = isinstance(
             error.__cause__, PermissionError | PermissionDeniedError | UnauthenticatedError
         )
-        what = "Insufficient privileges for accessing data in Amazon S3." if is_denied else _INVALID
+        what = (
+            "Insufficient privileges for accessing data in Amazon S3."
+            if is_denied
+            else INVALID_LOCATION
+        )
         return f"{what} {error}"
     except (OSError, MemoryError, pl.exceptions.PolarsError) as error:
         # The disk or the memory is full, for example: the client can do something about it.
@@ -304,5 +308,5 @@ def _close(
     # The last job to end may collect the jobs, and then it closes them in its own thread.
     for thread in set(threads) - {threading.current_thread()}:
         thread.join(max(0.0, deadline - time.monotonic()))
-    with suppress(CatalogError):
+    with suppress(CatalogueError):
         catalogue.copy_log()

@@ -46,7 +46,7 @@ class PersonalizeResource(dg.ConfigurableResource[Any]):
     endpoint: str = EMBEDDED
     """EMBEDDED, AWS, or the URL of a server."""
     home: str = ".batchrec/personalize"
-    """The folder of the embedded Personalize's catalog, data and models."""
+    """The folder of the embedded Personalize's catalogue, data and models."""
     role_arn: str = LOCAL_ROLE_ARN
     prices: str = ""
     """The path of a file of other prices; empty for the defaults."""

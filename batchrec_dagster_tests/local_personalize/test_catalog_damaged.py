@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from batchrec_dagster.local_personalize.api.client import CatalogError
+from batchrec_dagster.local_personalize.api.client import CatalogueError
 from batchrec_dagster.local_personalize.api.server import make_application
 from batchrec_dagster.local_personalize.api.service import LocalPersonalize
 from batchrec_dagster.storage.objects import ObjectStore
@@ -26,7 +26,7 @@ def test_a_damaged_catalogue_is_refused_by_name(tmp_path: Path, content: bytes) 
     for path in home.glob("catalog.sqlite-*"):
         path.unlink()
     (home / "catalog.sqlite").write_bytes(content)
-    with pytest.raises(CatalogError, match=r"catalog\.sqlite is damaged .*: restore it .* move"):
+    with pytest.raises(CatalogueError, match=r"catalog\.sqlite is damaged .*: restore it .* move"):
         LocalPersonalize(home, store)
     assert model.is_dir()
 

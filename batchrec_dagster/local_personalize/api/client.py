@@ -1,6 +1,7 @@
 """A boto3 client for a local Personalize in this process.
 
-Other packages import this module only.
+Runs import nothing else of this package. The command line imports `command`, and `testing` starts
+the service itself.
 
 boto3 serialises requests and parses responses as on AWS. Only the network is replaced, by a handler
 of botocore's `before-send` event.
@@ -25,7 +26,7 @@ from batchrec_dagster.personalize.schemas import FILTER_HISTORY
 from batchrec_dagster.storage.extras import require
 from batchrec_dagster.storage.objects import ObjectStore
 
-from ..errors import CatalogError
+from ..errors import CatalogueError
 from ..resources import ACCOUNT_ID
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
     from .service import LocalPersonalize
 
-__all__ = ["CatalogError", "embedded_client", "make_client"]
+__all__ = ["CatalogueError", "embedded_client", "make_client"]
 
 # The client ignores this machine's AWS configuration, which may be missing or broken.
 _SESSION = {
@@ -65,7 +66,7 @@ def embedded_client(
         considers.
     v2_lines: whether lists of aws-user-personalization-v2 have reasons and placeholders.
 
-    Raises CatalogError, UserError, and OSError if the folder cannot be created.
+    Raises CatalogueError, UserError, and OSError if the folder cannot be created.
     """
     require("local", "the embedded Personalize")
     # The libraries for training are imported only where a Personalize runs, and not where

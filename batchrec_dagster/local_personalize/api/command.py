@@ -136,7 +136,7 @@ def local_personalize(
     _check_extras()
     from batchrec_dagster.storage.objects import ObjectStore
 
-    from ..errors import CatalogError
+    from ..errors import CatalogueError
     from .server import serve
     from .service import LocalPersonalize
     from .signatures import AccessKey
@@ -154,6 +154,6 @@ def local_personalize(
             account=account,
             v2_lines=v2_lines,
         )
-    except (CatalogError, OSError) as error:
+    except (CatalogueError, OSError) as error:
         raise click.ClickException(str(error)) from error
     serve(service, host, port, key=key, hosts=allowed_hosts)

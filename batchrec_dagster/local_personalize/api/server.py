@@ -20,7 +20,7 @@ from batchrec_dagster.web.guard import Guard
 from batchrec_dagster.web.hosts import is_loopback
 from batchrec_dagster.web.server import make_server, read_body, run_server
 
-from ..errors import CatalogError
+from ..errors import CatalogueError
 from ..jobs import logger
 from .service import HttpResponse, LocalPersonalize
 from .signatures import AccessKey, SignatureError, check_signature
@@ -45,7 +45,7 @@ def make_application(
             response = await run_in_threadpool(service.answer, target, body, events)
         except SignatureError as error:
             response = HttpResponse.make_error(403, error.code, str(error))
-        except CatalogError as error:
+        except CatalogueError as error:
             response = HttpResponse.make_error(500, "InternalFailure", str(error))
         return Response(response.body, response.status, response.headers)
 

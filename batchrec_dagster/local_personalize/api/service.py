@@ -16,7 +16,7 @@ from batchrec_dagster.personalize.schemas import FILTER_HISTORY, MAX_EVENT_TYPES
 from batchrec_dagster.storage.objects import ObjectStore
 
 from ..catalogue import Catalogue
-from ..errors import CatalogError, InvalidInputError, ServiceError
+from ..errors import CatalogueError, InvalidInputError, ServiceError
 from ..home import Home, remove_path
 from ..jobs import JobLock, Jobs, fail_dead_jobs, logger, remove_unnamed_files
 from ..operations.registry import find_operation
@@ -85,7 +85,7 @@ def _parse_success(header: str) -> list[str]:
     except (ValueError, RecursionError):
         names = None
     is_list = isinstance(names, list) and len(names) <= MAX_EVENT_TYPES
-    if names is None or not is_list or not all(isinstance(name, str) for name in names):
+    if not is_list or not all(isinstance(name, str) for name in names):
         raise InvalidInputError(
             f"The header {HEADER} must be a JSON array of at most {MAX_EVENT_TYPES} event types."
         )
@@ -119,7 +119,7 @@ class LocalPersonalize:
         v2_lines: whether lists of aws-user-personalization-v2 have reasons and, with a filter,
             placeholders without scores at their end, as AWS documents them.
 
-        Raises CatalogError, and OSError if the folder cannot be created.
+        Raises CatalogueError, and OSError if the folder cannot be created.
         """
         self._home = Home(home.absolute())
         self.region = region
@@ -136,9 +136,9 @@ class LocalPersonalize:
 
         target: the header X-Amz-Target, which names the operation.
         body: the request's JSON.
-        success: the header of HEADER; empty without one.
+        success: the value of the header HEADER; empty without one.
 
-        Raises CatalogError, which the caller of an embedded client gets as it is.
+        Raises CatalogueError, which the caller of an embedded client gets as it is.
         """
         try:
             operation, params = _parse_target(target), _parse_body(body)
@@ -147,7 +147,7 @@ class LocalPersonalize:
             return HttpResponse.make(content, **headers)
         except ServiceError as error:
             return HttpResponse.make_error(400, error.code, str(error))
-        except CatalogError:
+        except CatalogueError:
             raise
         except Exception:
             logger.exception("a request to the local Personalize failed: %.100r", target)
@@ -166,7 +166,7 @@ class LocalPersonalize:
         params: the request's members, which are validated here.
         success: the types of events that metrics are to count; all if empty.
 
-        Raises ServiceError if the request is refused, and CatalogError.
+        Raises ServiceError if the request is refused, and CatalogueError.
         """
         model = load_service_model()
         if operation not in model.operation_names:

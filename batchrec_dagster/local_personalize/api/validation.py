@@ -99,7 +99,7 @@ def check_request(params: dict[str, Any], shape: Shape) -> None:
 
 
 def _find_problems(value: Any, shape: Shape, path: str) -> Iterator[str]:
-    """Yield a sentence for each constraint that the value or a part of it breaks.
+    """Yield a sentence for the first constraint that the value breaks, or for those of its parts.
 
     path: the value's place in the request, such as `tags.1.member`. Empty for the request itself.
     """

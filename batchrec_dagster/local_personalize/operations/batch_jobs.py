@@ -17,7 +17,7 @@ from ..catalogue import CatalogueTransaction, Resource
 from ..engine.store import ModelFileError
 from ..errors import InvalidInputError, JobFailedError
 from ..home import remove_path
-from ..jobs import Job, check_location
+from ..jobs import INVALID_LOCATION, Job, check_location
 from ..resources import ApiRequest, JobResult
 from ..trained_recipes import RECIPES, AnyModel, Recipe
 
@@ -128,7 +128,7 @@ def _list_input_files(job: Job, source: str, target: str) -> list[ObjectInfo]:
         # The output is under the input's prefix: do not read what an earlier attempt wrote.
         files = [file for file in files if not file.uri.startswith(target)]
         if not files:
-            raise JobFailedError(f"Invalid Data location. There is no input at {source}")
+            raise JobFailedError(f"{INVALID_LOCATION} There is no input at {source}")
     return files
 
 

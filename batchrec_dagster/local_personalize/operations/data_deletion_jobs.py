@@ -25,7 +25,7 @@ from ..errors import JobFailedError
 from ..home import remove_path
 from ..import_files import remove_quoted_cell
 from ..imported_rows import ROWS, describe_import, scan_import
-from ..jobs import Job, check_data_source, remove_unnamed_files
+from ..jobs import INVALID_LOCATION, Job, check_data_source, remove_unnamed_files
 from ..resources import ApiRequest, JobResult, Kind, NewResource
 
 _BUSY_SECONDS = 0.1
@@ -68,7 +68,7 @@ def _read_input(job: Job) -> set[str]:
     for info in job.list_objects(location):
         users |= _read_users(job.store.get(info.uri), info.uri)
     if not users:
-        raise JobFailedError(f"Invalid Data location. There are no users at {location}")
+        raise JobFailedError(f"{INVALID_LOCATION} There are no users at {location}")
     return users
 
 

@@ -16,7 +16,7 @@ from ..catalogue import CatalogueTransaction, Resource
 from ..errors import InvalidInputError, JobFailedError
 from ..import_files import ImportFile, import_files, unique_event_types
 from ..imported_rows import FULL, INCREMENTAL, ROWS, describe_import
-from ..jobs import Job, check_data_source
+from ..jobs import INVALID_LOCATION, Job, check_data_source
 from ..resources import ApiRequest, JobResult, Kind, NewResource
 from .dataset_groups import read_schema
 
@@ -80,7 +80,7 @@ def _download(job: Job, location: str, folder: Path) -> list[ImportFile]:
         if info.size or not info.uri.endswith("/_SUCCESS")
     ]
     if not objects:
-        raise JobFailedError(f"Invalid Data location. There is no data at {location}")
+        raise JobFailedError(f"{INVALID_LOCATION} There is no data at {location}")
     sources = []
     for number, info in enumerate(objects):
         job.report_progress(f"reading {info.uri} ({info.size} bytes)")

@@ -19,7 +19,7 @@ from batchrec_dagster.local_personalize import catalogue, filter_masks, trained_
 from batchrec_dagster.local_personalize.engine.blend_model import BlendModel
 from batchrec_dagster.local_personalize.engine.data import Interactions as TrainingInteractions
 from batchrec_dagster.local_personalize.engine.serve import recommend
-from batchrec_dagster.local_personalize.errors import CatalogError
+from batchrec_dagster.local_personalize.errors import CatalogueError
 from batchrec_dagster.local_personalize.filter_masks import ItemFilter
 from batchrec_dagster.personalize import api
 from batchrec_dagster.personalize.api import (
@@ -80,7 +80,7 @@ def _reader(data: Mapping[str, pl.DataFrame]) -> Callable[[str, Sequence[str]], 
 
 
 PersonalizeFailure = PersonalizeError
-CatalogueFailure = CatalogError
+CatalogueFailure = CatalogueError
 
 
 @contextmanager
