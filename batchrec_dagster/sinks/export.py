@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -87,9 +86,8 @@ class ExportSink(sink.Sink):
             return sink.SinkCheck("it is written into the pipeline's storage")
         store, uri = _open_store(_find_existing_folder(path), context.storage)
         probe = f"{uri}.check-{uuid.uuid4().hex}"
-        with _folder_errors(uri):
-            store.put(probe, b"x")
-            store.delete(probe)
+        store.put(probe, b"x")
+        store.delete(probe)
         return sink.SinkCheck(f"{path} can be written")
 
     def has_lists(self, context: sink.SinkContext) -> bool:
@@ -105,8 +103,7 @@ class ExportSink(sink.Sink):
             unit = "users" if self.rows == "per_user" else "rows"
             sink.require_written(getattr(expected, unit), lines, unit, path.name)
             size = path.stat().st_size
-            with _folder_errors(uri):
-                store.put(uri, path)
+            store.put(uri, path)
         facts = {
             "file": str(store.local_path(uri) or uri),
             "lines": lines,
@@ -209,12 +206,3 @@ def _find_existing_folder(path: str) -> str:
     while not folder.exists():
         folder = folder.parent
     return str(folder / Path(path).name)
-
-
-@contextmanager
-def _folder_errors(uri: str) -> Iterator[None]:
-    """A block in which errors of a file's folder, which the store makes, become UserError."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"cannot write {uri}: the folder: {error}") from error

@@ -115,14 +115,9 @@ class PreparedRules:
         self.filled = FilledLists()
         """How the lists were filled so far."""
 
-    @property
-    def leaves_out_seen(self) -> bool:
-        """Whether lists are without what users had."""
-        return SEEN in self._histories
-
     def count_seen_dropped(self) -> int:
         """How many results were left out because their user had the item."""
-        return self.counts[SEEN].removed if self.leaves_out_seen else 0
+        return self.counts[SEEN].removed if SEEN in self.counts else 0
 
     def count_untitled(self) -> int:
         """How many results were left out because lists show titles, and the item has none."""

@@ -99,11 +99,6 @@ class PipelineKeys:
         return self.transformed("item_titles.parquet")
 
     @property
-    def user_segments(self) -> str:
-        """The table of the users of each segment."""
-        return f"{self.pipeline}/curated/{_place_in_folder('user_segments.parquet')}"
-
-    @property
     def erased_users(self) -> str:
         """Who was erased and is left out."""
         return self.record("erased_users")

@@ -28,7 +28,6 @@ from batchrec_dagster.storage import durable
 from batchrec_dagster.storage.buckets import (
     CHUNK_BYTES,
     MAX_PUT_BYTES,
-    MB,
     RETRIES,
     choose_upload,
     open_bucket,
@@ -131,8 +130,8 @@ class ObjectStore:
         """
         if etag is None and (path := self.local_path(uri)) is not None:
             # Takes a quarter of obstore's CPU time, which reads larger pieces into new memory.
-            with self.explain_errors(uri, "read"), path.open("rb") as file:
-                yield from iter(partial(file.read, MB), b"")
+            with self.explain_errors(uri, "read"):
+                yield from durable.read_pieces(path)
             return
         store, key = self._locate(uri)
         options: GetOptions = {"if_match": etag} if etag else {}
