@@ -132,8 +132,8 @@ class Environment(BaseSettings):
     )
     deadline_hours: Positive = Field(
         default=24,
-        description="How long a run waits for one import, training or batch inference before it"
-        " gives up.",
+        description="How long a run may take while it waits for imports, trainings and batch jobs"
+        " before it gives up.",
     )
     prices: PricesFile | None = Field(
         default=None,

@@ -69,6 +69,6 @@ def _expire_versions(ensure: Ensure, pipeline: str, solution: str, keep: int) ->
             if error.response["Error"]["Code"] != IN_USE:
                 raise
             ensure.log.info(f"retention: the model of {arn} stays until no job uses it")
-            # A tagged version has none without a tag before it.
+            # Newer ones keep theirs too: versions older than a tagged one are all tagged.
             return
         ensure.log_resource(f"retention: deleted the model of {arn}; its metrics stay")

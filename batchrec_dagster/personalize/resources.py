@@ -394,7 +394,7 @@ class Ensure:
         seconds *= random.uniform(0.8, 1.2)  # noqa: S311
         if time.monotonic() + seconds > self.started + self.deadline_seconds:
             raise PersonalizeError(
-                f"{waiting_for}, after {self.deadline_seconds / 3600:g} hours. Personalize keeps"
-                " working; re-run to resume waiting, or set a longer deadline"
+                f"{waiting_for}, after {self.deadline_seconds / 3600:.3g} hours. Personalize keeps"
+                " working; run again to go on waiting, or raise BATCHREC_DEADLINE_HOURS"
             )
         time.sleep(seconds)

@@ -298,7 +298,7 @@ def _prepare_import(
     version: str,
     force_run: str | None,
 ) -> ImportRequest:
-    """The import job of the file into the dataset, which is created unless there is one.
+    """The import of the file into the dataset. Nothing is created or started yet.
 
     version: the version of the file's content.
     force_run: the id of the run, if it imports in any case.

@@ -191,7 +191,7 @@ def check_no_failed(
         refuse_unless(passed),
         text,
         numbers={"lines": lines, "failed": failed},
-        # What a segment asks for cannot be answered mostly: another job would cost money and fail.
+        # Mostly the segment itself cannot be answered: another job would cost money and fail too.
         makes_output_unusable=subject != "segment",
     )
 

@@ -2,8 +2,8 @@
 
 In a folder it is a lock of the operating system on a file, which frees it when its process ends. In
 a bucket it is an object that its holder renews, and that changes only by a put which names the
-version that it replaces. A lock that nobody has renewed for a while is taken over. Clocks are never
-compared: a waiting run measures with its own clock how long nothing has changed.
+version that it replaces. A lock that nobody has renewed for a while is taken over. For that, clocks
+are never compared: a waiting run measures with its own clock how long nothing has changed.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def hold_lock(
         if time.monotonic() > deadline:
             raise UserError(
                 f"{lock.describe_holder()} is still working on this after"
-                f" {wait_seconds / 3600:g} hours: wait, or terminate it"
+                f" {wait_seconds / 60:,.0f} minutes: wait, or terminate it"
             )
         time.sleep(poll_seconds)
     try:
@@ -86,7 +86,11 @@ def hold_lock(
 
 
 def is_held(store: ObjectStore, uri: str) -> bool:
-    """Whether a run holds the lock, or died so lately that this is not known. Raises UserError."""
+    """Whether a run holds the lock, or died so lately that this is not known.
+
+    Of a lock in a bucket this machine's clock decides, as nobody waits to see a renewal.
+    Raises UserError.
+    """
     path = store.local_path(uri)
     if path is not None:
         lock = _FolderLock(store, uri, path, "")
