@@ -171,10 +171,11 @@ def _find_neighbours(histories: pl.LazyFrame, item: str) -> tuple[pl.DataFrame, 
             engine="streaming",
         )
     )
-    number = items.search_sorted(item)
-    of_item = pl.Series([number], dtype=pl.UInt32)
+    # Nothing if nobody who is counted had it.
+    of_item = (items == item).arg_true().cast(pl.UInt32)
     pairs = pair_histories(number_histories(histories, users, items), len(users), of_item)
-    nearest = pairs.filter(item=number).sort("score", "other", descending=[True, False])
+    own_pairs = pairs.filter(pl.col("item").is_in(of_item.implode()))
+    nearest = own_pairs.sort("score", "other", descending=[True, False])
     named = nearest.head(NEIGHBOURS).with_columns(other=pl.lit(items).gather("other"))
     return named.select("other", "both"), len(users)
 

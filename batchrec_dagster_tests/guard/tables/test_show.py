@@ -182,6 +182,17 @@ def test_an_item_is_shown_with_its_published_list(home: Path) -> None:
     assert len(show("u3")) == 1
 
 
+def test_an_item_that_nobody_had_has_no_neighbours(home: Path) -> None:
+    """Lists have it, as they may have new items. The next id has neighbours."""
+    files = publish(home)
+    lines = files.storage.store.get(files.interactions).splitlines(keepends=True)
+    others = [line for line in lines if b",i04," not in line]
+    files.storage.store.put(files.interactions, b"".join(others))
+    (item,) = show("--item i04")
+    assert item["in_lists"] > 0
+    assert (item["interactions"], item["neighbours"]) == (0, [])
+
+
 def test_popular_items_that_personalize_added_are_named(home: Path) -> None:
     last = (pl.col("user_id") == "u0") & (pl.col("rank") >= 6)
     publish(home, has_score=~last, counts={"items_without_score": 2})
