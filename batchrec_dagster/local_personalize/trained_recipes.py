@@ -27,7 +27,7 @@ from .errors import InvalidInputError, ResourceNotFoundError
 from .resources import ApiRequest, answer_page
 
 # Amazon Personalize's types of recipes.
-USER_PERSONALIZATION = "USER_PERSONALIZATION"
+PERSONALIZATION = "USER_PERSONALIZATION"
 RELATED_ITEMS = "RELATED_ITEMS"
 USER_SEGMENTATION = "USER_SEGMENTATION"
 
@@ -74,7 +74,7 @@ class Recipe:
 _TABLE = (
     Recipe(
         names.USER_PERSONALIZATION,
-        USER_PERSONALIZATION,
+        PERSONALIZATION,
         "Predicts the items that each user will interact with.",
         formats.USER_FIELD,
         blend.train,
@@ -82,7 +82,7 @@ _TABLE = (
     ),
     Recipe(
         names.USER_PERSONALIZATION_V2,
-        USER_PERSONALIZATION,
+        PERSONALIZATION,
         "Predicts the items that each user will interact with; the second generation.",
         formats.USER_FIELD,
         blend.train,

@@ -34,7 +34,7 @@ from batchrec_dagster.personalize.cleanup import is_busy, is_ours, list_groups
 from batchrec_dagster.personalize.resources import Ensure, StartedResource
 from batchrec_dagster.personalize.schemas import USER_ID
 
-MAX_INPUT_BYTES = 50_000_000
+MAX_USER_BYTES = 50_000_000
 """The largest input of a job. Some pages of the guide say 50 MB, others 100 MB."""
 
 MAX_NAME_LENGTH = 63
@@ -180,10 +180,10 @@ def format_input(users: Collection[str]) -> bytes:
     writer.writerow([USER_ID])
     writer.writerows([user] for user in sorted(set(users)))
     data = text.getvalue().encode()
-    if len(data) > MAX_INPUT_BYTES:
+    if len(data) > MAX_USER_BYTES:
         raise PersonalizeError(
             f"the ids of {len(set(users)):,} users have {len(data):,} bytes; a data deletion job of"
-            f" Personalize reads {MAX_INPUT_BYTES:,} at most. Erase them in several requests"
+            f" Personalize reads {MAX_USER_BYTES:,} at most. Erase them in several requests"
         )
     return data
 

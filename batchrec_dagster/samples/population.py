@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from batchrec_dagster.personalize.schemas import SECONDS_A_DAY
 from batchrec_dagster.samples.titles import NOUNS
 
 Ints = npt.NDArray[np.int64]
@@ -19,7 +20,6 @@ def parse_day(day: str) -> int:
 USERS, MOVIES, RATINGS = 2_113, 10_109, 855_598
 FEWEST_RATINGS, MOST_RATINGS = 20, 3_400
 FIRST_YEAR, LAST_YEAR = 1915, 2008
-DAY = 24 * 60 * 60
 FIRST_SECOND, LAST_SECOND = parse_day("1997-09-17"), parse_day("2009-01-05")
 # HetRec has only users who wrote tags, which MovieLens has had since the end of 2005.
 TAGS_SECOND = parse_day("2006-01-01")
@@ -116,7 +116,7 @@ def make_movies(rng: np.random.Generator) -> Movies:
     years = np.clip(years, FIRST_YEAR, LAST_YEAR).astype(np.int64)
     first_day = (years - 1970).astype("datetime64[Y]").astype("datetime64[s]").astype(np.int64)
     # No later than May, so that every movie still has users left to see it.
-    release_times = first_day + rng.integers(0, 150, MOVIES) * DAY
+    release_times = first_day + rng.integers(0, 150, MOVIES) * SECONDS_A_DAY
 
     genres = np.zeros((MOVIES, len(GENRES)), dtype=np.bool_)
     genres[np.arange(MOVIES), niche_genre[niche]] = True
@@ -198,7 +198,8 @@ def _make_sessions(rng: np.random.Generator, rating_counts: Ints) -> tuple[Ints,
     last_seconds = TAGS_SECOND + active_seconds
     # The user with most ratings stays to the end, so that somebody can have seen each movie.
     last_seconds[np.argmax(rating_counts)] = LAST_SECOND
-    joining_seconds = last_seconds - (rng.exponential(2.5 * 365 * DAY, USERS)).astype(np.int64)
+    before = rng.exponential(2.5 * 365 * SECONDS_A_DAY, USERS).astype(np.int64)
+    joining_seconds = last_seconds - before
     joining_seconds = np.maximum(joining_seconds, FIRST_SECOND)
 
     session_counts = 2 + rng.poisson(

@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from batchrec_dagster.samples.population import DAY, Floats, Ints
+from batchrec_dagster.personalize.schemas import SECONDS_A_DAY
+from batchrec_dagster.samples.population import Floats, Ints
 
 SEED, CUSTOMERS, PRODUCTS = 2026, 780, 300
 # The data begin and end at midnight UTC. Days and seconds are counted from the beginning.
@@ -215,7 +216,7 @@ def _visit_shop(
         # Those with the least exponential variates are chosen as often as their weights say.
         variates = rng.standard_exponential(PRODUCTS) / np.maximum(chances, 1e-12)
         clicked = np.argsort(variates)[: rng.integers(1, 7)].tolist()
-        second = day * DAY + int(rng.integers(6 * 3600, 23 * 3600))
+        second = day * SECONDS_A_DAY + int(rng.integers(6 * 3600, 23 * 3600))
         for product in clicked:
             second += int(rng.integers(60, 300))
             add(second, product)
@@ -225,8 +226,8 @@ def _visit_shop(
                 refill = second
                 # Who has used it up often buys it again.
                 while catalogue.consumable[product] and rng.random() < 0.55:
-                    refill += int(rng.integers(20 * DAY, 60 * DAY))
-                    if refill < catalogue.end_days[product] * DAY:
+                    refill += int(rng.integers(20 * SECONDS_A_DAY, 60 * SECONDS_A_DAY))
+                    if refill < catalogue.end_days[product] * SECONDS_A_DAY:
                         add(refill, product, int(rng.integers(1, most + 1)))
     return events
 
@@ -237,7 +238,7 @@ def _number_orders(events: list[Event]) -> pl.DataFrame:
     table = pl.DataFrame(events, types, orient="row").sort("second", "customer_id", "sku")
     time = pl.lit(FIRST_DAY).cast(pl.Datetime("ms")) + pl.duration(seconds="second")
     is_purchase = pl.col("value").is_not_null()
-    order = pl.struct(pl.col("second") // DAY, "customer_id").rank("dense") + 10_000
+    order = pl.struct(pl.col("second") // SECONDS_A_DAY, "customer_id").rank("dense") + 10_000
     return table.select(
         time=time.dt.strftime("%FT%TZ"),
         event=pl.when(is_purchase).then(pl.lit("purchase")).otherwise(pl.lit("view")),

@@ -64,8 +64,7 @@ class Server:
         self.ours = ours  # what .env holds
         self.password = re.findall("POSTGRES_PASSWORD=(.+)", (project.root / ".env").read_text())[0]
         self.healthy_services: set[str] = set()  # the services whose check of health has succeeded
-        (grpc,) = free_ports(1)
-        (web,) = free_ports(1)
+        grpc, web = free_ports(2)
         self.ports = {"code_location": grpc, "webserver": web}
         self.instead = {
             "DAGSTER_POSTGRES_HOST": "127.0.0.1",
@@ -268,7 +267,7 @@ def test_two_nights_in_a_row_and_teardown_leaves_nothing(tmp_path: Path) -> None
         daemon = services.enter_context(server.service("daemon"))
 
         def wait_for(job: str, *, ended: bool = True, **tags: str) -> None:
-            """Until such a run has started, or all such runs there are have ended, and well."""
+            """Wait until all such runs have ended well or, without `ended`, one has started."""
             of_job = dg.RunsFilter(
                 job_name=job, tags={f"dagster/{name}": value for name, value in tags.items()}
             )

@@ -16,7 +16,7 @@ from ..engine.data import WEIGHT, Interactions
 from ..errors import JobFailedError
 from ..imported_rows import DatasetReader
 from ..jobs import Job
-from ..trained_recipes import RECIPES, USER_PERSONALIZATION
+from ..trained_recipes import PERSONALIZATION, RECIPES
 from .dataset_groups import find_dataset, read_schema
 
 
@@ -69,7 +69,7 @@ def read_histories(job: Job, version: Resource) -> Interactions:
 def read_item_features(job: Job) -> ItemFeatures | None:
     """Return the features of the Items dataset, if it has data and the recipe reads them."""
     version = job.resource.body
-    if RECIPES[version["recipeArn"]].type != USER_PERSONALIZATION:
+    if RECIPES[version["recipeArn"]].type != PERSONALIZATION:
         return None
     group_arn = version["datasetGroupArn"]
     with job.catalogue.open_for_reading() as transaction:

@@ -41,7 +41,7 @@ def find_time_formats(cells: pl.Series) -> list[str]:
     if not len(cells):
         return []
     return [
-        next(iter(formats))
+        formats[0]
         for group in _GROUPS
         if (formats := _find_readers(cells, _find_readers(cells.head(1), group)))
     ]

@@ -12,7 +12,7 @@ from batchrec_dagster.preparation import file_form
 
 DIRECTIVES = "YymdbBaAHIMSfpz%"
 # Days of Excel, as they may be written.
-_DAYS = r"^[0-9]{1,7}(?:\.[0-9]*)?$"
+_EXCEL_DAYS = r"^[0-9]{1,7}(?:\.[0-9]*)?$"
 
 # The smallest number that is taken for each unit. 10^11 is the year 5138 in seconds and 1973 in
 # milliseconds, so that no rating is on the wrong side of it.
@@ -85,7 +85,7 @@ def parse_seconds(text: pl.Expr, unit: str, timezone: str | None = None) -> pl.E
         return pl.when(is_end_of_time).then(file_form.FIRST_SENTINEL).otherwise(seconds)
     text = text.str.strip_chars(file_form.BLANKS)
     if unit == file_form.EXCEL_DAYS:
-        days = pl.when(text.str.contains(_DAYS)).then(text).cast(pl.Float64, strict=False)
+        days = pl.when(text.str.contains(_EXCEL_DAYS)).then(text).cast(pl.Float64, strict=False)
         local = ((days - file_form.EXCEL_1970) * SECONDS_A_DAY + 0.5).floor().cast(pl.Int64)
         return _convert_from_zone(local, timezone)
     if unit in (file_form.ISO8601, file_form.DATETIME):
