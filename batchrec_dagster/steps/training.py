@@ -253,7 +253,7 @@ def _make_record(
         data_version=dataset.version,
         trained_at=created_at.replace(microsecond=0),
         # The next run's estimate uses it.
-        training_hours=hours if work.ensure.on_aws else None,
+        training_hours=hours if on_aws else None,
         # One that is not a number would pass every limit of the gate.
         metrics={
             name: value

@@ -7,7 +7,8 @@ from importlib.util import find_spec
 
 from batchrec_dagster.errors import UserError
 
-# The modules that each extra in pyproject.toml installs. They are imported where they are used.
+# The modules of extras in pyproject.toml, which are imported where they are used. What reads files
+# says itself that sql, delta or excel is missing.
 EXTRAS = {
     "alerts": ("apprise",),
     "local": ("implicit", "scipy", "threadpoolctl"),

@@ -19,7 +19,7 @@ from batchrec_dagster.personalize.schemas import SECONDS_A_DAY
 from batchrec_dagster.preparation.file_form import PreparationError
 from batchrec_dagster.preparation.polars.row_problems import SECONDS, list_mixed_times
 from batchrec_dagster.preparation.polars.row_table import ROW
-from batchrec_dagster.preparation.polars.rows import EXAMPLES, PROBLEM, REASON
+from batchrec_dagster.preparation.polars.rows import EXAMPLES, FILE, PROBLEM, REASON
 from batchrec_dagster.preparation.row_rules import (
     BEFORE_WINDOW,
     DUPLICATE,
@@ -32,7 +32,7 @@ from batchrec_dagster.preparation.row_rules import (
     Rules,
 )
 from batchrec_dagster.preparation.spark.readers import FIX, open_files
-from batchrec_dagster.preparation.spark.rows import BLOCK, FATAL, FILE, PARSED_ROWS, RowParser
+from batchrec_dagster.preparation.spark.rows import BLOCK, FATAL, PARSED_ROWS, RowParser
 from batchrec_dagster.preparation.spark.task import PARTS, SUPPRESSED, SparkTask
 from batchrec_dagster.storage.erased import ErasedUsers
 

@@ -21,11 +21,11 @@ from batchrec_dagster.preparation.file_form import (
     split_line,
 )
 from batchrec_dagster.preparation.polars.row_table import ROW, TEXT
+from batchrec_dagster.preparation.polars.rows import FILE
 from batchrec_dagster.preparation.sources import file_formats
 from batchrec_dagster.preparation.sources.limits import BYTES_OF_A_ROW, LimitError
 from batchrec_dagster.preparation.spark.rows import (
     BLOCK,
-    FILE,
     CsvFile,
     ReadCells,
     read_csv_lines,

@@ -31,6 +31,7 @@ from batchrec_dagster.preparation.polars.json_table import parse_json_cells
 from batchrec_dagster.preparation.polars.row_problems import SECONDS
 from batchrec_dagster.preparation.polars.row_table import ROW, TEXT, read_parquet_cells
 from batchrec_dagster.preparation.polars.rows import (
+    FILE,
     PROBLEM,
     REASON,
     describe_read_error,
@@ -40,9 +41,9 @@ from batchrec_dagster.preparation.polars.rows import (
 from batchrec_dagster.preparation.row_rules import ERASED_USER, Rules
 from batchrec_dagster.storage.erased import ErasedUsers
 
-# The number of the row's file, and where in the file the block starts from which Spark read the
-# row. ROW ascends within a block, so that the three together are the order of the source.
-FILE, BLOCK = "file", "block"
+# Where in the row's file the block starts from which Spark read the row. ROW ascends within a
+# block, so that FILE, BLOCK and ROW together are the order of the source.
+BLOCK = "block"
 # What the problem of a row begins with if it ends the work, whatever `Rules.on_bad_rows` says. What
 # follows names the file.
 FATAL = "!"

@@ -87,19 +87,17 @@ class Changes(BaseModel, frozen=True):
 def compare_editions(
     before: tuple[Edition, pl.LazyFrame],
     after: tuple[Edition, pl.LazyFrame],
-    most_users: int = MOST_COMPARED,
 ) -> Changes:
     """What tells the second edition from the first.
 
     before, after: each with the rows of its lists, which have user_id, rank, item_id and, if there
         are titles, title.
-    most_users: how many users' lists are compared at most.
     """
     old, old_lists = before
     new, new_lists = after
     old_users, new_users = (read_users_with_lists(lists) for lists in (old_lists, new_lists))
     users_in_both = new_users.filter(new_users.is_in(old_users.implode())).sort()
-    step = max(1, -(-len(users_in_both) // most_users))
+    step = max(1, -(-len(users_in_both) // MOST_COMPARED))
     users_compared = users_in_both.gather_every(step)
     old_rows, new_rows = (_read_rows(lists, users_compared) for lists in (old_lists, new_lists))
     shares_kept = _measure_shares_kept(old_rows, new_rows)

@@ -121,6 +121,7 @@ def print_item(terminal: Terminal, item: ItemDetails) -> None:
         "" if item.first_users else "nobody",
     )
     has_titles = any(entry.title for entry in item.neighbours)
+    reason = "its users have no other item" if item.users else "nobody had it yet"
     terminal.print_line()
     terminal.print_table(
         "Items that the same people have",
@@ -129,7 +130,7 @@ def print_item(terminal: Terminal, item: ItemDetails) -> None:
             [*_make_item_cells(entry.item, entry.title, has_titles), entry.users_with_both]
             for entry in item.neighbours
         ],
-        _explain_both(item.counted) if item.neighbours else "none: its users have no other item",
+        _explain_both(item.counted) if item.neighbours else f"none: {reason}",
     )
     if item.similar_items is None:
         return

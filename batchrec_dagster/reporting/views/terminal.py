@@ -80,10 +80,10 @@ class Terminal:
             return nullcontext()
         return self.console.status(escape_line(text))
 
-    def print_line(self, text: str | Text = "", style: str = "", *, cut: bool = False) -> None:
+    def print_line(self, text: str | Text = "", *, cut: bool = False) -> None:
         """Print a line, however long it is, or cut where the terminal ends."""
         if isinstance(text, str):
-            text = Text(escape_invisible(text), style=style)
+            text = Text(escape_invisible(text))
         if cut:
             self.console.print(text, no_wrap=True, overflow="ellipsis")
         else:
