@@ -61,8 +61,6 @@ class ApiRequest:
     account: str = ACCOUNT_ID
     filter_interactions: int = FILTER_HISTORY
     """How many of the latest interactions, of each user and event type, a filter considers."""
-    v2_lines: bool = False
-    """Whether batch inference jobs add reasons and placeholders (`LocalPersonalize.__init__`)."""
     success: Sequence[str] = ()
     """The types of events that metrics are to count; all if empty."""
     started: list[tuple[Kind, Resource]] = field(default_factory=list)

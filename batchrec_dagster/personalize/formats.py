@@ -77,19 +77,15 @@ def format_inference_line(
     items: Sequence[str],
     scores: Sequence[float] | None = None,
     error: str | None = None,
-    reasons: Sequence[Sequence[str]] | None = None,
 ) -> str:
     """One line of a `.out` file, without its newline: compact JSON, scores to 7 decimals.
 
     request: the input line.
-    scores: those of the items, or of the first items only.
-    reasons: a list for each item.
+    scores: those of the items; None for similar items, which have none.
     """
     fields = [f'"recommendedItems":{_to_compact_json(list(items))}']
     if scores is not None:
         fields.append(f'"scores":[{",".join(map(_format_score, scores))}]')
-    if reasons is not None:
-        fields.append(f'"reasons":{_to_compact_json(reasons)}')
     output = ",".join(fields)
     return (
         f'{{"input":{_to_compact_json(request)},"output":{{{output}}},'

@@ -54,7 +54,6 @@ def embedded_client(
     region: str = "us-east-1",
     account: str = ACCOUNT_ID,
     filter_interactions: int = FILTER_HISTORY,
-    v2_lines: bool = False,
 ) -> PersonalizeClient:
     """Return a `personalize` client for the local Personalize in the folder `home`.
 
@@ -64,7 +63,6 @@ def embedded_client(
     region, account: those in the ARNs of new resources.
     filter_interactions: how many of a user's latest interactions, of an event type, a filter
         considers.
-    v2_lines: whether lists of aws-user-personalization-v2 have reasons and placeholders.
 
     Raises CatalogueError, UserError, and OSError if the folder cannot be created.
     """
@@ -79,7 +77,6 @@ def embedded_client(
         region=region,
         account=account,
         filter_interactions=filter_interactions,
-        v2_lines=v2_lines,
     )
     return make_client(service)
 

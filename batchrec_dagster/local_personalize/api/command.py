@@ -93,12 +93,6 @@ def _check_extras() -> None:
     help="Use a folder as the bucket s3://BUCKET. Repeat for more buckets.",
 )
 @click.option(
-    "--v2-lines",
-    is_flag=True,
-    help="Add what AWS adds to lists of aws-user-personalization-v2: reasons, and placeholders"
-    " without scores at the end of filtered lists. To test how a program reads them.",
-)
-@click.option(
     "--access-key-id",
     envvar="BATCHREC_LOCAL_PERSONALIZE_ACCESS_KEY_ID",
     show_envvar=True,
@@ -119,7 +113,6 @@ def local_personalize(
     account: str,
     s3_endpoint: str | None,
     buckets: dict[str, Path],
-    v2_lines: bool,
     access_key_id: str | None,
     secret_access_key: str | None,
     allowed_hosts: frozenset[str],
@@ -152,7 +145,6 @@ def local_personalize(
             store,
             region=region,
             account=account,
-            v2_lines=v2_lines,
         )
     except (CatalogueError, OSError) as error:
         raise click.ClickException(str(error)) from error

@@ -108,7 +108,6 @@ class LocalPersonalize:
         region: str = "us-east-1",
         account: str = ACCOUNT_ID,
         filter_interactions: int = FILTER_HISTORY,
-        v2_lines: bool = False,
     ) -> None:
         """Open or create the home, and let the jobs fail whose processes have ended.
 
@@ -116,15 +115,12 @@ class LocalPersonalize:
         region, account: those in the ARNs of new resources.
         filter_interactions: how many of a user's latest interactions, of an event type, a filter
             considers.
-        v2_lines: whether lists of aws-user-personalization-v2 have reasons and, with a filter,
-            placeholders without scores at their end, as AWS documents them.
 
         Raises CatalogueError, and OSError if the folder cannot be created.
         """
         self._home = Home(home.absolute())
         self.region = region
         self._account = account
-        self._v2_lines = v2_lines
         self._filter_interactions = filter_interactions
         self._catalogue = Catalogue(self._home.catalogue, has_data=self._home.has_data)
         self._jobs = Jobs(self._catalogue, self._home, store)
@@ -196,7 +192,6 @@ class LocalPersonalize:
                     region=self.region,
                     account=self._account,
                     filter_interactions=self._filter_interactions,
-                    v2_lines=self._v2_lines,
                     success=success,
                     take_lock=take_lock,
                 )

@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from typing import Any
 
 from batchrec_dagster.personalize import formats
-from batchrec_dagster.personalize.recipes import USER_PERSONALIZATION_V2
 
 from ..batch_lines import AnswerLines, InputLine
 from ..engine.blend_model import EXPLORATION_WEIGHT, MAX_AGE, BlendModel
@@ -32,7 +31,7 @@ _EXPLORATION_OPTIONS = {
 
 def _create(request: ApiRequest) -> NewResource:
     params = request.params
-    recipe, filter_traits = check_batch_request(request, segments=False)
+    _, filter_traits = check_batch_request(request, segments=False)
     if params.get("batchInferenceJobMode") == "THEME_GENERATION":
         raise InvalidInputError("Themes (THEME_GENERATION) are not supported locally.")
     if "themeGenerationConfig" in params:
@@ -45,8 +44,6 @@ def _create(request: ApiRequest) -> NewResource:
         "numResults": params.get("numResults", DEFAULT_RESULTS),
     }
     state: dict[str, Any] = {}
-    if request.v2_lines and recipe.name == USER_PERSONALIZATION_V2:
-        state["v2_lines"] = True
     if filter_traits:
         state["filter_interactions"] = request.filter_interactions
     return NewResource(body, state)
@@ -80,8 +77,6 @@ class Recommender:
     """What the users did; None for similar items, which no user asks for."""
     num_results: int
     filter: ItemFilter | None = None
-    v2_lines: bool = False
-    """Whether lists have reasons and, with a filter, placeholders without scores at their end."""
 
     def answer_lines(self, lines: Sequence[InputLine]) -> Iterator[str]:
         """Yield the output line of each input line."""
@@ -113,23 +108,7 @@ class Recommender:
     def _format(self, line: InputLine, items: list[str], scores: list[float]) -> str:
         if self.interactions is None:
             return formats.format_inference_line(line.content, items)
-        if not self.v2_lines:
-            return formats.format_inference_line(line.content, items, scores)
-        # Source: developer guide, "Recommendation reasons". It does not show the member's name in
-        # a line, nor how many items of a filtered list are placeholders: here the last fifth.
-        scored = len(items)
-        if self.filter and items:
-            scored -= max(1, len(items) // 5)
-        reasons = [["Exploration"] if item in self._new_ids else [] for item in items[:scored]]
-        reasons += [["Popular item"]] * (len(items) - scored)
-        return formats.format_inference_line(line.content, items, scores[:scored], reasons=reasons)
-
-    @cached_property
-    def _new_ids(self) -> frozenset[str]:
-        """The items with which nobody had interacted in the training."""
-        if not isinstance(self.model, BlendModel) or self.model.new_items is None:
-            return frozenset()
-        return frozenset(self.model.item_ids[-len(self.model.new_items.ages) :])
+        return formats.format_inference_line(line.content, items, scores)
 
 
 def _make_answers(job: Job, trained: TrainedVersion) -> AnswerLines:
@@ -154,7 +133,6 @@ def _make_answers(job: Job, trained: TrainedVersion) -> AnswerLines:
         interactions,
         job.resource.body["numResults"],
         item_filter,
-        job.resource.state.get("v2_lines", False),
     ).answer_lines
 
 

@@ -130,18 +130,6 @@ def test_new_items_are_recommended_to_who_likes_their_kind(local: Local, recipe:
     assert sum(liked) >= 0.9 * len(liked)
 
 
-def test_lines_of_version_2_say_which_items_are_explored(local: Local) -> None:
-    version = local.train_version(import_with_items(local, KINDS))
-    local.client = local.open_client(v2_lines=True)
-    (answer,) = local.answer_lines(version, [{"userId": "u1"}], numResults=40)
-    items, reasons = answer["output"]["recommendedItems"], answer["output"]["reasons"]
-    explored = {
-        item for item, names in zip(items, reasons, strict=True) if names == ["Exploration"]
-    }
-    assert explored == NEW & set(items)
-    assert explored
-
-
 def test_exploration_weight_bounds_the_share_of_new_items(local: Local) -> None:
     version = local.train_version(import_with_items(local, KINDS), FOR_USERS[0])
     users = [f"u{number}" for number in range(60)]
