@@ -2,5 +2,5 @@
 
 Each function has the signature that the rooms are to have when they are written anew, over the code
 as it is. Tests of the guard import batchrec's internal modules nowhere else: when a room is written
-anew, its module here alone changes, with the servers that run batchrec's own programs.
+anew, its modules here alone change, with the servers that run batchrec's own programs.
 """

@@ -27,7 +27,7 @@ from batchrec_dagster_tests.guard.builders import (
 from batchrec_dagster_tests.guard.faults.personalize import FailingResources
 from batchrec_dagster_tests.guard.faults.worst_aws import misbehaving_clients, repeated_request
 from batchrec_dagster_tests.guard.first_run import DECLARATION, FirstRun
-from batchrec_dagster_tests.guard.seams.lists import paid_personalize
+from batchrec_dagster_tests.guard.seams.runs import paid_personalize
 
 pytestmark = pytest.mark.slow
 

@@ -22,7 +22,7 @@ from batchrec_dagster_tests.guard.builders import (
     why,
     write_ratings,
 )
-from batchrec_dagster_tests.guard.seams.lists import assign_arm
+from batchrec_dagster_tests.guard.seams.outcomes import assign_arm
 
 pytestmark = pytest.mark.slow
 

@@ -16,7 +16,7 @@ from batchrec_dagster_tests.guard.builders import (
     write_ratings,
 )
 from batchrec_dagster_tests.guard.first_run import FirstRun
-from batchrec_dagster_tests.guard.seams.lists import short_filter_history
+from batchrec_dagster_tests.guard.seams.runs import short_filter_history
 
 pytestmark = pytest.mark.slow
 

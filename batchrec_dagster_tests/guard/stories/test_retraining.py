@@ -27,7 +27,7 @@ from batchrec_dagster_tests.guard.builders import (
     write_ratings,
 )
 from batchrec_dagster_tests.guard.first_run import RATINGS, FirstRun
-from batchrec_dagster_tests.guard.seams.lists import clock_of_trainings, paid_personalize
+from batchrec_dagster_tests.guard.seams.runs import clock_of_trainings, paid_personalize
 
 pytestmark = pytest.mark.slow
 

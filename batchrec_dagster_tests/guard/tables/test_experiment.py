@@ -13,7 +13,7 @@ import pytest
 import scipy  # scipy.stats, which takes a second, once it is used
 
 from batchrec_dagster_tests.guard.oracles.outcomes import DAY, Event
-from batchrec_dagster_tests.guard.seams.lists import ListHistory, assign_arm
+from batchrec_dagster_tests.guard.seams.outcomes import ListHistory, assign_arm
 from batchrec_dagster_tests.guard.tables.test_outcomes import T0, to_frame, to_typed_frame
 
 USERS = [f"user {number}" for number in range(2_000)]

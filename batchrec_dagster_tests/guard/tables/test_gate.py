@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from batchrec_dagster_tests.guard.seams.lists import (
+from batchrec_dagster_tests.guard.seams.gate import (
     Sizes,
     judge_model,
     judge_next_model,

@@ -15,7 +15,7 @@ import pytest
 
 from batchrec_dagster_tests.guard.oracles.outcomes import DAY, Event, Period, count_outcomes
 from batchrec_dagster_tests.guard.repeats import repeats
-from batchrec_dagster_tests.guard.seams.lists import ListHistory
+from batchrec_dagster_tests.guard.seams.outcomes import ListHistory
 
 T0 = 1_700_000_000
 LISTS = {"ann": ["a", "b"], "bob": ["b", "c"], "eve": ["c", "d"]}

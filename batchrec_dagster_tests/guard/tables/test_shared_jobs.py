@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from batchrec_dagster_tests.guard.builders import COLUMNS, declaration
-from batchrec_dagster_tests.guard.seams.lists import count_results, group_lists
+from batchrec_dagster_tests.guard.seams.list_jobs import count_results, group_lists
 
 BLUE = 'INCLUDE ItemID WHERE Items.COLOUR IN ("blue")'
 

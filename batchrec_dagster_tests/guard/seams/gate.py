@@ -1,0 +1,141 @@
+"""The gate: what was measured in, whether it may be published out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from statistics import fmean
+
+import numpy as np
+import polars as pl
+
+from batchrec_dagster.config.publication import Gate
+from batchrec_dagster.personalize import split
+from batchrec_dagster.personalize.measurements import EMBEDDED_ENGINE, NDCG
+from batchrec_dagster.steps.data_sizes import DataSize, check_not_shrunk
+from batchrec_dagster.steps.judge import judge_change
+from batchrec_dagster.steps.judge_quality import ModelFacts, judge_quality
+from batchrec_dagster.steps.model_records import ModelRecord
+from batchrec_dagster.storage.measured_ndcg import GroupSums
+from batchrec_dagster_tests.guard.seams.editions import (
+    make_edition,
+    make_groups,
+    make_popularity,
+)
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What the gate says of a model."""
+
+    is_refused: bool
+    text: str
+
+
+def judge_model(
+    gate: Mapping[str, float],
+    *,
+    ndcg: float,
+    coverage: float = 0.2,
+    popular: float | None = None,
+    recent_popular: float | None = None,
+    published_ndcg: float | None = None,
+    is_published: bool = False,
+    is_comparable: bool = True,
+    tested_users: int = 200,
+    engine: str = "the embedded engine",
+    publish_anyway: bool = False,
+) -> Judgement:
+    """Whether a model's lists may be published.
+
+    popular, recent_popular: the NDCG of the most popular items, of all time and of the last days.
+    published_ndcg: that of the model whose lists are published; None if nothing is.
+    is_published: whether that is the same model.
+    is_comparable: whether it was measured on the same kind of interactions.
+    engine: what measured it. The embedded engine says on how many users.
+    """
+    popularity = None if popular is None else make_popularity(popular, users=tested_users)
+    if recent_popular is not None and recent_popular > (popular or 0.0):
+        popularity = make_popularity(recent_popular, 0.01, tested_users, days=30)
+    is_embedded = engine == EMBEDDED_ENGINE
+    metrics = {NDCG: ndcg, "coverage": coverage}
+    model = ModelRecord(
+        made_of={},
+        version="new",
+        solution_version_arn="arn:new",
+        data_version="data",
+        metrics=metrics,
+        engine=engine,
+        groups=make_groups(ndcg, 0.01, tested_users) if is_embedded else None,
+        measured_popularity=popularity,
+    )
+    published = None
+    if published_ndcg is not None:
+        published = make_edition(
+            {
+                "solution_version_arn": "arn:new" if is_published else "arn:old",
+                "measured_on": "all" if is_comparable else "good ratings",
+                "metrics": {NDCG: published_ndcg},
+            }
+        )
+    facts = ModelFacts(model, "all", published, publishes_anyway=publish_anyway)
+    check = judge_quality(facts, Gate(**gate))
+    return Judgement(check.blocks, check.text)
+
+
+def judge_next_model(before: Mapping[str, float], now: Mapping[str, float]) -> tuple[bool, str]:
+    """Whether that of the published lists was better, so that somebody should look; and the text.
+
+    before, now: the NDCG@25 of each tested user, by their id.
+    """
+    groups = []
+    for ndcg in (before, now):
+        users = split.assign_groups(pl.Series([*ndcg]))
+        counts, sums = split.sum_groups(users, np.array([*ndcg.values()]))
+        groups.append(GroupSums(users=tuple(counts), ndcg=tuple(sums)))
+    model = ModelRecord(
+        made_of={},
+        version="new",
+        solution_version_arn="arn:new",
+        data_version="data",
+        metrics={NDCG: fmean(now.values())},
+        groups=groups[1],
+    )
+    facts = {"solution_version_arn": "arn:old", "measured_on": "all", "groups": groups[0]}
+    finding = judge_change(ModelFacts(model, "all", make_edition(facts)))
+    return not finding.passed, finding.text
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much there is of a part of the data."""
+
+    rows: int
+    counts: Mapping[str, int] = field(default_factory=dict)
+    """How many different users, for example."""
+    filled: Mapping[str, int] = field(default_factory=dict)
+    """How many rows have a value, by setting of the column."""
+    events: Mapping[str, int] = field(default_factory=dict)
+    """How many rows there are of each type of event."""
+
+
+def _make_size(sizes: Sizes) -> DataSize:
+    return DataSize(
+        rows=sizes.rows, distinct=sizes.counts, events=sizes.events, values=sizes.filled
+    )
+
+
+def judge_sizes(
+    sizes: Sizes, published: Sizes, max_shrink: float, *, publish_anyway: bool = False
+) -> Judgement:
+    """Whether the data may be imported, compared with those that the published lists are of."""
+    check = check_not_shrunk(
+        "items",
+        _make_size(sizes),
+        _make_size(published),
+        "edition 7",
+        max_shrink,
+        how_to_skip="",
+        skip=publish_anyway,
+    )
+    return Judgement(check.blocks, check.text)
