@@ -102,7 +102,7 @@ class ItemFilter:
         expression: str,
         read: ReadColumns,
         item_ids: Sequence[str] | Ids,
-        latest: int = schemas.FILTER_HISTORY,
+        latest: int,
     ) -> None:
         """Read the data that the filter needs, and find what its expressions match.
 

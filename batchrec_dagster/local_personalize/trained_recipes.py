@@ -15,7 +15,6 @@ from batchrec_dagster.personalize import formats
 from batchrec_dagster.personalize import recipes as names
 from batchrec_dagster.personalize.recipes import Values, build_recipe_arn, parse_hyperparameters
 
-from .catalogue import Status
 from .engine import blend, segments, similar
 from .engine.blend_model import BlendModel
 from .engine.content import ItemFeatures
@@ -24,7 +23,6 @@ from .engine.evaluate import Measurements
 from .engine.segments import SegmentModel
 from .engine.similar import SimilarItems
 from .errors import InvalidInputError, ResourceNotFoundError
-from .resources import ApiRequest, answer_page
 
 # Amazon Personalize's types of recipes.
 PERSONALIZATION = "USER_PERSONALIZATION"
@@ -130,10 +128,6 @@ REAL_TIME_RECIPES = ("aws-trending-now", "aws-next-best-action")
 SEMANTIC_SIMILARITY = "aws-semantic-similarity"
 
 
-_RELEASE_TIME = 1_559_779_200.0
-"""The time of every recipe: when Amazon Personalize became available, in epoch seconds."""
-
-
 def get_recipe(arn: str) -> Recipe:
     """The recipe of an ARN.
 
@@ -156,43 +150,6 @@ def get_recipe(arn: str) -> Recipe:
             f" model that only Amazon has. {names.SIMILAR_ITEMS} uses their other metadata."
         )
     raise ResourceNotFoundError(arn)
-
-
-def list_recipes(request: ApiRequest) -> dict[str, Any]:
-    """Answer ListRecipes: one page.
-
-    A domain has no recipes here, because its own recipes serve in real time.
-    Raises ServiceError for a bad token.
-    """
-    domain = request.params.get("domain")
-    recipes = [] if domain else list(enumerate(map(_describe, RECIPES.values()), start=1))
-    return answer_page(
-        request, "ListRecipes", lambda after, limit: recipes[after : after + limit], domain
-    )
-
-
-def describe_recipe(request: ApiRequest) -> dict[str, Any]:
-    """Answer DescribeRecipe.
-
-    Raises ResourceNotFoundError, and InvalidInputError for a recipe without batch jobs.
-    """
-    return {"recipe": _describe(get_recipe(request.params["recipeArn"]))}
-
-
-def _describe(recipe: Recipe) -> dict[str, Any]:
-    return {
-        "name": recipe.name,
-        "recipeArn": recipe.arn,
-        "algorithmArn": recipe.arn.replace(":recipe/", ":algorithm/"),
-        "featureTransformationArn": (
-            "arn:aws:personalize:::feature-transformation/JSON-percentile-filtering"
-        ),
-        "status": Status.ACTIVE,
-        "description": recipe.description,
-        "recipeType": recipe.type,
-        "creationDateTime": _RELEASE_TIME,
-        "lastUpdatedDateTime": _RELEASE_TIME,
-    }
 
 
 def training_parameters(config: Mapping[str, Any]) -> dict[str, str]:

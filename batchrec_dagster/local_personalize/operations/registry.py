@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NoReturn
 
-from .. import resources, trained_recipes
+from .. import resources
 from ..api.validation import load_service_model
 from ..errors import InvalidInputError, ResourceNotFoundError
 from ..resources import ApiRequest, Kind
@@ -16,6 +16,7 @@ from . import (
     data_deletion_jobs,
     dataset_groups,
     dataset_import_jobs,
+    listed_recipes,
     solution_versions,
     solutions,
 )
@@ -54,8 +55,8 @@ OPERATIONS: dict[str, Operation] = {
     },
     "StopSolutionVersionCreation": solution_versions.stop_creation,
     "GetSolutionMetrics": solution_versions.get_metrics,
-    "ListRecipes": trained_recipes.list_recipes,
-    "DescribeRecipe": trained_recipes.describe_recipe,
+    "ListRecipes": listed_recipes.list_recipes,
+    "DescribeRecipe": listed_recipes.describe_recipe,
     "TagResource": solution_versions.tag_resource,
     "UntagResource": resources.untag,
     "ListTagsForResource": resources.list_tags,

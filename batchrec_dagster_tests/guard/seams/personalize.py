@@ -56,7 +56,8 @@ def mask_similar_items(
     expression: str, data: Mapping[str, pl.DataFrame], item_ids: Sequence[str]
 ) -> list[bool]:
     """Whether a filter lets each item into a list for an item, which no user asks for."""
-    (allowed,) = _mask(ItemFilter(expression, _reader(data), item_ids), [None], len(item_ids))
+    item_filter = ItemFilter(expression, _reader(data), item_ids, latest=100)
+    (allowed,) = _mask(item_filter, [None], len(item_ids))
     return allowed
 
 
