@@ -49,6 +49,7 @@ def home(project: Project, monkeypatch: pytest.MonkeyPatch) -> Path:
 def publish(files: Files, night: int, **facts: Any) -> None:
     """Publish the next edition in this night, as a run does."""
     rows = pl.DataFrame({"user_id": ["1"], "rank": [1], "item_id": [f"item {night}"]})
+    ndcg = 0.21 + night / 100
     stated = {
         "made_at": (START + timedelta(days=night)).isoformat(),
         "run": f"run {night}",
@@ -56,8 +57,8 @@ def publish(files: Files, night: int, **facts: Any) -> None:
         "seconds": 185.0,
         "cost_usd": 1.5,
         "metrics": {"normalized_discounted_cumulative_gain_at_25": 0.21},
-        "ndcg": {"value": 0.21 + night / 100, "low": 0.19, "high": 0.24},
-        "groups": make_groups(0.21 + night / 100, users=50),
+        "ndcg": {"value": ndcg, "low": ndcg - 0.02, "high": ndcg + 0.03},
+        "groups": make_groups(ndcg, users=50),
         "measured_popularity": make_popularity(0.15, users=50),
         "counts": {"subjects": 1234},
     }
