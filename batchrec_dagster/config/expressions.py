@@ -37,10 +37,10 @@ def find_filter_traits(expression: str | None) -> conditions.FilterTraits | None
     return conditions.find_traits(expression)
 
 
-def find_filter_problem(expression: str, schemas: Schemas, *, events: bool) -> str | None:
+def find_filter_problem(expression: str, schemas: Schemas, *, has_event_types: bool) -> str | None:
     """Why Personalize would refuse the filter, or why it matches nothing; None if it works.
 
-    events: whether interactions have different event types.
+    has_event_types: whether interactions have different event types.
     """
     try:
         for dataset, field in sorted(conditions.find_used_fields(expression)):
@@ -48,11 +48,9 @@ def find_filter_problem(expression: str, schemas: Schemas, *, events: bool) -> s
             if problem:
                 return problem
         conditions.check_expression(expression, schemas)
-        named_events = conditions.find_event_types(expression) - {"*"}
-        if named_events - {EVENT_TYPE_VALUE}:
-            return find_events_problem(
-                [*(named_events - {EVENT_TYPE_VALUE})], has_event_types=events
-            )
+        other_events = conditions.find_event_types(expression) - {"*", EVENT_TYPE_VALUE}
+        if other_events:
+            return find_events_problem([*other_events], has_event_types=has_event_types)
     except FilterExpressionError as error:
         return str(error)
     return None

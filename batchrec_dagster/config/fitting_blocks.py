@@ -150,7 +150,9 @@ def _find_in_list(published: PublishedList, schemas: Mapping[str, Schema]) -> Pr
         problem = find_condition_problem(published.batch_users.filter, USERS, schemas)
         yield (*published.users_setting.split("."), "filter"), problem
     if settings.filter and settings.filter_expression:
-        problem = find_filter_problem(settings.filter_expression, schemas, events=has_event_types)
+        problem = find_filter_problem(
+            settings.filter_expression, schemas, has_event_types=has_event_types
+        )
         yield (*keys, "filter"), problem
     if settings.exploration_weight and pipeline.solution.recipe != USER_PERSONALIZATION:
         yield (
@@ -215,7 +217,9 @@ def _find_in_segments(
     pipeline: Pipeline, settings: Segments, schemas: Mapping[str, Schema]
 ) -> Problems:
     if settings.filter:
-        problem = find_filter_problem(settings.filter, schemas, events=_has_event_types(pipeline))
+        problem = find_filter_problem(
+            settings.filter, schemas, has_event_types=_has_event_types(pipeline)
+        )
         yield ("segments", "filter"), problem
     problems = (find_attributes_problem(expression, schemas) for expression in settings.attributes)
     sentences = [problem.removesuffix(".") for problem in problems if problem is not None]

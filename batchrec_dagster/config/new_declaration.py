@@ -1,6 +1,6 @@
-"""The text of a new pipeline's defs.yaml, for `batchrec new` and `dg scaffold defs`.
+"""What `batchrec new` and `dg scaffold defs` write: a defs.yaml, and a line of .gitignore.
 
-People read and change the file, so it has comments, and only settings that are not defaults.
+People read and change the defs.yaml, so it has comments, and only settings that are not defaults.
 """
 
 from __future__ import annotations

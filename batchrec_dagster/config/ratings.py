@@ -191,7 +191,6 @@ class RatingsSettings(TableSource):
         description="The time zone of timestamps that do not say theirs. Default: UTC.",
         examples=["Europe/Berlin"],
     )
-
     null_values: list[str] | None = Field(
         default=None,
         description="Texts that mean no value, as well as NULL, \\N, nan, None, (null), N/A,"

@@ -25,7 +25,8 @@ def find_lists_of_users(work: Work) -> list[ListFiles]:
     """The files of each list with users: of removed ones first, then of those that are declared,
     and of segments.
 
-    A place that both were written to has the lists of the second in the end.
+    Who writes them to a sink in this order leaves the rows of a declared list where a removed one
+    was written to the same place.
     """
     declared = [published.address for published in work.pipeline.user_lists]
     removed = [f"{work.pipeline.name}/{name}" for name in list_removed_lists(work)]

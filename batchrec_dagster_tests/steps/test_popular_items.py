@@ -25,9 +25,7 @@ from batchrec_dagster.steps.measure_popularity import (
     measure_lists,
     measure_popularity,
 )
-from batchrec_dagster.steps.popular_items import (
-    count_popular_items,
-)
+from batchrec_dagster.steps.popular_items import count_popular_items
 from batchrec_dagster_tests.local_personalize.engine.support import PopularItems as PopularLists
 
 DAY = 86_400

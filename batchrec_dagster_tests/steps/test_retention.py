@@ -98,12 +98,12 @@ def make_work(storage: Storage, statuses: Any = (), **settings: Any) -> Personal
     return PersonalizeWork(pipeline, storage, ensure, Prices())
 
 
-def publish(work: PersonalizeWork, folder: Path, name: str = "", **about: Any) -> None:
+def publish(work: PersonalizeWork, folder: Path, name: str = "", **facts: Any) -> None:
     """Publish the next edition of the list, made from the job of its number."""
     (published,) = (one for one in work.pipeline.user_lists if one.name == name)
     table = work.files_of(published).editions
     number = table.next_number()
-    facts = {"job_arn": f"{JOB}shop-{number}", **about}
+    facts = {"job_arn": f"{JOB}shop-{number}", **facts}
     with ListWriter(folder / "lists.parquet") as writer:
         writer.write(pa.table({"user_id": ["1"]}))
         writer.finish(make_edition({"number": number, "version": f"v{number}", **facts}))

@@ -52,9 +52,7 @@ class TestPostgres:
         monkeypatch.setenv("SHOP_DATABASE_URL", url)
         return url
 
-    def test_rows_keep_their_types(
-        self, server: PostgresServer, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_rows_keep_their_types(self, server: PostgresServer, url: str, tmp_path: Path) -> None:
         server.query(
             """CREATE TABLE orders AS SELECT lpad(n::text, 3, '0') AS customer, n AS item,
             CASE WHEN n > 5 THEN n * 1.5 END AS price, n::numeric(38, 0) AS big, n > 2 AS good,

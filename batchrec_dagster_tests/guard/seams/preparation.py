@@ -33,9 +33,7 @@ from batchrec_dagster.preparation.spark.task import PARTS, SUPPRESSED, SparkTask
 from batchrec_dagster.samples import generator
 from batchrec_dagster.steps.stored_files import put_stream
 from batchrec_dagster.storage.erased import NOBODY, ErasedUsers
-from batchrec_dagster.storage.objects import (
-    ObjectStore,
-)
+from batchrec_dagster.storage.objects import ObjectStore
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession

@@ -23,9 +23,7 @@ from batchrec_dagster.errors import Retry, UserError
 from batchrec_dagster.personalize.measurements import NDCG
 from batchrec_dagster.reporting.insight.describe_list import find_before
 from batchrec_dagster.steps import publish, rollback
-from batchrec_dagster.steps.checks import (
-    require_passed,
-)
+from batchrec_dagster.steps.checks import require_passed
 from batchrec_dagster.steps.model_records import ModelRecord
 from batchrec_dagster.steps.outcomes import measure_outcomes
 from batchrec_dagster.steps.publish import Publishing
@@ -46,9 +44,7 @@ from batchrec_dagster.storage.layout import ListFiles, PipelineFiles, PipelineKe
 from batchrec_dagster.storage.list_file import ListWriter
 from batchrec_dagster.storage.list_subjects import ITEMS, USERS
 from batchrec_dagster.storage.lock import Lock, hold_lock
-from batchrec_dagster.storage.objects import (
-    ObjectNotFoundError,
-)
+from batchrec_dagster.storage.objects import ObjectNotFoundError
 from batchrec_dagster_tests.guard.seams.editions import ALONE, make_groups, make_popularity
 
 StorageError = NoEditionError = UserError

@@ -10,9 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from batchrec_dagster.cli import main
-from batchrec_dagster_tests.guard.builders import (
-    Project,
-)
+from batchrec_dagster_tests.guard.builders import Project
 
 FINDING = re.compile(r"^[✗!] (warning|FAILED|unknown) +(\S+(?: \S+)*?)  +(.*)$", re.MULTILINE)
 # The names of what passed are in the last line.

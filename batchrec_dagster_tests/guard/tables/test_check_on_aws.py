@@ -15,9 +15,7 @@ import botocore.client
 import pytest
 
 from batchrec_dagster.testing import StartedPersonalize
-from batchrec_dagster_tests.guard.builders import (
-    Project,
-)
+from batchrec_dagster_tests.guard.builders import Project
 from batchrec_dagster_tests.guard.servers.processes import free_ports
 from batchrec_dagster_tests.guard.servers.s3 import OWNER, READER, STRANGER, S3Server
 from batchrec_dagster_tests.guard.tables.check_support import check, dagster_home, declare, home

@@ -264,9 +264,7 @@ def test_settings_come_from_dot_env(desk: Project, monkeypatch: pytest.MonkeyPat
     assert "BATCHREC_STORAGE" in result.output
 
 
-def test_a_subfolder_is_in_the_project(
-    desk: Project, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_subfolder_is_in_the_project(desk: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BATCHREC_STORAGE", "overwritten")
     monkeypatch.setenv("DAGSTER_HOME", "")
     folder, file = desk.root / "data/orders", desk.root / ".env"

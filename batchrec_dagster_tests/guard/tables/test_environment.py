@@ -94,9 +94,7 @@ def test_variables_that_work_are_taken(home: Project, environment: dict[str, str
     assert check("--offline", **environment)["settings"][0] == "ok"
 
 
-def test_on_aws_each_step_is_a_process_and_here_they_share_one(
-    home: Project, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_on_aws_each_step_is_a_process_and_here_they_share_one(home: Project) -> None:
     home.declare(declaration("shop", "ratings.csv"))
     executors = []
     for environment in ({}, AWS):
