@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -267,10 +269,20 @@ DUE = datetime(2026, 1, 10, 2, tzinfo=UTC)
 HOUR = timedelta(hours=1)
 
 
+@pytest.fixture(scope="module")
+def empty_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Dagster's folder with its tables, which are copied ten times as fast as they are made."""
+    home = tmp_path_factory.mktemp("empty-home")
+    with dg.instance_for_test(temp_dir=str(home)) as instance:
+        assert not instance.all_instigator_state()
+    return home
+
+
 @pytest.fixture
-def keeping_schedules() -> Iterator[dg.DagsterInstance]:
+def keeping_schedules(empty_home: Path, tmp_path: Path) -> Iterator[dg.DagsterInstance]:
     """The instance in memory cannot keep schedules."""
-    with dg.instance_for_test() as instance:
+    home = shutil.copytree(empty_home, tmp_path / "dagster-home")
+    with dg.instance_for_test(temp_dir=str(home)) as instance:
         yield instance
 
 
