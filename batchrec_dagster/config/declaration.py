@@ -266,7 +266,7 @@ class Pipeline(Settings):
         )
 
     @property
-    def event_value(self) -> bool:
+    def has_event_values(self) -> bool:
         """Whether interactions have an EVENT_VALUE."""
         columns = self.ratings.columns
         return columns is not None and columns.event_value is not None
@@ -279,7 +279,7 @@ class Pipeline(Settings):
     @property
     def _interactions_schema(self) -> Schema:
         return make_interactions_schema(
-            event_type=self.rules.event_type, event_value=self.event_value
+            event_type=self.rules.event_type, event_value=self.has_event_values
         )
 
     @property

@@ -91,8 +91,7 @@ def _find_missing_columns(pipeline: Pipeline) -> Problems:
         for name in ("event_weights", "success"):
             if getattr(solution, name):
                 yield ("solution", name), "needs ratings.columns.event_type: set it, or omit this"
-    has_event_values = columns is not None and columns.event_value is not None
-    if solution.event_value_threshold is not None and not has_event_values:
+    if solution.event_value_threshold is not None and not pipeline.has_event_values:
         problem = "needs ratings.columns.event_value: set it, or omit this"
         yield ("solution", "event_value_threshold"), problem
 

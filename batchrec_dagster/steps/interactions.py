@@ -169,7 +169,7 @@ def _check(
         check_timestamps_plausible(
             counts.earliest, counts.latest, rows.timestamp_unit, datetime.now(UTC)
         ),
-        check_few_event_types(counts.event_types, has_event_values=pipeline.event_value),
+        check_few_event_types(counts.event_types, has_event_values=pipeline.has_event_values),
         check_source_without_erased(rows.left_out.get(ERASED_USER, 0), rows.erased_users),
     )
 

@@ -10,7 +10,6 @@ import polars as pl
 import pytest
 import yaml
 
-from batchrec_dagster_tests.guard.builders import REPOSITORY
 from batchrec_dagster_tests.guard.repeats import nightly
 from batchrec_dagster_tests.repository.typed_pages import (
     EXAMPLE_SHOP,
@@ -18,8 +17,8 @@ from batchrec_dagster_tests.repository.typed_pages import (
     PROJECT,
     TUTORIAL,
     clone_project,
-    list_code_blocks,
     list_commands,
+    read_code_blocks,
     type_commands,
 )
 
@@ -48,9 +47,9 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> ExampleShop:
 
 def test_the_tutorial_shows_the_lists_that_the_example_declares(shop: ExampleShop) -> None:
     (shown,) = (
-        yaml.safe_load(text)["lists"]
-        for language, text in list_code_blocks(REPOSITORY / TUTORIAL, EXAMPLE_SHOP)
-        if language == "yaml"
+        yaml.safe_load(block.text)["lists"]
+        for block in read_code_blocks(TUTORIAL, EXAMPLE_SHOP)
+        if block.language == "yaml"
     )
     declared = yaml.safe_load((shop.folder / "lists/defs/shop/defs.yaml").read_text())
     lists = declared["attributes"]["lists"]

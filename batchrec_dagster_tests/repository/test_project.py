@@ -14,7 +14,7 @@ from batchrec_dagster.config.environment import VARIABLES
 from batchrec_dagster.config.json_schema import render_declaration_schema
 from batchrec_dagster.config.new_declaration import SCHEMA_FILE
 from batchrec_dagster_tests.guard.builders import REPOSITORY
-from batchrec_dagster_tests.repository.typed_pages import list_code_blocks
+from batchrec_dagster_tests.repository.typed_pages import read_code_blocks
 
 GITHUB = REPOSITORY / ".github"
 PYPROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
@@ -88,9 +88,9 @@ def test_the_pages_install_the_wheel_of_this_version_and_nothing_of_a_registry()
     lines = [
         line
         for page in pages
-        for language, code in list_code_blocks(page)
-        if language in {"sh", "bash"}
-        for line in code.splitlines()
+        for block in read_code_blocks(str(page.relative_to(REPOSITORY)))
+        if block.language in {"sh", "bash"}
+        for line in block.text.splitlines()
         if "pip install" in line
     ]
     assert lines

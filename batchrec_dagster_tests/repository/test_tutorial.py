@@ -23,8 +23,8 @@ from batchrec_dagster_tests.repository.typed_pages import (
     README,
     TUTORIAL,
     clone_project,
-    list_code_blocks,
     list_commands,
+    read_code_blocks,
     type_commands,
 )
 
@@ -102,7 +102,7 @@ def test_the_demo_says_little_and_fits_a_terminal(demo: str) -> None:
 
 @nightly("a clone in which commands are typed")
 def test_readme_shows_what_the_demo_says(demo: str) -> None:
-    (shown,) = (text for name, text in list_code_blocks(REPOSITORY / README) if name == "text")
+    (shown,) = (block.text for block in read_code_blocks(README) if block.language == "text")
 
     def without_time(text: str) -> str:
         return re.sub(r" in (?:\d+ min )?[\d.]+ s$", "", text, flags=re.MULTILINE)

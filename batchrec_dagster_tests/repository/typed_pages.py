@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import cache_from_source
@@ -45,12 +45,20 @@ class CodeBlock:
         return f"{self.page}:{self.line}"
 
 
-def read_code_blocks(page: str) -> list[CodeBlock]:
+def read_code_blocks(page: str, section: str = "") -> list[CodeBlock]:
     """All blocks of the page, which is named by its path in the repository.
 
+    section: a heading below which to look; empty: the whole page.
     Raises AssertionError if there is a fence that belongs to none, so that a test sees all.
     """
-    return parse_code_blocks(page, (REPOSITORY / page).read_text())
+    text = (REPOSITORY / page).read_text()
+    blocks = parse_code_blocks(page, text)
+    if not section:
+        return blocks
+    before, _, after = text.partition(f"\n## {section}\n")
+    first = before.count("\n")
+    last = first + after.partition("\n## ")[0].count("\n") + 2
+    return [block for block in blocks if first < block.line <= last]
 
 
 def parse_code_blocks(page: str, text: str) -> list[CodeBlock]:
@@ -68,22 +76,10 @@ def parse_code_blocks(page: str, text: str) -> list[CodeBlock]:
     return blocks
 
 
-def list_code_blocks(page: Path, section: str = "") -> Iterator[tuple[str, str]]:
-    """The language and the text of each block of code.
-
-    section: a heading below which to look; empty: the whole page.
-    """
-    text = page.read_text()
-    if section:
-        text = text.partition(f"\n## {section}\n")[2].partition("\n## ")[0]
-    for indent, language, code in BLOCK.findall(text):
-        yield language, re.sub(f"^{indent}", "", code, flags=re.MULTILINE)
-
-
 def list_commands(page: str, section: str = "") -> list[str]:
     """What a reader of the page, or of a section, types, block by block."""
-    blocks = list_code_blocks(REPOSITORY / page, section)
-    script = [text for language, text in blocks if language == "sh"]
+    blocks = read_code_blocks(page, section)
+    script = [block.text for block in blocks if block.language == "sh"]
     assert script
     return script
 

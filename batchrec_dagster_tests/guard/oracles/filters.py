@@ -222,13 +222,11 @@ class World:
         return types_by_pair
 
 
-words = st.none() | st.lists(st.sampled_from(WORDS), min_size=1, max_size=3).map("|".join)
-
-
 @st.composite
 def worlds(draw: st.DrawFn) -> World:
     numbers = st.none() | st.sampled_from(NUMBERS)
     whole = st.none() | st.sampled_from([-3, 0, 1, 7])
+    words = st.none() | st.lists(st.sampled_from(WORDS), min_size=1, max_size=3).map("|".join)
     items = {
         item: {
             "ITEM_ID": item,

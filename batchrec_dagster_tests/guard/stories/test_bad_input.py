@@ -31,7 +31,7 @@ def edit_lines(change: Callable[[list[str]], list[str]]) -> Callable[[Path], Non
     return edit
 
 
-MILLISECONDS = edit_lines(
+write_milliseconds = edit_lines(
     lambda lines: [lines[0], *(line.rstrip("\n") + "000\n" for line in lines[1:])]
 )
 
@@ -69,7 +69,7 @@ MILLISECONDS = edit_lines(
             ["ratings.csv, line 1 has 300,004 columns, and at most 2,000 are read"],
         ),
         (
-            MILLISECONDS,
+            write_milliseconds,
             {"timestamp_unit": "s"},
             ["the timestamp is 0 or after 2099", "ratings.timestamp_unit is another"],
         ),
@@ -121,7 +121,7 @@ def test_the_last_good_table_outlives_bad_input(
 ) -> None:
     source = project.root / "ratings.csv"
     lists, prepared_rows = table(project, "shop"), interactions(project, "shop")
-    MILLISECONDS(source)
+    write_milliseconds(source)
     project.declare(
         declaration(
             "shop",

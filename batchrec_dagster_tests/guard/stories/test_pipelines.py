@@ -93,7 +93,6 @@ def test_real_movielens_by_yaml_alone(project: Project, instance: dg.DagsterInst
     assert set(table(project, "small")["user_id"]) == set(frame["userId"])
 
     # Other columns, separators and units are the same interactions.
-
     twin = project.root / "twin.dat"
     pl.read_csv(ratings).with_columns(pl.col("timestamp") * 1000).rename(
         {"userId": "userID", "movieId": "movieID"}
