@@ -16,7 +16,8 @@ from pydantic import BaseModel
 from batchrec_dagster.config.publication import Experiment
 from batchrec_dagster.personalize.schemas import SECONDS_A_DAY
 from batchrec_dagster.steps.arms import CONTROL, MODEL
-from batchrec_dagster.steps.intervals import Rate, compare_means, estimate_ratio
+from batchrec_dagster.steps.intervals import compare_means, estimate_ratio
+from batchrec_dagster.storage.estimate import Estimate
 
 # Arms as uneven as in one of a thousand divisions by chance are a sign of a fault: so many standard
 # errors.
@@ -30,11 +31,11 @@ class Effect(BaseModel, frozen=True):
 
     measure: str
     """What is counted, in words."""
-    model: Rate
-    control: Rate
-    difference: Rate
+    model: Estimate
+    control: Estimate
+    difference: Estimate
     """model - control."""
-    lift: Rate | None
+    lift: Estimate | None
     """model / control - 1; None if one of them is 0."""
 
 

@@ -12,25 +12,16 @@ import math
 
 import numpy as np
 from numpy.typing import ArrayLike
-from pydantic import BaseModel
 
-from batchrec_dagster.storage.measured_ndcg import measure_error
+from batchrec_dagster.storage.estimate import Estimate, measure_error
 
 LEVEL = 0.95
 
 Floats = np.ndarray[tuple[int], np.dtype[np.float64]]
 
 
-class Rate(BaseModel, frozen=True):
-    """A number with its 95% interval."""
-
-    value: float
-    low: float
-    high: float
-
-
-def estimate(value: float, without_group: Floats, least_error: float = 0.0) -> Rate:
-    """The number with its interval, which has no ends with fewer than two groups.
+def measure_margin(value: float, without_group: Floats, least_error: float = 0.0) -> float:
+    """Half of the interval of a number; infinite with fewer than two groups.
 
     without_group: what the number would be without each group of users.
     least_error: the standard error, if less than that varies between the groups.
@@ -39,26 +30,27 @@ def estimate(value: float, without_group: Floats, least_error: float = 0.0) -> R
 
     groups = len(without_group)
     if groups < 2:
-        return Rate(value=value, low=-math.inf, high=math.inf)
+        return math.inf
     error = max(measure_error(value, without_group.tolist()), least_error)
-    half = float(special.stdtrit(groups - 1, (1 + LEVEL) / 2)) * error
-    return Rate(value=value, low=value - half, high=value + half)
+    return float(special.stdtrit(groups - 1, (1 + LEVEL) / 2)) * error
 
 
-def estimate_ratio(numerators: ArrayLike, denominators: ArrayLike) -> Rate | None:
+def estimate_ratio(numerators: ArrayLike, denominators: ArrayLike) -> Estimate | None:
     """The sum of the numerators divided by that of the denominators; None if the second is 0.
+
+    It has no interval with fewer than two groups.
 
     numerators, denominators: sums over the users of each group, in the same order of groups.
     """
     tops, bottoms = _select_counted(numerators, denominators)
     if not len(bottoms):
         return None
-    return estimate(float(tops.sum() / bottoms.sum()), _leave_each_out(tops, bottoms))
+    return _estimate(float(tops.sum() / bottoms.sum()), _leave_each_out(tops, bottoms))
 
 
 def estimate_share(
     numerators: ArrayLike, denominators: ArrayLike, users: float, least: float = 0.0
-) -> Rate | None:
+) -> Estimate | None:
     """As `estimate_ratio`, for a mean over users of what is from `least` to 1, as the interval is.
 
     Few users prove nothing, also if they agree: two more might all be different.
@@ -69,13 +61,13 @@ def estimate_share(
     if not len(bottoms):
         return None
     value = min(max(float(tops.sum() / bottoms.sum()), least), 1.0)
-    rate = estimate(value, _leave_each_out(tops, bottoms), least_error=2 / max(users, 1.0))
-    return Rate(value=value, low=max(rate.low, least), high=min(rate.high, 1.0))
+    margin = measure_margin(value, _leave_each_out(tops, bottoms), 2 / max(users, 1.0))
+    return Estimate(value=value, low=max(value - margin, least), high=min(value + margin, 1.0))
 
 
 def compare_means(
     model: tuple[ArrayLike, ArrayLike], control: tuple[ArrayLike, ArrayLike]
-) -> tuple[Rate, Rate | None]:
+) -> tuple[Estimate, Estimate | None]:
     """The difference of the means of two arms, model - control, and the lift, model / control - 1.
 
     The interval of the lift is that of its logarithm, so it stays above -1. There is none if a mean
@@ -88,14 +80,19 @@ def compare_means(
         tops, bottoms = np.asarray(numerators, np.float64), np.asarray(denominators, np.float64)
         means.append(float(tops.sum() / bottoms.sum()))
         means_without.append(_leave_each_out(tops, bottoms))
-    difference = estimate(means[0] - means[1], means_without[0] - means_without[1])
+    difference = _estimate(means[0] - means[1], means_without[0] - means_without[1])
     if min(means) <= 0 or min(map(np.min, means_without)) <= 0:
         return difference, None
-    logarithm = estimate(math.log(means[0] / means[1]), np.log(means_without[0] / means_without[1]))
+    logarithm = math.log(means[0] / means[1])
+    margin = measure_margin(logarithm, np.log(means_without[0] / means_without[1]))
     value, low, high = (
-        math.expm1(min(end, 700.0)) for end in (logarithm.value, logarithm.low, logarithm.high)
+        math.expm1(min(end, 700.0)) for end in (logarithm, logarithm - margin, logarithm + margin)
     )
-    return difference, Rate(value=value, low=low, high=high)
+    return difference, Estimate(value=value, low=low, high=high)
+
+
+def _estimate(value: float, without_group: Floats) -> Estimate:
+    return Estimate.around(value, measure_margin(value, without_group))
 
 
 def _select_counted(numerators: ArrayLike, denominators: ArrayLike) -> tuple[Floats, Floats]:

@@ -57,15 +57,15 @@ def judge_change(facts: ModelFacts) -> Finding:
     text = f"{name} {ndcg.value:.4f}, and {live.ndcg.value:.4f} in {edition}"
     numbers: Numbers = {"ndcg_at_25": ndcg.value, "ndcg_at_25_before": live.ndcg.value}
     difference = compare_models(facts.model, live)
-    if difference is None or difference.low is None or difference.high is None:
+    if difference is None or difference.ends is None:
         text += "; without an interval, so it may be chance"
         is_worse = ndcg.value < (1 - DECLINE.value) * live.ndcg.value
     else:
-        numbers |= {"difference_low": difference.low, "difference_high": difference.high}
-        ends = f"{difference.low:+.4f} to {difference.high:+.4f}"
+        low, high = difference.ends
+        numbers |= {"difference_low": low, "difference_high": high}
         text += f"; by groups of the same people, the difference is {difference.value:+.4f}"
-        text += f" (95% interval {ends})"
-        is_worse = difference.high < 0
+        text += f" (95% interval {low:+.4f} to {high:+.4f})"
+        is_worse = difference.is_negative
     headline = ""
     if is_worse:
         headline = f"the model is worse than that of {edition}"

@@ -18,7 +18,7 @@ from batchrec_dagster.steps.checks import PUBLISHED_ANYWAY
 from batchrec_dagster.steps.model_records import ModelRecord
 from batchrec_dagster.steps.thresholds import FEW_TESTED
 from batchrec_dagster.storage.edition import Edition, Finding, Level, Numbers
-from batchrec_dagster.storage.measured_ndcg import Estimate
+from batchrec_dagster.storage.estimate import Estimate
 
 QUALITY_GATE = "quality_gate"
 # Why nobody may be tested, although users are held out.
@@ -29,11 +29,9 @@ NOBODY_TESTED = (
 
 class Behaviour(NamedTuple):
     """What people did with earlier lists: by how much more of them the lists reached than popular
-    items would have, as a share of those who were active, with its 95% interval."""
+    items would have, as a share of those who were active."""
 
-    gain: float
-    low: float
-    high: float
+    gain: Estimate
     users: int
     """How many were active, each counted once for each edition."""
     editions: int
@@ -112,11 +110,11 @@ class Lead:
     @property
     def level(self) -> Level:
         """What it means for publication."""
-        value, low, high = self.difference.value, self.difference.low, self.difference.high
+        value, high = self.difference.value, self.difference.high
         if (value if high is None else high) < 0:
             return "refuse"
-        is_clear = low is not None and low > 0
-        return "good" if is_clear or (value > 0 and not self.is_measured) else "watch"
+        is_above = self.difference.is_positive or (value > 0 and not self.is_measured)
+        return "good" if is_above else "watch"
 
     @property
     def headline(self) -> str:
@@ -147,10 +145,8 @@ def measure_lead(model: ModelRecord | Edition) -> Lead | None:
     value, popular = ndcg.value - popularity.ndcg, popularity.groups.mean
     if popular is None or popular.margin is None:
         return Lead(over, Estimate(value=value), is_measured=False)
-    margin = math.sqrt(2) * popular.margin
-    return Lead(
-        over, Estimate(value=value, low=value - margin, high=value + margin), is_measured=False
-    )
+    difference = Estimate.around(value, math.sqrt(2) * popular.margin)
+    return Lead(over, difference, is_measured=False)
 
 
 def compare_models(model: ModelRecord | Edition, other: ModelRecord | Edition) -> Estimate | None:
@@ -201,11 +197,11 @@ def _weigh(facts: ModelFacts, lead: Lead | None) -> tuple[Level, str]:
     """The level and the headline of what people did and of what was measured."""
     level, headline = _weigh_lead(facts, lead)
     behaviour = facts.behaviour
-    if behaviour is not None and behaviour.low > 0:
+    if behaviour is not None and behaviour.gain.is_positive:
         if level == "refuse":
             return "watch", f"{headline}, but people chose more from earlier lists"
         return "good", "people chose more from these lists than from popular items"
-    if behaviour is not None and behaviour.high < 0 and level != "refuse":
+    if behaviour is not None and behaviour.gain.is_negative and level != "refuse":
         return "watch", "people chose popular items more often than these lists"
     return level, headline
 
@@ -276,15 +272,16 @@ def _describe_behaviour(behaviour: Behaviour | None, numbers: Numbers) -> str:
 
     numbers: get those of the text.
     """
-    if behaviour is None:
+    if behaviour is None or behaviour.gain.ends is None:
         return ""
-    gain, low, high = (100 * end for end in (behaviour.gain, behaviour.low, behaviour.high))
-    numbers |= {"gain": behaviour.gain, "gain_low": behaviour.low, "gain_high": behaviour.high}
+    value, (low, high) = behaviour.gain.value, behaviour.gain.ends
+    numbers |= {"gain": value, "gain_low": low, "gain_high": high}
     numbers["active_users"] = behaviour.users
     editions = "the edition" if behaviour.editions == 1 else f"{behaviour.editions} editions"
     return (
-        f"of those who chose something new after {editions} before, the lists reached {gain:+.1f}"
-        f" points compared with popular items (95% interval {low:+.1f} to {high:+.1f},"
+        f"of those who chose something new after {editions} before, the lists reached"
+        f" {100 * value:+.1f} points compared with popular items (95% interval {100 * low:+.1f} to"
+        f" {100 * high:+.1f},"
         f" {behaviour.users:,} users); "
     )
 
@@ -296,13 +293,13 @@ def _describe_lead(model: ModelRecord, lead: Lead | None, numbers: Numbers) -> s
     """
     if lead is None:
         return ""
-    value, low, high = lead.difference.value, lead.difference.low, lead.difference.high
+    value, ends = lead.difference.value, lead.difference.ends
     users = model.groups.tested if model.groups is not None else None
     numbers["lead"] = value
     notes = [f"a {'lead' if value > 0 else 'difference'} of {value:.4f}"]
-    if lead.is_measured and low is not None and high is not None:
-        numbers |= {"lead_low": low, "lead_high": high}
-        notes.append(f"95% interval {low:.4f} to {high:.4f}")
+    if lead.is_measured and ends is not None:
+        numbers |= {"lead_low": ends[0], "lead_high": ends[1]}
+        notes.append(f"95% interval {ends[0]:.4f} to {ends[1]:.4f}")
     elif users is None:
         notes.append(f"without an interval, as {model.engine} gives means alone")
     else:

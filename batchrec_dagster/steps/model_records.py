@@ -9,8 +9,9 @@ from pydantic import BaseModel
 
 from batchrec_dagster.personalize.measurements import NDCG
 from batchrec_dagster.steps.work import StepRecord
+from batchrec_dagster.storage.estimate import Estimate
 from batchrec_dagster.storage.layout import PipelineFiles
-from batchrec_dagster.storage.measured_ndcg import Estimate, GroupSums, MeasuredPopularity
+from batchrec_dagster.storage.measured_ndcg import GroupSums, MeasuredPopularity
 from batchrec_dagster.storage.records import load
 
 

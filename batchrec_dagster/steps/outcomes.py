@@ -17,7 +17,7 @@ from batchrec_dagster.personalize.formats import scan_interactions
 from batchrec_dagster.personalize.schemas import SECONDS_A_DAY, TIMESTAMP
 from batchrec_dagster.steps.arms import CONTROL, MODEL, UserGroups
 from batchrec_dagster.steps.experiments import ExperimentResult, summarize_experiment
-from batchrec_dagster.steps.intervals import Rate, estimate_ratio, estimate_share
+from batchrec_dagster.steps.intervals import estimate_ratio, estimate_share
 from batchrec_dagster.steps.judge_quality import Behaviour
 from batchrec_dagster.steps.outcome_periods import Period, find_periods
 from batchrec_dagster.steps.outcome_sums import (
@@ -30,6 +30,7 @@ from batchrec_dagster.steps.outcome_sums import (
 from batchrec_dagster.steps.thresholds import RECENT_DAYS
 from batchrec_dagster.steps.users_without_lists import read_users_without_lists
 from batchrec_dagster.steps.work import Work
+from batchrec_dagster.storage.estimate import Estimate
 from batchrec_dagster.storage.layout import ListFiles
 from batchrec_dagster.storage.objects import DamagedObjectError
 
@@ -85,23 +86,23 @@ class Outcome(BaseModel, frozen=True):
     """How many of these were with an item that the user did not have before."""
     on_list: int
     """How many of the new interactions were with an item on the user's list."""
-    hit_rate: Rate | None
+    hit_rate: Estimate | None
     """The share of active users who chose something from their list."""
-    recall: Rate | None
+    recall: Estimate | None
     """The mean over active users of the share of their new interactions that was on their list."""
-    list_share: Rate | None
+    list_share: Estimate | None
     """The share of all new interactions that was on the user's list."""
-    gain: Rate | None
+    gain: Estimate | None
     """hit_rate - popular_hit_rate."""
-    popular_hit_rate: Rate | None
+    popular_hit_rate: Estimate | None
     popular_recall: float | None
     popular_list_share: float | None
     success: str = ""
     """The types of events that count alone; empty if all count."""
-    event_value: Rate | None = None
+    event_value: Estimate | None = None
     """The sum of EVENT_VALUE for a user in a day. It and those below are None without
     events of success that have values."""
-    list_event_value: Rate | None = None
+    list_event_value: Estimate | None = None
     """The same of the hits: what was chosen from lists."""
     popular_event_value: float | None = None
 
@@ -119,7 +120,7 @@ class Outcome(BaseModel, frozen=True):
 
 
 def _list_columns(name: str) -> list[tuple[str, str]]:
-    """The columns of a rate, each with the field of `Rate` that it has."""
+    """The columns of a rate, each with the field of `Estimate` that it has."""
     return [(name, "value"), (f"{name}_low", "low"), (f"{name}_high", "high")]
 
 
@@ -239,11 +240,11 @@ def pool_outcomes(sums: pl.DataFrame, success: Sequence[str]) -> Behaviour | Non
     gained, active = groups["hit_users"] - groups["popular_hit_users"], groups["active"]
     users = int(active.sum())
     gain = estimate_share(gained, active, users, least=-1.0)
-    # Then anything is possible.
-    if gain is None or gain.high - gain.low == 2:
+    # From -1 to 1 anything is possible.
+    if gain is None or gain.ends == (-1, 1):
         return None
     editions = counted.get_column("edition").n_unique()
-    return Behaviour(gain.value, gain.low, gain.high, users, editions)
+    return Behaviour(gain, users, editions)
 
 
 def _estimate_outcome(key: Mapping[str, Any], part: pl.DataFrame) -> Outcome:
@@ -259,10 +260,12 @@ def _estimate_outcome(key: Mapping[str, Any], part: pl.DataFrame) -> Outcome:
     # Each user counts as -1, 0 or 1.
     gained = part["hit_users"] - part["popular_hit_users"]
 
-    def estimate_mean(numerators: pl.Series, of: str = "active", least: float = 0.0) -> Rate | None:
+    def estimate_mean(
+        numerators: pl.Series, of: str = "active", least: float = 0.0
+    ) -> Estimate | None:
         return estimate_share(numerators, part[of], active, least)
 
-    def estimate_value(column: str) -> Rate | None:
+    def estimate_value(column: str) -> Estimate | None:
         if part[column].is_null().all():
             return None
         return estimate_ratio(part[column].fill_null(0), user_days)

@@ -9,8 +9,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
+from batchrec_dagster.storage.estimate import Estimate
 from batchrec_dagster.storage.list_subjects import SUBJECTS
-from batchrec_dagster.storage.measured_ndcg import Estimate, GroupSums, MeasuredPopularity
+from batchrec_dagster.storage.measured_ndcg import GroupSums, MeasuredPopularity
 
 # `good` if nothing speaks against publishing, `watch` if somebody should look, `refuse` if nothing
 # may come after it. They go from the best to the worst.

@@ -13,24 +13,12 @@ from collections.abc import Sequence
 
 from pydantic import BaseModel, ConfigDict
 
+from batchrec_dagster.storage.estimate import Estimate, measure_error
+
 # Fewer users have no interval.
 LEAST_USERS = 10
 # Half of a 95% interval, in standard errors.
 STANDARD_ERRORS = 1.96
-
-
-class Estimate(BaseModel, frozen=True):
-    """A mean over users, or a difference of means, with the ends of its 95% interval."""
-
-    value: float
-    low: float | None = None
-    """None without an interval, as `high`."""
-    high: float | None = None
-
-    @property
-    def margin(self) -> float | None:
-        """Half of the interval; None without one."""
-        return None if self.low is None or self.high is None else (self.high - self.low) / 2
 
 
 class GroupSums(BaseModel):
@@ -111,25 +99,12 @@ def name_window(days: int) -> str:
     return "of the last day" if days == 1 else f"of the last {days} days"
 
 
-def measure_error(value: float, without_group: Sequence[float]) -> float:
-    """The standard error of a number, by the delete-a-group jackknife.
-
-    The root of (G - 1) / G times the sum of the squares of what each of the G groups changes.
-    Source: Kott, "The delete-a-group jackknife", Journal of Official Statistics 17 (2001).
-
-    without_group: (G,) what the number would be without each group of users.
-    """
-    groups = len(without_group)
-    squares = math.fsum((changed - value) ** 2 for changed in without_group)
-    return math.sqrt((groups - 1) / groups * squares)
-
-
 def _estimate(value: float, without_group: Sequence[float], users: int) -> Estimate:
     """The number with its interval, if enough users were tested for one.
 
     users: how many it was measured on.
     """
-    if users < LEAST_USERS or any(math.isnan(changed) for changed in without_group):
+    if users < LEAST_USERS:
         return Estimate(value=value)
-    margin = STANDARD_ERRORS * measure_error(value, without_group)
-    return Estimate(value=value, low=value - margin, high=value + margin)
+    # It is NaN if one group has all users.
+    return Estimate.around(value, STANDARD_ERRORS * measure_error(value, without_group))

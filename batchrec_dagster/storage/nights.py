@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import BaseModel
 
 from batchrec_dagster.storage.edition import Edition, Finding, Withdrawn
-from batchrec_dagster.storage.measured_ndcg import Estimate
+from batchrec_dagster.storage.estimate import Estimate
 
 # The nights that published nothing of a year and a month are remembered. There are more only where
 # runs fail by the hour.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import polars as pl
 import pytest
@@ -52,5 +50,5 @@ def test_intervals_are_those_of_student_and_about_the_exact_ones_of_shares() -> 
     assert two is not None
     assert one_group is not None
     assert (two.low, two.high) == (-1, 1)
-    assert (one_group.value, one_group.low, one_group.high) == (1.5, -math.inf, math.inf)
+    assert (one_group.value, one_group.ends) == (1.5, None)
     assert (estimate_ratio([0, 0], [0, 0]), estimate_share([], [], users=0)) == (None, None)

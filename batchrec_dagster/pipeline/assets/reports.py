@@ -132,9 +132,10 @@ def _build_lift_metadata(outcomes: "MeasuredOutcomes") -> dict[str, float]:
     """How much more the users of the model do than the experiment's control, as a share."""
     effects = outcomes.experiment.effects if outcomes.experiment else []
     lift = effects[0].lift if effects else None
-    if lift is None:
+    if lift is None or lift.ends is None:
         return {}
-    return {"lift": lift.value, "lift_low": lift.low, "lift_high": lift.high}
+    low, high = lift.ends
+    return {"lift": lift.value, "lift_low": low, "lift_high": high}
 
 
 def _describe_column(column: str) -> str:

@@ -202,7 +202,7 @@ def _compare_quality(before: Edition, after: Edition) -> Iterator[Change]:
         yield from _compare_numbers(name, before, after, read_ndcg_number)
         difference = compare_models(after, before)
         if difference is not None and before.solution_version_arn != after.solution_version_arn:
-            number = Number.of_estimate(difference)
+            number = Number.of_estimate(difference, "score")
             yield Change(name="difference, on the same people", before="", after=number)
         popular = "NDCG@25 of popular items"
         yield from _compare_numbers(popular, before, after, read_popular_ndcg_number)
@@ -226,7 +226,7 @@ def read_ndcg_number(edition: Edition) -> Number | None:
     if edition.ndcg is None:
         return None
     tested = None if edition.groups is None else edition.groups.tested
-    return Number.of_estimate(edition.ndcg, tested)
+    return Number.of_estimate(edition.ndcg, "score", tested)
 
 
 def read_popular_ndcg_number(edition: Edition) -> Number | None:
@@ -234,7 +234,7 @@ def read_popular_ndcg_number(edition: Edition) -> Number | None:
     popularity = edition.measured_popularity
     if popularity is None or popularity.groups.mean is None:
         return None
-    return Number.of_estimate(popularity.groups.mean, popularity.groups.tested)
+    return Number.of_estimate(popularity.groups.mean, "score", popularity.groups.tested)
 
 
 def _read_coverage(edition: Edition) -> Number | None:

@@ -64,7 +64,7 @@ class ListedNight(Night):
     @property
     def ndcg_number(self) -> Number | None:
         """The NDCG@25 of its model, with its interval; None if it is not known."""
-        return None if self.ndcg is None else Number.of_estimate(self.ndcg)
+        return None if self.ndcg is None else Number.of_estimate(self.ndcg, "score")
 
 
 def list_nights(files: ListFiles, ended_runs: Sequence[Night] = ()) -> list[ListedNight]:

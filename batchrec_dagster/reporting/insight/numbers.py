@@ -7,8 +7,7 @@ from typing import Literal, Self
 
 from pydantic import BaseModel
 
-from batchrec_dagster.steps.intervals import Rate
-from batchrec_dagster.storage.measured_ndcg import Estimate
+from batchrec_dagster.storage.estimate import Estimate
 
 Unit = Literal["count", "share", "score", "amount", "usd", "seconds"]
 
@@ -27,22 +26,10 @@ class Number(BaseModel, frozen=True):
     """How many users it was measured on; None if all were counted, or if it is not known."""
 
     @classmethod
-    def of_rate(cls, rate: Rate, unit: Unit = "share", measured_on: int | None = None) -> Self:
-        """The rate, whose interval has no ends if there were too few users for one."""
-        is_bounded = math.isfinite(rate.low)
-        return cls(
-            value=rate.value,
-            unit=unit,
-            low=rate.low if is_bounded else None,
-            high=rate.high if is_bounded else None,
-            measured_on=measured_on,
-        )
-
-    @classmethod
-    def of_estimate(cls, estimate: Estimate, measured_on: int | None = None) -> Self:
-        """The metric, or difference of metrics."""
+    def of_estimate(cls, estimate: Estimate, unit: Unit, measured_on: int | None = None) -> Self:
+        """The estimate with its interval, if it has one."""
         low, high = estimate.low, estimate.high
-        return cls(value=estimate.value, unit="score", low=low, high=high, measured_on=measured_on)
+        return cls(value=estimate.value, unit=unit, low=low, high=high, measured_on=measured_on)
 
     @property
     def text(self) -> str:

@@ -35,8 +35,8 @@ def describe_outcome(outcome: Outcome) -> Iterator[str]:
         yield _describe_value(outcome)
     if outcome.hit_rate is None or outcome.gain is None or outcome.popular_hit_rate is None:
         return
-    rate = Number.of_rate(outcome.hit_rate, measured_on=outcome.active_users)
-    popular = Number.of_rate(outcome.popular_hit_rate)
+    rate = Number.of_estimate(outcome.hit_rate, "share", measured_on=outcome.active_users)
+    popular = Number.of_estimate(outcome.popular_hit_rate, "share")
     yield (
         f"Of these, {rate.sentence} chose something from their list; the most popular items of that"
         f" day would have reached {popular.text}."
@@ -48,24 +48,24 @@ def _compare_with_popular(outcome: Outcome) -> str:
     """Whether the lists reached more people than popular items, in a sentence."""
     gain = outcome.gain
     assert gain is not None
-    if not math.isfinite(gain.low):
+    if gain.ends is None:
         return "Too few users to say whether the lists or popular items reach more people."
-    points = f"(95% interval of the difference {100 * gain.low:+.1f} to {100 * gain.high:+.1f}"
-    points += " points)"
-    if gain.low > 0:
+    low, high = gain.ends
+    points = f"(95% interval of the difference {100 * low:+.1f} to {100 * high:+.1f} points)"
+    if gain.is_positive:
         return f"The lists reached more people than popular items {points}."
-    if gain.high < 0:
+    if gain.is_negative:
         return f"The lists reached fewer people than popular items {points}."
     return f"Whether the lists or popular items reach more people is not certain {points}."
 
 
 def _describe_value(outcome: Outcome) -> str:
     assert outcome.event_value is not None
-    value = Number.of_rate(outcome.event_value, "amount")
+    value = Number.of_estimate(outcome.event_value, "amount")
     text = f"Event value per user and day: {value.sentence}"
     if outcome.list_event_value is None or outcome.popular_event_value is None:
         return f"{text}."
-    on_list = Number.of_rate(outcome.list_event_value, "amount")
+    on_list = Number.of_estimate(outcome.list_event_value, "amount")
     popular = Number(value=outcome.popular_event_value, unit="amount")
     return f"{text}; of items on the lists {on_list.sentence}, of popular items {popular.text}."
 
@@ -122,13 +122,13 @@ def _describe_effect(effect: Effect, period: str) -> str:
     measure = effect.measure[0].upper() + effect.measure[1:]
     model, control = (_format_mean(mean.value) for mean in (effect.model, effect.control))
     means = f"{measure} per user and day: {model}, in the control {control}"
-    if effect.lift is None:
+    if effect.lift is None or effect.lift.ends is None:
         return f"{means} (too few to compare; {period})."
-    is_certain = not effect.difference.low <= 0 <= effect.difference.high
+    is_certain = effect.difference.is_positive or effect.difference.is_negative
     conclusion = "a lift of" if is_certain else "no certain difference:"
-    lift = effect.lift
-    interval = f"95% interval {lift.low:+.1%} to {lift.high:+.1%}"
-    return f"{means}, {conclusion} {lift.value:+.1%} ({interval}; {period})."
+    low, high = effect.lift.ends
+    interval = f"95% interval {low:+.1%} to {high:+.1%}"
+    return f"{means}, {conclusion} {effect.lift.value:+.1%} ({interval}; {period})."
 
 
 def _format_mean(value: float) -> str:

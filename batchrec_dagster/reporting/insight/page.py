@@ -155,7 +155,7 @@ class Page(BaseModel):
         if ndcg is None or popular is None:
             return None
         lead = measure_lead(edition)
-        difference = None if lead is None else Number.of_estimate(lead.difference)
+        difference = None if lead is None else Number.of_estimate(lead.difference, "score")
         return PopularComparison(name_ndcg(edition.success), ndcg, popular, difference)
 
     @property

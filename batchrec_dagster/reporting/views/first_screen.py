@@ -102,8 +102,8 @@ def _compare_choices(page: Page) -> Section:
     outcome = page.newest_outcome
     if outcome is None or outcome.hit_rate is None or outcome.popular_hit_rate is None:
         return Section("choices", title, [NOTHING_YET])
-    lists = Number.of_rate(outcome.hit_rate, measured_on=outcome.active_users)
-    popular = Number.of_rate(outcome.popular_hit_rate)
+    lists = Number.of_estimate(outcome.hit_rate, "share", measured_on=outcome.active_users)
+    popular = Number.of_estimate(outcome.popular_hit_rate, "share")
     largest = max(_end(lists), _end(popular), 1e-6)
     rows: list[Sequence[Cell]] = [
         ["Something from their list", Bar(lists, largest, fact="hit_rate")],

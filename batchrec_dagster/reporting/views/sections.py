@@ -235,7 +235,7 @@ def _build_outcomes(page: Page) -> Section:
 
 def _make_outcome_row(outcome: Outcome) -> list[Cell]:
     rates = [
-        None if rate is None else Number.of_rate(rate)
+        None if rate is None else Number.of_estimate(rate, "share")
         for rate in (outcome.hit_rate, outcome.popular_hit_rate)
     ]
     name = f"{outcome.edition}, until {outcome.end:%Y-%m-%d}"

@@ -16,14 +16,10 @@ from batchrec_dagster.pipeline.deployment import Deployment
 from batchrec_dagster.storage.edition import Edition, Finding, Withdrawn
 from batchrec_dagster.storage.edition_without import write_without
 from batchrec_dagster.storage.editions import Editions
+from batchrec_dagster.storage.estimate import Estimate
 from batchrec_dagster.storage.layout import ListFiles, ListKeys
 from batchrec_dagster.storage.list_file import ListWriter
-from batchrec_dagster.storage.measured_ndcg import (
-    STANDARD_ERRORS,
-    Estimate,
-    GroupSums,
-    MeasuredPopularity,
-)
+from batchrec_dagster.storage.measured_ndcg import STANDARD_ERRORS, GroupSums, MeasuredPopularity
 from batchrec_dagster.storage.nights import Night
 
 Files = ListFiles

@@ -17,6 +17,7 @@ from batchrec_dagster.steps import arms
 from batchrec_dagster.steps.outcomes import MeasuredOutcomes, measure_outcomes, pool_outcomes
 from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.connection import S3Connection, Storage
+from batchrec_dagster.storage.estimate import Estimate
 from batchrec_dagster.storage.layout import ListFiles
 from batchrec_dagster.storage.list_file import ListWriter
 from batchrec_dagster_tests.guard.seams.editions import (
@@ -142,9 +143,9 @@ class ListHistory:
         with the ends of the 95% interval, and how many were active; None if nobody can say."""
         sums = self._measure(interactions).sums
         behaviour = pool_outcomes(sums, self.success)
-        if behaviour is None:
+        if behaviour is None or behaviour.gain.ends is None:
             return None
-        return behaviour.gain, behaviour.low, behaviour.high, behaviour.users
+        return behaviour.gain.value, *behaviour.gain.ends, behaviour.users
 
     def compare_arms(self, interactions: pl.DataFrame) -> ExperimentSummary | None:
         """What the newest experiment shows; None if there is none."""
@@ -156,8 +157,8 @@ class ListHistory:
                 effect.measure,
                 effect.model.value,
                 effect.control.value,
-                (effect.difference.low, effect.difference.high),
-                None if effect.lift is None else (effect.lift.low, effect.lift.high),
+                _read_ends(effect.difference),
+                None if effect.lift is None else _read_ends(effect.lift),
             )
             for effect in result.effects
         ]
@@ -174,3 +175,8 @@ class ListHistory:
         work = self._work
         work.storage.store.put(work.files.interactions, interactions.write_csv().encode())
         return measure_outcomes(work, work.pipeline.user_lists[0])
+
+
+def _read_ends(estimate: Estimate) -> tuple[float, float]:
+    assert estimate.ends is not None
+    return estimate.ends

@@ -21,6 +21,7 @@ from batchrec_dagster.steps.judge_quality import Behaviour, ModelFacts
 from batchrec_dagster.steps.list_checks import check_lists_full, check_rows_titled
 from batchrec_dagster.steps.model_records import ModelRecord
 from batchrec_dagster.storage.edition import DataCounts, Finding, ListCounts
+from batchrec_dagster.storage.estimate import Estimate
 from batchrec_dagster_tests.guard.seams.editions import (
     make_edition,
     make_groups,
@@ -320,7 +321,9 @@ def _judge_model(facts: JudgedFacts) -> list[Finding]:
         )
     behaviour = None
     if facts.gain is not None:
-        behaviour = Behaviour(*facts.gain, users=500, editions=3)
+        gain, low, high = facts.gain
+        estimate = Estimate(value=gain, low=low, high=high)
+        behaviour = Behaviour(estimate, users=500, editions=3)
     model_facts = ModelFacts(
         model,
         "all",
