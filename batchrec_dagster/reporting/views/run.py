@@ -10,7 +10,7 @@ from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
-from batchrec_dagster.reporting.insight.numbers import format_duration
+from batchrec_dagster.reporting.insight.numbers import format_count, format_duration
 from batchrec_dagster.reporting.insight.overview import ListOverview
 from batchrec_dagster.reporting.insight.stages import Stage, StageStatus
 from batchrec_dagster.reporting.views.plain import (
@@ -114,9 +114,11 @@ def print_result(terminal: Terminal, overview: ListOverview, run: str, duration:
 def describe_lists(edition: Edition) -> str:
     """How much the edition has, such as `1,500 recommendations for 60 users`."""
     counts = edition.counts
-    if edition.subject == "item":
-        return f"{counts.rows:,} similar items of {counts.subjects:,} items"
-    return f"{counts.rows:,} recommendations for {edition.users:,} users"
+    if edition.users is None:
+        rows, subjects = "similar item", f"of {format_count(counts.subjects, 'item')}"
+    else:
+        rows, subjects = "recommendation", f"for {format_count(edition.users, 'user')}"
+    return f"{format_count(counts.rows, rows)} {subjects}"
 
 
 def describe_rules(edition: Edition) -> Iterator[tuple[str, str]]:

@@ -112,7 +112,8 @@ def print_item(terminal: Terminal, item: ItemDetails) -> None:
     rank = "" if item.mean_rank is None else f", mean rank {item.mean_rank:.1f}"
     last = "" if item.last is None else f", latest {format_time(item.last)} UTC"
     terminal.print_sentence(f"in {item.in_lists:,} of {item.lists:,} lists{share}{rank}")
-    terminal.print_sentence(f"{item.interactions:,} interactions from {item.users:,} users{last}")
+    interactions = format_count(item.interactions, "interaction")
+    terminal.print_sentence(f"{interactions} from {format_count(item.users, 'user')}{last}")
     terminal.print_line()
     terminal.print_table(
         "Users for whom it ranks highest",
@@ -152,7 +153,8 @@ def print_matches(terminal: Terminal, matches: ItemMatches) -> None:
     more = matches.total - len(matches.items)
     first = shlex.quote(matches.items[0].item)
     terminal.print_table(
-        f"{matches.total:,} items in {matches.pipeline} with {matches.text!r} in the title",
+        f"{format_count(matches.total, 'item')} in {matches.pipeline} with {matches.text!r} in the"
+        " title",
         ["item", "title"],
         [[entry.item, shorten_title(entry.title)] for entry in matches.items],
         f"{f'{more:,} more: add a word. ' if more else ''}One: batchrec show --item {first}",

@@ -60,7 +60,7 @@ def publish(files: Files, night: int, **facts: Any) -> None:
         "ndcg": {"value": ndcg, "low": ndcg - 0.02, "high": ndcg + 0.03},
         "groups": make_groups(ndcg, users=50),
         "measured_popularity": make_popularity(0.15, users=50),
-        "counts": {"subjects": 1234},
+        "counts": {"rows": 25 * 1234, "subjects": 1234},
     }
     publish_rows(files, rows, **{**stated, **facts})
 
