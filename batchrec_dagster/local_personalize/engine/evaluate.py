@@ -35,10 +35,6 @@ from .serve import Exclude, UserModel, recommend
 
 DEPTHS = (5, 10, 25)
 DEPTH = max(DEPTHS)
-# A blend is selected on a part of larger data.
-SAMPLE_ROWS, MOST_SAMPLED_ROWS = 1_000_000, 3_000_000
-SAMPLE_ITEMS, MOST_SAMPLED_ITEMS = 6_000, 20_000
-LEAST_SAMPLED_USERS = 5_000
 
 
 @dataclass(frozen=True)
@@ -66,6 +62,10 @@ class Tested:
         is_kept = np.isin(self.history.owners, some)
         return Tested(self.history.select(is_kept, starts), self.truth[some], self.repeated[some])
 
+    def take_items(self, items: int) -> Tested:
+        """What the users had next of the first, most popular, items; their histories stay whole."""
+        return Tested(self.history, self.truth[:, :items], self.repeated[:, :items])
+
 
 @dataclass(frozen=True)
 class HeldOut:
@@ -90,28 +90,6 @@ class HeldOut:
         seen = history.recency_weights(0.0) > 0
         repeated = next_items.multiply(seen).tocsr()
         return Tested(history, (next_items > repeated).tocsr(), repeated)
-
-    def sample(self) -> HeldOut:
-        """A part to select a blend on: some of the users to train on, and their popular items.
-
-        It is the whole where that is not large.
-        """
-        train = self.train
-        users = max(1, int(np.count_nonzero(np.diff(train.starts))))
-        items = np.count_nonzero(train.item_counts)
-        share = max(SAMPLE_ROWS / max(1, len(train)), LEAST_SAMPLED_USERS / users)
-        has_many_rows = len(train) > MOST_SAMPLED_ROWS and share < 0.5
-        if not has_many_rows and items <= MOST_SAMPLED_ITEMS:
-            return self
-        if has_many_rows:
-            is_sampled = np.random.default_rng(0).random(len(train.user_ids)) < share
-            train = train.take(is_sampled[train.users])
-        is_popular = np.zeros(len(train.item_ids), bool)
-        is_popular[order_by_popularity(train)[:SAMPLE_ITEMS]] = True
-        train, inputs, truth = (
-            part.take(is_popular[part.items]) for part in (train, self.inputs, self.truth)
-        )
-        return HeldOut(train, inputs, truth, self.users)
 
 
 def hold_out(interactions: Interactions) -> HeldOut | None:

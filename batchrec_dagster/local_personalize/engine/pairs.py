@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from scipy.sparse import coo_matrix, csc_matrix, csr_matrix, vstack
+from scipy.sparse import coo_matrix, csr_matrix, vstack
 from scipy.sparse._sparsetools import csc_matvec
 
 from .data import Float32, History, Int32, Int64, split_rows, starts_of
@@ -42,12 +42,7 @@ class PairScorer:
     """(n_items, n_items) float32: a row is an item of a history, a column an item to score."""
 
     def add(self, scores: Float32, history: History, exponent: float, weight: float) -> None:
-        """See `select.Scorer`.
-
-        SciPy's public product of two sparse matrices takes four times as long, which is a third of
-        making all lists. `csc_matvec` is what a sparse matrix times a vector calls.
-        """
-        n = history.n_items
+        """See `select.Scorer`."""
         recency = history.recency_weights(exponent).data * np.float32(weight)
         order = np.lexsort((-history.items, history.owners))
         rows = history.items[order]
@@ -56,26 +51,27 @@ class PairScorer:
         ends = np.stack([self.weights.indptr[rows], self.weights.indptr[rows + 1]], axis=1).ravel()
         factors = np.zeros(len(ends), np.float32)
         factors[::2] = recency[order]
+        cells, values = self.weights.indices, self.weights.data
         for user in np.flatnonzero(history.lengths):
-            own = slice(2 * history.starts[user], 2 * history.starts[user + 1])
-            row_ends, row_factors = ends[own], factors[own]
-            entries = row_ends, self.weights.indices, self.weights.data, row_factors
-            csc_matvec(n, len(row_ends) - 1, *entries, scores[user])
+            first, end = 2 * history.starts[user], 2 * history.starts[user + 1]
+            add_to_cells(scores[user], cells, values, ends[first:end], factors[first : end - 1])
 
 
-def add_cells(
-    cells: Int32 | Int64, values: Float32, ends: Int32 | Int64, size: int, factors: Float32
-) -> Float32:
-    """(size,): the sum of the values of each cell, times their factors.
+def add_to_cells(
+    sums: Float32, cells: Int32, values: Float32, ends: Int32, factors: Float32
+) -> None:
+    """Add values, times their factors, to the cells of `sums`.
 
-    It is a sparse matrix times a vector, which SciPy adds up in one pass, ten times as fast as a
-    product of two sparse matrices.
+    It is a sparse matrix times a vector. `csc_matvec` is what SciPy calls for that; the public
+    product checks and copies so much before that training takes a third longer, and lists twice as
+    long (benchmarks/scale.py). pyproject.toml pins SciPy's version.
 
+    sums: (cells,), contiguous.
     cells, values: (entries,) where a value is added, and the value.
     ends: (parts + 1,): part p has the entries ends[p]:ends[p + 1].
     factors: (parts,) what the values of a part are multiplied by.
     """
-    return np.asarray(csc_matrix((values, cells, ends), shape=(size, len(factors))) @ factors)
+    csc_matvec(len(sums), len(factors), ends, cells, values, factors, sums)
 
 
 def fit_following(history: History, *, neighbors: int, window: int = WINDOW) -> PairScorer:
@@ -180,8 +176,9 @@ def _fit_dense_rows(
     n, rows = len(discount), block.stop - block.start
     row, cells, values, factors = pairs.of_items(block)
     cells = cells + (row * (n + 1)).astype(np.int32)[:, None]  # a column more for the padding
-    ends = np.arange(0, cells.size + 1, cells.shape[1])
-    sums = add_cells(cells.ravel(), values.ravel(), ends, rows * (n + 1), factors)
+    ends = np.arange(0, cells.size + 1, cells.shape[1], dtype=np.int32)
+    sums = np.zeros(rows * (n + 1), np.float32)
+    add_to_cells(sums, cells.ravel(), values.ravel(), ends, factors)
     weights = sums.reshape(rows, n + 1)[:, :n] * discount
     weights *= discount[block, None]
     row, column = np.divmod(np.flatnonzero(weights), n)

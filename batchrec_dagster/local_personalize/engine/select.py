@@ -41,6 +41,7 @@ CONTENT_SHARES = (0.15, 0.3, 0.6)
 
 MOST_USERS = 2_000
 MOST_SCORES = 2 << 20  # of all users, so that fewer are tested of a large catalogue
+MOST_ITEMS = 3_000  # the most popular ones, in what is selected by; more select no better
 TEMPERATURE_USERS = 100
 REPEAT_USERS = 400
 LEAST_REPEATS = 0.01  # as a share of what users had next
@@ -82,15 +83,17 @@ class Blend:
 def select_blend(scorers: Mapping[str, Scorer], tested: Tested, *, recency: bool) -> Blend:
     """The exponents, and the weights of scores of the same spread.
 
-    scorers: POPULARITY, SEQUENCE and FACTORS, and perhaps the others.
+    scorers: POPULARITY and SEQUENCE, and perhaps the others.
     recency: whether recent items may weigh more. Otherwise all exponents are 0.
     """
-    tested = tested.take(max(1, min(MOST_USERS, MOST_SCORES // tested.history.n_items)))
+    items = min(MOST_ITEMS, tested.history.n_items)
+    tested = tested.take_items(items).take(max(1, min(MOST_USERS, MOST_SCORES // items)))
+    seen = tested.history.keep_items(items)
 
     def score(name: str, exponent: float) -> Float32:
-        scores = score_users(scorers[name], tested.history, exponent if recency else 0.0)
+        scores = score_users(scorers[name], tested.history, exponent if recency else 0.0, items)
         scores /= measure_spread(scores)
-        scores[tested.history.owners, tested.history.items] = -np.inf
+        scores[seen.owners, seen.items] = -np.inf
         return scores
 
     factors = FACTORS
@@ -100,8 +103,9 @@ def select_blend(scorers: Mapping[str, Scorer], tested: Tested, *, recency: bool
         factors = kinds[_find_best(ndcgs)]
     pair_exponent, factor_exponent = 0.0, 0.0
     if recency:
+        score_factors = partial(score, factors) if factors in scorers else None
         pair_exponent, factor_exponent = _select_exponents(
-            partial(score, SEQUENCE), partial(score, factors), tested
+            partial(score, SEQUENCE), score_factors, tested
         )
     exponents = {
         SEQUENCE: pair_exponent,
@@ -131,17 +135,20 @@ def select_blend(scorers: Mapping[str, Scorer], tested: Tested, *, recency: bool
 
 def _select_exponents(
     score_pairs: Callable[[float], Float32],
-    score_factors: Callable[[float], Float32],
+    score_factors: Callable[[float], Float32] | None,
     tested: Tested,
 ) -> tuple[float, float]:
     """The exponents of co-occurrence and of factors that are best together, in equal parts.
 
     They are the middle of all that may be the best.
 
-    score_pairs, score_factors: give (users, n_items) scores of the same spread by exponent.
+    score_pairs, score_factors: give (users, items) scores of the same spread by exponent. Without
+        factors the second is None.
     """
-    by_factor_exponent = [score_factors(exponent) for exponent in FACTOR_EXPONENTS]
-    numbers = list(product(range(len(PAIR_EXPONENTS)), range(len(FACTOR_EXPONENTS))))
+    by_factor_exponent = [np.zeros((1, 1), np.float32)]
+    if score_factors is not None:
+        by_factor_exponent = [score_factors(exponent) for exponent in FACTOR_EXPONENTS]
+    numbers = list(product(range(len(PAIR_EXPONENTS)), range(len(by_factor_exponent))))
     ndcgs = []
     for exponent in PAIR_EXPONENTS:
         pair_scores = score_pairs(exponent)
@@ -200,15 +207,21 @@ def _add_up(weights: Weights, scores: Mapping[str, Float32]) -> Float32:
     return total
 
 
-def score_users(scorer: Scorer, history: History, exponent: float) -> Float32:
-    """(users, n_items): the scores of all users, chunk by chunk on all cores."""
-    scores = np.zeros((len(history.lengths), history.n_items), np.float32)
+def score_users(
+    scorer: Scorer, history: History, exponent: float, items: int | None = None
+) -> Float32:
+    """(users, items): the scores of the first items, or of all, chunk by chunk on all cores."""
 
-    def add(block: slice) -> None:
-        scorer.add(scores[block], history.of_users(block), exponent, 1.0)
+    users, n_items = len(history.lengths), history.n_items
+    wanted = np.empty((users, n_items if items is None else items), np.float32)
 
-    deque(ordered_map(add, split_requests(*scores.shape)), maxlen=0)
-    return scores
+    def score(block: slice) -> None:
+        scores = np.zeros((block.stop - block.start, n_items), np.float32)
+        scorer.add(scores, history.of_users(block), exponent, 1.0)
+        wanted[block] = scores[:, :items]
+
+    deque(ordered_map(score, split_requests(users, n_items)), maxlen=0)
+    return wanted
 
 
 def measure_users(scores: Float32, tested: Tested) -> Float64:

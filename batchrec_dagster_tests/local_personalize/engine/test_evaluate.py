@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from batchrec_dagster.local_personalize.engine import evaluate
+from batchrec_dagster.local_personalize.engine import blend
 from batchrec_dagster.local_personalize.engine.blend import train
 from batchrec_dagster.local_personalize.engine.data import order_by_popularity
 from batchrec_dagster.local_personalize.engine.evaluate import (
@@ -17,6 +17,7 @@ from batchrec_dagster.local_personalize.engine.evaluate import (
     measure_ndcg,
     summarize_choices,
 )
+from batchrec_dagster.local_personalize.engine.select import FACTORS
 from batchrec_dagster.personalize.measurements import NDCG
 from batchrec_dagster_tests.local_personalize.engine.support import (
     interactions_of,
@@ -145,23 +146,14 @@ def test_users_who_only_repeat_items_are_not_tested() -> None:
     assert groups.tested == 0
 
 
-def test_a_blend_of_large_data_is_selected_on_a_part(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_data_have_a_blend_without_factors(monkeypatch: pytest.MonkeyPatch) -> None:
     data = interactions_of(tastes(users=400))
     whole = hold_out(data)
     assert whole is not None
-    assert whole.sample() is whole
-    for name, value in {
-        "SAMPLE_ROWS": 1500,
-        "MOST_SAMPLED_ROWS": 3000,
-        "LEAST_SAMPLED_USERS": 10,
-        "SAMPLE_ITEMS": 30,
-    }.items():
-        monkeypatch.setattr(evaluate, name, value)
-    sample = whole.sample()
-    assert 1000 < len(sample.train) < 1900
-    assert np.count_nonzero(sample.train.item_counts) == 30
-    lines: list[str] = []
-    model, measurements = train(data, None, {}, lines.append)
-    assert any("selected" in line for line in lines)
-    assert len(model.item_ids) == 40
+    with_factors, _ = train(data, None, {}, print)
+    assert FACTORS in with_factors.scorers
+    monkeypatch.setattr(blend, "FACTOR_ROWS", 1000)
+    monkeypatch.setattr(blend, "FEW_ROWS", 1000)
+    without_factors, measurements = train(data, None, {}, print)
+    assert FACTORS not in without_factors.scorers
     assert measurements.metrics[NDCG] > measure_popular_items(whole).metrics[NDCG]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_matrix
 
+from batchrec_dagster.local_personalize.engine import select
 from batchrec_dagster.local_personalize.engine.blend import train
 from batchrec_dagster.local_personalize.engine.blend_model import PopularityScorer
 from batchrec_dagster.local_personalize.engine.data import Float32, History
@@ -55,6 +56,19 @@ class Oracle:
         rng = np.random.default_rng([self.seed, *history.items[:1].tolist()])
         noise = (self.noise + distance) * rng.standard_normal(wanted.shape, np.float32)
         scores += weight * (wanted + noise)
+
+
+@dataclass(frozen=True)
+class OracleOfSome(Oracle):
+    """Knows of some items whether users want them."""
+
+    first: int = 0
+    end: int = ITEMS
+
+    def add(self, scores: Float32, history: History, exponent: float, weight: float) -> None:
+        of_all = np.zeros_like(scores)
+        super().add(of_all, history, exponent, weight)
+        scores[:, self.first : self.end] += of_all[:, self.first : self.end]
 
 
 def wanted_items(history: History) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
@@ -112,6 +126,19 @@ def test_the_exponents_that_are_best_together_are_taken(tested: Tested) -> None:
     assert exponents[FACTORS] == 0.3
     assert exponents[SEQUENCE] == 0.9
     assert set(select_blend(scorers, tested, recency=False).exponents.values()) == {0.0}
+
+
+@pytest.mark.parametrize("items", [ITEMS // 2, ITEMS])
+def test_a_blend_is_selected_by_the_most_popular_items(
+    items: int, tested: Tested, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    half = ITEMS // 2
+    scorers = scorers_with()
+    scorers[FACTORS] = OracleOfSome(0.1, end=half)
+    scorers[SEQUENCE] = OracleOfSome(0.1, first=half)
+    monkeypatch.setattr(select, "MOST_ITEMS", items)
+    weights = select_blend(scorers, tested, recency=True).weights
+    assert (weights[FACTORS] > 2 * weights[SEQUENCE]) == (items == half)
 
 
 def test_content_is_added_only_if_it_is_better(tested: Tested) -> None:
