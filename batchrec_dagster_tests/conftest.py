@@ -59,6 +59,7 @@ LONGEST = (
     "test_example_shop.py",
     # For each commit.
     "test_erasure.py",
+    "test_forget.py",
     "test_first_night.py",
     "test_report.py",
     "test_retraining.py",
@@ -68,7 +69,7 @@ LONGEST = (
     "test_upstream.py",
     "test_adoption.py",
     "test_own_data.py",
-    "test_alerts.py",
+    "test_late_lists.py",
     "test_gate.py",
     "test_web_servers.py",
     "test_items_and_users.py",

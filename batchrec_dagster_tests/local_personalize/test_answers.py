@@ -10,10 +10,7 @@ import pytest
 
 from batchrec_dagster.local_personalize import batch_lines
 from batchrec_dagster.storage import progress
-from batchrec_dagster_tests.guard.servers.personalize import (
-    Films,
-    Local,
-)
+from batchrec_dagster_tests.guard.servers.personalize import Films, Local
 
 RANKING = "aws-personalized-ranking-v2"
 

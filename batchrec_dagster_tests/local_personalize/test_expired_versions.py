@@ -8,7 +8,8 @@ import pytest
 from botocore.exceptions import ClientError
 
 from batchrec_dagster.personalize.expired_models import EXPIRED, MODEL_TAG
-from batchrec_dagster_tests.guard.servers.personalize import Local, build_taste_rows
+from batchrec_dagster_tests.guard.servers.personalize import Local
+from batchrec_dagster_tests.guard.servers.personalize_data import build_taste_rows
 
 pytestmark = pytest.mark.slow
 

@@ -20,12 +20,8 @@ from batchrec_dagster.local_personalize.trained_recipes import RECIPES, Recipe
 from batchrec_dagster.personalize.schemas import make_interactions_schema
 from batchrec_dagster.testing import StartedPersonalize
 from batchrec_dagster_tests.guard.repeats import repeats
-from batchrec_dagster_tests.guard.servers.personalize import (
-    build_taste_rows,
-    describe,
-    encode_csv,
-    poll_until_deadline,
-)
+from batchrec_dagster_tests.guard.servers.personalize import describe, poll_until_deadline
+from batchrec_dagster_tests.guard.servers.personalize_data import build_taste_rows, encode_csv
 
 pytestmark = pytest.mark.slow
 

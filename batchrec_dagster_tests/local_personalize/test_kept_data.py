@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from batchrec_dagster_tests.guard.servers.personalize import Local, build_taste_rows, encode_csv
+from batchrec_dagster_tests.guard.servers.personalize import Local
+from batchrec_dagster_tests.guard.servers.personalize_data import build_taste_rows, encode_csv
 
 pytestmark = pytest.mark.slow
 

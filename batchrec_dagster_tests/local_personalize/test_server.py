@@ -19,10 +19,7 @@ import pytest
 from botocore.config import Config
 
 from batchrec_dagster.web.hosts import is_loopback
-from batchrec_dagster_tests.guard.servers.personalize import (
-    describe,
-    poll_until_deadline,
-)
+from batchrec_dagster_tests.guard.servers.personalize import describe, poll_until_deadline
 from batchrec_dagster_tests.guard.servers.processes import free_ports
 
 pytestmark = pytest.mark.slow

@@ -19,11 +19,10 @@ from batchrec_dagster_tests.guard.seams.personalize import held_downloads
 from batchrec_dagster_tests.guard.servers.personalize import (
     RECIPE,
     ROLE,
-    build_taste_rows,
     describe,
-    encode_csv,
     poll_until_deadline,
 )
+from batchrec_dagster_tests.guard.servers.personalize_data import build_taste_rows, encode_csv
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

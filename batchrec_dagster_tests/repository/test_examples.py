@@ -66,7 +66,7 @@ TYPED = (README, TUTORIAL, OPERATIONS, "examples/dbt/README.md")
 BASH = {
     README: "pipeline/test_team_project.py installs the wheel",
     "CONTRIBUTING.md": "it runs the tests",
-    "docs/aws.md": "it needs an account; guard/contracts/test_deploy.py runs what needs none",
+    "docs/aws.md": "it needs an account; guard/contracts/test_aws_stack.py runs what needs none",
     "docs/outcomes.md": "guard/stories/test_experiment.py shows experiments",
     "docs/own-data.md": "guard/tables/test_shapes.py runs it on files of many shapes",
     "docs/local-personalize.md": "guard/contracts/test_aws_command.py sends a page's requests",

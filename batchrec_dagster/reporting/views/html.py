@@ -18,7 +18,7 @@ from markupsafe import Markup
 from batchrec_dagster.reporting.insight.numbers import Number
 from batchrec_dagster.reporting.insight.page import Page
 from batchrec_dagster.reporting.insight.people import People
-from batchrec_dagster.reporting.views import first_screen, sections
+from batchrec_dagster.reporting.views import first_screen, page_checks, sections
 from batchrec_dagster.reporting.views.blocks import Bar, Fact, Judged, Title
 
 TEMPLATE = Path(__file__).parent / "template"
@@ -41,7 +41,7 @@ def render_html(page: Page) -> str:
             last_night=first_screen.explain_last_night(page),
             comparisons=first_screen.build_comparisons(page),
             sections=sections.build_sections(page),
-            checks=sections.build_checks(page),
+            checks=page_checks.build_checks(page),
             people=_choose_people(people),
             items=people.items,
             served=people.served,

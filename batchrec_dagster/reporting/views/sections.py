@@ -1,4 +1,4 @@
-"""The sections of the page below the people, and its checks, as blocks."""
+"""The sections of the page below the people, as blocks."""
 
 from __future__ import annotations
 
@@ -13,13 +13,12 @@ from batchrec_dagster.reporting.insight.nights import (
 )
 from batchrec_dagster.reporting.insight.numbers import Number
 from batchrec_dagster.reporting.insight.outcomes import describe_outcome
-from batchrec_dagster.reporting.insight.page import CheckResult, Page
+from batchrec_dagster.reporting.insight.page import Page
 from batchrec_dagster.reporting.insight.titles import shorten_title
 from batchrec_dagster.reporting.views.blocks import (
     Bar,
     Cell,
     Fact,
-    Judged,
     Line,
     Lines,
     Section,
@@ -39,7 +38,6 @@ NIGHTS_IN_CHART = 40
 # How many of the items that rose, and of those that fell, are in view.
 MOST_MOVED = 3
 OUTCOMES_IN_VIEW = 3
-WORDS = {"good": "Passed", "watch": "Warns", "refuse": "Failed"}
 
 
 def build_sections(page: Page) -> list[Section]:
@@ -374,30 +372,3 @@ def _build_rules(page: Page) -> Section:
         ],
     )
     return Section("rules", "Rules", [" ".join(text)], [table])
-
-
-def build_checks(page: Page) -> Section:
-    """All checks: those that did not pass, and those that did, folded."""
-    failed = [check for check in page.checks if check.level != "good"]
-    passed = [check for check in page.checks if check.level == "good"]
-    tables = []
-    if failed:
-        tables.append(_tabulate_checks("failed-checks", "Checks that did not pass", failed))
-    if passed:
-        tables.append(_tabulate_checks("checks", "Checks that passed", passed))
-    text = []
-    if page.missing_checks:
-        text.append(f"Not run yet: {', '.join(page.missing_checks)}.")
-    return Section("checks", "Checks", text, tables)
-
-
-def _tabulate_checks(name: str, title: str, checks: Sequence[CheckResult]) -> Table:
-    rows: list[Sequence[Cell]] = [
-        [
-            Title(check.check, f"{check.asset}: {check.expectation}".removesuffix(": ")),
-            Judged(check.level, WORDS[check.level]),
-            check.text,
-        ]
-        for check in checks
-    ]
-    return Table(name, title, ["Check, and what it expects", "Result", "What it found"], rows)

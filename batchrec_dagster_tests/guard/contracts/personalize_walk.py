@@ -13,11 +13,13 @@ from batchrec_dagster.testing import StartedPersonalize
 from batchrec_dagster_tests.guard.servers.personalize import (
     RECIPE,
     SEEN,
-    build_taste_rows,
     describe,
+    poll_until_deadline,
+)
+from batchrec_dagster_tests.guard.servers.personalize_data import (
+    build_taste_rows,
     encode_csv,
     encode_user_lines,
-    poll_until_deadline,
     write_interactions_schema,
     write_schema,
 )

@@ -33,14 +33,8 @@ from batchrec_dagster_tests.guard.faults.personalize import (
 from batchrec_dagster_tests.guard.faults.personalize_requests import Misbehaviour
 from batchrec_dagster_tests.guard.faults.worst_aws import WorstAws, misbehave
 from batchrec_dagster_tests.guard.seams.personalize import PersonalizeFailure, Resources
-from batchrec_dagster_tests.guard.servers.personalize import (
-    RECIPE,
-    ROLE,
-    SEEN,
-    Local,
-    build_taste_rows,
-    write_schema,
-)
+from batchrec_dagster_tests.guard.servers.personalize import RECIPE, ROLE, SEEN, Local
+from batchrec_dagster_tests.guard.servers.personalize_data import build_taste_rows, write_schema
 
 if TYPE_CHECKING:
     from types_boto3_personalize import PersonalizeClient

@@ -17,12 +17,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from batchrec_dagster_tests.guard.repeats import repeats
-from batchrec_dagster_tests.guard.servers.personalize import (
-    RECIPE,
-    SEEN,
-    Local,
-    write_interactions_schema,
-)
+from batchrec_dagster_tests.guard.servers.personalize import RECIPE, SEEN, Local
+from batchrec_dagster_tests.guard.servers.personalize_data import write_interactions_schema
 
 pytestmark = pytest.mark.slow
 

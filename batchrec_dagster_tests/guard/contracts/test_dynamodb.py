@@ -17,12 +17,8 @@ from botocore.client import BaseClient
 from botocore.exceptions import ClientError
 from moto import mock_aws
 
-from batchrec_dagster_tests.guard.seams.publishing import (
-    Sink,
-    SinkFailedError,
-    SinkRetryError,
-    Store,
-)
+from batchrec_dagster_tests.guard.seams.publishing import Sink, SinkFailedError, SinkRetryError
+from batchrec_dagster_tests.guard.seams.store import Store
 from batchrec_dagster_tests.guard.sink_tables import build_large_table, build_lists_table
 
 pytestmark = pytest.mark.slow

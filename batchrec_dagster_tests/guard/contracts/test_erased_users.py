@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchrec_dagster_tests.guard.seams.publishing import StorageError, Store
-from batchrec_dagster_tests.guard.seams.publishing import drop_erased_users as drop
+from batchrec_dagster_tests.guard.seams.store import StorageError, Store
+from batchrec_dagster_tests.guard.seams.store import drop_erased_users as drop
 
 IDS = st.text(st.characters(exclude_categories=["Cs"]), max_size=6)
 PERSON = "person-of-no-return"

@@ -30,7 +30,8 @@ from batchrec_dagster_tests.guard.seams.personalize import (
     PersonalizeFailure,
     Resources,
 )
-from batchrec_dagster_tests.guard.servers.personalize import Local, build_taste_rows
+from batchrec_dagster_tests.guard.servers.personalize import Local
+from batchrec_dagster_tests.guard.servers.personalize_data import build_taste_rows
 
 if TYPE_CHECKING:
     from types_boto3_personalize import PersonalizeClient

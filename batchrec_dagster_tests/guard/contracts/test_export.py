@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 from batchrec_dagster_tests.guard.faults.crashes import crash_at_each_write
 from batchrec_dagster_tests.guard.hostile import HOSTILE
 from batchrec_dagster_tests.guard.repeats import repeats
-from batchrec_dagster_tests.guard.seams.publishing import Sink, SinkFailedError, Store
+from batchrec_dagster_tests.guard.seams.publishing import Sink, SinkFailedError
+from batchrec_dagster_tests.guard.seams.store import Store
 from batchrec_dagster_tests.guard.sink_tables import (
     build_large_table,
     build_lists_table,

@@ -12,7 +12,7 @@ import pytest
 
 from batchrec_dagster.testing import StartedPersonalize
 from batchrec_dagster_tests.guard.builders import REPOSITORY
-from batchrec_dagster_tests.guard.servers.personalize import (
+from batchrec_dagster_tests.guard.servers.personalize_data import (
     build_taste_rows,
     encode_csv,
     encode_user_lines,

@@ -16,13 +16,13 @@ from pathlib import Path
 import pytest
 
 from batchrec_dagster_tests.guard.builders import REPOSITORY
-from batchrec_dagster_tests.guard.seams.publishing import StorageError, Store
+from batchrec_dagster_tests.guard.seams.store import StorageError, Store
 from batchrec_dagster_tests.guard.servers.s3 import S3Server
 
 LONG_SECONDS = 1_000.0
 HOLD = """
 import json, sys, time
-from batchrec_dagster_tests.guard.seams.publishing import Store
+from batchrec_dagster_tests.guard.seams.store import Store
 root, environment = json.loads(sys.argv[1])
 with Store.open(root, environment).lock("step", "other"):
     print("held", flush=True)

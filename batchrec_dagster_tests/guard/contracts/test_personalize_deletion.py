@@ -14,13 +14,8 @@ import pytest
 
 from batchrec_dagster_tests.guard.repeats import repeats
 from batchrec_dagster_tests.guard.servers.forks import FORKS
-from batchrec_dagster_tests.guard.servers.personalize import (
-    ROLE,
-    Local,
-    Row,
-    build_taste_rows,
-    encode_csv,
-)
+from batchrec_dagster_tests.guard.servers.personalize import ROLE, Local
+from batchrec_dagster_tests.guard.servers.personalize_data import Row, build_taste_rows, encode_csv
 
 pytestmark = pytest.mark.slow
 

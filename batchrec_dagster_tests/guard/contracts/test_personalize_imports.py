@@ -14,12 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from batchrec_dagster_tests.guard.repeats import repeats
-from batchrec_dagster_tests.guard.servers.personalize import (
-    Films,
-    Local,
-    build_taste_rows,
-    encode_csv,
-)
+from batchrec_dagster_tests.guard.servers.personalize import Films, Local
+from batchrec_dagster_tests.guard.servers.personalize_data import build_taste_rows, encode_csv
 
 pytestmark = pytest.mark.slow
 

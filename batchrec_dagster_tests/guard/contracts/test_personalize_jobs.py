@@ -19,13 +19,11 @@ from batchrec_dagster_tests.guard.seams.personalize import (
     impatient_catalogue,
 )
 from batchrec_dagster_tests.guard.servers.forks import FORKS
-from batchrec_dagster_tests.guard.servers.personalize import (
-    RECIPE,
-    Local,
+from batchrec_dagster_tests.guard.servers.personalize import RECIPE, Local, poll_until_deadline
+from batchrec_dagster_tests.guard.servers.personalize_data import (
     build_taste_rows,
     encode_csv,
     encode_user_lines,
-    poll_until_deadline,
 )
 
 if TYPE_CHECKING:

@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 
-from batchrec_dagster_tests.guard.servers.personalize import (
-    RECIPE,
-    Local,
+from batchrec_dagster_tests.guard.servers.personalize import RECIPE, Local
+from batchrec_dagster_tests.guard.servers.personalize_data import (
     build_taste_rows,
     encode_user_lines,
     write_interactions_schema,

@@ -20,12 +20,8 @@ import psycopg2
 import pytest
 
 from batchrec_dagster_tests.guard.builders import REPOSITORY
-from batchrec_dagster_tests.guard.seams.publishing import (
-    Sink,
-    SinkFailedError,
-    SinkRetryError,
-    Store,
-)
+from batchrec_dagster_tests.guard.seams.publishing import Sink, SinkFailedError, SinkRetryError
+from batchrec_dagster_tests.guard.seams.store import Store
 from batchrec_dagster_tests.guard.servers.postgres import PostgresServer, postgres_folder, serving
 from batchrec_dagster_tests.guard.servers.processes import free_ports
 from batchrec_dagster_tests.guard.sink_tables import (

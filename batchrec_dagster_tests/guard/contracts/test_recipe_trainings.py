@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import pytest
 
-from batchrec_dagster_tests.guard.servers.personalize import (
-    SEEN,
-    Films,
-    Local,
+from batchrec_dagster_tests.guard.servers.personalize import SEEN, Films, Local
+from batchrec_dagster_tests.guard.servers.personalize_data import (
     build_taste_rows,
     encode_csv,
     write_interactions_schema,

@@ -14,10 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from batchrec_dagster_tests.guard.repeats import repeats
-from batchrec_dagster_tests.guard.servers.personalize import (
-    SEEN,
-    Films,
-    Local,
+from batchrec_dagster_tests.guard.servers.personalize import SEEN, Films, Local
+from batchrec_dagster_tests.guard.servers.personalize_data import (
     build_taste_rows,
     encode_csv,
     encode_user_lines,

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from batchrec_dagster_tests.guard.servers.personalize import SEEN, Films, Local, build_taste_rows
+from batchrec_dagster_tests.guard.servers.personalize import SEEN, Films, Local
+from batchrec_dagster_tests.guard.servers.personalize_data import build_taste_rows
 
 pytestmark = pytest.mark.slow
 

@@ -17,12 +17,8 @@ from moto import mock_aws
 
 from batchrec_dagster_tests.guard.hostile import HOSTILE
 from batchrec_dagster_tests.guard.repeats import repeats
-from batchrec_dagster_tests.guard.seams.publishing import (
-    Sink,
-    SinkFailedError,
-    SinkRetryError,
-    Store,
-)
+from batchrec_dagster_tests.guard.seams.publishing import Sink, SinkFailedError, SinkRetryError
+from batchrec_dagster_tests.guard.seams.store import Store
 from batchrec_dagster_tests.guard.servers.postgres import PostgresServer
 from batchrec_dagster_tests.guard.servers.processes import free_ports
 from batchrec_dagster_tests.guard.sink_tables import (

@@ -14,12 +14,9 @@ from typing import Any
 
 import pytest
 
-from batchrec_dagster_tests.guard.servers.personalize import (
-    RECIPE,
-    SEEN,
-    Local,
+from batchrec_dagster_tests.guard.servers.personalize import RECIPE, SEEN, Local, describe
+from batchrec_dagster_tests.guard.servers.personalize_data import (
     build_taste_rows,
-    describe,
     encode_csv,
     encode_user_lines,
     write_interactions_schema,

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from batchrec_dagster_tests.guard.faults.proxy import proxy
 from batchrec_dagster_tests.guard.repeats import repeats
-from batchrec_dagster_tests.guard.seams.publishing import NotFoundError, StorageError, Store
+from batchrec_dagster_tests.guard.seams.store import NotFoundError, StorageError, Store
 from batchrec_dagster_tests.guard.servers.s3 import OWNER, READER, STRANGER, Keys, S3Server
 
 MB = 1024 * 1024

@@ -33,7 +33,7 @@ from batchrec_dagster_tests.guard.builders import (
 )
 from batchrec_dagster_tests.guard.hostile import CONTROLS, HOSTILE, quote_cells
 from batchrec_dagster_tests.guard.repeats import nightly
-from batchrec_dagster_tests.guard.seams.publishing import Store
+from batchrec_dagster_tests.guard.seams.store import Store
 from batchrec_dagster_tests.guard.servers.dagster_ui import answers
 from batchrec_dagster_tests.guard.servers.processes import Started, free_ports, started
 

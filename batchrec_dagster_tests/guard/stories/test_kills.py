@@ -27,12 +27,8 @@ from batchrec_dagster_tests.guard.builders import (
 from batchrec_dagster_tests.guard.faults.crashes import crash_at, crash_at_each_write
 from batchrec_dagster_tests.guard.first_run import DECLARATION, FirstRun
 from batchrec_dagster_tests.guard.repeats import nightly, repeats
-from batchrec_dagster_tests.guard.seams.publishing import (
-    Editions,
-    NightsWork,
-    PublishedEdition,
-    Store,
-)
+from batchrec_dagster_tests.guard.seams.publishing import Editions, NightsWork, PublishedEdition
+from batchrec_dagster_tests.guard.seams.store import Store
 from batchrec_dagster_tests.guard.servers.night import Night, made_once, night
 from batchrec_dagster_tests.guard.servers.s3 import S3Server, find_ports, s3_server
 

@@ -32,10 +32,12 @@ from batchrec_dagster_tests.guard.servers.personalize import (
     ROLE,
     SEEN,
     Local,
+    poll_until_deadline,
+)
+from batchrec_dagster_tests.guard.servers.personalize_data import (
     build_taste_rows,
     encode_csv,
     encode_user_lines,
-    poll_until_deadline,
     write_interactions_schema,
 )
 from batchrec_dagster_tests.guard.servers.processes import free_ports

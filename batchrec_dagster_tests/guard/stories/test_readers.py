@@ -17,7 +17,8 @@ import polars as pl
 import pytest
 
 from batchrec_dagster_tests.guard.repeats import repeats
-from batchrec_dagster_tests.guard.seams.publishing import Editions, NightsWork, Store
+from batchrec_dagster_tests.guard.seams.publishing import Editions, NightsWork
+from batchrec_dagster_tests.guard.seams.store import Store
 from batchrec_dagster_tests.guard.servers.forks import FORKS
 from batchrec_dagster_tests.guard.servers.s3 import S3Server
 

@@ -30,9 +30,8 @@ from batchrec_dagster_tests.guard.seams.publishing import (
     NightsWork,
     NoEditionError,
     Refused,
-    StorageError,
-    Store,
 )
+from batchrec_dagster_tests.guard.seams.store import StorageError, Store
 
 TIME = datetime(2026, 1, 5, 3, tzinfo=UTC)
 HISTORY = "shop/curated/history/recommendations/"

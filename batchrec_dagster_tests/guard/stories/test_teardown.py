@@ -22,7 +22,8 @@ from batchrec_dagster_tests.guard.builders import (
 from batchrec_dagster_tests.guard.faults.crashes import CrashError
 from batchrec_dagster_tests.guard.faults.worst_aws import crash_after_first, replace_answers
 from batchrec_dagster_tests.guard.first_run import DECLARATION
-from batchrec_dagster_tests.guard.servers.personalize import RECIPE, write_interactions_schema
+from batchrec_dagster_tests.guard.servers.personalize import RECIPE
+from batchrec_dagster_tests.guard.servers.personalize_data import write_interactions_schema
 from batchrec_dagster_tests.guard.servers.teardown import tear_down
 
 if TYPE_CHECKING:

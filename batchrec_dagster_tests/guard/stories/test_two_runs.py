@@ -19,7 +19,8 @@ from batchrec_dagster_tests.guard.builders import (
     table,
     write_ratings,
 )
-from batchrec_dagster_tests.guard.seams.publishing import Editions, Store
+from batchrec_dagster_tests.guard.seams.publishing import Editions
+from batchrec_dagster_tests.guard.seams.store import Store
 from batchrec_dagster_tests.guard.servers.night import count_personalize_jobs, made_once
 
 pytestmark = pytest.mark.slow

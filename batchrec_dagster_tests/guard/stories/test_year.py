@@ -31,8 +31,8 @@ from batchrec_dagster_tests.guard.seams.publishing import (
     NightsWork,
     NoEditionError,
     Refused,
-    Store,
 )
+from batchrec_dagster_tests.guard.seams.store import Store
 from batchrec_dagster_tests.guard.servers.s3 import S3Server
 
 FIRST_NIGHT = datetime(2026, 1, 5, 3, tzinfo=UTC)

@@ -2,44 +2,31 @@
 
 from __future__ import annotations
 
-import csv
 import gzip
-import io
 import json
-import zipfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import polars as pl
-import xlsxwriter
-
-# As many as Personalize needs, with days after the 12th of a month.
-START = datetime(2024, 1, 13, 14, 5, 6, tzinfo=UTC)
-STEP = timedelta(hours=8, minutes=1)
-
-
-@dataclass(frozen=True)
-class Row:
-    """An interaction."""
-
-    user: str
-    item: str
-    time: datetime
-
-    @property
-    def seconds(self) -> int:
-        return int(self.time.timestamp())
-
-
-ROWS = [Row(f"u{n % 40}", f"i{n // 40}", START + n * STEP) for n in range(1000)]
-# Interactions on days that may be months.
-FIRST_DAYS = [
-    Row(row.user, row.item, datetime(2024, 1 + number % 6, 1 + number % 12, tzinfo=UTC))
-    for number, row in enumerate(ROWS)
-]
+from batchrec_dagster_tests.guard.tables.shape_files import (
+    FIRST_DAYS,
+    HEADER,
+    PLAIN,
+    ROWS,
+    Row,
+    csv_file,
+    plain,
+    write_cp1252,
+    write_folder,
+    write_json,
+    write_parquet,
+    write_quoted,
+    write_sheets,
+    write_text,
+    write_twelve_hours,
+    write_zip,
+)
 
 
 @dataclass(frozen=True)
@@ -74,42 +61,6 @@ class Shape:
         )
 
 
-def write_text(name: str, content: str | bytes) -> Callable[[Path], str]:
-    """Writes one file."""
-
-    def write(root: Path) -> str:
-        (root / name).write_bytes(content if isinstance(content, bytes) else content.encode())
-        return name
-
-    return write
-
-
-def format_lines(
-    template: str, header: str = "", rows: Iterable[Row] = ROWS, time: str | None = None
-) -> str:
-    """A line for each row, below the header.
-
-    template: with {u}, {i}, {t} and {d} for its user, item, time, and its time in Excel's days.
-    time: the strftime format of the times; None for seconds since 1970.
-    """
-    lines = [header] if header else []
-    for row in rows:
-        text = row.time.strftime(time) if time else str(row.seconds)
-        days = f"{row.seconds / 86_400 + 25_569:.9f}"
-        cells = {"{u}": row.user, "{i}": row.item, "{t}": text, "{d}": days}
-        line = template
-        for name, cell in cells.items():
-            line = line.replace(name, cell)
-        lines.append(line)
-    return "\n".join(lines) + "\n"
-
-
-def csv_file(header: str = "user_id,item_id,timestamp", **options: Any) -> Callable[[Path], str]:
-    """Writes a plain CSV file, of which something is different."""
-    template = options.pop("template", "{u},{i},{t}")
-    return write_text("orders.csv", format_lines(template, header, **options))
-
-
 def timed(time: str, precision: int = 1, *, quoted: bool = False) -> dict[str, Any]:
     """The file of a shape whose times are in this strftime format."""
     template = '{u},{i},"{t}"' if quoted or "," in time else "{u},{i},{t}"
@@ -119,91 +70,7 @@ def timed(time: str, precision: int = 1, *, quoted: bool = False) -> dict[str, A
     }
 
 
-def write_json(*values: Mapping[str, Any]) -> Callable[[Path], str]:
-    return write_text("orders.jsonl", "".join(json.dumps(value) + "\n" for value in values))
-
-
-def write_sheets(sheets: Mapping[str, Sequence[Sequence[Any]]]) -> Callable[[Path], str]:
-    """Writes a workbook with these rows on each sheet."""
-
-    def write(root: Path) -> str:
-        book = xlsxwriter.Workbook(root / "orders.xlsx", {"remove_timezone": True})
-        form = book.add_format({"num_format": "yyyy-mm-dd hh:mm:ss"})
-        for name, rows in sheets.items():
-            sheet = book.add_worksheet(name)
-            for number, row in enumerate(rows):
-                for column, cell in enumerate(row):
-                    if isinstance(cell, datetime):
-                        sheet.write_datetime(number, column, cell, form)
-                    else:
-                        sheet.write(number, column, cell)
-        book.close()
-        return "orders.xlsx"
-
-    return write
-
-
-def write_parquet(root: Path) -> str:
-    frame = pl.DataFrame(
-        {
-            "user_id": [row.user for row in ROWS],
-            "item_id": [row.item for row in ROWS],
-            "created_at": [row.time for row in ROWS],
-        }
-    )
-    frame.write_parquet(root / "orders.parquet")
-    return "orders.parquet"
-
-
-def write_zip(**members: str) -> Callable[[Path], str]:
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w") as archive:
-        for name, content in members.items():
-            archive.writestr(f"{name}.csv", content)
-    return write_text("orders.zip", file.getvalue())
-
-
-def write_folder(root: Path) -> str:
-    for number in range(3):
-        part = ROWS[number::3]
-        folder = root / f"data/2024-0{number + 1}"
-        folder.mkdir(parents=True)
-        (folder / "part.csv").write_text(format_lines("{u},{i},{t}", HEADER, part))
-    (root / "data/README.md").write_text("Orders, one file for each month.")
-    return "data/"
-
-
-def write_quoted(root: Path) -> str:
-    with (root / "orders.csv").open("w", newline="") as file:
-        writer = csv.writer(file, quoting=csv.QUOTE_ALL)
-        writer.writerow(["user_id", "item_id", "title", "timestamp"])
-        for row in ROWS:
-            writer.writerow([row.user, row.item, 'A 27" screen,\nblack', row.seconds])
-    return "orders.csv"
-
-
-HEADER = "user_id,item_id,timestamp"
-PLAIN = format_lines("{u},{i},{t}", HEADER)
 REPORT = "Orders of May;;\n\nMade by;Ann;2024-06-01\n"
-
-
-def plain(row: Row) -> dict[str, Any]:
-    return {"user_id": row.user, "item_id": row.item, "ts": row.seconds * 1_000}
-
-
-def write_cp1252(root: Path) -> str:
-    text = format_lines("{u};{i};{t};Größe für Männer", "user_id;item_id;timestamp;title")
-    return write_text("orders.csv", text.encode("cp1252"))(root)
-
-
-def twelve_hours(time: datetime) -> str:
-    return f"{time.month}/{time.day}/{time:%Y} {time.hour % 12 or 12}:{time:%M:%S %p}"
-
-
-def write_twelve_hours(root: Path) -> str:
-    lines = [f"{row.user},{row.item},{twelve_hours(row.time)}" for row in ROWS]
-    (root / "orders.csv").write_text("\n".join([HEADER, *lines]))
-    return "orders.csv"
 
 
 SHAPES = [

@@ -9,9 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchrec_dagster_tests.guard.repeats import repeats
-from batchrec_dagster_tests.guard.servers.personalize import (
-    Local,
-    Reply,
+from batchrec_dagster_tests.guard.servers.personalize import Local, Reply
+from batchrec_dagster_tests.guard.servers.personalize_data import (
     write_interactions_schema,
     write_schema,
 )

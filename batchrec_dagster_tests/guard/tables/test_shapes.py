@@ -16,7 +16,8 @@ from batchrec_dagster.cli import main
 from batchrec_dagster_tests.guard.builders import Project
 from batchrec_dagster_tests.guard.repeats import repeats
 from batchrec_dagster_tests.guard.seams import preparation
-from batchrec_dagster_tests.guard.tables.shapes import PLAIN, REFUSED, SHAPES, Shape
+from batchrec_dagster_tests.guard.tables.shape_files import PLAIN
+from batchrec_dagster_tests.guard.tables.shapes import REFUSED, SHAPES, Shape
 
 Rows = list[tuple[str, str, int]]
 
