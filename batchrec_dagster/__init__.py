@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from batchrec_dagster.pipeline.component import BatchRecommendations
     from batchrec_dagster.pipeline.declare_asset import PipelineAsset
-    from batchrec_dagster.pipeline.resources import published, resources
+    from batchrec_dagster.pipeline.other_locations import published, resources
 
 __all__ = ["BatchRecommendations", "PipelineAsset", "published", "resources"]
 
 _MODULES = {
     "BatchRecommendations": "batchrec_dagster.pipeline.component",
     "PipelineAsset": "batchrec_dagster.pipeline.declare_asset",
-    "published": "batchrec_dagster.pipeline.resources",
-    "resources": "batchrec_dagster.pipeline.resources",
+    "published": "batchrec_dagster.pipeline.other_locations",
+    "resources": "batchrec_dagster.pipeline.other_locations",
 }
 
 

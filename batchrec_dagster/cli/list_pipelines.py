@@ -80,7 +80,7 @@ def _list_overviews(lists: Sequence[ListFiles], *, as_json: bool) -> None:
     """Print what each list is like now. Raises UserError."""
     from batchrec_dagster.pipeline.ended_runs import read_ended_runs
     from batchrec_dagster.reporting.insight.overview import read_overview
-    from batchrec_dagster.reporting.views.nights import print_overviews
+    from batchrec_dagster.reporting.views.list_pipelines import print_overviews
     from batchrec_dagster.reporting.views.terminal import Terminal
 
     with open_dagster_instance() as instance:
@@ -153,7 +153,7 @@ def _read_last_run(instance: dg.DagsterInstance, files: ListFiles) -> dict[str, 
 def _list_nights(lists: Sequence[ListFiles], *, as_json: bool) -> None:
     """Print the nights of each list. Raises UserError."""
     from batchrec_dagster.reporting.insight.nights import describe_nights, list_nights
-    from batchrec_dagster.reporting.views.nights import print_nights
+    from batchrec_dagster.reporting.views.list_pipelines import print_nights
     from batchrec_dagster.reporting.views.terminal import Terminal
 
     ended_runs = read_ended_runs_if_any(lists)

@@ -20,7 +20,7 @@ from batchrec_dagster.storage.durable import delete_empty_folders
 
 if TYPE_CHECKING:
     from batchrec_dagster.config import Pipeline
-    from batchrec_dagster.personalize.resources import Ensure
+    from batchrec_dagster.personalize.ensure import Ensure
     from batchrec_dagster.storage.connection import Storage
     from batchrec_dagster.storage.objects import ObjectInfo
 

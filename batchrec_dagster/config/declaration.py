@@ -25,7 +25,10 @@ from batchrec_dagster.config.lists import (
     RecommendationSettings,
 )
 from batchrec_dagster.config.problems import locate_problems, raise_problems
-from batchrec_dagster.config.project import (
+from batchrec_dagster.config.publication import Experiment, Gate, ReportSettings, Retention
+from batchrec_dagster.config.published_list import PublishedList, flatten_settings
+from batchrec_dagster.config.ratings import InteractionSettings, RatingsSettings
+from batchrec_dagster.config.running import (
     Alerts,
     Budget,
     OnNewFiles,
@@ -33,9 +36,6 @@ from batchrec_dagster.config.project import (
     PreparationSettings,
     Schedule,
 )
-from batchrec_dagster.config.publication import Experiment, Gate, ReportSettings, Retention
-from batchrec_dagster.config.published_list import PublishedList, flatten_settings
-from batchrec_dagster.config.ratings import InteractionSettings, RatingsSettings
 from batchrec_dagster.config.segments import Segments
 from batchrec_dagster.config.settings import Matching, Settings, block
 from batchrec_dagster.config.similar_items import SimilarItems

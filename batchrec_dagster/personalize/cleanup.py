@@ -40,7 +40,7 @@ from batchrec_dagster.personalize.api import (
     PersonalizeError,
     ResourceKind,
 )
-from batchrec_dagster.personalize.resources import Ensure
+from batchrec_dagster.personalize.ensure import Ensure
 
 # Deleting a solution deletes its versions. Jobs cannot be deleted; finished ones cost nothing.
 ORDER = (FILTER, SOLUTION, DATASET, SCHEMA, DATASET_GROUP)

@@ -31,7 +31,7 @@ from batchrec_dagster.personalize.api import (
     ResourceKind,
 )
 from batchrec_dagster.personalize.cleanup import is_busy, is_ours, list_groups
-from batchrec_dagster.personalize.resources import Ensure, StartedResource
+from batchrec_dagster.personalize.ensure import Ensure, StartedResource
 from batchrec_dagster.personalize.schemas import USER_ID
 
 MAX_USER_BYTES = 50_000_000

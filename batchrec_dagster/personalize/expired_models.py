@@ -17,7 +17,7 @@ from batchrec_dagster.personalize.api import (
     SOLUTION_VERSION,
 )
 from batchrec_dagster.personalize.cleanup import is_ours, list_groups, list_resources
-from batchrec_dagster.personalize.resources import Ensure
+from batchrec_dagster.personalize.ensure import Ensure
 
 MODEL_TAG, EXPIRED = "batchrec:model", "expired"
 

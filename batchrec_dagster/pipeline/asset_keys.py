@@ -5,7 +5,7 @@ from __future__ import annotations
 import dagster as dg
 
 from batchrec_dagster.config import Pipeline, PublishedList
-from batchrec_dagster.config.project import OpSettings
+from batchrec_dagster.config.running import OpSettings
 
 
 def asset_key(owner: Pipeline | PublishedList, asset: str) -> dg.AssetKey:

@@ -10,11 +10,11 @@ from pydantic import BaseModel, PrivateAttr, ValidationError, model_validator
 
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.config.problems import raise_problems
-from batchrec_dagster.config.project import NOT_CRON
+from batchrec_dagster.config.running import NOT_CRON
 from batchrec_dagster.config.templates import escape_templates
 from batchrec_dagster.pipeline.assets.table import list_assets
 from batchrec_dagster.pipeline.automation.alerts import list_alert_sensors
-from batchrec_dagster.pipeline.automation.jobs import build_automation
+from batchrec_dagster.pipeline.automation.dagster_jobs import build_automation
 from batchrec_dagster.pipeline.component_files import find_component_file
 from batchrec_dagster.pipeline.declaration_errors import (
     DeclarationError,

@@ -10,7 +10,7 @@ from typing import Any
 import dagster as dg
 
 from batchrec_dagster.config import Pipeline, PublishedList
-from batchrec_dagster.config.project import OpSettings, Retries
+from batchrec_dagster.config.running import OpSettings, Retries
 from batchrec_dagster.pipeline.asset_keys import asset_key, asset_name, find_op_settings
 from batchrec_dagster.pipeline.declared import PIPELINE
 from batchrec_dagster.pipeline.deployment import resource_key

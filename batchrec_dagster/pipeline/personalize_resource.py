@@ -16,9 +16,9 @@ from pydantic import Field
 from batchrec_dagster.config.environment import AWS, EMBEDDED, LOCAL_ROLE_ARN
 from batchrec_dagster.local_personalize.api.client import embedded_client
 from batchrec_dagster.personalize.api import STORAGE_TAG
+from batchrec_dagster.personalize.ensure import Ensure
 from batchrec_dagster.personalize.formats import MAX_RESULTS
 from batchrec_dagster.personalize.prices import Prices
-from batchrec_dagster.personalize.resources import Ensure
 from batchrec_dagster.personalize.retries import correct_retries
 from batchrec_dagster.personalize.schemas import FILTER_HISTORY
 from batchrec_dagster.pipeline.storage_resource import StorageResource

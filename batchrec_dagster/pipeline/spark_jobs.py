@@ -16,7 +16,7 @@ from functools import partial
 import dagster as dg
 from botocore.exceptions import BotoCoreError, ClientError
 
-from batchrec_dagster.config.project import PreparationSettings
+from batchrec_dagster.config.running import PreparationSettings
 from batchrec_dagster.errors import UserError
 from batchrec_dagster.preparation.row_rules import PreparationResult
 from batchrec_dagster.preparation.spark.task import SparkTask

@@ -18,7 +18,7 @@ from typing import Any
 import dagster as dg
 from dagster_aws.pipes import PipesGlueClient, PipesS3ContextInjector, PipesS3MessageReader
 
-from batchrec_dagster.config.project import PreparationSettings
+from batchrec_dagster.config.running import PreparationSettings
 from batchrec_dagster.errors import UserError
 from batchrec_dagster.pipeline.spark_jobs import explain_failures, read_result
 from batchrec_dagster.preparation import spark

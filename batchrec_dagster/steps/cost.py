@@ -11,13 +11,13 @@ from dataclasses import replace
 from pydantic import BaseModel
 
 from batchrec_dagster.config import PublishedList
+from batchrec_dagster.personalize.ensure import ReadyResource
 from batchrec_dagster.personalize.prices import (
     Cost,
     add_up,
     estimate_training_hours,
     summarize_costs,
 )
-from batchrec_dagster.personalize.resources import ReadyResource
 from batchrec_dagster.steps.interactions import read_interactions_record
 from batchrec_dagster.steps.model_records import PaidRecord, read_dataset, read_model
 from batchrec_dagster.steps.shared_jobs import group_lists

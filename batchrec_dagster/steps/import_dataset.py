@@ -15,8 +15,8 @@ from batchrec_dagster.personalize.api import (
     STORAGE_TAG,
     Description,
 )
+from batchrec_dagster.personalize.ensure import Ensure, ReadyResource, StartedResource
 from batchrec_dagster.personalize.prices import Cost, add_up, summarize_costs
-from batchrec_dagster.personalize.resources import Ensure, ReadyResource, StartedResource
 from batchrec_dagster.personalize.schemas import INTERACTIONS, ITEMS, USERS
 from batchrec_dagster.steps.checks import require_passed
 from batchrec_dagster.steps.cost import (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from batchrec_dagster.personalize.resources import ReadyResource
+from batchrec_dagster.personalize.ensure import ReadyResource
 
 
 def describe_outcome(job: ReadyResource, action: str) -> str:

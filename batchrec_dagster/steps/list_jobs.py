@@ -17,12 +17,12 @@ import polars as pl
 from batchrec_dagster.config import Pipeline, PublishedList, fingerprint
 from batchrec_dagster.config.rules import ExcludeSeen
 from batchrec_dagster.personalize.api import FILTER, PersonalizeError
+from batchrec_dagster.personalize.ensure import Ensure, ReadyResource, StartedResource
 from batchrec_dagster.personalize.filters import EXCLUDE_SEEN
 from batchrec_dagster.personalize.formats import MAX_RESULTS
 from batchrec_dagster.personalize.measurements import join_words
 from batchrec_dagster.personalize.prices import Cost
 from batchrec_dagster.personalize.recipes import USER_PERSONALIZATION
-from batchrec_dagster.personalize.resources import Ensure, ReadyResource, StartedResource
 from batchrec_dagster.steps.cost import (
     count_interactions,
     find_restart_obstacle,

@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from batchrec_dagster.config import fingerprint
 from batchrec_dagster.config.solution import Training
 from batchrec_dagster.personalize.api import ACTIVE, FAILED, SOLUTION, SOLUTION_VERSION, Description
+from batchrec_dagster.personalize.ensure import ReadyResource, StartedResource
 from batchrec_dagster.personalize.expired_models import has_model
 from batchrec_dagster.personalize.formats import scan_interactions
 from batchrec_dagster.personalize.measurements import (
@@ -19,7 +20,6 @@ from batchrec_dagster.personalize.measurements import (
 )
 from batchrec_dagster.personalize.prices import Cost
 from batchrec_dagster.personalize.recipes import build_recipe_arn
-from batchrec_dagster.personalize.resources import ReadyResource, StartedResource
 from batchrec_dagster.steps.checks import require_passed
 from batchrec_dagster.steps.cost import (
     add_payment,

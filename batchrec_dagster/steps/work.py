@@ -9,8 +9,8 @@ from functools import cached_property
 from typing import Generic, Self, TypeVar
 
 from batchrec_dagster.config import Pipeline, PublishedList
+from batchrec_dagster.personalize.ensure import Ensure
 from batchrec_dagster.personalize.prices import Prices
-from batchrec_dagster.personalize.resources import Ensure
 from batchrec_dagster.steps.checks import require_passed
 from batchrec_dagster.storage.connection import Storage
 from batchrec_dagster.storage.edition import Finding

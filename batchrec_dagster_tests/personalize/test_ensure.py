@@ -16,7 +16,7 @@ from batchrec_dagster.personalize.api import (
     IMPORT_JOB,
     PersonalizeError,
 )
-from batchrec_dagster.personalize.resources import Ensure, StartedResource
+from batchrec_dagster.personalize.ensure import Ensure, StartedResource
 
 ARN = "arn:aws:personalize:us-east-1:123456789012:dataset-import-job/shop-1"
 

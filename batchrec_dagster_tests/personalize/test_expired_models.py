@@ -11,8 +11,8 @@ import boto3
 import pytest
 
 from batchrec_dagster.personalize.api import PIPELINE_TAG
+from batchrec_dagster.personalize.ensure import Ensure
 from batchrec_dagster.personalize.expired_models import EXPIRED, MODEL_TAG, expire_models, has_model
-from batchrec_dagster.personalize.resources import Ensure
 from batchrec_dagster.personalize.schemas import make_interactions_schema
 from batchrec_dagster.testing import StartedPersonalize
 from batchrec_dagster_tests.guard.seams.personalize import held_downloads

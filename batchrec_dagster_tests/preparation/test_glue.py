@@ -18,7 +18,7 @@ from dagster import DagsterExecutionInterruptedError
 from moto.glue.models import FakeJobRun, glue_backends
 from moto.glue.responses import GlueResponse
 
-from batchrec_dagster.config.project import PreparationSettings
+from batchrec_dagster.config.running import PreparationSettings
 from batchrec_dagster.pipeline.spark_on_aws import run_on_glue, zip_package
 from batchrec_dagster.preparation.spark.task import PARTS, SUPPRESSED
 from batchrec_dagster.storage.erased import NOBODY

@@ -14,8 +14,8 @@ import pytest
 
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.personalize.api import ACTIVE, IMPORT_JOB, ResourceKind
+from batchrec_dagster.personalize.ensure import Ensure
 from batchrec_dagster.personalize.prices import Prices
-from batchrec_dagster.personalize.resources import Ensure
 from batchrec_dagster.steps.model_records import DatasetRecord, ImportedFile
 from batchrec_dagster.steps.retention import delete_unneeded
 from batchrec_dagster.steps.work import PersonalizeWork

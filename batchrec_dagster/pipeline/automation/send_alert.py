@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from batchrec_dagster.config.project import Alerts
+from batchrec_dagster.config.running import Alerts
 from batchrec_dagster.errors import UserError
 from batchrec_dagster.reporting.views.plain import escape_invisible
 from batchrec_dagster.storage.extras import require

@@ -13,7 +13,7 @@ from batchrec_dagster.reporting.insight.numbers import format_count
 from batchrec_dagster.reporting.insight.overview import ListOverview
 from batchrec_dagster.reporting.insight.person import PersonDetails, describe_periods
 from batchrec_dagster.reporting.insight.titles import shorten_title
-from batchrec_dagster.reporting.views.nights import describe_night
+from batchrec_dagster.reporting.views.list_pipelines import describe_night
 from batchrec_dagster.reporting.views.plain import (
     format_show_arguments,
     format_time,

@@ -29,7 +29,7 @@ from batchrec_dagster.personalize.api import (
     ResourceKind,
 )
 from batchrec_dagster.personalize.data_deletion import erase_users_from_groups, find_dataset_groups
-from batchrec_dagster.personalize.resources import Ensure, StartedResource
+from batchrec_dagster.personalize.ensure import Ensure, StartedResource
 from batchrec_dagster.storage.objects import ObjectStore
 
 if TYPE_CHECKING:

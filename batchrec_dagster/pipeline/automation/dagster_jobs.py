@@ -1,4 +1,4 @@
-"""A pipeline's jobs (refresh, rollback), its schedule and its sensor of new files."""
+"""A pipeline's jobs in Dagster (refresh, rollback), its schedule and its sensor of new files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a pipeline fits into a project: its engine, steps, schedule, sensor, alerts and budget."""
+"""How a pipeline runs in its project: its engine, steps, schedule, sensor, alerts and budget."""
 
 from __future__ import annotations
 

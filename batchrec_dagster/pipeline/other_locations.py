@@ -1,4 +1,4 @@
-"""The resources of the pipelines in a code location, and their lists for other locations."""
+"""What other code locations load: the published lists, and the resources that they need."""
 
 from __future__ import annotations
 
