@@ -40,10 +40,15 @@ def teardown(name: str, with_files: bool, yes: bool) -> None:
       batchrec teardown shop               # show, ask, delete
       batchrec teardown shop --storage     # the tables and copied ratings too
     """
+    from batchrec_dagster.config.declaration import PIPELINE_NAME
     from batchrec_dagster.personalize.api import PIPELINE_TAG
     from batchrec_dagster.personalize.cleanup import plan_teardown
     from batchrec_dagster.steps.locks import hold_locks, list_lock_uris
 
+    try:
+        PIPELINE_NAME.require(name)
+    except ValueError as error:
+        raise click.BadParameter(f"{name!r} is no name of a pipeline: {error}") from None
     log = open_console_log()
     project = enter_project_if_any()
     deployment = load_deployment()

@@ -53,13 +53,11 @@ from batchrec_dagster.preparation.row_rules import Rules
 from batchrec_dagster.sinks import Sinks
 from batchrec_dagster.storage.layout import SEGMENTS, SIMILAR_ITEMS, PipelineKeys
 
-Name = Annotated[
-    str,
-    Matching(
-        r"[A-Za-z][A-Za-z0-9_]{0,31}",
-        "write a letter, then letters, digits and _, at most 32 in all",
-    ),
-]
+PIPELINE_NAME = Matching(
+    r"[A-Za-z][A-Za-z0-9_]{0,31}",
+    "write a letter, then letters, digits and _, at most 32 in all",
+)
+Name = Annotated[str, PIPELINE_NAME]
 
 
 class Pipeline(Settings):

@@ -97,14 +97,15 @@ class Matching:
     def __get_pydantic_core_schema__(
         self, source: Any, handler: GetCoreSchemaHandler
     ) -> CoreSchema:
-        return core_schema.no_info_after_validator_function(self._require, handler(source))
+        return core_schema.no_info_after_validator_function(self.require, handler(source))
 
     def __get_pydantic_json_schema__(
         self, schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> JsonSchemaValue:
         return {**handler(schema), "pattern": f"^({self.pattern})$"}
 
-    def _require(self, text: str) -> str:
+    def require(self, text: str) -> str:
+        """The text. Raises ValueError if it does not match."""
         if not re.fullmatch(self.pattern, text, re.ASCII):
             raise ValueError(self.otherwise)
         return text

@@ -270,3 +270,15 @@ def test_a_pipeline_that_never_ran_has_nothing_to_delete(
     before = list_arns(open_personalize(project))
     assert tear_down(project, "films", instance, "--yes").exit_code == NOTHING_TO_DELETE
     assert list_arns(open_personalize(project)) == before
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "shop/curated", "/shop", "shop/../films"])
+def test_what_is_no_name_of_a_pipeline_deletes_nothing(
+    name: str, project: Project, instance: dg.DagsterInstance
+) -> None:
+    before = list_files(project.storage)
+    assert before
+    result = tear_down(project, name, instance, "--storage", "--yes")
+    assert result.exit_code == 2
+    assert "is no name of a pipeline" in result.output
+    assert list_files(project.storage) == before
