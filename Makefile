@@ -7,6 +7,13 @@ export PYTHONWARNINGS := ignore:Function
 # tests that the crashed one had done.
 WORKERS := --dist loadfile --max-worker-restart=0
 
+# Tests write thousands of small files and wait for the disk. In memory, where there is enough of it,
+# they take a third less time.
+MEMORY := /dev/shm
+IN_MEMORY := $(shell free=$$(df --output=avail $(MEMORY) 2>/dev/null | tail -1); \
+	[ "$${free:-0}" -gt 8000000 ] && ! findmnt -no OPTIONS $(MEMORY) | grep -q noexec \
+	&& echo TMPDIR=$(MEMORY))
+
 .DEFAULT_GOAL := help
 .PHONY: help setup demo ui wheel test test-guard test-long test-fast attack bench docs pictures schema check lint format lock clean
 
@@ -29,13 +36,13 @@ wheel: .venv/run  ## Builds the file in dist/ by which batchrec is installed els
 	@echo "Install it with: pip install '$$(echo dist/*.whl)[local,report,serve]'"
 
 test: .venv/dev  ## Runs all tests but those of the night (nine minutes).
-	$(BIN)/pytest -n 4 $(WORKERS) --no-loadscope-reorder
+	$(IN_MEMORY) $(BIN)/pytest -n 4 $(WORKERS) --no-loadscope-reorder
 
 test-guard: .venv/dev  ## Runs the tests that enter where a user does (seven minutes).
-	$(BIN)/pytest -n 5 $(WORKERS) --no-loadscope-reorder batchrec_dagster_tests/guard
+	$(IN_MEMORY) $(BIN)/pytest -n 5 $(WORKERS) --no-loadscope-reorder batchrec_dagster_tests/guard
 
 test-long: .venv/dev  ## Runs all tests, with more random input, kills and Pythons (an hour).
-	BATCHREC_LONG_TESTS=1 $(BIN)/pytest -n 2 $(WORKERS) --no-loadscope-reorder --hypothesis-profile=wild
+	$(IN_MEMORY) BATCHREC_LONG_TESTS=1 $(BIN)/pytest -n 2 $(WORKERS) --no-loadscope-reorder --hypothesis-profile=wild
 
 test-fast: .venv/dev  ## Runs the tests that need no server, browser or Spark (a minute).
 	$(BIN)/pytest -n 2 $(WORKERS) -m "not slow"

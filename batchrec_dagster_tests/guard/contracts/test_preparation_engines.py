@@ -173,7 +173,11 @@ ROW = "1,2,5,1000\n"
         ("a.csv", HEADER + "1,10,5,1000000000\n1,10,5,1000000000000\n", "in milliseconds"),
         ("a.csv", HEADER + "é" * 60_000, "line 2 is longer than 100 KB"),
         ("a.csv", HEADER, "has a header and no rows"),
-        ("a.csv.gz", gzip.compress((HEADER + ROW * 200_000).encode()), "BATCHREC_MAX_FILE_GB"),
+        (
+            "a.csv.gz",
+            gzip.compress((HEADER + ROW * 200_000).encode(), mtime=0),
+            "BATCHREC_MAX_FILE_GB",
+        ),
         ("a.csv.gz", b"\x1f\x8bbroken", "download or copy it again"),
     ],
 )
@@ -201,7 +205,7 @@ def test_a_file_that_cannot_be_used_is_refused_by_name(
         ("a.json", '[{"user": 1, "item": 2, "rating": 5, "time": 1000}]', "a JSON array"),
         ("a.csv", f'{HEADER}"1\n",2,5,1000\n{ROW}', "goes on in the next line"),
         ("a.csv", (HEADER + ROW).encode("utf-16"), "not plain text"),
-        ("a.csv", gzip.compress((HEADER + ROW).encode()), "has to be named .gz"),
+        ("a.csv", gzip.compress((HEADER + ROW).encode(), mtime=0), "has to be named .gz"),
     ],
 )
 def test_what_spark_does_not_read_is_refused_by_name(
