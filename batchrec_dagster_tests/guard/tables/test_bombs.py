@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import resource
+import shutil
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -22,9 +23,10 @@ from click.testing import CliRunner
 
 from batchrec_dagster.cli import main
 from batchrec_dagster_tests.guard.builders import (
+    REPOSITORY,
     Project,
-    copied_project,
     declaration,
+    module_project,
     table,
     write_ratings,
     write_source,
@@ -280,7 +282,8 @@ def test_json_that_is_nested_too_deep_is_a_bad_row(tmp_path: Path, depth: int) -
 @pytest.fixture(scope="module")
 def shop(first_run: FirstRun, tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A project whose pipeline has published recommendations, and now reads a folder of ratings."""
-    project = copied_project(tmp_path_factory.mktemp("shop"))
+    project = module_project(tmp_path_factory.mktemp("shop"))
+    shutil.copy(REPOSITORY / "batchrec_dagster/definitions.py", project.package)
     first_run.copy_to(project)
     project.environment[MEMORY] = str(MEMORY_GB)
     write_ratings(project.root / "inbox" / "good.csv")
