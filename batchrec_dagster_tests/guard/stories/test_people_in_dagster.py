@@ -178,7 +178,7 @@ MISFITS: list[dict[str, Any]] = [
     {"ratings": {"source": "ratings.parquet", "columns": SWAPPED}},
     {"users": {**USERS, "columns": {"user": "id", "numbers": {"AGE": "id"}}}},
     {"batch_users": {"source": "words.csv"}},
-    {"gate": {"min_coverage": 1.0, "max_drop": 0}},
+    {"gate": {"min_ndcg_at_25": 1.0}},
 ]
 
 
