@@ -189,19 +189,19 @@ class Ensure:
         def find(summaries: Sequence[Description]) -> str | None:
             return self.find(kind, summaries, stem, usable, among_others=among_others)
 
-        name, message = stem, ""
-        for taken in range(MAX_TAKEN_NUMBERS if kind.is_numbered else MAX_TAKEN_NAMES):
+        name, message, number = stem, "", 0
+        for _ in range(MAX_TAKEN_NUMBERS if kind.is_numbered else MAX_TAKEN_NAMES):
             summaries = self.list(kind, **within)
             arn = find(summaries)
             if arn is not None:
                 return StartedResource(arn, created=False)
             if kind.is_numbered:
                 # Failed ones count too. What another run has created since then has this number.
-                name = f"{stem}-{len(summaries) + 1 + taken}"
+                number = max(len(summaries), number) + 1
+                name = f"{stem}-{number}"
             arn, message = self._create(kind, name, create(name))
             if arn is not None:
                 return StartedResource(arn, created=True)
-            # List may not show yet what was created a moment ago.
             waiting_for = f"the {kind.label} {name} exists, but Personalize does not list it"
             for _ in self.attempts_until_shown(waiting_for):
                 arn = find(self.list(kind, **within))

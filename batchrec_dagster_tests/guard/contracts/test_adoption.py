@@ -249,6 +249,21 @@ def test_a_job_that_fails_twice_is_reported_with_personalizes_reason(
     assert wanted.ensure(client) not in failing.failed
 
 
+@pytest.mark.parametrize("kind", NUMBERED)
+def test_after_a_failed_job_that_lists_do_not_show_yet_nothing_is_created_twice(
+    prepared: Prepared, tmp_path: Path, kind: str
+) -> None:
+    wanted, local = prepared.want(kind), prepared.copy(tmp_path)
+    failing = FailingResources({wanted.create: ["out of memory"] * 2})
+    with pytest.raises(PersonalizeFailure):
+        wanted.ensure(misbehave(local.client, failing)[0])
+    lists = LaggingLists(random.Random(0))
+    lists.lists_without = {max(failing.failed): 1}
+    client, aws = misbehave(local.client, failing, lists)
+    assert wanted.ensure(client) == wanted.ensure(client)
+    assert aws.creates_by_operation() == {wanted.create: 1}
+
+
 def test_a_role_that_may_not_read_is_named_with_what_to_allow(
     prepared: Prepared, tmp_path: Path
 ) -> None:
