@@ -41,8 +41,8 @@ test: .venv/dev  ## Runs all tests but those of the night (nine minutes).
 test-guard: .venv/dev  ## Runs the tests that enter where a user does (seven minutes).
 	$(IN_MEMORY) $(BIN)/pytest -n 5 $(WORKERS) --no-loadscope-reorder batchrec_dagster_tests/guard
 
-test-long: .venv/dev  ## Runs all tests, with more random input, kills and Pythons (an hour).
-	$(IN_MEMORY) BATCHREC_LONG_TESTS=1 $(BIN)/pytest -n 2 $(WORKERS) --no-loadscope-reorder --hypothesis-profile=wild
+test-long: .venv/dev  ## Runs all tests, with more random input, kills and Pythons (twenty minutes).
+	$(IN_MEMORY) BATCHREC_LONG_TESTS=1 $(BIN)/pytest -n 4 $(WORKERS) --no-loadscope-reorder --hypothesis-profile=wild
 
 test-fast: .venv/dev  ## Runs the tests that need no server, browser or Spark (a minute).
 	$(BIN)/pytest -n 2 $(WORKERS) -m "not slow"
