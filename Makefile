@@ -7,8 +7,8 @@ export PYTHONWARNINGS := ignore:Function
 # tests that the crashed one had done.
 WORKERS := --dist loadfile --max-worker-restart=0
 
-# Tests write thousands of small files and wait for the disk. In memory, where there is enough of it,
-# they take a third less time.
+# Tests write thousands of small files. In memory, where there is enough of it, they do not wait for
+# the disk.
 MEMORY := /dev/shm
 IN_MEMORY := $(shell free=$$(df --output=avail $(MEMORY) 2>/dev/null | tail -1); \
 	[ "$${free:-0}" -gt 8000000 ] && ! findmnt -no OPTIONS $(MEMORY) | grep -q noexec \

@@ -211,7 +211,6 @@ def score_users(
     scorer: Scorer, history: History, exponent: float, items: int | None = None
 ) -> Float32:
     """(users, items): the scores of the first items, or of all, chunk by chunk on all cores."""
-
     users, n_items = len(history.lengths), history.n_items
     wanted = np.empty((users, n_items if items is None else items), np.float32)
 
