@@ -29,6 +29,17 @@ from batchrec_dagster_tests.guard.builders import Project
 _FILE_EVENTS = frozenset({"os.rename", "os.link", "os.remove"})
 _OBJECT_CALLS = ("put", "delete", "copy", "rename")
 _HTTP_WRITES = frozenset({"PUT", "DELETE"})
+_STOPS_BEFORE_WRITES = f"""
+import os, signal, sys
+from batchrec_dagster.cli import main
+
+def stop(event, arguments):
+    if event in {set(_FILE_EVENTS)}:
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+sys.addaudithook(stop)
+main()
+"""
 
 
 class CrashError(BaseException):
@@ -110,22 +121,53 @@ def crash_at_each_write(
 
 
 def kill_when(is_time: Callable[[], bool], project: Project, command: Sequence[str]) -> None:
-    """Start a command in the project, and SIGKILL it with all its processes once it is time."""
+    """Start a command in the project, and SIGKILL it with all its processes once it is time.
+
+    For what lasts: a command is at its end before this process looks again, where both are busy.
+    """
+    program = str(Path(sys.executable).parent / command[0])
     log = project.root / "killed.log"
+    process = _start(project, [program, *command[1:]], log)
+    while not is_time():
+        assert process.poll() is None, log.read_text()
+        time.sleep(0.005)
+    _kill(process, log)
+
+
+def kill_before_write_when(
+    is_time: Callable[[], bool], project: Project, arguments: Sequence[str]
+) -> None:
+    """Start `batchrec` in the project, and SIGKILL it before the first write at which it is time.
+
+    It stops before each of its durable writes of files, until it is told to go on. Only the
+    command's own process does, so its writes have to be there.
+    """
+    log = project.root / "killed.log"
+    process = _start(project, [sys.executable, "-c", _STOPS_BEFORE_WRITES, *arguments], log)
+    while True:
+        _, status = os.waitpid(process.pid, os.WUNTRACED)
+        assert os.WIFSTOPPED(status), log.read_text()
+        if is_time():
+            break
+        os.kill(process.pid, signal.SIGCONT)
+    _kill(process, log)
+
+
+def _start(project: Project, command: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
     with log.open("w") as output:
-        process = subprocess.Popen(
-            [str(Path(sys.executable).parent / command[0]), *command[1:]],
+        return subprocess.Popen(
+            command,
             cwd=project.root,
             env=project.process_environment(),
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-        while not is_time():
-            assert process.poll() is None, log.read_text()
-            time.sleep(0.005)
-        os.killpg(process.pid, signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL, log.read_text()
+
+
+def _kill(process: subprocess.Popen[bytes], log: Path) -> None:
+    os.killpg(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, log.read_text()
 
 
 def _count_calls(crash: Crash, name: str, call: Callable[..., Any]) -> Callable[..., Any]:

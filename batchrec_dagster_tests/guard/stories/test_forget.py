@@ -17,7 +17,7 @@ from batchrec_dagster_tests.guard.builders import (
     table,
     write_ratings,
 )
-from batchrec_dagster_tests.guard.faults.crashes import Crash, crash_at, kill_when
+from batchrec_dagster_tests.guard.faults.crashes import Crash, crash_at, kill_before_write_when
 from batchrec_dagster_tests.guard.first_run import FirstRun
 from batchrec_dagster_tests.guard.forgetting_shop import Shop
 from batchrec_dagster_tests.guard.oracles.marks import read_files
@@ -80,7 +80,7 @@ def test_an_erasure_whose_process_is_killed_is_continued_by_another(first_shop: 
         return not interactions.exists() or b"\n7," not in interactions.read_bytes()
 
     assert not is_erased()
-    kill_when(is_erased, project, ["batchrec", "forget", "7", "--yes"])
+    kill_before_write_when(is_erased, project, ["forget", "7", "--yes"])
     assert first_shop.is_found("7")
     result = first_shop.forget("7", "--yes")
     assert result.exit_code == 0, result.output
