@@ -169,11 +169,11 @@ class AttributeRows:
 
 
 def parse_attributes(
-    file: RawFile, layout: AttributesLayout, suppressed: ErasedUsers = NOBODY
+    file: RawFile, layout: AttributesLayout, erased_users: ErasedUsers = NOBODY
 ) -> AttributeRows:
     """The rows of a file on this machine. Of rows with the same id the first good one counts.
 
-    suppressed: the users who were erased, whose rows are left out.
+    erased_users: the users who were erased, whose rows are left out.
 
     Raises PreparationError if a declared column is missing, or there is no row.
     """
@@ -193,7 +193,7 @@ def parse_attributes(
         except pl.exceptions.PolarsError as error:
             reason = str(error).partition("\n")[0]
             raise PreparationError(f"{file.name} cannot be read: {reason}") from error
-        erased = suppressed.find(parsed.get_column(_ID))
+        erased = erased_users.find(parsed.get_column(_ID))
         rows = parsed.filter(~is_of_erased_user(erased, _ID)) if len(erased) else parsed
         rows = rows.with_columns(_find_problems_with_repeated(layout).alias(PROBLEM))
         if not parsed.height:

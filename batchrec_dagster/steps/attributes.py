@@ -30,15 +30,15 @@ def read_attribute_rows(
     copies: Sequence[CopiedFile],
     storage: Storage,
     layout: AttributesLayout,
-    suppressed: ErasedUsers = NOBODY,
+    erased_users: ErasedUsers = NOBODY,
 ) -> AttributeRows:
     """The rows of the copied file.
 
-    suppressed: the users who were erased, whose rows a file of users has left out.
+    erased_users: the users who were erased, whose rows a file of users has left out.
     Raises UserError, and PreparationError unless `inspect_attributes` has passed it.
     """
     with open_copies(copies, storage) as (raw_file,):
-        return parse_attributes(raw_file, layout, suppressed)
+        return parse_attributes(raw_file, layout, erased_users)
 
 
 def inspect_attributes(
@@ -46,16 +46,16 @@ def inspect_attributes(
     storage: Storage,
     layout: AttributesLayout,
     on_bad_rows: str,
-    suppressed: ErasedUsers = NOBODY,
+    erased_users: ErasedUsers = NOBODY,
 ) -> tuple[Finding, DataSize]:
     """The verdict on the copied file, and how much is in it.
 
-    suppressed: as of `read_attribute_rows`.
+    erased_users: as of `read_attribute_rows`.
     Raises UserError, and Refused if the file cannot be read.
     """
     check_name = f"{layout.block}_readable"
     with refuse_unreadable(check_name):
-        rows = read_attribute_rows(copies, storage, layout, suppressed)
+        rows = read_attribute_rows(copies, storage, layout, erased_users)
     check = check_rows_readable(check_name, layout.block, rows.rows, rows.bad, on_bad_rows)
     values = {}
     for role in layout.roles:

@@ -20,7 +20,7 @@ from batchrec_dagster.preparation.row_rules import (
     InteractionCounts,
     PreparationResult,
 )
-from batchrec_dagster.preparation.spark.task import PARTS, SUPPRESSED, SparkTask
+from batchrec_dagster.preparation.spark.task import ERASED_USERS_FILE, PARTS, SparkTask
 from batchrec_dagster.steps.checks import (
     SOURCE_WITHOUT_ERASED,
     check_enough_interactions,
@@ -112,11 +112,11 @@ def prepare_interactions(
     runs: says which other runs have ended, whose files of Spark are then deleted.
     Raises UserError, and Refused if a check blocks. Then the interactions of before stay.
     """
-    suppressed = read_erased_users(work.files)
+    erased_users = read_erased_users(work.files)
     made_of = {
         "raw_ratings": raw.version,
         "settings": describe_settings(work.pipeline),
-        "erased": suppressed.version or "",
+        "erased": erased_users.version or "",
     }
 
     def make() -> InteractionsRecord:
@@ -124,10 +124,10 @@ def prepare_interactions(
         with temporary_folder() as folder:
             csv = folder / "interactions.csv"
             if run_spark is None:
-                rows, job = _prepare_here(work, raw, suppressed, csv)
+                rows, job = _prepare_here(work, raw, erased_users, csv)
             else:
                 remove_dead_work(work.files, run, runs)
-                rows, job = _prepare_on_spark(work, raw, suppressed, csv, run_spark, run)
+                rows, job = _prepare_on_spark(work, raw, erased_users, csv, run_spark, run)
             types = choose_csv_types(work.pipeline.interactions_columns)
             counts = count_rows(pl.scan_csv(csv, schema=types, glob=False))
             findings, size = _check(work.pipeline, rows, counts), _measure(rows, counts)
@@ -183,11 +183,11 @@ def _measure(rows: PreparationResult, counts: InteractionCounts) -> DataSize:
     )
 
 
-def _prepare_here(work: Work, raw: RawRatings, suppressed: ErasedUsers, csv: Path) -> Prepared:
+def _prepare_here(work: Work, raw: RawRatings, erased_users: ErasedUsers, csv: Path) -> Prepared:
     """Prepare in this process, into the file."""
     with (
         open_copies(raw.files, work.storage) as files,
-        open_declared_ratings(files, work.pipeline, suppressed) as ratings,
+        open_declared_ratings(files, work.pipeline, erased_users) as ratings,
     ):
         return ratings.write_interactions(csv), {}
 
@@ -195,7 +195,7 @@ def _prepare_here(work: Work, raw: RawRatings, suppressed: ErasedUsers, csv: Pat
 def _prepare_on_spark(
     work: Work,
     raw: RawRatings,
-    suppressed: ErasedUsers,
+    erased_users: ErasedUsers,
     csv: Path,
     run_spark: RunSpark,
     run: str,
@@ -214,13 +214,13 @@ def _prepare_on_spark(
         uris = {file.name: f"file://{file.path.absolute()}" for file in files}
         if on_aws:
             uris = {file.source: file.stored.uri for file in raw.files}
-        with open_declared_ratings(files, pipeline, suppressed) as ratings:
+        with open_declared_ratings(files, pipeline, erased_users) as ratings:
             form, columns, unit = ratings.recognised.form, ratings.columns, ratings.unit
         spark_folder = folder if local_folder is None else f"file://{local_folder}"
         task = SparkTask(uris, form, columns, pipeline.rules, unit, spark_folder)
         try:
             # They are too many for the parameters of a job.
-            store.put(f"{folder}/{SUPPRESSED}", suppressed.encode())
+            store.put(f"{folder}/{ERASED_USERS_FILE}", erased_users.encode())
             result, job = run_spark(task)
             require_same_objects(raw.files, work.storage.store)
             with csv.open("wb") as file:

@@ -29,15 +29,16 @@ WEIGHT_APART = 0.3
 # If this many people had both items, the discount is one half: of what was had together, and of
 # whole histories.
 DISCOUNT_TOGETHER, DISCOUNT_HISTORIES = 5, 10
-# Of what somebody has after an item, so many are paired with it: nobody buys more together, while
-# an automatic import of a history would make millions of pairs. Of what was not had together, only
-# the next few: pairs of whole histories would take most of the time.
+# An item is paired with this many that the same person has after it: nobody buys more together,
+# while an automatic import of a history would make millions of pairs. With items that were not had
+# together, it is only paired with the next few: pairs of whole histories would take most of the
+# time.
 MOST_AFTER, MOST_AFTER_APART = 100, 25
-# So many events are paired at once, which bounds the memory.
+# How many events are paired at once, which bounds the memory.
 EVENTS_AT_ONCE = 50_000
-# The counts of so many pairs are kept before those of the same pairs are added up.
+# How many counts of pairs are kept before those of the same pairs are added up.
 COUNTS_AT_ONCE = 20_000_000
-# So many bytes of people who had items are compared at once.
+# How many bytes of people who had items are compared at once.
 BYTES_AT_ONCE = 32_000_000
 # Two bounds keep the counting of whole histories at a few seconds: the number of users that are
 # counted, and the sum over them of the square of their interactions.
@@ -265,7 +266,7 @@ def _iterate_pairs(rows: pl.DataFrame, within_seconds: int) -> Iterator[pl.DataF
     first_rows = np.flatnonzero(np.diff(users, prepend=-1))
     start = 0
     while start < len(users):
-        # The first user who begins after so many events, or the end.
+        # The first user who begins after this many events, or the end.
         user = np.searchsorted(first_rows, start + EVENTS_AT_ONCE)
         end = int(first_rows[user]) if user < len(first_rows) else len(users)
         part = slice(start, end)

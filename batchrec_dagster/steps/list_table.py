@@ -24,7 +24,7 @@ from batchrec_dagster.storage.list_subjects import SUBJECTS
 SAMPLE = 5
 # Counted lists become lines for this many items at once.
 ITEMS_AT_ONCE = 20_000
-# Of the error of a line, so many characters are kept.
+# How many characters of a line's error are kept.
 MAX_ERROR_LENGTH = 300
 
 

@@ -18,7 +18,7 @@ from batchrec_dagster.steps.work import Work
 # If people had fewer items in the last days, the most popular ones of all time follow, so that
 # lists are full.
 ENOUGH_ITEMS = 1_000
-# Of the people of a group at least so many had an item that counts as popular there.
+# How many people of a group must have had an item for it to count as popular there.
 FEWEST_PEOPLE = 3
 # Lists of popular items are made for this many users at once.
 USERS_AT_ONCE = 20_000

@@ -72,11 +72,11 @@ def describe_inspection(pipeline: Pipeline) -> str:
 
 
 def inspect_ratings(
-    work: Work, copies: Sequence[CopiedFile], suppressed: ErasedUsers
+    work: Work, copies: Sequence[CopiedFile], erased_users: ErasedUsers
 ) -> tuple[Finding, RatingsSeen]:
     """Read every row once, or on AWS the first rows.
 
-    suppressed: the users who were erased, of whom nothing is shown.
+    erased_users: the users who were erased, of whom nothing is shown.
     Raises UserError, and Refused if the files cannot be read.
     """
     pipeline, storage = work.pipeline, work.storage
@@ -85,7 +85,7 @@ def inspect_ratings(
         size = sum(file.path.stat().st_size for file in files)
         with (
             refuse_unreadable(ROWS_READABLE),
-            open_declared_ratings(files, pipeline, suppressed) as opened,
+            open_declared_ratings(files, pipeline, erased_users) as opened,
         ):
             rows = opened.inspect_rows()
             ratings_format = _describe_format(opened, pipeline.ratings, rows.timestamp_unit)
@@ -104,14 +104,14 @@ def inspect_ratings(
 
 
 def open_declared_ratings(
-    files: list[RawFile], pipeline: Pipeline, suppressed: ErasedUsers
+    files: list[RawFile], pipeline: Pipeline, erased_users: ErasedUsers
 ) -> AbstractContextManager[OpenedRatings]:
     """The files of ratings, opened as the pipeline declares them. Raises as `open_ratings`.
 
-    suppressed: the users who were erased.
+    erased_users: the users who were erased.
     """
-    ratings = pipeline.ratings
-    return open_ratings(files, ratings.file_form, ratings.file_columns, pipeline.rules, suppressed)
+    form, columns = pipeline.ratings.file_form, pipeline.ratings.file_columns
+    return open_ratings(files, form, columns, pipeline.rules, erased_users)
 
 
 def _describe_format(

@@ -254,7 +254,7 @@ class AbsentUsers:
 
     @property
     def may_be_bad_data(self) -> bool:
-        """Whether so many are absent that the current data may be bad."""
+        """Whether the current data may be bad, because too many users are absent."""
         return self.absent is not None and len(self.absent) > MAX_ABSENT_SHARE * self.users
 
     @property

@@ -330,7 +330,7 @@ def find_item_rule(rules: ListRules, context: RuleContext) -> pl.Series:
 
 
 def _repeat_number(rule: str, rows: int) -> pl.Series:
-    """The number of the rule in FILTERS, once for each of so many rows."""
+    """The number of the rule in FILTERS, once for each of this many rows."""
     return pl.Series([FILTERS.index(rule)], dtype=pl.UInt8).new_from_index(0, rows)
 
 

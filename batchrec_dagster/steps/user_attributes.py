@@ -37,16 +37,16 @@ def prepare_users(work: Work, raw: RawAttributes, layout: AttributesLayout) -> R
     The copy of the source is deleted in the end if it has rows of users who were erased.
     Raises UserError.
     """
-    suppressed = read_erased_users(work.files)
+    erased_users = read_erased_users(work.files)
     made_of = {
         "raw_users": raw.version,
         "settings": describe_settings(layout),
-        "erased": suppressed.version or "",
+        "erased": erased_users.version or "",
     }
 
     def make() -> UsersRecord:
         require_copies(raw, "raw_users")
-        users = read_attribute_rows(raw.files, work.storage, layout, suppressed)
+        users = read_attribute_rows(raw.files, work.storage, layout, erased_users)
         check = check_source_without_erased(users.erased_rows, len(users.erased))
         table = users.good.select(layout.columns)
         stored = put_table(work, work.pipeline.keys.users, table, made_of)

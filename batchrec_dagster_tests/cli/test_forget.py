@@ -1,4 +1,4 @@
-"""What `batchrec forget` says; what it does is told in the guard."""
+"""What `batchrec forget` says; the guard has what it does."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ def build_mail_table() -> pl.DataFrame:
 
 
 def build_large_table(users: int, results: int = 5) -> pl.DataFrame:
-    """A table of so many users."""
+    """A table of this many users."""
     return build_lists_table(
         {
             str(user): [f"i{(user + offset) % 97}" for offset in range(results)]

@@ -20,7 +20,7 @@ from moto.glue.responses import GlueResponse
 
 from batchrec_dagster.config.running import PreparationSettings
 from batchrec_dagster.pipeline.spark_on_aws import run_on_glue, zip_package
-from batchrec_dagster.preparation.spark.task import PARTS, SUPPRESSED
+from batchrec_dagster.preparation.spark.task import ERASED_USERS_FILE, PARTS
 from batchrec_dagster.storage.erased import NOBODY
 from batchrec_dagster_tests.guard.servers.glue import (
     ROLE,
@@ -119,7 +119,7 @@ def test_the_script_runs_as_glue_calls_it(
         work=f"file://{tmp_path}/work",
     )
     (tmp_path / "work").mkdir()
-    (tmp_path / "work" / SUPPRESSED).write_bytes(NOBODY.encode())
+    (tmp_path / "work" / ERASED_USERS_FILE).write_bytes(NOBODY.encode())
     processes: list[subprocess.Popen[bytes]] = []
 
     def start(run: FakeJobRun) -> subprocess.Popen[bytes]:

@@ -1,5 +1,5 @@
 """The example shop as the tutorial shows it; the page on operations goes on from there. That its
-lists obey each rule is told in guard/tables/test_rules.py and guard/stories/test_lists.py."""
+lists obey each rule is tested in guard/tables/test_rules.py and guard/stories/test_lists.py."""
 
 from __future__ import annotations
 

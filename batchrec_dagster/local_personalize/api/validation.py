@@ -89,8 +89,8 @@ def prune(value: Any, shape: Shape) -> Any:
 def check_request(params: dict[str, Any], shape: Shape) -> None:
     """Raise InvalidInputError if the parameters break a constraint of the service model.
 
-    The message names each broken constraint and its member, but so many at most that the response
-    stays small.
+    The message names each broken constraint and its member, up to a limit that keeps the response
+    small.
     """
     problems = list(islice(_find_problems(params, shape, ""), _MAX_PROBLEMS))
     if problems:

@@ -248,9 +248,9 @@ class History:
         return self.select(is_kept, starts_of(is_kept.astype(np.int64))[self.starts])
 
     def keep_newest(self, entries: int) -> History:
-        """The newest so many entries of each history."""
-        place = np.arange(len(self.items)) - self.starts[self.owners]
-        return self.keep(place < entries)
+        """The newest entries of each history, at most this many."""
+        index = np.arange(len(self.items)) - self.starts[self.owners]
+        return self.keep(index < entries)
 
     def keep_items(self, n_items: int) -> History:
         """The histories without the items from index `n_items` on."""

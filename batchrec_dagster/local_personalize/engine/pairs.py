@@ -31,7 +31,7 @@ CELLS_AT_ONCE = 1 << 19
 # same accuracy as all (Schelter, Boden, Markl, "Scalable similarity-based neighborhood methods with
 # MapReduce", RecSys 2012). This is far more than that.
 MAX_PAIRED = 5_000
-FEW_USERS = 10  # if so many users have both items, their number counts one half
+FEW_USERS = 10  # if this many users have both items, their number counts one half
 
 
 @dataclass(frozen=True)

@@ -90,7 +90,7 @@ def raw_ratings(pipeline: Pipeline) -> PipelineAsset:
     )
     def raw_ratings(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
         work = get_work(pipeline, context)
-        suppressed = read_erased_users(work.files)
+        erased_users = read_erased_users(work.files)
         source = RawSource(
             "raw_ratings",
             find_upstream(ratings.rows, context),
@@ -99,14 +99,14 @@ def raw_ratings(pipeline: Pipeline) -> PipelineAsset:
         )
         inspected_with = {
             "settings": describe_inspection(pipeline),
-            "erased": suppressed.version or "",
+            "erased": erased_users.version or "",
         }
         result, copying = copy_raw(
             work,
             source,
             RawRatings,
             inspected_with,
-            lambda copies: inspect_ratings(work, copies, suppressed),
+            lambda copies: inspect_ratings(work, copies, erased_users),
         )
         seen = result.record.seen
         if not result.is_unchanged:
@@ -198,16 +198,16 @@ def raw_attributes(
         context: dg.AssetExecutionContext, config: DataConfig
     ) -> dg.MaterializeResult[Any]:
         work = get_work(pipeline, context)
-        inspected_with, suppressed = {"settings": code_version}, NOBODY
+        inspected_with, erased_users = {"settings": code_version}, NOBODY
         if layout.subject == "user":
-            suppressed = read_erased_users(work.files)
-            inspected_with["erased"] = suppressed.version or ""
+            erased_users = read_erased_users(work.files)
+            inspected_with["erased"] = erased_users.version or ""
         result, copying = copy_attributes(
             work,
             RawSource(asset, find_upstream(source, context), partial(pipeline.keys.raw, part)),
             inspected_with,
             lambda copies: inspect_attributes(
-                copies, work.storage, layout, settings.on_bad_rows, suppressed
+                copies, work.storage, layout, settings.on_bad_rows, erased_users
             ),
             SizeComparison(work, part, skip=config.skip_quality_gate),
         )

@@ -71,7 +71,7 @@ class OpenedRatings:
     folder: Path
     """Takes what is written meanwhile."""
 
-    suppressed: ErasedUsers = NOBODY
+    erased_users: ErasedUsers = NOBODY
     """The users who were erased. Their rows are left out."""
 
     @property
@@ -197,10 +197,10 @@ class OpenedRatings:
 
         They are found once, so that nothing that follows has to hash an id for each row.
         """
-        if not self.suppressed:
+        if not self.erased_users:
             return NO_IDS
         try:
-            return self.suppressed.find(list_distinct(self._scan_users(), "user"))
+            return self.erased_users.find(list_distinct(self._scan_users(), "user"))
         except pl.exceptions.PolarsError as error:
             raise self._explain(error) from error
 
@@ -234,13 +234,13 @@ def open_ratings(
     form: FileForm,
     columns: Columns,
     rules: Rules,
-    suppressed: ErasedUsers = NOBODY,
+    erased_users: ErasedUsers = NOBODY,
 ) -> Iterator[OpenedRatings]:
     """The files ready to be read, in this order.
 
     form, columns: as they are declared, or were recognised. Times in the future are bad rows, as
     are those after the columns' latest time.
-    suppressed: the users who were erased.
+    erased_users: the users who were erased.
 
     What has to be unpacked for it is removed when the block ends. Raises PreparationError.
     """
@@ -259,7 +259,7 @@ def open_ratings(
             warnings = [*recognised.warnings, *_describe_legacy_files(filled)]
             recognised = replace(recognised, warnings=warnings)
         empty = [file.name for file in all_files if not file.size]
-        yield OpenedRatings(tables, recognised, rules, empty, folder, suppressed)
+        yield OpenedRatings(tables, recognised, rules, empty, folder, erased_users)
 
 
 def _describe_legacy_files(files: Sequence[OpenedFile]) -> Iterator[str]:

@@ -33,7 +33,7 @@ from batchrec_dagster.preparation.row_rules import (
 )
 from batchrec_dagster.preparation.spark.readers import FIX, open_files
 from batchrec_dagster.preparation.spark.rows import BLOCK, FATAL, PARSED_ROWS, RowParser
-from batchrec_dagster.preparation.spark.task import PARTS, SUPPRESSED, SparkTask
+from batchrec_dagster.preparation.spark.task import ERASED_USERS_FILE, PARTS, SparkTask
 from batchrec_dagster.storage.erased import ErasedUsers
 
 # What the result depends on, whatever the session's defaults are.
@@ -71,10 +71,10 @@ def run_task(spark: SparkSession, task: SparkTask, log: logging.Logger) -> Prepa
 
 def _prepare(spark: SparkSession, task: SparkTask, log: logging.Logger) -> PreparationResult:
     columns, rules = task.columns, task.rules
-    erased_users = spark.read.text(f"{task.work}/{SUPPRESSED}", wholetext=True).collect()[0].value
-    suppressed = ErasedUsers.decode(erased_users.encode())
+    (record,) = spark.read.text(f"{task.work}/{ERASED_USERS_FILE}", wholetext=True).collect()
+    erased_users = ErasedUsers.decode(record.value.encode())
     log.info(f"reading {len(task.files):,} files, timestamps as {task.unit}")
-    parser = RowParser([*task.files], columns, rules, task.unit, suppressed)
+    parser = RowParser([*task.files], columns, rules, task.unit, erased_users)
     schema = ", ".join(f"{name} {_TYPES[kind]}" for name, kind in PARSED_ROWS.items())
     parts = [
         frame.mapInArrow(partial(parser.parse_batches, read_cells=read_cells), schema)

@@ -85,7 +85,7 @@ class RowParser:
     rules: Rules
     unit: str
     """How times are written, as in `Columns.time_form` but not `auto`."""
-    suppressed: ErasedUsers
+    erased_users: ErasedUsers
     """The users who were erased."""
 
     def parse_batches(
@@ -105,7 +105,7 @@ class RowParser:
         name = self.names[rows.item(0, FILE)]
         try:
             cells = read_cells(rows).collect()
-            is_erased = is_of_erased_user(self.suppressed.find(cells.get_column("user")))
+            is_erased = is_of_erased_user(self.erased_users.find(cells.get_column("user")))
             kept_cells = cells.filter(~is_erased).lazy()
             of_erased = cells.filter(is_erased).select(
                 ROW, "user", pl.lit(ERASED_USER).alias(REASON)

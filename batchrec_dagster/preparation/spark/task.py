@@ -10,7 +10,7 @@ from batchrec_dagster.preparation.file_form import Columns, FileForm
 from batchrec_dagster.preparation.row_rules import Rules
 from batchrec_dagster.preparation.sources.limits import Limits
 
-SUPPRESSED, PARTS = "erased_users.json", "parts"
+ERASED_USERS_FILE, PARTS = "erased_users.json", "parts"
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,8 @@ class SparkTask:
     """How times are written, as in `Columns.time_form` but not `auto`."""
 
     work: str
-    """The URI of the folder with the list of users who were erased, SUPPRESSED. The interactions
-    are written to PARTS in it, as CSV files without a header, `part-*`."""
+    """The URI of the folder with the list of users who were erased, ERASED_USERS_FILE. The
+    interactions are written to PARTS in it, as CSV files without a header, `part-*`."""
 
     limits: Limits = field(default_factory=Limits.from_environment)
 

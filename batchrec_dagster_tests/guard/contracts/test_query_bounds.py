@@ -1,4 +1,4 @@
-"""`query`: what it may not do or read, and how that is told."""
+"""`query`: what it may not do or read, and how that is reported."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ _is_hook_installed = False
 
 @contextmanager
 def crash_at(write: int, folder: Path | None = None) -> Iterator[Crash]:
-    """A block that ends before its durable write number `write`, from 0, if it makes so many.
+    """A block that ends before its durable write number `write`, from 0, if it gets there.
 
     folder: where the files are that count. Objects in a bucket always do.
     """
@@ -108,7 +108,7 @@ def crash_at_each_write(
 
     The crash of each is yielded right after it. What the call starts from is for the caller to
     restore in between; or else each call continues where the one before ended.
-    every: of so many writes, one is tried.
+    every: one of this many writes is tried.
     """
     write = 0
     while True:

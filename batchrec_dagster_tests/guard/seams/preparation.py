@@ -29,7 +29,7 @@ from batchrec_dagster.preparation.polars.decoding import RawFile as DecodedFile
 from batchrec_dagster.preparation.polars.prepare import open_ratings
 from batchrec_dagster.preparation.row_rules import PreparationResult
 from batchrec_dagster.preparation.sources.source import RowSource, SourceContext
-from batchrec_dagster.preparation.spark.task import PARTS, SUPPRESSED, SparkTask
+from batchrec_dagster.preparation.spark.task import ERASED_USERS_FILE, PARTS, SparkTask
 from batchrec_dagster.samples import generator
 from batchrec_dagster.steps.stored_files import put_stream
 from batchrec_dagster.storage.erased import NOBODY, ErasedUsers
@@ -160,12 +160,12 @@ def prepare(
     """
     with _user_errors():
         pipeline = Pipeline.model_validate({"name": "shop", **blocks})
-    target, suppressed = folder / "interactions.csv", _suppress(erased)
+    target, erased_users = folder / "interactions.csv", _suppress(erased)
     form, columns = pipeline.ratings.file_form, pipeline.ratings.file_columns
     result: PreparationResult
     with (
         _open_files(folder, pipeline.ratings.rows) as files,
-        open_ratings(files, form, columns, pipeline.rules, suppressed) as ratings,
+        open_ratings(files, form, columns, pipeline.rules, erased_users) as ratings,
     ):
         if spark is None:
             result = ratings.write_interactions(target)
@@ -181,7 +181,7 @@ def prepare(
                 f"file://{folder}/work",
             )
             (folder / "work").mkdir()
-            (folder / "work" / SUPPRESSED).write_bytes(suppressed.encode())
+            (folder / "work" / ERASED_USERS_FILE).write_bytes(erased_users.encode())
             result = run_task(spark, task, logging.getLogger(__name__))
             parts = sorted(folder.glob(f"work/{PARTS}/part-*"))
             header = ",".join(pipeline.interactions_columns)
@@ -203,7 +203,7 @@ def prepare(
 
 @contextmanager
 def parts_of(rows: int) -> Iterator[None]:
-    """A block in which rows are read and counted in parts of so many, as of a very large file."""
+    """A block in which rows are read and counted in parts of this many, as those of a very large file are."""
     with (
         patch.object(row_filters, "PART_ROWS", rows),
         patch.object(counting, "PIECE_ROWS", rows),

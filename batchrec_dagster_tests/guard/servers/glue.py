@@ -26,7 +26,7 @@ from batchrec_dagster.preparation.file_form import Columns, FileForm
 from batchrec_dagster.preparation.polars.decoding import RawFile
 from batchrec_dagster.preparation.polars.prepare import open_ratings
 from batchrec_dagster.preparation.row_rules import Rules
-from batchrec_dagster.preparation.spark.task import PARTS, SUPPRESSED, SparkTask
+from batchrec_dagster.preparation.spark.task import ERASED_USERS_FILE, PARTS, SparkTask
 from batchrec_dagster.storage.connection import S3Connection, Storage
 from batchrec_dagster.storage.erased import ErasedUsers
 from batchrec_dagster_tests.guard.servers.s3 import OWNER, REGION, S3Server
@@ -143,11 +143,11 @@ def do_task(s3: S3Server, folder: Path) -> Callable[[FakeJobRun], None]:
     def prepare(pipes: PipesContext) -> None:
         task = SparkTask.from_json(pipes.get_extra("task"))
         store, ((name, uri),) = s3.store(), task.files.items()
-        suppressed = ErasedUsers.decode(store.get(f"{task.work}/{SUPPRESSED}"))
+        erased_users = ErasedUsers.decode(store.get(f"{task.work}/{ERASED_USERS_FILE}"))
         store.download(uri, folder / "raw.csv")
         target = folder / "interactions.csv"
         files = [RawFile(folder / "raw.csv", name)]
-        with open_ratings(files, task.form, task.columns, task.rules, suppressed) as read:
+        with open_ratings(files, task.form, task.columns, task.rules, erased_users) as read:
             result = read.write_interactions(target)
         store.put(f"{task.work}/{PARTS}/part-0.csv", target.read_bytes().partition(b"\n")[2])
         pipes.report_custom_message(asdict(result))

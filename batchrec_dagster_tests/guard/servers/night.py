@@ -191,8 +191,8 @@ def count_personalize_jobs(client: PersonalizeClient) -> Counter[str]:
 
 
 def made_once(nights: int) -> dict[str, int]:
-    """What Personalize has to hold after so many nights, each of other data: an import, a model and
-    a batch of lists each."""
+    """What Personalize has to hold after this many nights, each with other data: an import, a
+    model and a batch of lists each."""
     return {"import": nights, "training": nights, "lists": nights}
 
 

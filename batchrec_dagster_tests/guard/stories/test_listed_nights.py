@@ -1,4 +1,4 @@
-"""Each night is told afterwards: what it published, which check refused it, where it failed."""
+"""Each night is on record afterwards: what it published, which check refused it, where it failed."""
 
 from __future__ import annotations
 

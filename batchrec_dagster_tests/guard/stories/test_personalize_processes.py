@@ -199,7 +199,7 @@ def test_nothing_fails_or_is_lost_when_processes_and_threads_ask_at_once(tmp_pat
     pages = local.client.get_paginator("list_schemas").paginate()
     schemas = [schema["name"] for page in pages for schema in page["schemas"]]
     assert len(schemas) == len(set(schemas)) == 7 * 10
-    assert len(local.store.list("s3://data/made/")) == 1  # who came later was told so
+    assert len(local.store.list("s3://data/made/")) == 1  # All others were refused.
 
 
 def test_regions_and_accounts_of_one_home_are_apart(local: Local) -> None:

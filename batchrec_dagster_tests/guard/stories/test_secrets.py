@@ -31,7 +31,7 @@ def test_no_secret_is_in_logs_metadata_messages_or_storage(
             "shop",
             source,
             alerts=ALERTS,
-            # The URL is wrong, which is told.
+            # Its URL is wrong, so that the step fails and its message has to say why.
             sinks={"postgres": {"url_env": "SHOP_DATABASE_URL"}},
         )
     )

@@ -106,7 +106,7 @@ def test_other_settings_make_again_what_they_concern_and_no_more(shop: Shop) -> 
         ({"recommendations": {"num_results": 5}}, {"jobs": 1}),
         ({"solution": V1, "gate": {"max_drop": 1}}, {"models": 1, "jobs": 1}),
         ({"interactions": {"min_rating": 2}}, {"imports": 1, "models": 1, "jobs": 1}),
-        # What is not in lists.
+        # These settings change no list.
         ({"report": {}, "retention": {"editions": 3}}, {}),
     ):
         settings |= changed

@@ -39,13 +39,15 @@ FIRST_NIGHT = datetime(2026, 1, 5, 3, tzinfo=UTC)
 KEPT = 3
 USERS = [f"u{number}" for number in range(20)]
 ITEMS = [f"i{number}" for number in range(9)]
-# Of more absent users than a fifth, a rollback would keep the lists: the data may be bad.
+# If more than a fifth of the users with lists were absent, a rollback would take that for a fault of
+# the data, and keep their lists.
 MOST_ABSENT = 2
 MOST_ERASED = 4
 # The gate's floor. Models worse than popular items pass if people chose more from earlier lists,
 # which random people do in some years.
 GATE = {"max_drop": 1, "min_ndcg_at_25": 0.1}
-# The write before which a process ends, or None. No publication and no rollback makes so many.
+# The number of the write before which a process ends, or None. It may be higher than the number of
+# writes that a publication or a rollback makes: then the process does not end.
 CRASHES = st.none() | st.integers(0, 7)
 
 Lists = dict[str, list[str]]
@@ -68,7 +70,8 @@ class Account:
     erased: set[str] = field(default_factory=set)
     ended: int = 0
     """How many processes ended since the last publication or rollback that came to its end. Each
-    may have left one edition more, as who goes on finds its lists live, and deletes nothing."""
+    may have left one edition more: the process that goes on finds the lists live already, and then
+    deletes no old edition."""
 
     @property
     def current(self) -> int | None:
@@ -79,7 +82,7 @@ class Account:
         self.ended = self.ended + 1 if has_crashed else 0
 
     def find_before(self, edition: int) -> int | None:
-        """What people had before this edition was first live, but for what was rolled back."""
+        """What people had before this edition was first live, without what was rolled back."""
         numbers = [number for number, _, _ in self.live]
         earlier = numbers[: numbers.index(edition)]
         return next((number for number in reversed(earlier) if number not in self.withdrawn), None)
@@ -212,7 +215,8 @@ class Year(RuleBasedStateMachine):
                 assert live is not None
                 assert live.number in (current, target)
         if crash is None or has_crashed:
-            # A retry knows itself; another run sees in Dagster's history that one was not finished.
+            # A retry has the same run id. Another run sees in Dagster's history that this one was not
+            # finished.
             if not is_retry:
                 self.editions.unfinished_runs.add(run)
                 run = f"{run}, again"

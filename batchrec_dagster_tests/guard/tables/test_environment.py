@@ -1,4 +1,4 @@
-"""What the environment's variables decide, and what is told when they cannot work."""
+"""What the environment's variables decide, and what is reported when they cannot work."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A mistake in a declaration is told with file, line and setting when the project loads."""
+"""A mistake in a declaration is reported with file, line and setting when the project loads."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ def list_similar(
 
 
 def pairs(**together: int) -> list[Row]:
-    """For each key, so many users with all of its letters as items."""
+    """For each key, this many users with all of its letters as items."""
     return [
         (f"{letters}-{n}", letter, place)
         for letters, users in together.items()
