@@ -170,7 +170,10 @@ class WatchedJob:
                     self.process.wait(SECONDS_BETWEEN_UPDATES)
 
     def _stop(self, instance: dg.DagsterInstance, *, force: bool) -> None:
-        """Interrupt the run, after telling Dagster, which then calls it canceled, not failed."""
+        """Interrupt the run, after telling Dagster, which then calls it canceled, not failed.
+
+        force: kill its process instead.
+        """
         if force:
             self.process.kill()
             return
@@ -205,7 +208,7 @@ class WatchedJob:
             return
         self.output.seek(0)
         text = self.output.read().decode(errors="replace")
-        # So Dagster numbers the mistakes in a run's configuration.
+        # Dagster prints a mistake in a run's configuration as "    Error 1: …".
         mistakes = re.findall(r"^ +Error \d+: (.+)", text, re.MULTILINE)
         terminal = Terminal(stderr=True)
         terminal.print_outcome("refuse", f"{title}: the run did not start")

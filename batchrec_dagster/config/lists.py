@@ -125,10 +125,7 @@ class RecommendationSettings(Settings):
     @field_validator("filter")
     @classmethod
     def _filter_is_possible(cls, expression: str | None) -> str | None:
-        if (
-            expression is not None
-            and not 1 <= len(_chain_filters(EXCLUDE_SEEN, expression)) <= MAX_LENGTH
-        ):
+        if expression is not None and len(_chain_filters(EXCLUDE_SEEN, expression)) > MAX_LENGTH:
             raise ValueError(
                 f"Personalize takes at most {MAX_LENGTH} characters, including exclude_seen's"
             )

@@ -57,7 +57,8 @@ CATEGORIES = {
     "Barbecue": Category("kettle grill, tongs, grill brush, apron, grate", 32, 1.3, 7),
     "Christmas": Category("advent calendar, baubles, tree lights, wreath, gift wrap", 24, 1.5, 11),
 }
-# How strong the seasons are: the logarithm of what sells in the peak month over an average one.
+# How strong the seasons are: the logarithm of what sells in the peak month over what sells three
+# months before or after it.
 SEASON = 2.2
 
 
@@ -186,6 +187,7 @@ def _measure_seasons() -> Floats:
     for number, shelf in enumerate(CATEGORIES.values()):
         if shelf.peak_month is not None:
             angle = (months - shelf.peak_month) * np.pi / 6
+            # Over a year, about as much sells as of a category without a season.
             demand[:, number] = np.exp(SEASON * np.cos(angle)) / 3
     return np.repeat(demand, PRODUCTS // len(CATEGORIES), axis=1)
 

@@ -19,8 +19,8 @@ from batchrec_dagster.steps.arms import CONTROL, MODEL
 from batchrec_dagster.steps.intervals import compare_means, estimate_ratio
 from batchrec_dagster.storage.estimate import Estimate
 
-# How many standard errors the arms may differ in size. Chance divides users less evenly only once in
-# a thousand times, so that arms which differ more are a sign of a fault.
+# By how many standard errors the size of an arm may differ from its share. Chance makes it differ
+# more once in a thousand times, so that a larger difference is a sign of a fault.
 UNEVEN = 3.29
 # How many groups of users an arm needs: what varies between fewer says little.
 MIN_GROUPS = 10

@@ -30,7 +30,7 @@ FEW = 5
 # The share of the catalogue whose share of lists and of histories is counted.
 TOP = 0.01
 MOST_RECOMMENDED = 10
-# So many values of each category are named.
+# How many values of each category are named.
 MOST_VALUES = 12
 
 

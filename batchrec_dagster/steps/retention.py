@@ -36,8 +36,8 @@ def delete_unneeded(
 
     These are outputs of batch jobs and, once lists of users are published, what removed blocks of
     the declaration left, and models. The caller holds the lock of the list, so that no other run
-    adopts a job whose output is being deleted. Of several lists, others may be made at the same
-    time, or later in the run: so outputs stay that are made of the newest data.
+    adopts a job whose output is being deleted. If lists share jobs, another of them may be made at
+    the same time, or later in the run: so outputs that are made of the newest data stay.
 
     job_in_use: the ARN of the job that this run's lists were made from, if there was one.
     """
@@ -72,8 +72,11 @@ def prune_personalize(work: PersonalizeWork, group: str) -> None:
 
 
 def _find_last_group(editions: Sequence[Edition], group: str) -> list[str]:
-    """The dataset group that one of these was last made from, other than this one; empty if there
-    is none."""
+    """The last dataset group besides this one that editions were made from, as a list of one; empty
+    if there is none.
+
+    editions: newest first.
+    """
     # An edition's solution is named after its dataset group.
     versions = (str(edition.solution_version_arn) for edition in editions)
     groups = [version.split("/")[1].rpartition("-")[0] for version in versions if "/" in version]
@@ -167,7 +170,7 @@ def _delete_undeclared(work: PersonalizeWork) -> None:
 
 
 def _list_undeclared_prefixes(pipeline: Pipeline) -> Iterator[str]:
-    """What the keys start with of files that the pipeline made for blocks which are gone."""
+    """The prefixes of the keys of files that were made for blocks which are no longer declared."""
     keys = pipeline.keys
     if pipeline.items is None:
         yield keys.raw("items")
@@ -213,7 +216,7 @@ def _list_undeclared_prefixes(pipeline: Pipeline) -> Iterator[str]:
 
 
 def _list_prefixes_of_removed_lists(work: Work) -> Iterator[str]:
-    """The same for lists that the declaration no longer has.
+    """The same for lists that are no longer declared.
 
     What they published stays, as that of a removed pipeline does: readers may still use it.
     """

@@ -38,13 +38,12 @@ from batchrec_dagster.storage.objects import DamagedObjectError, ObjectNotFoundE
 PREVIOUS = "previous"
 # If a larger share of a table's users is not among the current ones, the current data may be bad.
 MAX_ABSENT_SHARE = 0.2
-# By which parts of what they are made of lists are known that were rolled back, if these parts tell
-# them from the lists that replace them: by their model and settings, and by what any model would
-# make them from.
-OF_MODEL = ("model", "settings")
-OF_SOURCE = ("data", "trained_on", "declaration")
-# The part that tells the metrics apart, but not the lists.
-OF_METRICS = "metrics"
+# The parts of `Edition.made_of` by which a run recognises lists that were rolled back, and does not
+# publish them again: their model and its settings, and what any model would make them from.
+MODEL_PARTS = ("model", "settings")
+SOURCE_PARTS = ("data", "trained_on", "declaration")
+# The part that changes the metrics, but not the lists.
+METRICS_PART = "metrics"
 NO_USERS = pl.Series([], dtype=pl.String)
 
 
@@ -156,7 +155,7 @@ def choose_edition(editions: Editions, to: str, unfinished: Edition | None = Non
 
 def _has_same_lists(edition: Edition, other: Edition) -> bool:
     """Whether both have the same lists, perhaps with metrics that count other events."""
-    same_metrics = {OF_METRICS: other.made_of.get(OF_METRICS, "")}
+    same_metrics = {METRICS_PART: other.made_of.get(METRICS_PART, "")}
     return edition.version == other.version or {**edition.made_of, **same_metrics} == other.made_of
 
 
@@ -176,22 +175,23 @@ def _withdraw(
         if lists.number != chosen.number
     ]
     if live is not None:
-        withdrawn.append(Withdrawn(number=live.number, marks=_mark(live, chosen)))
+        withdrawn.append(Withdrawn(number=live.number, marks=_choose_marks(live, chosen)))
     return tuple(withdrawn)
 
 
-def _mark(withdrawn: Edition, chosen: Edition) -> tuple[dict[str, str], ...]:
-    """By what the withdrawn lists are known if they are made again, and not the chosen ones."""
+def _choose_marks(withdrawn: Edition, chosen: Edition) -> tuple[dict[str, str], ...]:
+    """The parts of `made_of` that the withdrawn lists have if they are made again, and the chosen
+    ones do not."""
     made_of = withdrawn.made_of
 
     def differ(parts: tuple[str, ...]) -> bool:
         return any(made_of.get(part) != chosen.made_of.get(part) for part in parts)
 
-    if differ(OF_MODEL):
+    if differ(MODEL_PARTS):
         # If the data are the same, another model may make better lists of them.
-        parts = [OF_MODEL, *([OF_SOURCE] if differ(OF_SOURCE) else [])]
+        parts = [MODEL_PARTS, *([SOURCE_PARTS] if differ(SOURCE_PARTS) else [])]
         return tuple({part: made_of.get(part, "") for part in names} for names in parts)
-    whole = tuple(part for part in made_of if part != OF_METRICS)
+    whole = tuple(part for part in made_of if part != METRICS_PART)
     return ({part: made_of[part] for part in whole},) if differ(whole) else ()
 
 

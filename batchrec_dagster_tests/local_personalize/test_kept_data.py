@@ -12,7 +12,7 @@ from batchrec_dagster_tests.guard.servers.personalize_data import build_taste_ro
 
 pytestmark = pytest.mark.slow
 
-POPULARITY = "aws-user-personalization"
+RECIPE = "aws-user-personalization"
 
 
 @pytest.fixture
@@ -36,23 +36,21 @@ def test_lost_or_damaged_rows_fail_the_job(local: Local, imports: Path, is_lost:
         path.unlink()
     else:
         path.write_bytes(path.read_bytes()[:-3])
-    failed_version = local.wait(local.create_version(local.create_solution(group, POPULARITY)))
+    failed_version = local.wait(local.create_version(local.create_solution(group, RECIPE)))
     assert failed_version["status"] == "CREATE FAILED"
     reason = failed_version["failureReason"]
     assert reason.startswith(f"Create failed. The data of {dataset} cannot be read: ")
     assert "rows.parquet" in reason or not is_lost
     assert reason.endswith("import them again (a pipeline's next run does).")
     local.wait_until_active(local.start_import(dataset, "s3://data/interactions.csv", "again"))
-    version = local.create_version(local.create_solution(group, POPULARITY, name="again"))
+    version = local.create_version(local.create_solution(group, RECIPE, name="again"))
     assert local.recommend(local.wait_until_active(version), ["u1"])["u1"]
     assert folder not in imports.iterdir()
 
 
 def test_lost_data_fail_a_batch_job(local: Local, imports: Path) -> None:
     group, dataset = local.import_rows(build_taste_rows())
-    version = local.wait_until_active(
-        local.create_version(local.create_solution(group, POPULARITY))
-    )
+    version = local.wait_until_active(local.create_version(local.create_solution(group, RECIPE)))
     [folder] = imports.iterdir()
     shutil.rmtree(folder)
     local.store.put("s3://data/users.json", b'{"userId":"u1"}\n')
@@ -69,9 +67,7 @@ def test_increments_are_read(local: Local) -> None:
     local.wait_until_active(
         local.start_import(dataset, "s3://data/new.csv", "add", importMode="INCREMENTAL")
     )
-    version = local.wait_until_active(
-        local.create_version(local.create_solution(group, POPULARITY))
-    )
+    version = local.wait_until_active(local.create_version(local.create_solution(group, RECIPE)))
     items = local.recommend(version, ["u1"], numResults=500)["u1"]
     assert items[0] == "a-new-one"
     assert set(items[1:]) == {item for _, item, _ in build_taste_rows()}

@@ -54,7 +54,7 @@ def test_rows_of_one_second_are_in_an_order_that_their_ids_alone_decide() -> Non
         user_hashes = hash_ids(pl.Series(users).cast(pl.String))
         item_hashes = hash_ids(pl.Series(items).cast(pl.String))
         order = order_rows(users, times, user_hashes, item_hashes)
-        orders.append([shuffled[place] for place in order])
+        orders.append([shuffled[index] for index in order])
     assert orders[0] == orders[1]
     assert [row[::2] for row in orders[0]] == sorted(row[::2] for row in rows)
     last = {orders[0][12 * user + 11][1] for user in range(30)}

@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 
 from batchrec_dagster.preparation.sources.limits import BYTES_OF_A_ROW, Limits
 
-# So few rows are unpacked at a time that one long cell, repeated in each of them, does not need
-# much memory.
+# How many rows are unpacked at a time: few, so that one long cell which is repeated in each of them
+# does not need much memory.
 BATCH_ROWS = 16_384
 # Row groups have up to this many bytes: each column is buffered until its row group is complete.
 ROW_GROUP_BYTES = 64 * 1024 * 1024

@@ -220,7 +220,7 @@ def crash_after_first(verb: str) -> Iterator[list[str]]:
 
 @contextmanager
 def replace_answers(answers: Mapping[str, dict[str, Any]]) -> Iterator[None]:
-    """The answers of these operations are others, for all clients of this process."""
+    """Replace the answers of these operations, for all clients of this process."""
 
     def replace(call: Call, operation: str, params: dict[str, Any]) -> dict[str, Any]:
         answer = call(operation, params)
@@ -232,7 +232,10 @@ def replace_answers(answers: Mapping[str, dict[str, Any]]) -> Iterator[None]:
 
 @contextmanager
 def misbehaving_clients(*misbehaviours: Misbehaviour) -> Iterator[None]:
-    """The answers that these misbehaviours change are others, for all clients of this process."""
+    """Have the misbehaviours change the answers that all clients of this process get.
+
+    They refuse nothing: `Misbehaviour.refuse` is not called.
+    """
 
     def change(call: Call, operation: str, params: dict[str, Any]) -> dict[str, Any]:
         answer = Answer(200, call(operation, params))

@@ -203,7 +203,7 @@ def prepare(
 
 @contextmanager
 def parts_of(rows: int) -> Iterator[None]:
-    """A block in which rows are read and counted in parts of this many, as those of a very large file are."""
+    """A block in which rows are read and counted this many at a time, as of a very large file."""
     with (
         patch.object(row_filters, "PART_ROWS", rows),
         patch.object(counting, "PIECE_ROWS", rows),

@@ -1,4 +1,4 @@
-"""Each night is on record afterwards: what it published, which check refused it, where it failed."""
+"""Each night is on record: what it published, which check refused it, or where it failed."""
 
 from __future__ import annotations
 

@@ -39,8 +39,8 @@ FIRST_NIGHT = datetime(2026, 1, 5, 3, tzinfo=UTC)
 KEPT = 3
 USERS = [f"u{number}" for number in range(20)]
 ITEMS = [f"i{number}" for number in range(9)]
-# If more than a fifth of the users with lists were absent, a rollback would take that for a fault of
-# the data, and keep their lists.
+# If more than a fifth of the users with lists were absent, a rollback would take that for a fault
+# of the data, and keep their lists.
 MOST_ABSENT = 2
 MOST_ERASED = 4
 # The gate's floor. Models worse than popular items pass if people chose more from earlier lists,
@@ -215,8 +215,8 @@ class Year(RuleBasedStateMachine):
                 assert live is not None
                 assert live.number in (current, target)
         if crash is None or has_crashed:
-            # A retry has the same run id. Another run sees in Dagster's history that this one was not
-            # finished.
+            # A retry has the same run id. Another run sees in Dagster's history that this one has
+            # not finished.
             if not is_retry:
                 self.editions.unfinished_runs.add(run)
                 run = f"{run}, again"

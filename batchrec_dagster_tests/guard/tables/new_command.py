@@ -15,7 +15,8 @@ from batchrec_dagster_tests.guard.builders import Project
 
 START = 1_500_000_000
 ROWS = [(user, item) for user in range(1, 61) for item in range(user % 7, 80, 3)]
-# By which a file has the 1,000 interactions that Personalize needs, also without low ratings.
+# Two of three are high, so that without the low ones, too, a file has the 1,000 interactions that
+# Personalize needs.
 RATINGS = [(2, 5, 4)[item // 3 % 3] for _, item in ROWS]
 
 
