@@ -22,9 +22,9 @@ from batchrec_dagster.steps.checks import check_timestamps_plausible
 _NUMBER_WITH_COMMA = r"^[+-]?(?:[0-9]+|[0-9]{1,3}(?:\.[0-9]{3})+)(?:,[0-9]+)?$"
 
 
-def has_times(sample: FileSample, column: Column) -> bool:
-    """Whether every cell of the column is a time: in ISO 8601, in 8 or 14 digits, or as an epoch
-    since 1980."""
+def has_recognised_times(sample: FileSample, column: Column) -> bool:
+    """Whether every cell of the column is a time that a run recognises: in ISO 8601, in 8 or 14
+    digits, or as an epoch since 1980."""
     if sample.is_temporal(column):
         return True
     text = pl.lit(sample.read_cells(column))
@@ -33,14 +33,16 @@ def has_times(sample: FileSample, column: Column) -> bool:
         return forms == [ISO8601]
     seconds = pl.select(times.parse_seconds(text, forms[0]).cast(pl.Int64)).to_series()
     if seconds.has_nulls():
-        return False  # Numbers of as many digits, of which not all are dates.
+        return False  # They have as many digits as dates, but not all of them are dates.
     first, last = seconds.sort()[[0, -1]]
     return check_timestamps_plausible(first, last, forms[0], datetime.now(UTC)).passed
 
 
-def holds_times(sample: FileSample, column: Column) -> bool:
+def has_times(sample: FileSample, column: Column) -> bool:
     """Whether every cell of the column is a time, also in a format that must be declared."""
-    return has_times(sample, column) or bool(find_time_formats(sample.read_cells(column)))
+    return has_recognised_times(sample, column) or bool(
+        find_time_formats(sample.read_cells(column))
+    )
 
 
 def has_addresses(sample: FileSample, column: Column, pattern: str = HTTP_ADDRESS) -> bool:

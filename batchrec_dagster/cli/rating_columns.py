@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import polars as pl
 
-from batchrec_dagster.cli.column_contents import has_times, holds_times
+from batchrec_dagster.cli.column_contents import has_recognised_times, has_times
 from batchrec_dagster.cli.recognised_source import (
     UnknownColumnsError,
     list_columns,
@@ -60,7 +60,7 @@ def choose_rating_columns(sample: FileSample, given: Mapping[str, Column]) -> di
             **roles,
         }
         if "timestamp" in needed and "timestamp" not in roles:
-            candidates = [name for name in sample.columns if has_times(sample, name)]
+            candidates = [name for name in sample.columns if has_recognised_times(sample, name)]
             candidates = candidates or find_other_times(sample, roles)
             if len(candidates) == 1 and candidates[0] not in roles.values():
                 roles["timestamp"] = candidates[0]
@@ -90,8 +90,10 @@ def _recognise_by_name(sample: FileSample, given: Mapping[str, Column]) -> dict[
 
 def _choose_times(sample: FileSample, names: Sequence[str]) -> list[str]:
     """Those of the columns that have times, else those that may be meant to have some."""
-    with_times = [name for name in names if holds_times(sample, name)]
-    if with_times or any(has_times(sample, name) for name in sample.columns if name not in names):
+    with_times = [name for name in names if has_times(sample, name)]
+    if with_times or any(
+        has_recognised_times(sample, name) for name in sample.columns if name not in names
+    ):
         # A column with another name may have times where these have, for example, durations.
         return with_times
     return [name for name in names if sample.read_cells(name).str.contains("[0-9]").any()]
@@ -100,13 +102,15 @@ def _choose_times(sample: FileSample, names: Sequence[str]) -> list[str]:
 def find_other_times(sample: FileSample, roles: Mapping[str, Column]) -> list[str]:
     """The columns that have times, but no role."""
     used = roles.values()
-    return [name for name in sample.columns if name not in used and holds_times(sample, name)]
+    return [name for name in sample.columns if name not in used and has_times(sample, name)]
 
 
 def _choose_by_position(sample: FileSample, given: Mapping[str, Column]) -> dict[str, Column]:
     """A user, an item, perhaps a rating, and a time, in columns of this order or nearly so."""
     time_positions = [
-        position for position, name in enumerate(sample.columns, 1) if has_times(sample, name)
+        position
+        for position, name in enumerate(sample.columns, 1)
+        if has_recognised_times(sample, name)
     ]
     positions = range(1, len(sample.columns) + 1)
     others = [position for position in positions if position not in time_positions]

@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 
-from batchrec_dagster.cli.column_contents import find_decimal, has_addresses, has_times
+from batchrec_dagster.cli.column_contents import find_decimal, has_addresses, has_recognised_times
 from batchrec_dagster.cli.recognised_source import (
     Doubt,
     RecognisedSource,
@@ -145,7 +145,7 @@ def _choose_columns(
     checks: dict[str, Callable[[str], bool]] = {
         "image": lambda name: has_addresses(sample, name),
         "link": lambda name: has_addresses(sample, name),
-        "created": lambda name: has_times(sample, name),
+        "created": lambda name: has_recognised_times(sample, name),
         "numbers": lambda name: are_all(sample.read_cells(name), "double", decimal),
     }
     fitting = {

@@ -139,7 +139,7 @@ def list_item_columns(published: PublishedList) -> list[str]:
 
 
 def list_attribute_columns(published: PublishedList) -> list[str]:
-    """Those of them that Personalize gets too: categories and numbers."""
+    """Those of `list_item_columns` that Personalize gets too: categories and numbers."""
     return [name for name in list_item_columns(published) if name not in FOR_PEOPLE]
 
 
@@ -184,7 +184,7 @@ def read_item_columns(work: Work, published: PublishedList) -> pl.DataFrame | No
 
 
 def read_item_columns_versions(work: Work, published: PublishedList) -> list[str]:
-    """A list of the version of what lists have of the items; empty if they have nothing of them.
+    """The versions of what lists have of the items; empty if they have nothing of them.
 
     Raises UserError.
     """

@@ -46,8 +46,8 @@ class GroupSums(BaseModel):
     def compare(self, other: GroupSums) -> Estimate | None:
         """By how much the mean is above the other one; None if nobody was tested for one of them.
 
-        Its interval is as narrow as the groups go together. With no user in common it is that of
-        two means by themselves.
+        The more alike the groups are in both, the narrower is its interval. With no user in common
+        it is that of two independent means.
         """
         if not self.tested or not other.tested:
             return None
@@ -106,5 +106,5 @@ def _estimate(value: float, without_group: Sequence[float], users: int) -> Estim
     """
     if users < LEAST_USERS:
         return Estimate(value=value)
-    # It is NaN if one group has all users.
+    # The error is NaN if one group has all users.
     return Estimate.around(value, STANDARD_ERRORS * measure_error(value, without_group))

@@ -1,4 +1,4 @@
-"""No secret is in an alert, a log, metadata or what is stored."""
+"""What looks like a secret is hidden in what batchrec says, and ordinary words are left."""
 
 from __future__ import annotations
 
