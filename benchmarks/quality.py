@@ -164,10 +164,10 @@ class Comparison:
     data: Interactions
     folds: range
     tuning_splits: int
-    every: int  # of each grid of options only every such value
+    every: int  # every Nth value of each grid of options is tried
     isolated: bool  # whether RecTools and LensKit are compared too
 
-    def models(self) -> tuple[list[HeldOut], dict[str, list[tuple[AnyModel, float]]]]:
+    def train_own(self) -> tuple[list[HeldOut], dict[str, list[tuple[AnyModel, float]]]]:
         """The folds; our model and the popular items of each, with the seconds of the training."""
         splits = folds(self.data, self.folds.stop)[self.folds.start :]
         trainers = {
@@ -196,8 +196,8 @@ class Comparison:
                 key: values[min(self.every // 2, len(values) - 1) :: self.every]
                 for key, values in family.grid.items()
             }
-            thin = replace(family, grid=grid)
-            options, recency = tune(thin, splits[0].train, self.tuning_splits, include_seen)
+            with_grid = replace(family, grid=grid)
+            options, recency = tune(with_grid, splits[0].train, self.tuning_splits, include_seen)
 
             def make(
                 interactions: Interactions,
@@ -356,11 +356,11 @@ def main() -> None:
         data = Interactions.from_frame(frame)
         numbers = range(args.first, min(10, args.first + args.folds))
         comparison = Comparison(data, numbers, args.tuning_splits, args.every, args.isolated)
-        held, own = comparison.models()
+        splits, own = comparison.train_own()
         repeats = 1 - frame.select("USER_ID", "ITEM_ID").n_unique() / len(frame)
-        for with_seen in (False, True)[: 1 + (repeats >= REPEATS)]:
-            title = f"{name}, seen items too" if with_seen else name
-            results[title] = summarize(comparison.compare(held, own, with_seen))
+        for include_seen in [False, True] if repeats >= REPEATS else [False]:
+            title = f"{name}, seen items too" if include_seen else name
+            results[title] = summarize(comparison.compare(splits, own, include_seen))
             users = results[title][OURS]["held_out_users"]
             print(table(f"\n{title}: {users} held-out users", lines(results[title])), flush=True)
     if not results:

@@ -170,7 +170,7 @@ def train(
 ) -> tuple[AnyModel, Measurements]:
     """Train a recipe and measure it on Amazon Personalize's split.
 
-    The same data and hyperparameters give the same model on as many cores. Raises
+    The same data and hyperparameters give the same model, on the same number of cores. Raises
     HyperparameterError or TrainingError.
 
     name: of the recipe, without the rest of its ARN.

@@ -1,7 +1,7 @@
 """Judges models and lists before publication, from what is known of them.
 
-Their thresholds are in thresholds.py. What is found is stored with the edition, and whoever tells
-people how good lists are tells these findings.
+Their thresholds are in thresholds.py. The findings are stored with the edition. Whatever says how
+good lists are, such as the report and the commands, says these findings.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def judge_change(facts: ModelFacts) -> Finding:
     """Whether the model is about as good as that of the lists that are live."""
     live, ndcg, name = facts.live, facts.model.ndcg, name_ndcg(facts.model.success)
     if live is None:
-        return Finding(NO_WORSE, "good", "0 editions are published to compare the model with")
+        return Finding(NO_WORSE, "good", "no edition is published yet to compare with")
     edition = f"edition {live.number}"
     if facts.is_live:
         return Finding(NO_WORSE, "good", f"the model is that of {edition}")
@@ -157,9 +157,9 @@ def judge_heaviest_user(data: DataCounts) -> Finding:
 
 
 def judge_data_change(data: DataCounts, before: DataCounts | None) -> Finding:
-    """Whether the data are about those of the edition before."""
+    """Whether the data are about as many, and of about the same kinds, as in the edition before."""
     if before is None:
-        return Finding("data_changed", "good", "0 editions are published to compare the data with")
+        return Finding("data_changed", "good", "no edition is published yet to compare with")
     changes = [*_find_large_changes(data, before)]
     if not changes:
         text = f"{data.interactions:,} interactions, and {before.interactions:,} before"

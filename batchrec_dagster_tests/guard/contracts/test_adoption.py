@@ -41,10 +41,10 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.slow
 
-ACCOUNT = "arn:aws:personalize:us-east-1:000000000000:"
-GROUP = f"{ACCOUNT}dataset-group/films"
-DATASET = f"{ACCOUNT}dataset/films/INTERACTIONS"
-SCHEMA = f"{ACCOUNT}schema/films"
+ARN_PREFIX = "arn:aws:personalize:us-east-1:000000000000:"
+GROUP = f"{ARN_PREFIX}dataset-group/films"
+DATASET = f"{ARN_PREFIX}dataset/films/INTERACTIONS"
+SCHEMA = f"{ARN_PREFIX}schema/films"
 NAMED = ("dataset group", "schema", "dataset", "solution", "filter")
 NUMBERED = (
     *("dataset import job", "solution version"),
@@ -94,7 +94,10 @@ class Prepared:
                 {"schema": write_schema("Items", {"name": "ITEM_ID"}, {"name": "KIND"})},
                 {},
             ),
-            "dataset": ({"datasetType": "ITEMS", "schemaArn": f"{ACCOUNT}schema/items"}, in_group),
+            "dataset": (
+                {"datasetType": "ITEMS", "schemaArn": f"{ARN_PREFIX}schema/items"},
+                in_group,
+            ),
             "solution": ({"recipeArn": f"{RECIPE}aws-sims"}, in_group),
             "filter": ({"filterExpression": SEEN}, in_group),
             "dataset import job": (_import_params(), {"datasetArn": DATASET}),

@@ -22,7 +22,7 @@ from batchrec_dagster_tests.guard.servers.personalize_data import write_interact
 
 pytestmark = pytest.mark.slow
 
-ACCOUNT = "arn:aws:personalize:us-east-1:000000000000:"
+ARN_PREFIX = "arn:aws:personalize:us-east-1:000000000000:"
 NAMES = st.sampled_from("aab")
 KINDS = st.sampled_from(["DatasetGroup", "Schema", "Dataset", "Solution", "Filter"])
 EXISTS, MISSING = "ResourceAlreadyExistsException", "ResourceNotFoundException"
@@ -31,8 +31,8 @@ IN_USE, INVALID = "ResourceInUseException", "InvalidInputException"
 
 def build_arn(kind: str, name: str) -> str:
     if kind == "Dataset":
-        return f"{ACCOUNT}dataset/{name}/INTERACTIONS"
-    return f"{ACCOUNT}{'dataset-group' if kind == 'DatasetGroup' else kind.lower()}/{name}"
+        return f"{ARN_PREFIX}dataset/{name}/INTERACTIONS"
+    return f"{ARN_PREFIX}{'dataset-group' if kind == 'DatasetGroup' else kind.lower()}/{name}"
 
 
 def name_arn_member(kind: str) -> str:
