@@ -30,15 +30,15 @@ from batchrec_dagster.personalize.schemas import ITEMS, USERS, Schema, parse_sch
 if TYPE_CHECKING:
     from batchrec_dagster.config.declaration import Pipeline
 
-# The settings in blocks of lists that would have no effect, as what they decide is shared: their
-# block and name, and the reason.
+# Settings that no list may have in its blocks, because all lists share what they decide: the block
+# and the name of each, and the reason.
 SHARED_BY_LISTS = {
     ("gate", "max_shrink"): "the data are compared once, before anything is imported",
     ("retention", "models"): "the models are those of the whole pipeline",
 }
 
 Problems = Iterator[tuple[Keys, str | None]]
-"""What is wrong with settings, by their keys; None for one with which nothing is."""
+"""What is wrong with each setting, by its keys; None if nothing is."""
 
 
 def find_misfits(pipeline: Pipeline) -> list[tuple[Keys, str]]:

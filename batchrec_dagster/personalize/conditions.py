@@ -129,7 +129,7 @@ def _check_dataset(field: FieldRef, target: str) -> None:
 
 
 def _check_comparison(comparison: Comparison, schemas: Schemas) -> None:
-    """Check that the field may be compared so."""
+    """Check that the field may be compared in this way."""
     field = _find_field(comparison.field, schemas)
     is_string = field.type == "string"
     sign = comparison.operator
@@ -249,11 +249,10 @@ def find_event_types(expression: str) -> set[str]:
 
 
 def find_open_exclusion(expression: str) -> Comparison | None:
-    """The first condition that the filter names items by which it does not exclude; None if there
-    is none.
+    """The first condition of an EXCLUDE that names the items to keep; None if there is none.
 
-    Such an EXCLUDE, with NOT IN or !=, is meant to leave only items with certain values. Items that
-    the Items dataset does not have are not excluded, either.
+    Such an EXCLUDE, with NOT IN or !=, is meant to leave only items with certain values. But it
+    also leaves the items that the Items dataset does not have.
 
     Raises FilterExpressionError.
     """

@@ -1,7 +1,7 @@
 """Judges models and lists before publication, from what is known of them.
 
-Their thresholds are in thresholds.py. The findings are stored with the edition. Whatever says how
-good lists are, such as the report and the commands, says these findings.
+Their thresholds are in thresholds.py. The findings are stored with the edition, for the report and
+the commands to show.
 """
 
 from __future__ import annotations

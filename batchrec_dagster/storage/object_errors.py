@@ -27,13 +27,15 @@ NO_SPACE = "No space left on device"
 def is_missing_object(error: Exception, verb: str) -> bool:
     """Whether the error says that there is no object, rather than no bucket.
 
-    To obstore a refused listing is a generic error, and only the server's answer distinguishes a
-    missing bucket from a missing object.
+    What is written or listed can only lack its bucket. Otherwise the server's answer, which is in
+    the error's text, says which is missing.
     """
     return _is_missing(error) and verb not in ("write", "list") and "NoSuchBucket" not in str(error)
 
 
 def _is_missing(error: Exception) -> bool:
+    """Whether there is no such object or bucket."""
+    # To obstore, a listing that finds no bucket is a generic error.
     return isinstance(error, FileNotFoundError | NotFoundError) or "404 Not Found" in str(error)
 
 

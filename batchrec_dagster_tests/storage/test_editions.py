@@ -117,7 +117,7 @@ def test_a_number_is_not_given_twice_if_the_live_file_is_deleted(editions: Editi
 
 
 def test_a_run_that_was_overtaken_publishes_nothing(s3: S3Server) -> None:
-    """As one that was frozen for longer than its lock is believed."""
+    """Such as one that was frozen until its lock had expired."""
     editions = open_editions(s3.store(), s3.create_bucket())
     uri, log = editions.uri.replace("lists.parquet", "lock"), logging.getLogger("lock")
     with (

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from batchrec_dagster.storage.edition import Finding, Level
 
-# A verdict has no more words than these after its opening. Pages name the findings themselves.
+# How many words a verdict has after its opening, at most. Pages name the findings themselves.
 MOST_WORDS = 20
 # How a verdict begins. The levels go from the best to the worst.
 OPENINGS: Mapping[Level, str] = {
@@ -30,7 +30,7 @@ class Verdict:
     opening: str
     """Such as `Good to send`."""
     text: str
-    """Why, in a few words without a capital and a full stop; empty if no finding says."""
+    """Why, in a few words without a capital and a full stop; empty if no finding has a headline."""
 
     def __str__(self) -> str:
         return f"{self.opening}: {self.text}." if self.text else f"{self.opening}."

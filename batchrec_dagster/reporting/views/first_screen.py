@@ -70,7 +70,7 @@ def _compare_held_out(page: Page) -> Section:
     if page.comparison is None:
         return Section("held-out", title, ["Nothing was measured."])
     name, model, popular, lead = page.comparison
-    largest = max(_end(model), _end(popular), 1e-6)
+    largest = max(_upper_end(model), _upper_end(popular), 1e-6)
     rows: list[Sequence[Cell]] = [
         ["This model", Bar(model, largest, fact="ndcg")],
         [
@@ -93,7 +93,8 @@ def format_lead(lead: Number) -> str:
     return f"{sign}{lead.text}{interval}"
 
 
-def _end(number: Number) -> float:
+def _upper_end(number: Number) -> float:
+    """The end of its interval; without one, the number itself."""
     return number.value if number.high is None else number.high
 
 
@@ -104,7 +105,7 @@ def _compare_choices(page: Page) -> Section:
         return Section("choices", title, [NOTHING_YET])
     lists = Number.of_estimate(outcome.hit_rate, "share", measured_on=outcome.active_users)
     popular = Number.of_estimate(outcome.popular_hit_rate, "share")
-    largest = max(_end(lists), _end(popular), 1e-6)
+    largest = max(_upper_end(lists), _upper_end(popular), 1e-6)
     rows: list[Sequence[Cell]] = [
         ["Something from their list", Bar(lists, largest, fact="hit_rate")],
         ["That day’s popular items", Bar(popular, largest, is_quiet=True)],  # noqa: RUF001

@@ -147,7 +147,7 @@ def test_in_a_bucket_a_lock_that_nobody_renews_expires(s3: S3Server) -> None:
 
 
 def test_who_was_overtaken_publishes_nothing(s3: S3Server) -> None:
-    """As a process that was frozen for longer than a lock is believed."""
+    """As a process that was frozen until its lock had expired."""
     store = Place(f"s3://{s3.create_bucket()}", s3.environment()).store
     with (
         store.lock("step", "frozen", renew_seconds=LONG_SECONDS) as frozen,
