@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime, time
-from typing import Self
+from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
@@ -36,16 +36,21 @@ class AttributeColumns(Settings):
             parse_schema(schema)
 
 
+DeclaredTableFormat = Annotated[
+    TableFormat | dict[str, TableFormat] | None,
+    Field(
+        description="delta: the source is the folder of a Delta table, as in ratings.",
+        examples=["delta"],
+    ),
+]
+
+
 class AttributesSource(TableSource):
     """A file with a row for each item or user."""
 
     many = False
 
-    format: TableFormat | dict[str, TableFormat] | None = Field(
-        default=None,
-        description="delta: the source is the folder of a Delta table, as in ratings.",
-        examples=["delta"],
-    )
+    format: DeclaredTableFormat = None
     separator: str = Field(
         default=VALUE_SEPARATOR,
         min_length=1,
@@ -188,11 +193,7 @@ class UserSettings(AttributesSource):
 class IdSource(Source):
     """A column of ids, which is read again for every refresh."""
 
-    format: TableFormat | dict[str, TableFormat] | None = Field(
-        default=None,
-        description="delta: the source is the folder of a Delta table, as in ratings.",
-        examples=["delta"],
-    )
+    format: DeclaredTableFormat = None
     column: Column | None = Field(
         default=None,
         description="The column with the id, by name or position. Default: the only column, or one"

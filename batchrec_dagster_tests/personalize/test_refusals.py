@@ -16,7 +16,7 @@ from batchrec_dagster.personalize.api import explain_role_error
 from batchrec_dagster.storage.permissions import explain_refusals
 
 GROUP = "arn:aws:personalize:eu-west-1:123456789012:dataset-group/shop"
-TOLD = "User: arn:aws:iam::1:user/me is not authorized to perform: "
+DENIAL = "User: arn:aws:iam::1:user/me is not authorized to perform: "
 
 
 class Body(BytesIO):
@@ -81,7 +81,7 @@ def test_a_refusal_names_the_action_and_the_resource(
 
 
 def test_what_aws_names_itself_goes_before_what_is_guessed() -> None:
-    denial = f"{TOLD}iam:PassRole on resource: arn:aws:iam::1:role/r because no policy allows it"
+    denial = f"{DENIAL}iam:PassRole on resource: arn:aws:iam::1:role/r because no policy allows it"
     message = describe_refusal("AccessDeniedException", denial, "list_schemas")
     assert message.startswith(
         "permission denied; allow these credentials iam:PassRole on arn:aws:iam::1:role/r (AWS"
@@ -90,7 +90,7 @@ def test_what_aws_names_itself_goes_before_what_is_guessed() -> None:
 
 def test_an_explicit_deny_is_told_from_a_missing_allow() -> None:
     denial = (
-        f"{TOLD}personalize:ListSchemas on resource: arn:x:schema/* with an explicit deny in a"
+        f"{DENIAL}personalize:ListSchemas on resource: arn:x:schema/* with an explicit deny in a"
         " service control policy"
     )
     message = describe_refusal("AccessDeniedException", denial, "list_schemas")

@@ -57,10 +57,11 @@ class Tested:
 
     def take(self, users: int) -> Tested:
         """The first of the users who had something next."""
-        some = np.flatnonzero(np.diff(self.truth.indptr) > 0)[:users]
-        starts = starts_of(self.history.lengths[some])
-        is_kept = np.isin(self.history.owners, some)
-        return Tested(self.history.select(is_kept, starts), self.truth[some], self.repeated[some])
+        taken = np.flatnonzero(np.diff(self.truth.indptr) > 0)[:users]
+        history = self.history.select(
+            np.isin(self.history.owners, taken), starts_of(self.history.lengths[taken])
+        )
+        return Tested(history, self.truth[taken], self.repeated[taken])
 
     def take_items(self, items: int) -> Tested:
         """What the users had next of the first, most popular, items; their histories stay whole."""

@@ -328,14 +328,14 @@ def fit_repeats(score: Callable[[History], Float32], tested: Tested) -> Repeats 
     share = tested.repeated.nnz / max(1, tested.repeated.nnz + tested.truth.nnz)
     if share < LEAST_REPEATS:
         return None
-    some = Tested(tested.history, tested.truth + tested.repeated, tested.repeated)
-    some = some.take(max(1, min(REPEAT_USERS, MOST_SCORES // tested.history.n_items)))
-    logits = score(some.history)
+    all_next = Tested(tested.history, tested.truth + tested.repeated, tested.repeated)
+    sample = all_next.take(max(1, min(REPEAT_USERS, MOST_SCORES // tested.history.n_items)))
+    logits = score(sample.history)
 
     def measure(option: Repeats) -> float:
         with_repeats = logits.copy()
-        option.add(with_repeats, some.history)
-        return float(measure_lists(top_k(with_repeats, DEPTH), some.is_relevant).mean())
+        option.add(with_repeats, sample.history)
+        return float(measure_lists(top_k(with_repeats, DEPTH), sample.is_relevant).mean())
 
     options = [Repeats(min(share, 0.99), exponent) for exponent in REPEAT_EXPONENTS]
     return max(options, key=measure)

@@ -84,11 +84,11 @@ class Segmenter:
         size = min(self.num_results, len(self.interactions.user_ids))
         queries_at_once = max(1, USERS_AT_ONCE // max(1, size))
         for start in range(0, len(queries), queries_at_once):
-            some = queries[start : start + queries_at_once]
-            unit = f"users scored for {len(some)} segments"
+            batch = queries[start : start + queries_at_once]
+            unit = f"users scored for {len(batch)} segments"
             count = self.count_progress(unit, int(self.users.sum()))
             for users in self.model.list_users(
-                some, self.interactions, size, users=self.users, checkpoint=count
+                batch, self.interactions, size, users=self.users, checkpoint=count
             ):
                 yield self.interactions.user_ids[users].tolist()
 
@@ -127,7 +127,8 @@ class AttributeSearch:
 
 
 def _make_answers(job: Job, trained: TrainedVersion) -> AnswerLines:
-    """Load the interactions of all users, the items' attributes and the filter.
+    """What answers a job's lines, with the interactions of all users, the attributes of the items
+    and the filter loaded.
 
     Raises JobFailedError.
     """

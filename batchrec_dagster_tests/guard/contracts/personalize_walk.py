@@ -129,7 +129,7 @@ def walk_through(personalize: StartedPersonalize, client: Any) -> Walk:
     _run_batch_jobs(walk, group, version)
     _ask_every_list(walk, group, version)
     _change_tags(walk, group)
-    _fail(walk, group)
+    _fail_an_import(walk, group)
     _delete(walk)
     return walk
 
@@ -279,7 +279,7 @@ def _change_tags(walk: Walk, group: str) -> None:
     )
 
 
-def _fail(walk: Walk, group: str) -> None:
+def _fail_an_import(walk: Walk, group: str) -> None:
     dataset = group.replace("dataset-group", "dataset") + "/INTERACTIONS"
     walk.create(
         "DatasetImportJob",
@@ -293,7 +293,7 @@ def _fail(walk: Walk, group: str) -> None:
 
 
 def _delete(walk: Walk) -> None:
-    account = "arn:aws:personalize:us-east-1:000000000000:"
+    arn_prefix = "arn:aws:personalize:us-east-1:000000000000:"
     for kind, resource in (
         ("Filter", "filter/seen"),
         ("Filter", "filter/buyers"),
@@ -304,5 +304,5 @@ def _delete(walk: Walk) -> None:
         ("DatasetGroup", "dataset-group/films"),
         ("Schema", "schema/films"),
     ):
-        walk.ask(f"Delete{kind}", **{_build_arn_member(kind): account + resource})
-        walk.wait_until_gone(account + resource)
+        walk.ask(f"Delete{kind}", **{_build_arn_member(kind): arn_prefix + resource})
+        walk.wait_until_gone(arn_prefix + resource)
