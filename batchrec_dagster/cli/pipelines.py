@@ -52,7 +52,7 @@ class LoadedPipelines:
             published.address
             for pipeline in self.pipelines.values()
             for published in pipeline.published_lists()
-            if published.has_editions
+            if published.is_addressed
         )
 
     def require_any(self) -> None:

@@ -106,7 +106,7 @@ def _print_result(loaded: LoadedPipelines, name: str, storage: Storage, job: Wat
     assert job.stages is not None
     run_id, duration = job.stages.run.run_id, job.duration
     published_lists = loaded.pipelines[name].published_lists()
-    lists = [published for published in published_lists if published.has_editions]
+    lists = [published for published in published_lists if published.is_addressed]
     overviews = [read_overview(ListFiles(storage, published.keys)) for published in lists]
     terminal = Terminal()
     are_new = [views.print_result(terminal, overview, run_id, duration) for overview in overviews]

@@ -119,8 +119,9 @@ class PublishedList(BaseModel, frozen=True):
         return pipeline.solution.recipe
 
     @property
-    def has_editions(self) -> bool:
-        """Whether older lists are kept, to roll back to."""
+    def is_addressed(self) -> bool:
+        """Whether commands, jobs and nights know it by its address. Segments go with their
+        pipeline's lists, and nobody shows them or rolls them back by themselves."""
         return self.subject != "segment"
 
     def asset_key(self, asset: str) -> list[str]:

@@ -86,6 +86,23 @@ class ReadyResource:
         """Whether this run asked for it, and so pays for it."""
         return self.created or self.adopted
 
+    @property
+    def seconds(self) -> float:
+        """How long it took to become ready, in whichever run that was."""
+        times = self.description
+        seconds: float = (times["lastUpdatedDateTime"] - times["creationDateTime"]).total_seconds()
+        return seconds
+
+    def describe_work(self, action: str) -> str:
+        """What this run did for it: `imported`, or `unchanged: not imported again`.
+
+        Of a request whose answer was lost it says `adopted`.
+        action: what its job does, as a participle: imported.
+        """
+        if self.adopted:
+            return f"adopted: {action} by a request of which no answer came"
+        return action if self.created else f"unchanged: not {action} again"
+
 
 @dataclass(frozen=True)
 class Ensure:

@@ -138,7 +138,7 @@ def _find_address(owner: Pipeline | PublishedList, name: str) -> str:
     if isinstance(owner, Pipeline):
         return owner.name
     is_shared = name == "batch_users" and not owner.has_own_users
-    return owner.pipeline.name if is_shared or not owner.has_editions else owner.address
+    return owner.pipeline.name if is_shared or not owner.is_addressed else owner.address
 
 
 def _build_check_specs(

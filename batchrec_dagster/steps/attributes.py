@@ -21,7 +21,7 @@ from batchrec_dagster.storage.erased import NOBODY, ErasedUsers
 CODE_VERSION = "2"
 
 
-def describe_settings(layout: AttributesLayout) -> str:
+def fingerprint_layout(layout: AttributesLayout) -> str:
     """A fingerprint of what the tables depend on besides the file: settings and code."""
     return f"{CODE_VERSION}-{fingerprint(layout)}"
 

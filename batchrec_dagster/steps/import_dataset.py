@@ -27,7 +27,6 @@ from batchrec_dagster.steps.cost import (
     find_restart_obstacle,
     read_run_cost,
 )
-from batchrec_dagster.steps.job_outcomes import describe_outcome, measure_job_seconds
 from batchrec_dagster.steps.model_records import DatasetRecord, ImportedFile
 from batchrec_dagster.steps.stored_files import require_prepared
 from batchrec_dagster.steps.training import find_recipes_to_train
@@ -106,11 +105,7 @@ class FileImport:
 
     @property
     def outcome(self) -> str:
-        return describe_outcome(self.job, "imported")
-
-    @property
-    def seconds(self) -> float:
-        return measure_job_seconds(self.job)
+        return self.job.describe_work("imported")
 
 
 @dataclass(frozen=True)
@@ -196,7 +191,7 @@ def import_dataset(
     ]
     for file_import in imports:
         ensure.log.debug(
-            f"{file_import.file.asset}: {file_import.outcome}, {file_import.seconds:.1f} s"
+            f"{file_import.file.asset}: {file_import.outcome}, {file_import.job.seconds:.1f} s"
         )
     paid = [request.cost for request, job in zip(requests, jobs, strict=True) if job.is_new]
     record = DatasetRecord(

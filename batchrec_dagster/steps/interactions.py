@@ -86,7 +86,7 @@ def read_interactions_record(work: Work) -> InteractionsRecord:
     return record
 
 
-def describe_settings(pipeline: Pipeline) -> str:
+def fingerprint_preparation(pipeline: Pipeline) -> str:
     """A fingerprint of what the interactions depend on besides the ratings: settings and code."""
     ratings = pipeline.ratings
     return f"{CODE_VERSION}-{fingerprint(ratings.file_form, ratings.file_columns, pipeline.rules)}"
@@ -115,7 +115,7 @@ def prepare_interactions(
     erased_users = read_erased_users(work.files)
     made_of = {
         "raw_ratings": raw.version,
-        "settings": describe_settings(work.pipeline),
+        "settings": fingerprint_preparation(work.pipeline),
         "erased": erased_users.version or "",
     }
 

@@ -18,7 +18,7 @@ from batchrec_dagster.personalize.schemas import ITEM_ID, ITEMS, parse_schema
 from batchrec_dagster.preparation.attributes import AttributesLayout
 from batchrec_dagster.preparation.counting import list_distinct
 from batchrec_dagster.preparation.id_lists import read_ids
-from batchrec_dagster.steps.attributes import describe_settings, read_attribute_rows
+from batchrec_dagster.steps.attributes import fingerprint_layout, read_attribute_rows
 from batchrec_dagster.steps.data_sizes import RawAttributes
 from batchrec_dagster.steps.raw_files import open_source
 from batchrec_dagster.steps.stored_files import TableRecord, put_table
@@ -64,7 +64,7 @@ def _prepare_table(
 
     columns: those of the rows, by their names in the table.
     """
-    made_of = {"raw_items": raw.version, "settings": describe_settings(layout)}
+    made_of = {"raw_items": raw.version, "settings": fingerprint_layout(layout)}
 
     def make() -> TableRecord:
         items = read_attribute_rows(raw.files, work.storage, layout)

@@ -157,7 +157,7 @@ def judge_heaviest_user(data: DataCounts) -> Finding:
 
 
 def judge_data_change(data: DataCounts, before: DataCounts | None) -> Finding:
-    """Whether the data are about as many, and of about the same kinds, as in the edition before."""
+    """Whether there are about as many data, of the same kinds, as in the edition before."""
     if before is None:
         return Finding("data_changed", "good", "no edition is published yet to compare with")
     changes = [*_find_large_changes(data, before)]

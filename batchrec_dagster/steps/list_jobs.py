@@ -31,7 +31,6 @@ from batchrec_dagster.steps.cost import (
 )
 from batchrec_dagster.steps.interactions import read_interactions_record
 from batchrec_dagster.steps.items import find_titled_items
-from batchrec_dagster.steps.job_outcomes import describe_outcome, measure_job_seconds
 from batchrec_dagster.steps.job_output import JobOutput
 from batchrec_dagster.steps.list_context import ListContext
 from batchrec_dagster.steps.model_records import ModelRecord
@@ -164,16 +163,15 @@ def _hold_shared_jobs(
 def _describe_job(job: ReadyResource, lines: str) -> str:
     """What the job did, and how fast; or that an earlier run did it."""
     if not job.created:
-        return f"{lines}: {describe_outcome(job, 'inferred')}"
-    seconds = measure_job_seconds(job)
-    return f"{lines} inferred in {seconds:.1f} s"
+        return f"{lines}: {job.describe_work('inferred')}"
+    return f"{lines} inferred in {job.seconds:.1f} s"
 
 
 def describe_sharing(published: PublishedList, job: ReadyResource) -> str:
     """Whether the job is new, in words."""
     names = [sharing.name for sharing in list_sharing_lists(published)]
     if job.is_new or len(names) == 1:
-        return describe_outcome(job, "inferred")
+        return job.describe_work("inferred")
     return f"not inferred again: one job is for {join_words(names)}"
 
 

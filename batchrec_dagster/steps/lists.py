@@ -67,7 +67,7 @@ from batchrec_dagster.storage.progress import Progress
 
 
 @dataclass(frozen=True)
-class PublishedLists:
+class ListsResult:
     """The live edition, and what this run did for it."""
 
     edition: Edition
@@ -87,7 +87,7 @@ def make_lists(
     model: ModelRecord | None,
     run: RunFacts,
     lock: Lock,
-) -> PublishedLists:
+) -> ListsResult:
     """Make the lists and publish them, if all checks pass.
 
     model: None for items bought together, which are counted here.
@@ -136,7 +136,7 @@ def _is_output_unchanged(work: PersonalizeWork, publishing: Publishing) -> bool:
     return is_finished and output.version == edition.job_output
 
 
-def _judge_again(publishing: Publishing, judged: Sequence[Finding]) -> PublishedLists:
+def _judge_again(publishing: Publishing, judged: Sequence[Finding]) -> ListsResult:
     """The live edition, which this run would make again. What was found of its rows still holds.
 
     judged: what is found of its model and data now.
@@ -151,7 +151,7 @@ def _judge_again(publishing: Publishing, judged: Sequence[Finding]) -> Published
     _, rows = publishing.editions.read()
     sample = rows.head(SAMPLE).collect(engine="streaming")
     made = "inferred" if edition.job_arn else "counted"
-    return PublishedLists(edition, sample, findings, f"unchanged: not {made} again")
+    return ListsResult(edition, sample, findings, f"unchanged: not {made} again")
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,7 @@ class NewLists:
     def published(self) -> PublishedList:
         return self.publishing.published
 
-    def publish(self, judged: Sequence[Finding], *, has_model: bool) -> PublishedLists:
+    def publish(self, judged: Sequence[Finding], *, has_model: bool) -> ListsResult:
         """Make the table, and publish it unless a finding refuses it. Raises Refused, UserError.
 
         judged: what is found of the model and the data.
@@ -206,7 +206,7 @@ class NewLists:
             self._keep_users_without_lists(edition.version, table, writer.path)
             edition = self.publishing.publish(writer.path, self.lock)
         outcome = "counted" if job is None else describe_sharing(published, job.resource)
-        return PublishedLists(edition, table.sample, findings, outcome, job)
+        return ListsResult(edition, table.sample, findings, outcome, job)
 
     def _keep_users_without_lists(self, version: str, table: ListTable, path: Path) -> None:
         """Store who has no list in the edition of this version, where somebody may ask."""
@@ -277,7 +277,6 @@ class NewLists:
     ) -> Edition:
         """What is known of the edition. facts: those that are counted. Raises UserError."""
         work, published, rules = self.work, self.published, context.rules
-        has_rules = rules is not None and published.settings.applied_rules is not None
         if job is not None:
             facts |= {
                 "job_arn": job.resource.arn,
@@ -285,7 +284,7 @@ class NewLists:
                 "results_asked_for": job.num_results,
                 "inference_cost_usd": round(job.job_cost.usd, 4),
             }
-        if has_rules and rules is not None:
+        if rules is not None and published.settings.applied_rules is not None:
             facts["rules"] = tuple(asdict(counts) for counts in rules.counts.values())
             facts["filled"] = asdict(rules.filled)
         if context.popular is not None:

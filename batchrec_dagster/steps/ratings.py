@@ -65,7 +65,7 @@ class RatingsSeen(BaseModel, frozen=True):
 RawRatings = RawRecord[RatingsSeen]
 
 
-def describe_inspection(pipeline: Pipeline) -> str:
+def fingerprint_inspection(pipeline: Pipeline) -> str:
     """A fingerprint of what an inspection depends on besides the files: settings and code."""
     settings = fingerprint(pipeline.ratings, pipeline.rules, pipeline.preparation)
     return f"{CODE_VERSION}-{settings}"

@@ -28,7 +28,6 @@ from batchrec_dagster.steps.cost import (
     price_training,
     read_estimate,
 )
-from batchrec_dagster.steps.job_outcomes import describe_outcome, measure_job_seconds
 from batchrec_dagster.steps.judge_quality import judge_quality
 from batchrec_dagster.steps.model_records import DatasetRecord, ModelRecord, read_model
 from batchrec_dagster.steps.publish import Publishing
@@ -171,7 +170,6 @@ class TrainingResult:
     record: ModelRecord
     version: ReadyResource
     outcome: str
-    seconds: float
     cost: list[Cost]
     checks: list[Finding]
 
@@ -210,19 +208,18 @@ def train(
     record = _make_record(work, dataset, version, success)
     if is_of_lists:
         record = _add_popularity(work, record)
-    outcome = describe_outcome(version, "trained")
+    outcome = version.describe_work("trained")
     if record.on_earlier_data:
         days, day = work.pipeline.solution.retrain.every_days, f"{record.trained_at}"[:10]
         outcome = f"kept: trained {day} on earlier data; solution.retrain: {days} days"
     ensure.log.debug(f"{recipe} on data {dataset.version}: {outcome}")
     if version.created:
-        ensure.log.debug(f"{version.arn}: trained in {measure_job_seconds(version):.1f} s")
+        ensure.log.debug(f"{version.arn}: trained in {version.seconds:.1f} s")
     costs = [price_training(work, recipe, version)] if version.is_new else []
     paid = {"root_run": run, "cost_usd": add_payment(work, asset, run, costs)}
     record = record.model_copy(update=paid)
     save(work.storage.store, work.files.record_uri(asset), record)
-    seconds = measure_job_seconds(version)
-    return TrainingResult(record, version, outcome, seconds, costs, success_checks)
+    return TrainingResult(record, version, outcome, costs, success_checks)
 
 
 def _make_record(

@@ -7,7 +7,7 @@ import polars as pl
 from batchrec_dagster.errors import UserError
 from batchrec_dagster.personalize.schemas import USER_ID
 from batchrec_dagster.preparation.attributes import AttributesLayout
-from batchrec_dagster.steps.attributes import describe_settings, read_attribute_rows
+from batchrec_dagster.steps.attributes import fingerprint_layout, read_attribute_rows
 from batchrec_dagster.steps.checks import check_source_without_erased
 from batchrec_dagster.steps.data_sizes import RawAttributes
 from batchrec_dagster.steps.raw_files import delete_copies, require_copies
@@ -40,7 +40,7 @@ def prepare_users(work: Work, raw: RawAttributes, layout: AttributesLayout) -> R
     erased_users = read_erased_users(work.files)
     made_of = {
         "raw_users": raw.version,
-        "settings": describe_settings(layout),
+        "settings": fingerprint_layout(layout),
         "erased": erased_users.version or "",
     }
 

@@ -17,7 +17,7 @@ from batchrec_dagster.pipeline.results import (
 )
 from batchrec_dagster.pipeline.run_step import get_work
 from batchrec_dagster.preparation.attributes import AttributesLayout
-from batchrec_dagster.steps.attributes import describe_settings
+from batchrec_dagster.steps.attributes import fingerprint_layout
 from batchrec_dagster.steps.data_sizes import RawAttributes
 from batchrec_dagster.steps.items import prepare_item_titles, prepare_items
 from batchrec_dagster.steps.stored_files import TableRecord
@@ -58,7 +58,7 @@ def items(pipeline: Pipeline, layout: AttributesLayout) -> PipelineAsset:
         inputs=["raw_items"],
         stage=PREPARED,
         storage_key=key,
-        code_version=describe_settings(layout),
+        code_version=fingerprint_layout(layout),
         io_manager="attributes_io",
     )
     def items(
@@ -92,7 +92,7 @@ def item_titles(pipeline: Pipeline, layout: AttributesLayout) -> PipelineAsset:
         inputs=["raw_items"],
         stage=PREPARED,
         storage_key=key,
-        code_version=describe_settings(layout),
+        code_version=fingerprint_layout(layout),
         io_manager="parquet_io",
     )
     def item_titles(

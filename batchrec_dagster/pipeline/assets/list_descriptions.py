@@ -22,7 +22,6 @@ from batchrec_dagster.pipeline.results import (
 from batchrec_dagster.reporting.insight.verdict import give_verdict
 from batchrec_dagster.reporting.markdown import escape, format_numbered_list
 from batchrec_dagster.steps.items import list_attribute_columns
-from batchrec_dagster.steps.job_outcomes import measure_job_seconds
 from batchrec_dagster.steps.judge import DATA_ARE_FRESH, NO_WORSE
 from batchrec_dagster.steps.model_records import ModelRecord
 from batchrec_dagster.steps.work import PersonalizeWork
@@ -31,7 +30,7 @@ from batchrec_dagster.storage.layout import ListFiles
 from batchrec_dagster.storage.list_subjects import SUBJECTS
 
 if TYPE_CHECKING:
-    from batchrec_dagster.steps.lists import PublishedLists
+    from batchrec_dagster.steps.lists import ListsResult
 
 # The type and the description of the columns that lists can have, apart from those of the items.
 COLUMNS = {
@@ -148,7 +147,7 @@ def list_warnings(published: PublishedList) -> dict[str, str]:
             "people_have_lists": "Nearly everybody for whom lists were made has one.",
             "not_concentrated": "The lists are not mostly of few items.",
             "no_user_dominates": "No single user has much of the interactions.",
-            "data_changed": "The data are about those of the edition before.",
+            "data_changed": "There are about as many data, of the same kinds, as before.",
         }
         if published.settings.applied_rules is not None:
             warnings |= {
@@ -172,31 +171,31 @@ def list_warnings(published: PublishedList) -> dict[str, str]:
 def build_metadata(
     work: PersonalizeWork,
     published: PublishedList,
-    lists: PublishedLists,
+    result: ListsResult,
     model: ModelRecord | None,
 ) -> dict[str, Any]:
     """The metadata of published lists, of which Dagster's page shows the first ones at the top."""
-    edition, job, counts = lists.edition, lists.job, lists.edition.counts
+    edition, job, counts = result.edition, result.job, result.edition.counts
     metadata: dict[str, Any] = {
-        "preview": _build_list_preview(published, lists),
-        "outcome": lists.outcome,
-        "verdict": escape(str(give_verdict(lists.findings))),
+        "preview": _build_list_preview(published, result),
+        "outcome": result.outcome,
+        "verdict": escape(str(give_verdict(result.findings))),
         **build_edition_metadata(work.files_of(published), edition),
         **_describe_rules(edition),
-        **build_table_metadata(counts.rows, _describe_columns(published), lists.sample.columns),
+        **build_table_metadata(counts.rows, _describe_columns(published), result.sample.columns),
         **_build_counts(published, counts),
         "results_asked_for": edition.results_asked_for or 0,
     }
     if published.subject == "item":
         # Other lists have ids of people, whom Dagster's history would never forget.
-        metadata["sample"] = build_sample(lists.sample)
+        metadata["sample"] = build_sample(result.sample)
     if model is not None:
         metadata |= build_dataset_group_link(model.dataset_group_arn, on_aws=work.ensure.on_aws)
     kind = "batch_segment" if published.subject == "segment" else "batch_inference"
     metadata[f"{kind}_job_arn"] = edition.job_arn
     if job is not None:
         metadata[f"{kind}_output"] = job.output(work.storage).folder
-        metadata["inference_seconds"] = measure_job_seconds(job.resource)
+        metadata["inference_seconds"] = job.resource.seconds
     cost = [] if job is None else job.cost
     metadata |= build_cost_metadata("cost_usd", cost, on_aws=work.ensure.on_aws)
     return {**metadata, **build_storage_links("table", work.storage, edition.uri)}
@@ -255,9 +254,9 @@ def _describe_rules(edition: Edition) -> dict[str, Any]:
     }
 
 
-def _build_list_preview(published: PublishedList, lists: PublishedLists) -> dg.MetadataValue[Any]:
+def _build_list_preview(published: PublishedList, result: ListsResult) -> dg.MetadataValue[Any]:
     """How many have a list, and one of the lists."""
-    counts, sample, names = lists.edition.counts, lists.sample, SUBJECTS[published.subject]
+    counts, sample, names = result.edition.counts, result.sample, SUBJECTS[published.subject]
     members = "users" if published.subject == "segment" else "items"
     numbers = (
         f"**{counts.subjects:,} {names.name}** have a list.",

@@ -23,10 +23,10 @@ from batchrec_dagster.pipeline.record_night import record_unchanged
 from batchrec_dagster.pipeline.results import to_dagster
 from batchrec_dagster.pipeline.run_history import DagsterRuns, find_root_run, find_run_start
 from batchrec_dagster.pipeline.run_step import get_personalize_work
-from batchrec_dagster.steps import rollback
 from batchrec_dagster.steps.items import list_attribute_columns
 from batchrec_dagster.steps.model_records import ModelRecord, read_model
 from batchrec_dagster.steps.publish import read_checks, summarize_edition
+from batchrec_dagster.steps.rollback import roll_back
 from batchrec_dagster.steps.run_facts import RunFacts
 from batchrec_dagster.steps.work import PersonalizeWork
 from batchrec_dagster.storage.extras import is_installed
@@ -73,7 +73,7 @@ def published_lists(published: PublishedList) -> PipelineAsset:
         work = get_personalize_work(pipeline, context)
         with work.list_lock(published, context.run.run_id) as lock:
             if config.roll_back_to:
-                return roll_back(work, published, context, config.roll_back_to, lock)
+                return publish_older_lists(work, published, context, config.roll_back_to, lock)
             model = require_model(work, published)
             run = RunFacts(
                 context.run.run_id,
@@ -81,14 +81,14 @@ def published_lists(published: PublishedList) -> PipelineAsset:
                 find_run_start(context),
                 config.skip_quality_gate,
             )
-            lists = make_lists(work, published, model, run, lock)
-            if lists.edition.root_run != run.root_run:
+            result = make_lists(work, published, model, run, lock)
+            if result.edition.root_run != run.root_run:
                 record_unchanged(context, work.files_of(published))
         names = {spec.name for spec in context.assets_def.check_specs}
         return to_dagster(
-            build_metadata(work, published, lists, model),
-            lists.edition.version,
-            [finding for finding in lists.findings if finding.name in names],
+            build_metadata(work, published, result, model),
+            result.edition.version,
+            [finding for finding in result.findings if finding.name in names],
         )
 
     return publish_lists
@@ -143,7 +143,7 @@ def require_model(work: PersonalizeWork, published: PublishedList) -> ModelRecor
     return model
 
 
-def roll_back(
+def publish_older_lists(
     work: PersonalizeWork,
     published: PublishedList,
     context: dg.AssetExecutionContext,
@@ -159,7 +159,7 @@ def roll_back(
 
     runs = DagsterRuns(context.instance)
     root_run = find_root_run(context)
-    restoration = rollback.roll_back(work, published, to, root_run, runs, lock, context.log)
+    restoration = roll_back(work, published, to, root_run, runs, lock, context.log)
     delete_unneeded(work, published)
     table = work.files_of(published).editions
     edition, lists = table.read()

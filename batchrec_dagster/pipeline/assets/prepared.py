@@ -23,7 +23,7 @@ from batchrec_dagster.steps.checks import SOURCE_WITHOUT_ERASED
 from batchrec_dagster.steps.data_sizes import SizeComparison
 from batchrec_dagster.steps.interactions import (
     InteractionsRecord,
-    describe_settings,
+    fingerprint_preparation,
     prepare_interactions,
 )
 from batchrec_dagster.steps.ratings import RawRatings
@@ -56,7 +56,7 @@ def interactions(pipeline: Pipeline) -> PipelineAsset:
         inputs=["raw_ratings"],
         stage=PREPARED,
         storage_key=pipeline.keys.interactions,
-        code_version=describe_settings(pipeline),
+        code_version=fingerprint_preparation(pipeline),
         io_manager="interactions_io",
         checks={
             "enough_interactions": "There are as many interactions and users as Personalize needs.",

@@ -31,7 +31,7 @@ from batchrec_dagster.steps.ratings import CODE_VERSION as RATINGS_VERSION
 from batchrec_dagster.steps.ratings import (
     RatingsFormat,
     RawRatings,
-    describe_inspection,
+    fingerprint_inspection,
     inspect_ratings,
 )
 from batchrec_dagster.steps.raw_files import Copying, RawSource, copy_raw
@@ -98,7 +98,7 @@ def raw_ratings(pipeline: Pipeline) -> PipelineAsset:
             in_place=pipeline.preparation.on_aws,
         )
         inspected_with = {
-            "settings": describe_inspection(pipeline),
+            "settings": fingerprint_inspection(pipeline),
             "erased": erased_users.version or "",
         }
         result, copying = copy_raw(

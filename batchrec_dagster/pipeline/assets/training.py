@@ -107,7 +107,7 @@ def _build_import_metadata(work: PersonalizeWork, dataset_import: DatasetImport)
             "outcome" if part.file.is_interactions else f"{part.file.asset}_outcome": part.outcome
             for part in dataset_import.imports
         },
-        "import_seconds": sum(part.seconds for part in dataset_import.imports),
+        "import_seconds": sum(part.job.seconds for part in dataset_import.imports),
         **build_cost_metadata("estimated_usd", dataset_import.estimate, on_aws=work.ensure.on_aws),
         **build_cost_metadata("cost_usd", dataset_import.cost, on_aws=work.ensure.on_aws),
         "dataset_group_arn": record.dataset_group_arn,
@@ -235,7 +235,7 @@ def _build_training_metadata(
         "trained_on": record.trained_on,
         "trained_at": record.trained_at.isoformat() if record.trained_at else None,
         "training_hours": version.get("trainingHours", 0.0),
-        "training_seconds": training.seconds,
+        "training_seconds": training.version.seconds,
         **metrics,
         "popularity_ndcg_at_25": popularity.ndcg if popularity is not None else None,
         "popularity_days": popularity.days if popularity is not None else None,

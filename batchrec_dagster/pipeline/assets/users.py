@@ -12,7 +12,7 @@ from batchrec_dagster.pipeline.declare_asset import PREPARED, PipelineAsset, ass
 from batchrec_dagster.pipeline.results import build_table_metadata, result_to_dagster
 from batchrec_dagster.pipeline.run_step import get_work
 from batchrec_dagster.preparation.attributes import AttributesLayout
-from batchrec_dagster.steps.attributes import describe_settings
+from batchrec_dagster.steps.attributes import fingerprint_layout
 from batchrec_dagster.steps.checks import SOURCE_WITHOUT_ERASED
 from batchrec_dagster.steps.data_sizes import RawAttributes
 from batchrec_dagster.steps.user_attributes import prepare_users
@@ -41,7 +41,7 @@ def users(pipeline: Pipeline, layout: AttributesLayout) -> PipelineAsset:
         inputs=["raw_users"],
         stage=PREPARED,
         storage_key=key,
-        code_version=describe_settings(layout),
+        code_version=fingerprint_layout(layout),
         io_manager="attributes_io",
         warnings={SOURCE_WITHOUT_ERASED: "The source has no rows of people who were erased."},
     )

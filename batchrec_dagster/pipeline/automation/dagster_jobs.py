@@ -53,7 +53,7 @@ def build_automation(
             *(
                 rollback_job(published, keys, executor, tags)
                 for published in pipeline.published_lists()
-                if published.has_editions
+                if published.is_addressed
             ),
         ],
         schedules=[refresh_schedule(pipeline, job)],

@@ -49,7 +49,7 @@ def list_job_names(pipeline: Pipeline) -> list[str]:
     rollbacks = [
         published.keys.rollback_job
         for published in pipeline.published_lists()
-        if published.has_editions
+        if published.is_addressed
     ]
     return [f"{pipeline.name}_refresh", *rollbacks]
 
