@@ -48,7 +48,7 @@ def judge_change(facts: ModelFacts) -> Finding:
     """Whether the model is about as good as that of the lists that are live."""
     live, ndcg, name = facts.live, facts.model.ndcg, name_ndcg(facts.model.success)
     if live is None:
-        return Finding(NO_WORSE, "good", "no edition is published yet to compare with")
+        return Finding(NO_WORSE, "good", "0 editions are published to compare the model with")
     edition = f"edition {live.number}"
     if facts.is_live:
         return Finding(NO_WORSE, "good", f"the model is that of {edition}")
@@ -159,7 +159,7 @@ def judge_heaviest_user(data: DataCounts) -> Finding:
 def judge_data_change(data: DataCounts, before: DataCounts | None) -> Finding:
     """Whether there are about as many data, of the same kinds, as in the edition before."""
     if before is None:
-        return Finding("data_changed", "good", "no edition is published yet to compare with")
+        return Finding("data_changed", "good", "0 editions are published to compare the data with")
     changes = [*_find_large_changes(data, before)]
     if not changes:
         text = f"{data.interactions:,} interactions, and {before.interactions:,} before"

@@ -13,8 +13,8 @@ IS_LONG = os.environ.get("BATCHREC_LONG_TESTS") == "1"
 def repeats(nightly: int, per_commit: int = 1) -> int:
     """The number of examples, kills or requests of a test.
 
-    nightly: the number in `make test-long`. per_commit: the number in `make test`, which looks at
-    one of each kind.
+    nightly: the number in `make test-long`.
+    per_commit: the number in `make test`, which looks at one of each kind.
     """
     return nightly if IS_LONG else per_commit
 
