@@ -115,7 +115,7 @@ def test_the_file_that_editors_read_is_the_models() -> None:
 
 
 def test_no_code_reads_a_variable_that_is_not_described() -> None:
-    """Beside those of the local Personalize's own server, which --help tells."""
+    """Except those of the local Personalize's own server, which its --help describes."""
     read = {
         name
         for path in (REPOSITORY / "batchrec_dagster").rglob("*.py")

@@ -98,7 +98,7 @@ def _open_sources(folder: Path) -> SourceContext:
     return SourceContext(store, folder, folder / "cache", generator)
 
 
-def _suppress(users: Collection[str]) -> ErasedUsers:
+def _make_erased_users(users: Collection[str]) -> ErasedUsers:
     return NOBODY.add(users) if users else NOBODY
 
 
@@ -120,7 +120,8 @@ def copy_raw(
 ) -> list[RawFile]:
     """Copy the files of the source to the folder `raw` in the folder, in their order.
 
-    ratings: the block of the YAML. meanwhile: happens between the list and the copies.
+    ratings: the block of the YAML.
+    meanwhile: happens between the list and the copies.
     """
     sources = _open_sources(folder)
     copies = []
@@ -154,13 +155,15 @@ def prepare(
 ) -> Interactions:
     """Read the ratings as a run does, and write interactions.csv into the folder.
 
-    folder: where relative paths start. blocks: of the YAML, such as `ratings`, `interactions`.
-    erased: the ids of users who were erased. spark: prepares instead of the engine for one machine.
+    folder: where relative paths start.
+    blocks: of the YAML, such as `ratings`, `interactions`.
+    erased: the ids of users who were erased.
+    spark: prepares instead of the engine for one machine.
     Raises UserError.
     """
     with _user_errors():
         pipeline = Pipeline.model_validate({"name": "shop", **blocks})
-    target, erased_users = folder / "interactions.csv", _suppress(erased)
+    target, erased_users = folder / "interactions.csv", _make_erased_users(erased)
     form, columns = pipeline.ratings.file_form, pipeline.ratings.file_columns
     result: PreparationResult
     with (
@@ -219,8 +222,8 @@ def recognise(folder: Path, source: str, columns: Mapping[str, str | int]) -> di
     files = [DecodedFile(folder / source, source)]
     with _user_errors():
         try:
-            found = recognise_ratings(source, files, columns, skip=True, whole=False)
-            return dict(found.settings)
+            recognised = recognise_ratings(source, files, columns, skip=True, whole=False)
+            return dict(recognised.settings)
         except UsageError as error:
             raise UserError(error.message) from error
 
@@ -249,7 +252,7 @@ def prepare_users(
     with _user_errors():
         settings = UserSettings.model_validate(users)
     with _open_files(folder, settings.rows) as (file,):
-        read = parse_attributes(file, settings.layout, _suppress(erased))
+        read = parse_attributes(file, settings.layout, _make_erased_users(erased))
     bad = read.bad
     return Attributes(read.good, pl.DataFrame(), read.rows, dict(bad.counts), tuple(bad.examples))
 
