@@ -1,4 +1,4 @@
-"""Maps over all cores. NumPy and SciPy release the GIL while they work, so threads do."""
+"""Maps over all cores. NumPy and SciPy release the GIL while they work, so threads are enough."""
 
 from __future__ import annotations
 

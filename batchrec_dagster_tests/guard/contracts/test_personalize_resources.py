@@ -120,16 +120,16 @@ def test_a_token_is_valid_only_for_its_list(local: Local) -> None:
 
 
 def test_lists_of_a_parent(local: Local) -> None:
-    first_group, two = local.create_group("one"), local.create_group("two")
+    first_group, second_group = local.create_group("one"), local.create_group("two")
     local.create_solution(first_group, name="first")
-    local.create_solution(two, name="second")
-    solutions = local.client.list_solutions(datasetGroupArn=two)["solutions"]
+    local.create_solution(second_group, name="second")
+    solutions = local.client.list_solutions(datasetGroupArn=second_group)["solutions"]
     assert [solution["name"] for solution in solutions] == ["second"]
     assert len(local.client.list_solutions()["solutions"]) == 2
     local.create_dataset(first_group)
     local.create_filter(first_group)
     assert [entry["name"] for entry in local.client.list_filters()["Filters"]] == ["seen"]
-    assert local.client.list_filters(datasetGroupArn=two)["Filters"] == []
+    assert local.client.list_filters(datasetGroupArn=second_group)["Filters"] == []
 
 
 def test_tags(local: Local) -> None:

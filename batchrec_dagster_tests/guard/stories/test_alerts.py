@@ -1,4 +1,4 @@
-"""Who is to know gets one message of a failed run."""
+"""The people whom an alert names get one message of a failed run."""
 
 from __future__ import annotations
 
