@@ -94,7 +94,8 @@ class Account:
 
 
 class Year(RuleBasedStateMachine):
-    """A pipeline over many nights. After each, all that speaks of "before" is compared."""
+    """A pipeline over many nights. After each, all that says what was live before is
+    compared."""
 
     open_store: Callable[[Path], Store] = Store.open
 

@@ -23,7 +23,7 @@ users = st.lists(st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_siz
 
 
 def format_line(user: str, items: Sequence[str], error: str | None = None) -> str:
-    """A line of Personalize's output. Scores fall with the place."""
+    """A line of Personalize's output. Scores fall from item to item."""
     output = {"recommendedItems": [*items], "scores": [1 / (1 + n) for n in range(len(items))]}
     return json.dumps({"input": {"userId": user}, "output": output, "error": error})
 
@@ -50,12 +50,12 @@ def test_a_list_has_the_best_items_that_its_user_did_not_have(batch: Any) -> Non
     expected: list[Row] = []
     for user, items in answers:
         unseen = [
-            (place, item)
-            for place, item in enumerate(items)
+            (index, item)
+            for index, item in enumerate(items)
             if seen is None or (user, item) not in seen
         ]
-        for rank, (place, item) in enumerate(unseen[:num_results], 1):
-            expected.append((user, rank, item, 1 / (1 + place)))
+        for rank, (index, item) in enumerate(unseen[:num_results], 1):
+            expected.append((user, rank, item, 1 / (1 + index)))
     made = make_list(
         [format_line(user, items) for user, items in answers],
         user_ids,
@@ -83,8 +83,8 @@ ANSWERS = ["list", "list", "list", "error", "twice", "missing", "duplicate"]
 def write_lines(answers: Sequence[str], *, has_stranger: bool) -> list[str]:
     """The lines of an output in which each of the users u0, u1, … has this kind of answer."""
     lines = []
-    for place, answer in enumerate(answers):
-        user = f"u{place}"
+    for index, answer in enumerate(answers):
+        user = f"u{index}"
         if answer == "error":
             # A line with an error counts as one, even if it has items.
             lines.append(format_line(user, ITEMS, "Service error"))
@@ -115,13 +115,13 @@ def test_an_output_that_is_not_whole_is_refused_but_for_the_declared_share_of_er
     random.Random(seed).shuffle(lines)
     made = make_list(
         lines,
-        [f"u{place}" for place in range(len(answers))],
+        [f"u{index}" for index in range(len(answers))],
         num_results=len(ITEMS),
         max_failed_share=max_share,
         lines_at_once=lines_at_once,
     )
     errors = answers.count("error")
-    failed = {f"u{place}" for place, answer in enumerate(answers) if answer == "error"}
+    failed = {f"u{index}" for index, answer in enumerate(answers) if answer == "error"}
     is_whole = not (has_stranger or {"missing", "twice", "duplicate"} & {*answers})
     has_few_errors = not errors or (errors < len(lines) and errors <= max_share * len(lines))
     has_lists = is_whole and has_few_errors and errors < len(answers)
@@ -129,7 +129,7 @@ def test_an_output_that_is_not_whole_is_refused_but_for_the_declared_share_of_er
     assert {*made.failed_users} == failed
     assert not failed & {*made.rows["user_id"]}
     if has_lists:
-        everyone = {f"u{place}" for place in range(len(answers))}
+        everyone = {f"u{index}" for index in range(len(answers))}
         assert {*made.rows["user_id"]} == everyone - failed
         assert made.rows.height == (len(everyone) - len(failed)) * len(ITEMS)
 
