@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, TypeVar
 import polars as pl
 
 from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
+from batchrec_dagster.storage.durable import compute_sha256, read_pieces
 
 from .catalogue import Catalogue, Status
 from .engine.data import Interactions
@@ -161,5 +161,4 @@ class DatasetReader:
 
 def _compute_digest(folder: Path) -> str:
     """Return the hash of the rows of an import."""
-    with (folder / ROWS).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return compute_sha256(read_pieces(folder / ROWS))

@@ -7,7 +7,6 @@ in an environment variable, and no message, record or log repeats any part of it
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import traceback
@@ -33,7 +32,7 @@ from batchrec_dagster.preparation.sources.source import (
     SourceContext,
     name_errors,
 )
-from batchrec_dagster.storage.durable import temporary_folder
+from batchrec_dagster.storage.durable import compute_sha256, temporary_folder
 from batchrec_dagster.storage.secrets import HIDDEN, choose_safe_defaults
 
 if TYPE_CHECKING:
@@ -93,7 +92,7 @@ class Database(RowSource):
                 setting = self.setting.replace(".query", ".version_query", 1)
                 _write_result(self.url, self.version_sql, setting, path)
                 version = repr(pl.read_parquet(path).head(VERSION_ROWS).rows())
-        digest = hashlib.sha256(f"{self.sql}\n{version}".encode()).hexdigest()
+        digest = compute_sha256([f"{self.sql}\n{version}".encode()])
         return ComputedRows(self.text, digest, self._write, FILENAME).files(context)
 
     def _write(self, path: Path) -> None:

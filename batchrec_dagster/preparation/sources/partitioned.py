@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,7 +23,7 @@ from batchrec_dagster.preparation.sources.source import (
     SourceContext,
     require_unchanged,
 )
-from batchrec_dagster.storage.durable import temporary_folder
+from batchrec_dagster.storage.durable import compute_sha256, temporary_folder
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ class PartitionedRows(RowSource):
             for key, listed_files in files.items()
             for file in listed_files
         ]
-        version = hashlib.sha256("\n".join(versions).encode()).hexdigest()
+        version = compute_sha256(["\n".join(versions).encode()])
         return ComputedRows(self.text, version, partial(self._write, files)).files(context)
 
     def _write(self, files: Mapping[str, Sequence[ListedFile]], path: Path) -> None:

@@ -6,7 +6,6 @@ network, extensions or settings. Its memory, its time and the size of its result
 
 from __future__ import annotations
 
-import hashlib
 import re
 import threading
 import time
@@ -41,7 +40,7 @@ from batchrec_dagster.preparation.sources.source import (
     SourceContext,
     require_unchanged,
 )
-from batchrec_dagster.storage.durable import temporary_folder
+from batchrec_dagster.storage.durable import compute_sha256, temporary_folder
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection, Error
@@ -108,7 +107,7 @@ class FileQuery(RowSource):
             parts.append(repr(sorted(self.headers.items())))
         for name, files in tables.items():
             parts += [f"{name} {file.display_name} {file.fingerprint}" for file in files]
-        version = hashlib.sha256("\n".join(parts).encode()).hexdigest()
+        version = compute_sha256(["\n".join(parts).encode()])
         write = partial(self._write, tables)
         return ComputedRows(self.display_name, version, write, FILENAME).files(context)
 
