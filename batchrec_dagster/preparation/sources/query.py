@@ -21,12 +21,7 @@ from batchrec_dagster.preparation.file_form import FileForm, Header, Preparation
 from batchrec_dagster.preparation.polars.decoding import RawFile, open_file
 from batchrec_dagster.preparation.sources.computed import ComputedRows
 from batchrec_dagster.preparation.sources.errors import FileError, hide_values
-from batchrec_dagster.preparation.sources.limits import (
-    MAX_FILE_GB,
-    QUERY_MEMORY_GB,
-    QUERY_MINUTES,
-    Limits,
-)
+from batchrec_dagster.preparation.sources.limits import QUERY_MEMORY_GB, LimitError, Limits
 from batchrec_dagster.preparation.sources.query_tables import (
     TableFile,
     build_select,
@@ -211,7 +206,8 @@ def _connect(
     except duckdb.Error as error:
         reason = reasons_to_stop[0] if reasons_to_stop else _shorten_error(error, files)
         if isinstance(error, duckdb.OutOfMemoryException):
-            reason += f"; {QUERY_MEMORY_GB} allows {limits.query_memory / 1e9:g} GB"
+            gigabytes = limits.query_memory / 1e9
+            reason += f"; {QUERY_MEMORY_GB} allows {gigabytes:g} GB: select less, or set it higher"
         raise FileError(f"{setting}: {reason}") from error
 
 
@@ -286,20 +282,15 @@ def _interrupt_at_limits(
 ) -> Iterator[None]:
     """Interrupt a query that takes too long or writes too much, and add the reason to the list."""
     is_done = threading.Event()
-    end = time.monotonic() + limits.query_seconds
+    start = time.monotonic()
 
     def watch() -> None:
         while not is_done.wait(WATCH_INTERVAL_SECONDS):
-            if time.monotonic() > end:
-                minutes = limits.query_seconds / 60
-                reasons_to_stop.append(
-                    f"it took longer than the {minutes:g} minutes of {QUERY_MINUTES}"
-                )
-            elif result.exists() and result.stat().st_size > limits.download_bytes:
-                reasons_to_stop.append(
-                    f"its result is larger than the {limits.download_bytes} bytes of {MAX_FILE_GB}"
-                )
-            if reasons_to_stop:
+            size = result.stat().st_size if result.exists() else 0
+            try:
+                limits.require_query(time.monotonic() - start, size)
+            except LimitError as error:
+                reasons_to_stop.append(str(error))
                 connection.interrupt()
 
     thread = threading.Thread(target=watch, daemon=True)
