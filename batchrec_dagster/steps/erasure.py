@@ -10,7 +10,6 @@ started again, and finds less to do.
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 import uuid
 from collections.abc import Collection, Iterator, Mapping
@@ -251,8 +250,7 @@ def _list_files_made_again(work: PersonalizeWork) -> Iterator[str]:
 
 
 def _make_sink_context(work: PersonalizeWork, files: ListFiles) -> SinkContext:
-    address = files.keys.address
-    return SinkContext(address, work.storage, work.pipeline.project, os.environ)
+    return SinkContext(files.keys.address, work.storage, work.pipeline.project)
 
 
 def _write_sinks(
