@@ -280,7 +280,7 @@ def _erase_from_personalize(work: PersonalizeWork, people: Collection[str]) -> I
     salt = read_erased_users(work.files).salt
     request = ErasedUsers(salt).add(people).version
     assert request is not None, "there are people"
-    results = erase_users_from_groups(
+    overlapping_work = erase_users_from_groups(
         work.ensure,
         work.storage.store,
         work.files.uri(work.pipeline.keys.erasure_inputs),
@@ -288,9 +288,8 @@ def _erase_from_personalize(work: PersonalizeWork, people: Collection[str]) -> I
         people,
         request=request,
     )
-    for result in results:
-        if result.overlapping_work:
-            yield (
-                f"{', '.join(result.overlapping_work)} started while Personalize erased, so its"
-                " models may have something of these people until the next training."
-            )
+    if overlapping_work:
+        yield (
+            f"{', '.join(overlapping_work)} started while Personalize erased, so its models may"
+            " have something of these people until the next training."
+        )
