@@ -68,11 +68,11 @@ class Database(RowSource):
     sql: str
     """The query."""
 
-    version_sql: str | None = None
+    version_sql: str | None
     """A query whose answer changes when the rows may have changed. Without it every run reads the
     rows."""
 
-    setting: str = "ratings.query"
+    setting: str
     """What messages call the query."""
 
     @property
@@ -110,14 +110,13 @@ class Database(RowSource):
         return url
 
 
-def parse_database(text: str) -> str:
-    """The source unchanged. Raises ValueError unless it names an environment variable."""
+def require_variable(text: str) -> None:
+    """Raise ValueError unless the source names an environment variable."""
     if not re.fullmatch(r"[A-Za-z_]\w*", text.removeprefix(SCHEME), re.ASCII):
         raise ValueError(
             f"after {SCHEME} comes the name of an environment variable, such as SHOP_DATABASE_URL:"
             " the URL itself is a secret"
         )
-    return text
 
 
 def _write_result(url: str, sql: str, setting: str, path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -33,7 +33,7 @@ class PartitionedRows(RowSource):
     partitions: Mapping[str, RowSource]
     """Where the rows of each partition are, by its key."""
 
-    form: FileForm = field(default_factory=FileForm)
+    form: FileForm
     """How files of text are written."""
 
     def files(self, context: SourceContext) -> list[ListedFile]:
@@ -99,7 +99,7 @@ def scan_table(file: RawFile, form: FileForm, folder: Path, reader: ConfinedRead
         return pl.scan_parquet(opened.path, glob=False)
     if opened.format == "json":
         return pl.scan_ndjson(opened.path, infer_schema_length=None)
-    delimiter = form.delimiter or recognise_delimiter(opened, {}, quoted=form.quoted, skipped=0)
+    delimiter = form.delimiter or recognise_delimiter(opened, {}, form.quoted, 0)
     if len(delimiter) > 1:
         raise PreparationError(f"{file.name} is separated by {delimiter}: write one character")
     quote = '"' if form.quoted else None

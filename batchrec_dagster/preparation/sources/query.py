@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -82,13 +82,13 @@ class FileQuery(RowSource):
     tables: Mapping[str, RowSource]
     """The sources, by the names of the tables that the query calls them."""
 
-    form: FileForm = field(default_factory=FileForm)
+    form: FileForm
     """How files of text are written."""
 
-    setting: str = "ratings.query"
+    setting: str
     """What messages call the query."""
 
-    headers: Mapping[str, Header] = field(default_factory=dict)
+    headers: Mapping[str, Header]
     """The lines of CSV that name the columns, as far as they are declared, by the tables' names."""
 
     def files(self, context: SourceContext) -> list[ListedFile]:
