@@ -50,10 +50,10 @@ def choose_rating_columns(sample: FileSample, given: Mapping[str, Column]) -> di
     """
     roles = {role: column for role, column in given.items() if column != NO_TIMES}
     require_columns(sample, roles)
-    if not sample.has_header and not roles:
+    if not sample.table.has_header and not roles:
         return _choose_by_position(sample, given)
     needed = [role for role in REQUIRED_OPTIONS if given.get(role) != NO_TIMES]
-    if sample.has_header:
+    if sample.table.has_header:
         recognised = _recognise_by_name(sample, given)
         roles = {
             **{role: name for role, name in recognised.items() if name not in roles.values()},
@@ -151,7 +151,7 @@ def _build_unknown_columns_error(
     roles: the columns of the others.
     """
     no_times = " (or --time none)" if "timestamp" in missing else ""
-    if not sample.has_header:
+    if not sample.table.has_header:
         needed = " ".join(f"{REQUIRED_OPTIONS[role]} COL" for role in missing)
         return UnknownColumnsError(
             f"{sample.name} has no header. Give its columns by position, from 1:"

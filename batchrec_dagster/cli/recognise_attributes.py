@@ -83,8 +83,7 @@ def recognise_attributes(
             form=form,
             decimal=decimal,
         )
-        roles = {layout.setting(role): column for role, column in layout.roles.items()}
-        require_columns(sample, roles)
+        require_columns(sample, layout.columns_by_setting)
         doubts = [*_describe_nested_cells(sample, layout)]
     rows = parse_attributes(file, layout)
     settings = build_settings(
@@ -172,7 +171,7 @@ def _choose_columns(
 def _find_separator(sample: FileSample, categories: Iterable[str]) -> str:
     """What stands between several values of a category."""
     cells = [sample.read_cells(name) for name in categories]
-    for separator in ("|", ";", ","):
+    for separator in (VALUE_SEPARATOR, ";", ","):
         if any(column.str.contains(separator, literal=True).any() for column in cells):
             return separator
     return VALUE_SEPARATOR

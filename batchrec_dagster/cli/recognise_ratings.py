@@ -135,7 +135,7 @@ def _list_doubts(
     if isinstance(form.header, int):
         line = f"line {form.header} was taken for the names of the columns: {list_columns(sample)}"
         yield Doubt(line, ("ratings", "header"))
-    if not sample.has_header and not given:
+    if not sample.table.has_header and not given:
         text = f"{sample.name} has no header. Check the first rows above, and the columns"
         yield Doubt(text, ("ratings", "columns"))
     others = find_other_times(sample, roles)

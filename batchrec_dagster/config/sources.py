@@ -23,7 +23,7 @@ from batchrec_dagster.preparation.file_form import (
     TableFormat,
 )
 from batchrec_dagster.preparation.sources.computed import ASSET, AssetRows
-from batchrec_dagster.preparation.sources.databases import SCHEME, Database, parse_database
+from batchrec_dagster.preparation.sources.databases import SCHEME, Database, require_variable
 from batchrec_dagster.preparation.sources.parsing import parse_file, parse_source
 from batchrec_dagster.preparation.sources.query import SOURCE, FileQuery, parse_select
 from batchrec_dagster.preparation.sources.source import RowSource, hide_query
@@ -247,7 +247,7 @@ class Source(Settings):
         """Raise UserError or ValueError unless the source may be one."""
         is_delta = name in self.delta_tables
         if self.database is not None:
-            parse_database(source)
+            require_variable(source)
         elif self.many or self.query is not None or is_delta:
             parse_source(source, is_delta=is_delta)
         else:

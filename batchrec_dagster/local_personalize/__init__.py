@@ -4,3 +4,6 @@
 knows of Dagster or of pipelines. The modules import each other relatively, and of the rest of
 batchrec `errors`, `personalize`, `storage` and `web`: the folder can be lifted out with these.
 """
+
+# Those in ARNs, if no others are set.
+REGION, ACCOUNT_ID = "us-east-1", "000000000000"

@@ -173,6 +173,13 @@ class CatalogueTransaction:
         order = "seq DESC" if newest_first else "seq"
         return self._select(" AND ".join(conditions), values, f"{order} LIMIT :limit")
 
+    def find_dataset(self, group_arn: str, dataset_type: str) -> Resource | None:
+        """Return the group's dataset of this type, such as INTERACTIONS, or None."""
+        for dataset in self.list_resources("Dataset", parent=group_arn):
+            if dataset.body["datasetType"] == dataset_type:
+                return dataset
+        return None
+
     def list_with_job(self) -> list[Resource]:
         """Return the resources on which a job is under way, oldest first."""
         return self._select("job IS NOT NULL", {})

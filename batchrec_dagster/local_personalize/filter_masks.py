@@ -21,7 +21,7 @@ from batchrec_dagster.personalize import schemas
 from batchrec_dagster.personalize.conditions import find_matches
 from batchrec_dagster.personalize.filters import And, Condition, Expression, list_fields, parse
 
-from .engine.data import Float32, Ids, Int32, Int64, find_positions
+from .engine.data import Float32, Ids, Int32, Int64, find_positions, string_series
 from .engine.serve import Exclude
 
 Mask = npt.NDArray[np.bool_]
@@ -83,7 +83,7 @@ def mask_users(expression: str, read: ReadColumns, user_ids: Sequence[str] | Ids
         types = pl.col(schemas.EVENT_TYPE).str.to_lowercase().unique()
         events = tables[schemas.INTERACTIONS].drop_nulls(schemas.EVENT_TYPE)
         tables[schemas.INTERACTIONS] = events.group_by(schemas.USER_ID).agg(types)
-    ids = pl.Series(list(user_ids), dtype=pl.String)
+    ids = string_series(user_ids)
     included, excluded = np.zeros((2, len(ids)), bool)
     for part in expressions:
         table = tables[schemas.INTERACTIONS if part.on_interactions else schemas.USERS]
@@ -115,7 +115,7 @@ class ItemFilter:
         expressions, tables = _read_tables(expression, read)
         self._users = tables.get(schemas.USERS)
         self._parts: list[_Part] = []
-        ids = pl.Series(list(item_ids), dtype=pl.String)
+        ids = string_series(item_ids)
         events = _EventSets.find(tables.get(schemas.INTERACTIONS, _NO_EVENTS), ids, latest)
         self._event_users = events.user_ids
         for part in expressions:

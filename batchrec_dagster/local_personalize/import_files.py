@@ -149,7 +149,7 @@ def _list_cell_checks(field: Field, schema: Schema) -> Iterator[tuple[str, pl.Ex
         yield too_long, cell.str.len_chars() > schemas.MAX_ID_LENGTH
     elif name == schemas.IMPRESSION or field.categorical:
         most = schemas.MAX_CATEGORICAL_LENGTH
-        values = cell.str.split("|")
+        values = cell.str.split(schemas.VALUE_SEPARATOR)
         too_long = f"{name} has a value longer than {most} characters"
         yield too_long, values.list.eval(pl.element().str.len_chars() > most).list.any()
     elif schema.dataset_type == schemas.ITEMS and not field.textual:

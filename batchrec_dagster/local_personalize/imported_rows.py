@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, TypeVar
 import polars as pl
 
 from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
+from batchrec_dagster.storage.durable import compute_sha256, read_pieces
 
 from .catalogue import Catalogue, Status
 from .engine.data import Interactions
@@ -69,7 +69,7 @@ class DatasetReader:
 
     catalogue: Catalogue
     home: Home
-    full_imports_only: bool = False
+    full_imports_only: bool
     """Whether imports with importMode INCREMENTAL are left out."""
 
     def read_rows(
@@ -111,11 +111,10 @@ class DatasetReader:
     def find_dataset(self, group_arn: str, dataset_type: str) -> str:
         """Return the ARN of the group's dataset of this type."""
         with self.catalogue.open_for_reading() as transaction:
-            datasets = transaction.list_resources("Dataset", parent=group_arn)
-        for dataset in datasets:
-            if dataset.body["datasetType"] == dataset_type:
-                return dataset.arn
-        raise JobFailedError(f"{group_arn} has no dataset of type {dataset_type}.")
+            dataset = transaction.find_dataset(group_arn, dataset_type)
+        if dataset is None:
+            raise JobFailedError(f"{group_arn} has no dataset of type {dataset_type}.")
+        return dataset.arn
 
     def _list_imports(self, dataset_arn: str) -> list[dict[str, Any]]:
         """Return the entries of the imports that make up the dataset."""
@@ -161,5 +160,4 @@ class DatasetReader:
 
 def _compute_digest(folder: Path) -> str:
     """Return the hash of the rows of an import."""
-    with (folder / ROWS).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return compute_sha256(read_pieces(folder / ROWS))

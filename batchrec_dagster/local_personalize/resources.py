@@ -15,7 +15,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from batchrec_dagster.personalize.schemas import FILTER_HISTORY
 from batchrec_dagster.storage.permissions import find_partition
 
 from .api.validation import find_output_members, prune
@@ -30,9 +29,6 @@ from .errors import (
 
 if TYPE_CHECKING:
     from .jobs import Job
-
-ACCOUNT_ID = "000000000000"
-"""The account in ARNs, if no other is set."""
 
 HEADERS = "$headers"
 """The key, in an operation's response, of the HTTP headers to send with it."""
@@ -58,10 +54,10 @@ class ApiRequest:
     region: str
     take_lock: Callable[[], str]
     """Takes the lock of a new job, and returns its name."""
-    account: str = ACCOUNT_ID
-    filter_interactions: int = FILTER_HISTORY
+    account: str
+    filter_interactions: int
     """How many of the latest interactions, of each user and event type, a filter considers."""
-    success: Sequence[str] = ()
+    success: Sequence[str]
     """The types of events that metrics are to count; all if empty."""
     started: list[tuple[Kind, Resource]] = field(default_factory=list)
     """The resources whose jobs to start once the transaction is committed."""
@@ -111,10 +107,6 @@ class NewResource:
     """The last part of its ARN, if that is not its kind and name."""
 
 
-def _change_nothing(transaction: CatalogueTransaction) -> Sequence[Path]:
-    return ()
-
-
 @dataclass(frozen=True)
 class JobResult:
     """The result of a job that succeeded."""
@@ -123,19 +115,11 @@ class JobResult:
     """New members for Describe."""
     state: dict[str, Any] = field(default_factory=dict)
     """New entries for the resource's state."""
-    apply_changes: Callable[[CatalogueTransaction], Sequence[Path]] = _change_nothing
+    apply_changes: Callable[[CatalogueTransaction], Sequence[Path]] = lambda transaction: ()
     """Changes other resources in the transaction that makes this resource ACTIVE.
 
     Returns the files to remove when the transaction is committed.
     """
-
-
-def _allow_delete(request: ApiRequest, resource: Resource) -> None:
-    pass
-
-
-def _add_no_members(transaction: CatalogueTransaction, resource: Resource) -> dict[str, Any]:
-    return {}
 
 
 @dataclass(frozen=True)
@@ -156,9 +140,11 @@ class Kind:
     turn: str = ""
     """Jobs of one process with the same turn run one after the other."""
     has_status: bool = True
-    check_delete: Callable[[ApiRequest, Resource], None] = _allow_delete
+    check_delete: Callable[[ApiRequest, Resource], None] = lambda request, resource: None
     """Raises InUseError if another resource still needs the one to delete."""
-    describe_extra: Callable[[CatalogueTransaction, Resource], dict[str, Any]] = _add_no_members
+    describe_extra: Callable[[CatalogueTransaction, Resource], dict[str, Any]] = (
+        lambda transaction, resource: {}
+    )
     """Returns members of Describe that depend on other resources."""
     status_names: Mapping[str, str] = field(default_factory=dict)
     """How Describe and List name the statuses of this kind, where that is not as in `Status`."""

@@ -70,7 +70,7 @@ class ListedResource:
     kind: ResourceKind
     name: str
     arn: str
-    status: str = ""
+    status: str
     """Its status then; empty for a kind that has none."""
 
     def __str__(self) -> str:
@@ -308,10 +308,10 @@ def _ignore_missing() -> Iterator[None]:
 
 def _wait_until_idle(ensure: Ensure, piece: ListedResource) -> None:
     """Wait until Personalize has ended its work on it. Raises PersonalizeError at the deadline."""
-    description = ensure.describe_if_shown(piece.kind, piece.arn)
-    while description is not None and is_busy(description):
+    while (description := ensure.describe_if_shown(piece.kind, piece.arn)) is not None and is_busy(
+        description
+    ):
         ensure.sleep(ensure.poll_seconds, f"{piece} is {description['status']}")
-        description = ensure.describe_if_shown(piece.kind, piece.arn)
 
 
 def _delete(ensure: Ensure, piece: ListedResource) -> None:

@@ -14,7 +14,6 @@ import csv
 import io
 import re
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
 from typing import Protocol
 
 from batchrec_dagster.personalize.api import (
@@ -50,22 +49,6 @@ class InputStorage(Protocol):
         """Delete the object, if it exists."""
 
 
-@dataclass(frozen=True)
-class DeletionResult:
-    """What a data deletion job did. It has no user ids."""
-
-    job_arn: str
-    status: str
-    """As Describe says: COMPLETED, as a job that failed raises an error."""
-    records_deleted: int
-    overlapping_work: tuple[str, ...] = ()
-    """Imports, trainings and batch jobs in the dataset group that were started during the job.
-
-    Amazon then does not guarantee that the users are gone from the models, and recommends another
-    job: call again with another `request`.
-    """
-
-
 def find_dataset_groups(ensure: Ensure, pipeline: str) -> list[str]:
     """The ARNs of the pipeline's dataset groups, also of those that earlier settings left."""
     return [
@@ -83,8 +66,8 @@ def erase_users_from_groups(
     users: Collection[str],
     *,
     request: str,
-) -> list[DeletionResult]:
-    """Erase the users from several dataset groups at once: what the job in each of them did.
+) -> list[str]:
+    """Erase the users from several dataset groups at once, by a job in each of them.
 
     It first waits until no import, training or batch job is under way in a dataset group. A job
     takes up to a day on AWS.
@@ -95,6 +78,9 @@ def erase_users_from_groups(
     request: identifies what the users asked for, the same in each attempt. It becomes a part of the
         jobs' names, which Personalize keeps forever: letters and digits that say nothing about the
         users, such as a random number in hexadecimal digits.
+    Returns the imports, trainings and batch jobs in the groups that were started meanwhile. Amazon
+    then does not guarantee that the users are gone from the models, and recommends another job:
+    call again with another `request`.
     Raises PersonalizeError if a job failed, or if `ensure.deadline_seconds` passed, and whatever
     the storage raises. After a failure, another call starts another job.
     """
@@ -105,7 +91,9 @@ def erase_users_from_groups(
         for arn, stem in stems.items()
     }
     return [
-        _finish(ensure, storage, f"{folder}{stems[arn]}.csv", arn, job) for arn, job in jobs.items()
+        work
+        for arn, job in jobs.items()
+        for work in _finish(ensure, storage, f"{folder}{stems[arn]}.csv", arn, job)
     ]
 
 
@@ -150,8 +138,8 @@ def _finish(
     uri: str,
     dataset_group_arn: str,
     job: StartedResource,
-) -> DeletionResult:
-    """What the job did, once it has ended. Its input file is deleted then."""
+) -> list[str]:
+    """Wait until the job has ended, delete its input file, and return what started meanwhile."""
     try:
         description = ensure.wait_until_ready(DATA_DELETION_JOB, job).description
     except PersonalizeError as error:
@@ -160,14 +148,11 @@ def _finish(
         raise
     storage.delete(uri)
     start, end = description["creationDateTime"], description["lastUpdatedDateTime"]
-    overlapping_work = tuple(
+    return [
         _name_work(kind, summary)
         for kind, summary in _list_work(ensure, dataset_group_arn)
         if start <= summary["creationDateTime"] <= end
-    )
-    return DeletionResult(
-        job.arn, description["status"], description["numDeleted"], overlapping_work
-    )
+    ]
 
 
 def format_input(users: Collection[str]) -> bytes:

@@ -79,7 +79,7 @@ class ReadyResource:
     description: Description
     """Describe's answer."""
     created: bool
-    adopted: bool = False
+    adopted: bool
 
     @property
     def is_new(self) -> bool:
@@ -336,7 +336,9 @@ class Ensure:
             status = description.get("status", ACTIVE)
             if status == "DELETE FAILED":
                 reason = description.get("failureReason")
-                raise PersonalizeError(f"{kind.label} {arn} was not deleted: {reason}")
+                raise PersonalizeError(
+                    f"{kind.label} {arn} was not deleted: {reason}. Delete it, then run again"
+                )
             self.sleep(self.poll_seconds, f"{kind.label} {arn} is {status}")
 
     def log_resource(self, message: str) -> None:

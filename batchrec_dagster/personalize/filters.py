@@ -19,13 +19,9 @@ from batchrec_dagster.personalize.schemas import INTERACTIONS, ITEMS, USERS
 
 ITEM_TARGET, USER_TARGET, ACTION_TARGET = "ITEMID", "USERID", "ACTIONID"
 CURRENT_USER = "CURRENTUSER"
-ANY_EVENT = "*"
+ANY_EVENT = "*"  # of every type
 # The operators that take a list of values.
 LISTS = ("IN", "NOT IN")
-
-# "*" is every event type. Only the latest FILTER_HISTORY interactions of a user and event type
-# count, see schemas.py.
-EXCLUDE_SEEN = 'EXCLUDE ItemID WHERE Interactions.EVENT_TYPE IN ("*")'
 
 # As the guide spells the datasets; any case is accepted.
 DATASETS = {
@@ -132,11 +128,6 @@ def list_fields(expressions: tuple[Expression, ...]) -> set[tuple[str, str]]:
     return {(ref.dataset_type, ref.column) for ref in refs}
 
 
-def unquote(text: str) -> str:
-    """The content of a quoted string."""
-    return _ESCAPED.sub(r"\1", text[1:-1])
-
-
 def parse_number(text: str) -> int | float:
     """An int if it fits into a long, else the nearest float."""
     if len(text) <= 20 and text.lstrip("+-").isdigit() and -(2**63) <= int(text) < 2**63:
@@ -239,7 +230,7 @@ class _Builder(Transformer[Token, Any]):
         return FieldRef(dataset.upper(), name.upper())
 
     def STRING(self, token: Token) -> str:  # noqa: N802 - named after the terminal
-        return unquote(str(token))
+        return _ESCAPED.sub(r"\1", token[1:-1])
 
     def NUMBER(self, token: Token) -> int | float:  # noqa: N802
         return parse_number(token)
@@ -303,6 +294,10 @@ def build_exclude_events(events: Sequence[str]) -> str:
     """
     names = ",".join(f'"{event}"' for event in events)
     return f"EXCLUDE ItemID WHERE Interactions.EVENT_TYPE IN ({names})"
+
+
+# Only the latest FILTER_HISTORY interactions of a user and event type count, see schemas.py.
+EXCLUDE_SEEN = build_exclude_events([ANY_EVENT])
 
 
 def _parse(text: str, start: str) -> Any:

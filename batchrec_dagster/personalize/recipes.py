@@ -120,19 +120,13 @@ HYPERPARAMETERS: Mapping[str, Hyperparameters] = {
 }
 
 
-def find_hyperparameters(recipe: str) -> Hyperparameters:
-    """The hyperparameters of a recipe, by its name. Raises HyperparameterError if unknown."""
+def parse_hyperparameters(recipe: str, texts: Mapping[str, str]) -> dict[str, Value]:
+    """The values as numbers and booleans. Raises HyperparameterError."""
     allowed = HYPERPARAMETERS.get(recipe)
     if allowed is None:
         raise HyperparameterError(
             f"recipe {recipe} is not supported locally; supported: {', '.join(HYPERPARAMETERS)}"
         )
-    return allowed
-
-
-def parse_hyperparameters(recipe: str, texts: Mapping[str, str]) -> dict[str, Value]:
-    """The values as numbers and booleans. Raises HyperparameterError."""
-    allowed = find_hyperparameters(recipe)
     values = {}
     for key, text in texts.items():
         kind = allowed.get(key)

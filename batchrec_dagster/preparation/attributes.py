@@ -41,6 +41,7 @@ from batchrec_dagster.preparation.polars.rows import (
     FILE,
     PROBLEM,
     REASON,
+    describe_read_error,
     inspect_rows,
     is_of_erased_user,
 )
@@ -147,6 +148,11 @@ class AttributesLayout:
             **{f"numbers.{name}": column for name, column in self.numbers.items()},
         }
 
+    @property
+    def columns_by_setting(self) -> dict[str, Column]:
+        """The columns by the whole setting that names them."""
+        return {self.setting(role): column for role, column in self.roles.items()}
+
     def setting(self, role: str) -> str:
         """The setting that names the column of this role, by which readers call its cells too."""
         return f"{self.block}.columns.{role}"
@@ -185,14 +191,11 @@ def parse_attributes(
         table = open_declared_table(opened, layout)
         if isinstance(table, CsvTable) and (problem := table.find_broken_quotes(DOUBLE_QUOTES)):
             raise PreparationError(problem)
-        cells = table.read_cells(
-            {layout.setting(role): column for role, column in layout.roles.items()}
-        )
+        cells = table.read_cells(layout.columns_by_setting)
         try:
             parsed = _parse(cells, layout).collect(engine="streaming")
         except pl.exceptions.PolarsError as error:
-            reason = str(error).partition("\n")[0]
-            raise PreparationError(f"{file.name} cannot be read: {reason}") from error
+            raise PreparationError(describe_read_error(file.name, error)) from error
         erased = erased_users.find(parsed.get_column(_ID))
         rows = parsed.filter(~is_of_erased_user(erased, _ID)) if len(erased) else parsed
         rows = rows.with_columns(_find_problems_with_repeated(layout).alias(PROBLEM))
@@ -221,8 +224,7 @@ def open_declared_table(opened: OpenedFile, layout: AttributesLayout) -> Table:
     hint = ""
     if isinstance(table, CsvTable):
         hint = f" (read with the delimiter {table.delimiter!r}, {layout.block}.delimiter)"
-    columns = {layout.setting(role): column for role, column in layout.roles.items()}
-    locate_columns(columns, table.columns, opened.name, hint)
+    locate_columns(layout.columns_by_setting, table.columns, opened.name, hint)
     return table
 
 

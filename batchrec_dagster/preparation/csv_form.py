@@ -45,7 +45,7 @@ Records = Sequence[Sequence[str]]
 
 
 def recognise_delimiter(
-    opened: OpenedFile, roles: Mapping[str, Column], *, quoted: bool = True, skipped: int = 0
+    opened: OpenedFile, roles: Mapping[str, Column], quoted: bool, skipped: int
 ) -> str:
     """The delimiter of a CSV file.
 
@@ -64,14 +64,14 @@ def recognise_delimiter(
         # The file may have only this column, whose text may have any delimiter in it.
         return ","
     records = {
-        delimiter: read_first_records(opened, delimiter, quoted=quoted, skipped=skipped)
+        delimiter: read_first_records(opened, delimiter, quoted, skipped)
         for delimiter in _CANDIDATES
     }
     even = [delimiter for delimiter in _CANDIDATES if _are_even(records[delimiter])]
     id_positions = [column for role, column in roles.items() if role in _ID_ROLES]
 
     def fit(delimiter: str) -> tuple[int, int, bool, bool, int]:
-        names = _strip_names(records[delimiter])
+        names = strip_names(records[delimiter])
         positions = range(1, len(names) + 1)
         others = [other for other in even if other != delimiter]
         ids = [
@@ -111,8 +111,8 @@ def find_header(table: CsvTable, form: FileForm, columns: Columns) -> Header | N
     if form.header is not None:
         return None
     opened, usual_line = table.opened, table.skipped + 1
-    records = read_first_records(opened, table.delimiter, quoted=form.quoted, skipped=table.skipped)
-    names = _strip_names(records)
+    records = read_first_records(opened, table.delimiter, form.quoted, table.skipped)
+    names = strip_names(records)
     if not table.has_header:
         is_header = bool(records) and surely_names_columns(names, records[1:])
         return opened.shift + usual_line if is_header else None
@@ -120,7 +120,7 @@ def find_header(table: CsvTable, form: FileForm, columns: Columns) -> Header | N
         lines = [line.rstrip("\r\n") for line in islice(file, SAMPLED_LINES)]
     delimiters = _CANDIDATES if form.delimiter is None else (form.delimiter,)
     splits = [
-        [split_line(line, delimiter, quoted=form.quoted) if line.strip() else [] for line in lines]
+        [split_line(line, delimiter, form.quoted) if line.strip() else [] for line in lines]
         for delimiter in delimiters
     ]
     line = _find_line_of_names(splits, {*columns.roles.values()})
@@ -129,7 +129,7 @@ def find_header(table: CsvTable, form: FileForm, columns: Columns) -> Header | N
     return None if names_columns(names, records[1:]) else NO_HEADER
 
 
-def names_columns(fields: Sequence[str], rows: Records = ()) -> bool:
+def names_columns(fields: Sequence[str], rows: Records) -> bool:
     """Whether a line, which has these fields, names the columns.
 
     It does if one of the names is known for a role, or if none of them is a number or a time and
@@ -159,7 +159,7 @@ def surely_names_columns(fields: Sequence[str], rows: Records) -> bool:
 
 
 def read_first_records(
-    opened: OpenedFile, delimiter: str, *, quoted: bool, skipped: int = 0
+    opened: OpenedFile, delimiter: str, quoted: bool, skipped: int
 ) -> list[list[str]]:
     """The fields of the first records that are not blank.
 
@@ -176,7 +176,7 @@ def read_first_records(
                 # A carriage return within a line.
                 file.seek(start)
         lines = [line for line in islice(file, SAMPLED_RECORDS) if line.strip()]
-    return [split_line(line, delimiter, quoted=quoted) for line in lines]
+    return [split_line(line, delimiter, quoted) for line in lines]
 
 
 def _find_line_of_names(splits: Sequence[Records], declared: Collection[Column]) -> int | None:
@@ -223,7 +223,7 @@ def _looks_like_a_row(fields: Sequence[str], rows: Records) -> bool:
     return False
 
 
-def _strip_names(records: Records) -> list[str]:
+def strip_names(records: Records) -> list[str]:
     """The fields of the first record, as the names of columns."""
     return [name.strip() for name in records[0]] if records else []
 

@@ -211,7 +211,7 @@ class Columns:
 TAIL = 64 * 1024
 
 
-def split_line(line: str, delimiter: str, *, quoted: bool = True) -> list[str]:
+def split_line(line: str, delimiter: str, quoted: bool) -> list[str]:
     """The fields of a line of CSV. The header is read so too."""
     if delimiter == "::" or not quoted:
         return line.rstrip("\r\n").split(delimiter)
@@ -250,4 +250,4 @@ def is_cut_off(end: str, width: int, delimiter: str, quoted: bool) -> bool:
         return False
     if quoted and delimiter != "::" and line.count('"') % 2:
         return False  # It is the last line of a quoted field that has line ends in it.
-    return len(split_line(line, delimiter, quoted=quoted)) < width
+    return len(split_line(line, delimiter, quoted)) < width

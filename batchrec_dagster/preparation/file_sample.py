@@ -19,6 +19,7 @@ from batchrec_dagster.preparation.polars.csv_table import CsvTable, swap_comma_a
 from batchrec_dagster.preparation.polars.json_table import JsonTable
 from batchrec_dagster.preparation.polars.row_conditions import parse_as
 from batchrec_dagster.preparation.polars.row_table import ParquetTable, is_without_text
+from batchrec_dagster.preparation.polars.rows import describe_read_error
 
 SAMPLED_ROWS = 1_000
 
@@ -34,11 +35,6 @@ class FileSample:
     def name(self) -> str:
         """What messages call the file."""
         return self.table.opened.name
-
-    @property
-    def has_header(self) -> bool:
-        """Whether the file itself names its columns."""
-        return not isinstance(self.table, CsvTable) or self.table.has_header
 
     @cached_property
     def columns(self) -> Sequence[str]:
@@ -73,8 +69,7 @@ class FileSample:
             quotes = (
                 table.find_broken_quotes(DOUBLE_QUOTES) if isinstance(table, CsvTable) else None
             )
-            reason = str(error).partition("\n")[0]
-            raise PreparationError(quotes or f"{self.name} cannot be read: {reason}") from error
+            raise PreparationError(quotes or describe_read_error(self.name, error)) from error
 
     def read_cells(self, column: Column) -> pl.Series:
         """The cells of a column that are not empty, without the blanks around them.

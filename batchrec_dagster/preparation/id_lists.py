@@ -20,7 +20,6 @@ from batchrec_dagster.preparation.counting import list_distinct
 from batchrec_dagster.preparation.csv_form import find_header
 from batchrec_dagster.preparation.file_form import (
     NO_HEADER,
-    NULL_VALUES,
     Column,
     Columns,
     FileForm,
@@ -32,8 +31,11 @@ from batchrec_dagster.preparation.polars.csv_table import CsvTable
 from batchrec_dagster.preparation.polars.decoding import OpenedFile, RawFile, open_file
 from batchrec_dagster.preparation.polars.row_problems import list_id_problems
 from batchrec_dagster.preparation.polars.row_table import FLAW, ROW, RowTable
+from batchrec_dagster.preparation.polars.rows import describe_read_error
 from batchrec_dagster.preparation.recognition import open_table
 from batchrec_dagster.storage.durable import temporary_folder
+
+_ARTICLES = {"user": "a user", "item": "an item"}
 
 
 def list_distinct_users(interactions: pl.LazyFrame, since: int | None = None) -> pl.DataFrame:
@@ -48,43 +50,24 @@ def list_distinct_users(interactions: pl.LazyFrame, since: int | None = None) ->
     return list_distinct(interactions, USER_ID).rename(USER_FIELD).to_frame()
 
 
-def read_users(
-    files: Sequence[RawFile],
-    column: Column | None,
-    null_values: Sequence[str] = NULL_VALUES,
-    header: Header | None = None,
-) -> pl.DataFrame:
-    """The users in the files, which may be in any format of ratings.
-
-    The result is as that of `list_distinct_users`.
-
-    column: where the ids are, by its name, or by its position from 1. With None it is the column
-    whose name is known, or the only one.
-    null_values: the ids that mean no value.
-    header: which line names the columns, as in `FileForm`. With None it is as the first file
-    shows.
-
-    Raises PreparationError, which names the file and the line of a row without a proper id.
-    """
-    ids = read_ids(files, "user", column, "batch_users.column", null_values, header)
-    return ids.rename({"user": USER_FIELD})
-
-
 def read_ids(
     files: Sequence[RawFile],
     role: Literal["user", "item"],
     column: Column | None,
     setting: str,
-    null_values: Sequence[str] = NULL_VALUES,
-    header: Header | None = None,
-) -> pl.DataFrame:
+    null_values: Sequence[str],
+    header: Header | None,
+) -> pl.Series:
     """The ids in a column of the files, each once, ordered by their bytes.
 
-    The one column has the name of the role.
-
+    files: may be in any format of ratings.
     role: whose ids they are.
-    column, null_values, header: as of `read_users`.
+    column: where the ids are, by its name, or by its position from 1. With None it is the column
+    whose name is known, or the only one.
     setting: the setting that names the column.
+    null_values: the ids that mean no value.
+    header: which line names the columns, as in `FileForm`. With None it is as the first file
+    shows.
     Raises PreparationError, which names the file and the line of a row without a proper id.
     """
     with temporary_folder() as folder:
@@ -98,7 +81,7 @@ def read_ids(
         for table, rows in zip(tables, cells, strict=True):
             _require_ids(table, role, setting, rows, null_values)
         ids = pl.concat(rows.select(pl.col(setting).alias(role)) for rows in cells)
-        return list_distinct(ids, role).to_frame()
+        return list_distinct(ids, role)
 
 
 def require_within_limits(users: int, size: int) -> None:
@@ -119,7 +102,7 @@ def open_id_tables(
     role: Literal["user", "item"],
     column: Column | None,
     setting: str,
-    header: Header | None = None,
+    header: Header | None,
 ) -> Sequence[RowTable]:
     """The files that are not empty, to be read row by row.
 
@@ -171,8 +154,7 @@ def choose_id_column(
     if recognised is not None:
         return recognised
     if len(table.columns) == 1:
-        is_named = not isinstance(table, CsvTable) or table.has_header
-        return table.columns[0] if is_named else 1
+        return table.columns[0] if table.has_header else 1
     raise PreparationError(
         f"{table.opened.name}: could not recognise the {role} column. Found:"
         f" {list_names(table.columns)}. Set {setting}"
@@ -188,11 +170,7 @@ def _require_ids(
     try:
         bad = rows.filter(is_wrong).select(ROW).head(1).collect(engine="streaming")
     except pl.exceptions.PolarsError as error:
-        reason = str(error).partition("\n")[0]
-        raise PreparationError(f"{table.opened.name} cannot be read: {reason}") from error
+        raise PreparationError(describe_read_error(table.opened.name, error)) from error
     if bad.height:
         problem = f"there is no {role} id of 1 to {MAX_ID_LENGTH} characters. Fix the file"
         raise PreparationError(table.describe(bad.item(), problem))
-
-
-_ARTICLES = {"user": "a user", "item": "an item"}

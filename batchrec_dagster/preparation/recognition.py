@@ -59,7 +59,7 @@ class Recognised:
     types: Mapping[str, str]
     """The type of every column of the file by its name."""
 
-    warnings: Sequence[str] = ()
+    warnings: Sequence[str]
     """What can be read but is probably not meant."""
 
 
@@ -90,8 +90,15 @@ def open_table(opened: OpenedFile, form: FileForm, columns: Columns) -> Table:
     skipped = _count_skipped_lines(opened, form.header, has_header=has_header)
     delimiter = form.delimiter
     if delimiter is None:
-        delimiter = recognise_delimiter(opened, columns.roles, quoted=form.quoted, skipped=skipped)
-    return CsvTable(opened, delimiter, has_header, form.quoted, columns.with_comma, skipped=skipped)
+        delimiter = recognise_delimiter(opened, columns.roles, form.quoted, skipped)
+    return CsvTable(
+        opened,
+        delimiter,
+        form.quoted,
+        columns.with_comma,
+        has_header=has_header,
+        skipped=skipped,
+    )
 
 
 def _count_skipped_lines(opened: OpenedFile, header: Header | None, *, has_header: bool) -> int:
@@ -190,8 +197,7 @@ def _choose_roles(
     # Without event types, all interactions are of one.
     optional = ["event_type"] if rules.event_type and not columns.roles else []
     roles = dict(columns.roles)
-    is_named = not isinstance(table, CsvTable) or table.has_header
-    if is_named and not roles.keys() >= {*needed, *optional}:
+    if table.has_header and not roles.keys() >= {*needed, *optional}:
         names = recognise_columns(table.columns)
         roles = {**{role: names[role] for role in [*needed, *optional] if role in names}, **roles}
     nested = table.nested_columns if isinstance(table, JsonTable) else []

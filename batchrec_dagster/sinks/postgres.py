@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -76,26 +77,17 @@ class PostgresSink(sink.Sink):
         )
 
     def check(self, context: sink.SinkContext) -> sink.SinkCheck:
-        target = self._make_target(context)
-        from batchrec_dagster.sinks import postgres_table
-
-        return sink.SinkCheck(f"{postgres_table.check_writable(target)} can be written")
+        return sink.SinkCheck(f"{self._make_target(context).check_writable()} can be written")
 
     def has_lists(self, context: sink.SinkContext) -> bool:
-        target = self._make_target(context)
-        from batchrec_dagster.sinks import postgres_table
-
-        return postgres_table.has_lists(target)
+        return self._make_target(context).has_lists()
 
     def write(self, lists: pl.LazyFrame, context: sink.SinkContext) -> sink.SinkResult:
-        target = self._make_target(context)
-        from batchrec_dagster.sinks import postgres_table
-
-        return postgres_table.replace_lists(lists, target)
+        return self._make_target(context).replace_lists(lists)
 
     def _make_target(self, context: sink.SinkContext) -> PostgresTarget:
         """The table to write, by the URL in the environment. Raises UserError."""
-        url = context.environment.get(self.url_env)
+        url = os.environ.get(self.url_env)
         if not url:
             raise UserError(
                 f"the environment variable {self.url_env} is not set: set it to"

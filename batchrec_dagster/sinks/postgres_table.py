@@ -78,6 +78,54 @@ class PostgresTarget:
         """The comment of a table with these lists."""
         return f"{WRITTEN_FOR}{self.address}"
 
+    def replace_lists(self, lists: pl.LazyFrame) -> sink.SinkResult:
+        """Make the table hold these lists and nothing else.
+
+        The result's facts are `table`, as SCHEMA.TABLE, and `database`, as NAME at HOST.
+        Raises UserError, or Retry if a retry may work.
+        """
+        expected = sink.count_lists(lists)
+        columns = {name: TYPES[type(dtype)] for name, dtype in lists.collect_schema().items()}
+        with _open_connection(self) as connection:
+            with connection, connection.cursor() as cursor:
+                for setting, value in TRANSACTION_SETTINGS.items():
+                    cursor.execute(f"SET LOCAL {setting} = '{value}'")
+                table = _find_table(cursor, self)
+                _keep_other_runs_out(cursor, table)
+                _create_if_missing(cursor, table, self, columns)
+                _add_missing_columns(cursor, table, columns)
+                _execute(cursor, "DELETE FROM {}", table.identifier)
+                _copy_rows(cursor, table, lists)
+                _execute(cursor, "SELECT count(*) FROM {}", table.identifier)
+                (rows_written,) = cursor.fetchone() or (0,)
+                sink.require_written(expected.rows, rows_written, "rows", table.name)
+            remains = _vacuum(connection, table, expected.rows)
+            database = f"{connection.info.dbname} at {connection.info.host}"
+        return sink.SinkResult(
+            expected, {"table": table.name, "database": database}, remains=remains
+        )
+
+    def check_writable(self) -> str:
+        """Where lists can be written, as SCHEMA.TABLE in NAME at HOST.
+
+        Raises UserError if they cannot be written.
+        """
+        # The table is made in a transaction that is never committed, so nothing stays.
+        with _open_connection(self) as connection, connection.cursor() as cursor:
+            table = _find_table(cursor, self)
+            _create_if_missing(cursor, table, self, COLUMNS)
+            if table.exists and not table.is_own:
+                raise UserError(
+                    f"cannot write the table {table.name}: it is another user's{RIGHTS_HINT}"
+                )
+            return f"{table.name} in {connection.info.dbname} at {connection.info.host}"
+
+    def has_lists(self) -> bool:
+        """Whether there is the table, and has these lists. Raises as `replace_lists`."""
+        with _open_connection(self) as connection, connection.cursor() as cursor:
+            table = _find_table(cursor, self)
+            return table.is_made_by_sink and not _is_of_others(table, self)
+
 
 @dataclass(frozen=True)
 class FoundTable:
@@ -98,55 +146,6 @@ class FoundTable:
     @property
     def identifier(self) -> sql.Identifier:
         return sql.Identifier(self.schema, self.table)
-
-
-def replace_lists(lists: pl.LazyFrame, target: PostgresTarget) -> sink.SinkResult:
-    """Make the table hold these lists and nothing else.
-
-    The result's facts are `table`, as SCHEMA.TABLE, and `database`, as NAME at HOST.
-    Raises UserError, or Retry if a retry may work.
-    """
-    expected = sink.count_lists(lists)
-    columns = {name: TYPES[type(dtype)] for name, dtype in lists.collect_schema().items()}
-    with _open_connection(target) as connection:
-        with connection, connection.cursor() as cursor:
-            for setting, value in TRANSACTION_SETTINGS.items():
-                cursor.execute(f"SET LOCAL {setting} = '{value}'")
-            table = _find_table(cursor, target)
-            _keep_other_runs_out(cursor, table)
-            _create_if_missing(cursor, table, target, columns)
-            _add_missing_columns(cursor, table, columns)
-            _execute(cursor, "DELETE FROM {}", table.identifier)
-            _copy_rows(cursor, table, lists)
-            _execute(cursor, "SELECT count(*) FROM {}", table.identifier)
-            (rows_written,) = cursor.fetchone() or (0,)
-            sink.require_written(expected.rows, rows_written, "rows", table.name)
-        remains = _vacuum(connection, table, expected.rows)
-        database = f"{connection.info.dbname} at {connection.info.host}"
-    return sink.SinkResult(expected, {"table": table.name, "database": database}, remains=remains)
-
-
-def check_writable(target: PostgresTarget) -> str:
-    """Where lists can be written, as SCHEMA.TABLE in NAME at HOST.
-
-    Raises UserError if they cannot be written.
-    """
-    # The table is made in a transaction that is never committed, so nothing stays.
-    with _open_connection(target) as connection, connection.cursor() as cursor:
-        table = _find_table(cursor, target)
-        _create_if_missing(cursor, table, target, COLUMNS)
-        if table.exists and not table.is_own:
-            raise UserError(
-                f"cannot write the table {table.name}: it is another user's{RIGHTS_HINT}"
-            )
-        return f"{table.name} in {connection.info.dbname} at {connection.info.host}"
-
-
-def has_lists(target: PostgresTarget) -> bool:
-    """Whether there is the table, and has these lists. Raises as `replace_lists`."""
-    with _open_connection(target) as connection, connection.cursor() as cursor:
-        table = _find_table(cursor, target)
-        return table.is_made_by_sink and not _is_of_others(table, target)
 
 
 @contextmanager

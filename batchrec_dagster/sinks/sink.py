@@ -34,7 +34,6 @@ class SinkContext:
     storage: Storage
     project: Path
     """The project's folder, at which relative paths start."""
-    environment: Mapping[str, str]
     run_id: str = ""
     """The id of Dagster's run; empty outside of runs."""
     subject: ListSubject = USERS
@@ -49,12 +48,12 @@ class SinkDescription:
     """The description of its asset."""
     kind: str
     """The kind of its asset, which Dagster shows as an icon."""
-    place: str | None = None
+    place: str | None
     """The setting that says where it writes, with its value: no two pipelines may share it.
 
     None if it writes into the pipeline's own storage.
     """
-    removal: str | None = None
+    removal: str | None
     """How its owner removes what it wrote; None if that goes with the pipeline's storage."""
     secret: str | None = None
     """The environment variable whose value no message may repeat."""

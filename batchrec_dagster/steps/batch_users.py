@@ -15,7 +15,7 @@ from batchrec_dagster.personalize.schemas import USER_ID
 from batchrec_dagster.preparation.counting import list_distinct
 from batchrec_dagster.preparation.id_lists import (
     list_distinct_users,
-    read_users,
+    read_ids,
     require_within_limits,
 )
 from batchrec_dagster.preparation.sources.source import RowSource
@@ -115,8 +115,15 @@ def find_batch_users(
             )
     else:
         with open_source(source, work.storage, pipeline.project) as files:
-            null_values = pipeline.ratings.all_null_values
-            listed_users = read_users(files, settings.column, null_values, settings.file_header)
+            ids = read_ids(
+                files,
+                "user",
+                settings.column,
+                f"{setting}.column",
+                pipeline.ratings.all_null_values,
+                settings.file_header,
+            )
+        listed_users = ids.rename(USER_FIELD).to_frame()
         if not listed_users.height:
             raise UserError(f"{setting}.source has no users: correct its rows or its query")
         # Of the interactions they were left out when these were made.

@@ -10,7 +10,6 @@ started again, and finds less to do.
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 import uuid
 from collections.abc import Collection, Iterator, Mapping
@@ -251,8 +250,7 @@ def _list_files_made_again(work: PersonalizeWork) -> Iterator[str]:
 
 
 def _make_sink_context(work: PersonalizeWork, files: ListFiles) -> SinkContext:
-    address = files.keys.address
-    return SinkContext(address, work.storage, work.pipeline.project, os.environ)
+    return SinkContext(files.keys.address, work.storage, work.pipeline.project)
 
 
 def _write_sinks(
@@ -282,7 +280,7 @@ def _erase_from_personalize(work: PersonalizeWork, people: Collection[str]) -> I
     salt = read_erased_users(work.files).salt
     request = ErasedUsers(salt).add(people).version
     assert request is not None, "there are people"
-    results = erase_users_from_groups(
+    overlapping_work = erase_users_from_groups(
         work.ensure,
         work.storage.store,
         work.files.uri(work.pipeline.keys.erasure_inputs),
@@ -290,9 +288,8 @@ def _erase_from_personalize(work: PersonalizeWork, people: Collection[str]) -> I
         people,
         request=request,
     )
-    for result in results:
-        if result.overlapping_work:
-            yield (
-                f"{', '.join(result.overlapping_work)} started while Personalize erased, so its"
-                " models may have something of these people until the next training."
-            )
+    if overlapping_work:
+        yield (
+            f"{', '.join(overlapping_work)} started while Personalize erased, so its models may"
+            " have something of these people until the next training."
+        )

@@ -116,8 +116,7 @@ def read_item_list(work: Work, declared: ItemIds, setting: str) -> pl.Series:
     null_values = work.pipeline.ratings.all_null_values
     column_setting, header = f"{setting}.column", declared.file_header
     with open_source(declared.rows, work.storage, work.pipeline.project) as files:
-        ids = read_ids(files, "item", declared.column, column_setting, null_values, header)
-    return ids.to_series()
+        return read_ids(files, "item", declared.column, column_setting, null_values, header)
 
 
 def read_attributes(work: Work) -> pl.DataFrame | None:

@@ -7,7 +7,6 @@ for later steps and runs until the object has another version, or nobody has ope
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import math
 import os
 import time
@@ -77,4 +76,4 @@ def _remove(folder: Path, pattern: str, older_than: float = math.inf) -> None:
 
 def _digest(text: str) -> str:
     # A URI or an ETag may contain any character.
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return durable.compute_version([text.encode()])

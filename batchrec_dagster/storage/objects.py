@@ -218,7 +218,9 @@ class ObjectStore:
                 if current != etag:
                     raise replaced from None
             time.sleep(_PAUSE)
-        raise UserError(f"cannot write {uri}: S3 refuses the version that it says is there")
+        raise UserError(
+            f"cannot write {uri}: S3 refuses the version that it says is there. Run again"
+        )
 
     def _read_etag(self, uri: str) -> str:
         info = self.head(uri)

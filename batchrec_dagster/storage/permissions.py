@@ -34,7 +34,7 @@ def find_partition(region: str | None) -> str:
     return f"aws-{prefix[1]}" if prefix else "aws"
 
 
-def explain_missing_permission(action: str, resource: str, message: str = "") -> str:
+def explain_missing_permission(action: str, resource: str, message: str) -> str:
     """Which action to allow on which resource.
 
     message: AWS's own. The permission that it names, if it names one, replaces the arguments.

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from batchrec_dagster.local_personalize.api.client import CatalogueError
 from batchrec_dagster.local_personalize.api.server import make_application
 from batchrec_dagster.local_personalize.api.service import LocalPersonalize
+from batchrec_dagster.local_personalize.errors import CatalogueError
 from batchrec_dagster.storage.objects import ObjectStore
 from batchrec_dagster.web.server import make_server
 

@@ -15,7 +15,7 @@ from batchrec_dagster.pipeline.assets.table import list_assets
 from batchrec_dagster.pipeline.component import BatchRecommendations
 from batchrec_dagster.pipeline.io_managers import ParquetIOManager
 from batchrec_dagster.pipeline.storage_resource import S3ConnectionResource, StorageResource
-from batchrec_dagster.sinks import postgres_table
+from batchrec_dagster.sinks.postgres_table import PostgresTarget
 from batchrec_dagster.sinks.sink import SinkCounts, SinkResult
 from batchrec_dagster_tests.guard.builders import declaration, why
 from batchrec_dagster_tests.guard.servers.processes import free_ports
@@ -69,7 +69,7 @@ def test_only_what_may_pass_is_tried_again(
 ) -> None:
     tried: list[BaseException | None] = []
 
-    def replace(frame: pl.LazyFrame, target: postgres_table.PostgresTarget) -> SinkResult:
+    def replace(target: PostgresTarget, frame: pl.LazyFrame) -> SinkResult:
         answer = answers[len(tried)]
         tried.append(answer)
         if answer is not None:
@@ -77,7 +77,7 @@ def test_only_what_may_pass_is_tried_again(
         return SinkResult(SinkCounts(1, 1, 1))
 
     monkeypatch.setenv(URL_ENV, "postgresql://127.0.0.1/shop")
-    monkeypatch.setattr(postgres_table, "replace_lists", replace)
+    monkeypatch.setattr(PostgresTarget, "replace_lists", replace)
     try:
         result = write_lists(tmp_path, instance, monkeypatch)
         assert result.success is not bool(reason)

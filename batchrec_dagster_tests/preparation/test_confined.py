@@ -13,18 +13,18 @@ from pathlib import Path
 import pytest
 
 from batchrec_dagster.preparation.confined.reader import ConfinedReader
-from batchrec_dagster.preparation.sources.errors import FileError
-from batchrec_dagster.preparation.sources.plain_file import PlainFile, make_plain
+from batchrec_dagster.preparation.file_form import PreparationError
+from batchrec_dagster.preparation.polars.decoding import OpenedFile, RawFile, open_file
 
 pytestmark = pytest.mark.attack
 
 
-def open_array(reader: ConfinedReader, path: Path) -> PlainFile:
+def open_array(reader: ConfinedReader, path: Path) -> OpenedFile:
     """What the child makes of an array of JSON."""
     path.write_text('[{"user": "a"}]')
     folder = path.with_suffix(".folder")
     folder.mkdir(exist_ok=True)
-    return make_plain(path, folder, reader)
+    return open_file(RawFile(path, path.name), "auto", folder, reader)
 
 
 def find_pid(reader: ConfinedReader) -> int:
@@ -58,7 +58,7 @@ def test_a_crash_of_a_library_is_one_line_and_the_next_file_works(tmp_path: Path
     with ConfinedReader() as reader:
         open_array(reader, path)
         os.kill(find_pid(reader), signal.SIGSEGV)
-        with pytest.raises(FileError, match=r"crashed \(SIGSEGV\)"):
+        with pytest.raises(PreparationError, match=r"crashed \(SIGSEGV\)"):
             open_array(reader, path)
         assert open_array(reader, path).unit == "element"
 

@@ -78,7 +78,7 @@ def _check_sinks(pipeline: Pipeline, storage: Storage, project: Path) -> Iterato
     """A finding for each sink that writes outside the pipeline's storage."""
     for published in pipeline.published_lists():
         subject = ITEMS if published.subject == "item" else USERS
-        context = SinkContext(published.address, storage, project, os.environ, subject=subject)
+        context = SinkContext(published.address, storage, project, subject=subject)
         for key, sink in published.sinks.declared.items():
             description = sink.describe(project)
             if description.place:

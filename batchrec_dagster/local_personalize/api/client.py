@@ -26,15 +26,12 @@ from batchrec_dagster.personalize.schemas import FILTER_HISTORY
 from batchrec_dagster.storage.extras import require
 from batchrec_dagster.storage.objects import ObjectStore
 
-from ..errors import CatalogueError
-from ..resources import ACCOUNT_ID
+from .. import ACCOUNT_ID, REGION
 
 if TYPE_CHECKING:
     from types_boto3_personalize import PersonalizeClient
 
     from .service import LocalPersonalize
-
-__all__ = ["CatalogueError", "embedded_client", "make_client"]
 
 # The client ignores this machine's AWS configuration, which may be missing or broken.
 _SESSION = {
@@ -51,7 +48,7 @@ def embedded_client(
     home: Path,
     store: ObjectStore,
     *,
-    region: str = "us-east-1",
+    region: str = REGION,
     account: str = ACCOUNT_ID,
     filter_interactions: int = FILTER_HISTORY,
 ) -> PersonalizeClient:

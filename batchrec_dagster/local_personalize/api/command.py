@@ -13,6 +13,8 @@ from batchrec_dagster.errors import UserError
 from batchrec_dagster.storage.extras import require
 from batchrec_dagster.web.hosts import allowed_hosts
 
+from .. import ACCOUNT_ID, REGION
+
 DEFAULT_HOME = Path(".batchrec/personalize")
 
 
@@ -67,7 +69,7 @@ def _check_extras() -> None:
 )
 @click.option(
     "--region",
-    default="us-east-1",
+    default=REGION,
     show_default=True,
     envvar="BATCHREC_LOCAL_PERSONALIZE_REGION",
     show_envvar=True,
@@ -76,7 +78,7 @@ def _check_extras() -> None:
 )
 @click.option(
     "--account",
-    default="000000000000",
+    default=ACCOUNT_ID,
     show_default=True,
     envvar="BATCHREC_LOCAL_PERSONALIZE_ACCOUNT",
     show_envvar=True,

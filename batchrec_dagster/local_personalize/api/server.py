@@ -66,8 +66,8 @@ def serve(
     host: str,
     port: int,
     *,
-    key: AccessKey | None = None,
-    hosts: Collection[str] = (),
+    key: AccessKey | None,
+    hosts: Collection[str],
 ) -> None:
     """Serve until SIGINT or SIGTERM, and log each request.
 

@@ -15,12 +15,13 @@ from batchrec_dagster.personalize.measurements import HEADER
 from batchrec_dagster.personalize.schemas import FILTER_HISTORY, MAX_EVENT_TYPES
 from batchrec_dagster.storage.objects import ObjectStore
 
+from .. import ACCOUNT_ID, REGION
 from ..catalogue import Catalogue
 from ..errors import CatalogueError, InvalidInputError, ServiceError
 from ..home import Home, remove_path
 from ..jobs import JobLock, Jobs, fail_dead_jobs, logger, remove_unnamed_files
 from ..operations.registry import find_operation
-from ..resources import ACCOUNT_ID, HEADERS, ApiRequest
+from ..resources import HEADERS, ApiRequest
 from .validation import check_request, load_service_model, prune
 
 CONTENT_TYPE = "application/x-amz-json-1.1"
@@ -105,7 +106,7 @@ class LocalPersonalize:
         home: Path,
         store: ObjectStore,
         *,
-        region: str = "us-east-1",
+        region: str = REGION,
         account: str = ACCOUNT_ID,
         filter_interactions: int = FILTER_HISTORY,
     ) -> None:

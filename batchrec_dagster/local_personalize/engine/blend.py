@@ -8,14 +8,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import cached_property
 
 import numpy as np
 
 from batchrec_dagster.personalize.recipes import Values
+from batchrec_dagster.personalize.schemas import SECONDS_A_DAY
 
 from . import content, factors, pairs
 from .blend_model import BlendModel, NewItems, PopularityScorer
-from .content import ItemFeatures
+from .content import ContentScorer, ItemFeatures
 from .data import (
     Bool,
     Interactions,
@@ -61,7 +63,6 @@ FEW_TESTED = 0.02
 # For data without users to select on; the weight makes the softmax about as wide as a selection.
 DEFAULT_BLEND = Blend({COOCCURRENCE: 10.0}, {COOCCURRENCE: 0.9})
 
-DAY = 86_400
 MAX_NEW_ITEMS = 10_000  # the newest: each takes as long to score as another item
 
 
@@ -177,8 +178,7 @@ class Fitter:
         if name == POPULARITY:
             return PopularityScorer(self._counts)
         if name == CONTENT:
-            assert self._features is not None
-            return content.fit_content(self._history, self._features.of_items(self.item_ids))
+            return self._content
         if name in FACTOR_OPTIONS:
             return self._fit_factors(name)
         neighbors = NEIGHBORS if len(self._history.items) < MANY_ROWS else NEIGHBORS_OF_MANY
@@ -189,6 +189,12 @@ class Fitter:
         if name == SEQUENCE:
             return following
         return pairs.join_both_orders(following, neighbors)
+
+    @cached_property
+    def _content(self) -> ContentScorer:
+        """The scorer of items by their features, which there must be."""
+        assert self._features is not None
+        return content.fit_content(self._history, self._features.of_items(self.item_ids))
 
     def _fit_factors(self, name: str) -> FactorScorer:
         """Factors that go on from those of `start`, if it has any."""
@@ -213,7 +219,7 @@ class Fitter:
         """The model, fitted here, with the items that have features and no interactions."""
         if self._features is None:
             return model
-        ages = (self._newest - self._features.created) / DAY
+        ages = (self._newest - self._features.created) / SECONDS_A_DAY
         is_new = find_positions(self.item_ids, self._features.item_ids) < 0
         new = np.flatnonzero(is_new & (np.diff(self._features.matrix.indptr) > 0))
         # The youngest first; without a creation time, later rows.
@@ -223,8 +229,7 @@ class Fitter:
             return model
         self._log(f"new items, scored by their features: {len(new):,}")
         item_ids = np.concatenate([self.item_ids, self._features.item_ids[new]])
-        scorer = content.fit_content(self._history, self._features.of_items(self.item_ids))
-        scorer = replace(scorer, features=self._features.of_items(item_ids))
+        scorer = replace(self._content, features=self._features.of_items(item_ids))
         return replace(model, item_ids=item_ids, new_items=NewItems(scorer, ages[new]))
 
 

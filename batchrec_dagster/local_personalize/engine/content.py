@@ -13,7 +13,12 @@ import numpy as np
 import polars as pl
 from scipy.sparse import csr_matrix, diags
 
-from batchrec_dagster.personalize.schemas import CREATION_TIMESTAMP, ITEM_ID, Field
+from batchrec_dagster.personalize.schemas import (
+    CREATION_TIMESTAMP,
+    ITEM_ID,
+    VALUE_SEPARATOR,
+    Field,
+)
 
 from .data import Float32, Float64, History, Ids, Int64, find_positions, object_ids
 from .parallel import one_blas_thread
@@ -88,8 +93,8 @@ def read_features(fields: Sequence[Field], read: ReadColumn) -> ItemFeatures | N
 
 
 def _split_categories(cells: pl.Series) -> pl.DataFrame:
-    """The columns row and value of a column of texts, in which `|` separates several values."""
-    values = pl.col("value").str.split("|").list.head(MAX_ENTRIES)
+    """The columns row and value of a column of texts, of which a cell may have several values."""
+    values = pl.col("value").str.split(VALUE_SEPARATOR).list.head(MAX_ENTRIES)
     rows = pl.DataFrame({"row": np.arange(len(cells)), "value": cells.cast(pl.String)})
     split = (
         rows.with_columns(values).explode("value").with_columns(pl.col("value").str.strip_chars())

@@ -125,7 +125,7 @@ class FactorScorer:
 
 
 def fit_factors(
-    history: History, *, regularization: float, confidence: float, factors: int = FACTORS
+    history: History, *, regularization: float, confidence: float, factors: int
 ) -> FactorScorer:
     """Item factors of these histories.
 

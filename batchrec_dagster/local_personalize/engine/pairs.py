@@ -74,7 +74,7 @@ def add_to_cells(
     csc_matvec(len(sums), len(factors), ends, cells, values, factors, sums)
 
 
-def fit_following(history: History, *, neighbors: int, window: int = WINDOW) -> PairScorer:
+def fit_following(history: History, *, neighbors: int, window: int) -> PairScorer:
     """What follows an item in histories: a row is an item, a column one of the next `window`.
 
     A pair counts distance^-0.5, so near pairs count more, times the weights of both events.

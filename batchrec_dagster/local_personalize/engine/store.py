@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csr_matrix
 
-from .data import Ids
+from .data import object_ids, string_series
 
 ARRAYS, FACTS = "arrays.npz", "facts.json"
 _PARTS = ("data", "indices", "indptr", "shape")
@@ -51,7 +51,7 @@ def load(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
             for name in arrays.files:
                 stem, _, part = name.rpartition(".")
                 if part == "ids":
-                    values[stem] = _to_ids(json.loads(arrays[name].tobytes()))
+                    values[stem] = object_ids(string_series(json.loads(arrays[name].tobytes())))
                 elif part == "shape":
                     data, indices, indptr, shape = (arrays[f"{stem}.{part}"] for part in _PARTS)
                     values[stem] = csr_matrix((data, indices, indptr), shape=tuple(shape))
@@ -60,9 +60,3 @@ def load(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise ModelFileError(f"{folder} is damaged: {error}") from error
     return values, facts
-
-
-def _to_ids(texts: list[str]) -> Ids:
-    ids = np.empty(len(texts), dtype=object)
-    ids[:] = texts
-    return ids

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
-import polars as pl
 
 from batchrec_dagster.personalize import formats
 from batchrec_dagster.personalize.conditions import check_condition
@@ -20,7 +19,7 @@ from batchrec_dagster.personalize.recipes import ITEM_ATTRIBUTE_AFFINITY
 from batchrec_dagster.personalize.schemas import INTERACTIONS, ITEMS, Schema
 
 from ..batch_lines import AnswerLines, InputLine
-from ..engine.data import Ids, Int32, Interactions, find_positions
+from ..engine.data import Ids, Int32, Interactions, find_positions, string_series
 from ..engine.segments import SegmentModel
 from ..errors import InvalidInputError
 from ..filter_masks import Mask, ReadColumns, mask_users, match_ids, read_dataset
@@ -102,28 +101,23 @@ def find_item(item_ids: Ids, item_id: str) -> Int32:
     return positions[positions >= 0]
 
 
-@dataclass(frozen=True)
-class AttributeSearch:
-    """Finds items by their attributes, whose values are compared as in filters."""
+def find_items_by_attributes(
+    item_ids: Ids, schema: Schema, read: ReadColumns, expression: str
+) -> Int32:
+    """Return the positions of the items whose attributes match, compared as in filters.
 
-    schema: Schema
-    """The schema of the Items dataset."""
-    read: ReadColumns
-    """Reads columns of the group's datasets."""
-    item_ids: Ids
-    """The model's items."""
+    item_ids: the model's items.
+    schema: that of the Items dataset.
+    read: reads columns of the group's datasets.
 
-    def find(self, expression: str) -> Int32:
-        """Return the positions of the items that match the expression.
-
-        Raises FilterExpressionError if it is wrong.
-        """
-        condition = parse_attributes(expression)
-        check_condition(condition, ITEMS, {ITEMS: self.schema})
-        columns = [comparison.field.column for comparison in iterate_comparisons(condition)]
-        rows = read_dataset(ITEMS, columns, self.read)
-        item_ids = pl.Series(self.item_ids.tolist(), dtype=pl.String)
-        return np.flatnonzero(match_ids(condition, rows, item_ids)).astype(np.int32)
+    Raises FilterExpressionError if the expression is wrong.
+    """
+    condition = parse_attributes(expression)
+    check_condition(condition, ITEMS, {ITEMS: schema})
+    columns = [comparison.field.column for comparison in iterate_comparisons(condition)]
+    rows = read_dataset(ITEMS, columns, read)
+    ids = string_series(item_ids)
+    return np.flatnonzero(match_ids(condition, rows, ids)).astype(np.int32)
 
 
 def _make_answers(job: Job, trained: TrainedVersion) -> AnswerLines:
@@ -147,7 +141,7 @@ def _make_answers(job: Job, trained: TrainedVersion) -> AnswerLines:
         items_arn = reader.find_dataset(group_arn, ITEMS)
         with job.catalogue.open_for_reading() as transaction:
             schema = read_schema(transaction, transaction.require(items_arn))
-        find_items = AttributeSearch(schema, read, model.item_ids).find
+        find_items = partial(find_items_by_attributes, model.item_ids, schema, read)
     return Segmenter(
         model,
         interactions,

@@ -21,16 +21,6 @@ def read_schema(transaction: CatalogueTransaction, dataset: Resource) -> schemas
     return _parse_schema(transaction.require(dataset.body["schemaArn"]))
 
 
-def find_dataset(
-    transaction: CatalogueTransaction, group_arn: str, dataset_type: str
-) -> Resource | None:
-    """Return the group's dataset of this type, such as INTERACTIONS, or None."""
-    for dataset in transaction.list_resources("Dataset", parent=group_arn):
-        if dataset.body["datasetType"] == dataset_type:
-            return dataset
-    return None
-
-
 def check_group_is_idle(
     transaction: CatalogueTransaction, group_arn: str, kinds: Collection[str]
 ) -> None:

@@ -9,10 +9,10 @@ from typing import Any, NoReturn
 
 import polars as pl
 
-from batchrec_dagster.personalize import measurements, schemas
 from batchrec_dagster.personalize.expired_models import EXPIRED, MODEL_TAG
+from batchrec_dagster.personalize.measurements import HEADER
 from batchrec_dagster.personalize.recipes import ITEM_ATTRIBUTE_AFFINITY, HyperparameterError
-from batchrec_dagster.personalize.schemas import EVENT_TYPE
+from batchrec_dagster.personalize.schemas import EVENT_TYPE, INTERACTIONS, ITEMS
 
 from ..catalogue import CatalogueTransaction, Resource, Status
 from ..engine.data import TrainingError
@@ -22,7 +22,6 @@ from ..jobs import Job, logger
 from ..resources import HEADERS, ApiRequest, JobResult, Kind, NewResource, find_taggable, tag
 from ..trained_recipes import RECIPES, train, training_parameters
 from .batch_jobs import give_up_model
-from .dataset_groups import find_dataset
 from .training_data import add_event_types, read_item_features, read_training_data
 
 CHOICES = "choices.parquet"
@@ -55,9 +54,9 @@ def _create(request: ApiRequest) -> NewResource:
     if name is not None and any(version.body.get("name") == name for version in versions):
         raise AlreadyExistsError(f"{solution.arn}/{name}")
     group_arn = solution.body["datasetGroupArn"]
-    dataset = _find_active_dataset(request.transaction, group_arn, schemas.INTERACTIONS)
+    dataset = _find_active_dataset(request.transaction, group_arn, INTERACTIONS)
     if recipe.name == ITEM_ATTRIBUTE_AFFINITY:
-        _find_active_dataset(request.transaction, group_arn, schemas.ITEMS)
+        _find_active_dataset(request.transaction, group_arn, ITEMS)
     body = {
         "solutionConfig": {},
         **{name: solution.body[name] for name in _INHERITED_MEMBERS if name in solution.body},
@@ -74,7 +73,7 @@ def _find_active_dataset(
     transaction: CatalogueTransaction, group_arn: str, dataset_type: str
 ) -> Resource:
     """Return the group's dataset of this type. Raises InvalidInputError if none is ACTIVE."""
-    dataset = find_dataset(transaction, group_arn, dataset_type)
+    dataset = transaction.find_dataset(group_arn, dataset_type)
     if dataset is None or dataset.status != Status.ACTIVE:
         name = dataset_type.title()
         raise InvalidInputError(f"{group_arn} has no active {name} dataset to train on.")
@@ -174,7 +173,7 @@ def get_metrics(request: ApiRequest) -> dict[str, Any]:
     return {
         "solutionVersionArn": version.arn,
         "metrics": {name: round(value, _METRIC_DECIMALS) for name, value in metrics.items()},
-        HEADERS: {measurements.HEADER: header},
+        HEADERS: {HEADER: header},
     }
 
 

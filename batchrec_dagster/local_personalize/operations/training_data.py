@@ -17,7 +17,7 @@ from ..errors import JobFailedError
 from ..imported_rows import DatasetReader
 from ..jobs import Job
 from ..trained_recipes import PERSONALIZATION, RECIPES
-from .dataset_groups import find_dataset, read_schema
+from .dataset_groups import read_schema
 
 
 class EventRule(NamedTuple):
@@ -73,7 +73,7 @@ def read_item_features(job: Job) -> ItemFeatures | None:
         return None
     group_arn = version["datasetGroupArn"]
     with job.catalogue.open_for_reading() as transaction:
-        dataset = find_dataset(transaction, group_arn, schemas.ITEMS)
+        dataset = transaction.find_dataset(group_arn, schemas.ITEMS)
         if dataset is None or not dataset.state["files"]:
             return None
         fields = read_schema(transaction, dataset).fields

@@ -3,7 +3,6 @@
 If a sink fails, the lists stay published, and the other sinks are still written.
 """
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -55,7 +54,6 @@ def declare_sink(published: PublishedList, key: str, sink: Sink) -> PipelineAsse
             address=published.address,
             storage=work.storage,
             project=published.pipeline.project,
-            environment=os.environ,
             run_id=context.run.run_id,
             subject=subject,
         )

@@ -1,7 +1,7 @@
 """The child process: converts the files that its standard input names, one JSON object a line,
 within limits of the kernel.
 
-It answers with one JSON object a line: `shift`, or `error` and `kind`.
+It answers with one JSON object a line: `shift`, or `error` and the name of its class, `kind`.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from typing import Any
 
 from batchrec_dagster.preparation.confined.conversions import CONVERSIONS, ForeignFile
 from batchrec_dagster.preparation.confined.reader import build_memory_error
-from batchrec_dagster.preparation.sources.errors import DamagedFileError, FileError
-from batchrec_dagster.preparation.sources.limits import LimitError, Limits
+from batchrec_dagster.preparation.sources.errors import FileError
+from batchrec_dagster.preparation.sources.limits import Limits
 
 PARENT_WATCHED_SECONDS = 1
 REASON_LENGTH = 400
@@ -51,20 +51,17 @@ def _answer(request: dict[str, Any], limits: Limits) -> dict[str, Any]:
     file = ForeignFile(Path(request["source"]), request["part"], packed, limits)
     try:
         return {"shift": CONVERSIONS[request["format"]].convert(file, Path(request["target"]))}
-    except LimitError as error:
-        return {"error": str(error), "kind": "limit"}
-    except DamagedFileError as error:
-        return {"error": str(error), "kind": "damaged"}
     except FileError as error:
-        return {"error": str(error), "kind": "file"}
+        refusal = error
     except MemoryError:
-        return {"error": str(build_memory_error(limits)), "kind": "limit"}
+        refusal = build_memory_error(limits)
     except OSError as error:
-        return {"error": f"it cannot be read: {error.strerror or error}", "kind": "file"}
+        refusal = FileError(f"it cannot be read: {error.strerror or error}")
     except BaseException as error:
         # A panic of a Rust library is not an Exception.
         reason = " ".join(str(error).split())[:REASON_LENGTH] or type(error).__name__
-        return {"error": f"it cannot be read ({reason}): write it again", "kind": "file"}
+        refusal = FileError(f"it cannot be read ({reason}): write it again")
+    return {"error": str(refusal), "kind": type(refusal).__name__}
 
 
 def _set_limit(which: int, value: int) -> None:

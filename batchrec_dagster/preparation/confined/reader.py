@@ -99,8 +99,8 @@ class ConfinedReader:
             self._end()
             raise
         if "error" in answer:
-            errors = {"damaged": DamagedFileError, "limit": LimitError}
-            raise errors.get(answer["kind"], FileError)(answer["error"])
+            errors = {kind.__name__: kind for kind in (FileError, DamagedFileError, LimitError)}
+            raise errors[answer["kind"]](answer["error"])
         shift: int = answer["shift"]
         return shift
 

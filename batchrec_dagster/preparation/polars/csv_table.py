@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from io import BytesIO
 from pathlib import Path
@@ -41,19 +41,16 @@ class CsvTable(RowTable):
     delimiter: str
     """One character, or `::`."""
 
-    has_header: bool
-    """Whether the first line that is not skipped names the columns."""
-
-    quoted: bool = True
+    quoted: bool
     """Whether quotes may enclose a field. In lines with `::` they never do."""
 
-    with_comma: Collection[str] = ()
+    with_comma: Collection[str]
     """The roles whose cells are numbers with a comma in place of the point."""
 
     exact: bool = False
     """Whether a row with fewer fields than line 1 has a flaw. Else its last cells are missing."""
 
-    skipped: int = 0
+    skipped: int = field(kw_only=True)
     """How many lines come before the header, or before the first row if there is none."""
 
     @cached_property
@@ -66,14 +63,18 @@ class CsvTable(RowTable):
             if not line.strip():
                 first_line = self.opened.name_line(self.skipped + 1)
                 raise build_empty_line_error(self.opened.name, first_line, self.skipped)
-            fields = split_line(line, self.delimiter, quoted=self.quoted)
+            fields = split_line(line, self.delimiter, self.quoted)
             is_quoting = self.quoted and self.delimiter != "::"
             if not self.has_header and is_quoting and line.count('"') % 2:
                 # A field of the first row has a line break in it.
                 file.seek(start)
                 with suppress(csv.Error):
                     fields = next(csv.reader(file, delimiter=self.delimiter))
-        require_readable_width(fields, self.opened.name)
+        if len(fields) > MOST_COLUMNS:
+            raise PreparationError(
+                f"{self.opened.name}, line 1 has {len(fields):,} columns, and at most"
+                f" {MOST_COLUMNS:,} are read: keep the columns that are needed"
+            )
         return fields
 
     @property
@@ -235,15 +236,6 @@ def skip_lines(file: TextIO, count: int) -> None:
             line = file.readline()
 
 
-def require_readable_width(fields: Sequence[str], name: str) -> None:
-    """Raise PreparationError for a line of too many fields."""
-    if len(fields) > MOST_COLUMNS:
-        raise PreparationError(
-            f"{name}, line 1 has {len(fields):,} columns, and at most {MOST_COLUMNS:,} are read:"
-            " keep the columns that are needed"
-        )
-
-
 @dataclass(frozen=True)
 class CsvSyntax:
     """How a line of text falls apart into fields."""
@@ -254,10 +246,10 @@ class CsvSyntax:
     width: int
     """How many fields the first line has. A line with more of them has a flaw."""
 
-    quoted: bool = True
+    quoted: bool
     """Whether quotes may enclose a field. In lines with `::` they never do."""
 
-    with_comma: Collection[str] = ()
+    with_comma: Collection[str]
     """The roles whose cells are numbers with a comma in place of the point."""
 
     @property

@@ -9,12 +9,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from batchrec_dagster.preparation.confined.conversions import CONVERSIONS
 from batchrec_dagster.preparation.confined.reader import ConfinedReader
 from batchrec_dagster.preparation.file_form import LEGACY, Encoding, Format, PreparationError
 from batchrec_dagster.preparation.sources import file_formats
 from batchrec_dagster.preparation.sources.errors import FileError
 from batchrec_dagster.preparation.sources.limits import Limits
-from batchrec_dagster.preparation.sources.plain_file import make_plain
+from batchrec_dagster.preparation.sources.packing import unpack
 from batchrec_dagster.storage.durable import CHUNK, read_pieces
 
 
@@ -78,14 +79,34 @@ def open_file(
     Raises PreparationError if the file cannot be unpacked, is in another format, or is too large.
     """
     try:
-        plain = make_plain(file.path, folder, reader)
-        size = plain.path.stat().st_size
-        opened = OpenedFile(plain.path, file.name, size, unit=plain.unit, shift=plain.shift)
+        opened = _make_plain(file, folder, reader)
         if opened.format == "parquet":
             return opened
         return _decode(opened, encoding, folder)
     except FileError as error:
         raise PreparationError(f"{file.name}: {error}") from error
+
+
+def _make_plain(file: RawFile, folder: Path, reader: ConfinedReader) -> OpenedFile:
+    """The file itself if it is text, else what it is unpacked and converted to.
+
+    The parameters are those of `open_file`. Raises FileError.
+    """
+    number = len([*folder.iterdir()])
+    path = unpack(file.path, folder / f"{number}.unpacked", Limits.from_environment())
+    start = file_formats.read_start(path)
+    is_parquet = start.startswith(file_formats.PARQUET)
+    form = file_formats.PARQUET_FORMAT if is_parquet else file_formats.recognise_format(start)
+    if start.startswith(file_formats.PACKED) or form == file_formats.ZIP_ARCHIVE:
+        raise FileError("it is packed twice: unpack it once")
+    if form is None:
+        return OpenedFile(path, file.name, path.stat().st_size)
+    if form not in CONVERSIONS:
+        raise FileError(f"it is {form}, which is not read: write CSV or Parquet")
+    converted = folder / f"{number}.converted"
+    shift = reader.convert(form, path, converted, packed=file.path.stat().st_size)
+    size, unit = converted.stat().st_size, CONVERSIONS[form].unit
+    return OpenedFile(converted, file.name, size, unit=unit, shift=shift)
 
 
 def _decode(opened: OpenedFile, encoding: Encoding, folder: Path) -> OpenedFile:

@@ -71,7 +71,7 @@ class OpenedRatings:
     folder: Path
     """Takes what is written meanwhile."""
 
-    erased_users: ErasedUsers = NOBODY
+    erased_users: ErasedUsers
     """The users who were erased. Their rows are left out."""
 
     @property
@@ -225,7 +225,8 @@ class OpenedRatings:
             problem = table.find_broken_quotes() if isinstance(table, CsvTable) else None
             if problem is not None:
                 return PreparationError(problem)
-        return PreparationError(describe_read_error(self.tables[0].opened.name, error, self.rules))
+        name = self.tables[0].opened.name
+        return PreparationError(describe_read_error(name, error, self.rules.filter))
 
 
 @contextmanager

@@ -104,7 +104,7 @@ def list_number_problems(
     yield is_wrong, words
 
 
-def list_row_problems(columns: Columns, *, plain: bool = False) -> Iterator[Problem]:
+def list_row_problems(columns: Columns, *, plain: bool) -> Iterator[Problem]:
     """What can be wrong with a row of ratings, apart from its time.
 
     plain: as of `list_id_problems`.

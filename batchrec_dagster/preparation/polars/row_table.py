@@ -43,6 +43,9 @@ class RowTable(ABC):
     most: int | None = field(default=None, kw_only=True)
     """How many rows are read, the first ones; None for all."""
 
+    has_header: bool = field(default=True, kw_only=True)
+    """Whether the file itself names its columns. Only CSV may lack a line of names."""
+
     @property
     @abstractmethod
     def columns(self) -> Sequence[str]:
@@ -95,7 +98,10 @@ class ParquetTable(RowTable):
         try:
             return pl.scan_parquet(self.opened.path, glob=False).collect_schema()
         except (pl.exceptions.PolarsError, OSError) as error:
-            raise explain_damage(self.opened, error) from error
+            reason = str(error).partition("\n")[0]
+            raise PreparationError(
+                f"{self.opened.name} is damaged or not Parquet ({reason}): copy it again"
+            ) from error
 
     @property
     def columns(self) -> Sequence[str]:
@@ -166,12 +172,6 @@ class ParquetTable(RowTable):
 def is_without_text(kind: pl.DataType | DataTypeClass) -> bool:
     """Whether cells of this type cannot be read as text: lists, structures and bytes."""
     return kind.is_nested() or kind in (pl.Binary, pl.Object)
-
-
-def explain_damage(opened: OpenedFile, error: Exception) -> PreparationError:
-    """The error for a file that cannot be read as Parquet."""
-    reason = str(error).partition("\n")[0]
-    return PreparationError(f"{opened.name} is damaged or not Parquet ({reason}): copy it again")
 
 
 def read_parquet_cells(

@@ -85,7 +85,7 @@ def parse_rows(
     )
 
 
-def find_time_forms(cells: pl.LazyFrame, columns: Columns, *, plain: bool = False) -> pl.LazyFrame:
+def find_time_forms(cells: pl.LazyFrame, columns: Columns, *, plain: bool) -> pl.LazyFrame:
     """ROW and FORM of the rows with nothing wrong, and a time in some form.
 
     The parameters are those of `parse_rows`.
@@ -111,14 +111,14 @@ def leave_out_erased(rows: pl.LazyFrame, erased: pl.Series) -> pl.LazyFrame:
     return rows.filter(~is_of_erased_user(erased)) if len(erased) else rows
 
 
-def describe_read_error(name: str, error: object, rules: Rules) -> str:
+def describe_read_error(name: str, error: Exception, row_filter: str | None = None) -> str:
     """What to say of rows of the file `name` that Polars cannot read, or not filter.
 
-    error: what Polars raised, or the words of it.
+    error: what Polars raised.
     """
     # Polars shows the values that it could not convert, which may be ids of users.
     reason = re.sub(r" values: \[.*", " values", str(error).partition("\n")[0])
-    if rules.filter is not None:
+    if row_filter is not None:
         return f"{name}: interactions.filter fails: {reason}"
     return f"{name} cannot be read: {reason}"
 

@@ -28,7 +28,6 @@ from batchrec_dagster.preparation.polars.row_conditions import TYPES, parse_as
 from batchrec_dagster.preparation.polars.row_table import RowTable
 from batchrec_dagster.preparation.polars.rows import (
     IN_FILTER,
-    NO_IDS,
     evaluate_filter,
     leave_out_erased,
 )
@@ -50,7 +49,7 @@ def write_clean(
     rules: Rules,
     unit: str,
     target: Path | None,
-    erased: pl.Series = NO_IDS,
+    erased: pl.Series,
 ) -> PreparationResult | None:
     """Write the rows that the rules on a single row keep, if all rows are clean.
 

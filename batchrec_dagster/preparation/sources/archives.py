@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import shutil
 from collections.abc import Iterator
@@ -62,7 +61,7 @@ class Member(RowSource):
 
     def _choose_folder(self, context: SourceContext) -> Path:
         """The folder that keeps the archive, if it is downloaded, for the other files in it."""
-        return context.cache / hashlib.sha256(self.archive.text.encode()).hexdigest()[:16]
+        return context.cache / durable.compute_version([self.archive.text.encode()])
 
     def _read(self, archive: ListedFile, downloads: Path) -> Iterator[bytes]:
         """The file of the archive, or its sheet as CSV, piece by piece.
@@ -84,7 +83,7 @@ class Member(RowSource):
 
 def _download(archive: ListedFile, folder: Path) -> Path:
     """Where this version of the archive is kept; other versions of it are removed."""
-    path = folder / hashlib.sha256(archive.fingerprint.encode()).hexdigest()[:16]
+    path = folder / durable.compute_version([archive.fingerprint.encode()])
     durable.make_folders(folder.parent)
     # Ratings and items may be in one archive, and are copied at the same time.
     with durable.exclusive_lock(folder.with_name(f"{folder.name}.lock")):

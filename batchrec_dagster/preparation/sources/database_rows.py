@@ -14,7 +14,7 @@ from typing import Any
 import polars as pl
 
 from batchrec_dagster.preparation.sources.errors import FileError
-from batchrec_dagster.preparation.sources.limits import MAX_FILE_GB, QUERY_MINUTES, Limits
+from batchrec_dagster.preparation.sources.limits import Limits
 
 
 def write_rows(
@@ -31,7 +31,7 @@ def write_rows(
     Raises FileError if they are too many, come too slowly, or no type holds a column's values.
     """
     limits = Limits.from_environment()
-    end = time.monotonic() + limits.query_seconds
+    start = time.monotonic()
     parts = [pl.LazyFrame(schema=dict.fromkeys(columns, pl.Null))]
     bytes_written = 0
     for rows in batches:
@@ -44,12 +44,7 @@ def write_rows(
         frame.write_parquet(path)
         parts.append(pl.scan_parquet(path))
         bytes_written += path.stat().st_size
-        if bytes_written > limits.download_bytes:
-            raise FileError(f"it has more than the {limits.download_bytes} bytes of {MAX_FILE_GB}")
-        if time.monotonic() > end:
-            raise FileError(
-                f"it took longer than the {limits.query_seconds / 60:g} minutes of {QUERY_MINUTES}"
-            )
+        limits.require_query(time.monotonic() - start, bytes_written)
     rows_of_all = pl.concat(parts, how="vertical_relaxed")
     with _explain_types():
         rows_of_all.collect_schema()

@@ -7,7 +7,6 @@ in an environment variable, and no message, record or log repeats any part of it
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import traceback
@@ -33,7 +32,7 @@ from batchrec_dagster.preparation.sources.source import (
     SourceContext,
     name_errors,
 )
-from batchrec_dagster.storage.durable import temporary_folder
+from batchrec_dagster.storage.durable import compute_sha256, temporary_folder
 from batchrec_dagster.storage.secrets import HIDDEN, choose_safe_defaults
 
 if TYPE_CHECKING:
@@ -69,11 +68,11 @@ class Database(RowSource):
     sql: str
     """The query."""
 
-    version_sql: str | None = None
+    version_sql: str | None
     """A query whose answer changes when the rows may have changed. Without it every run reads the
     rows."""
 
-    setting: str = "ratings.query"
+    setting: str
     """What messages call the query."""
 
     @property
@@ -93,7 +92,7 @@ class Database(RowSource):
                 setting = self.setting.replace(".query", ".version_query", 1)
                 _write_result(self.url, self.version_sql, setting, path)
                 version = repr(pl.read_parquet(path).head(VERSION_ROWS).rows())
-        digest = hashlib.sha256(f"{self.sql}\n{version}".encode()).hexdigest()
+        digest = compute_sha256([f"{self.sql}\n{version}".encode()])
         return ComputedRows(self.text, digest, self._write, FILENAME).files(context)
 
     def _write(self, path: Path) -> None:
@@ -111,14 +110,13 @@ class Database(RowSource):
         return url
 
 
-def parse_database(text: str) -> str:
-    """The source unchanged. Raises ValueError unless it names an environment variable."""
+def require_variable(text: str) -> None:
+    """Raise ValueError unless the source names an environment variable."""
     if not re.fullmatch(r"[A-Za-z_]\w*", text.removeprefix(SCHEME), re.ASCII):
         raise ValueError(
             f"after {SCHEME} comes the name of an environment variable, such as SHOP_DATABASE_URL:"
             " the URL itself is a secret"
         )
-    return text
 
 
 def _write_result(url: str, sql: str, setting: str, path: Path) -> None:

@@ -177,7 +177,10 @@ class _TableFolder:
                 raise FileError(f"a file of it is missing: {uris[infos.index(None)]}")
             most_bytes = Limits.from_environment().download_bytes
             if sum(info.size for info in infos if info is not None) > most_bytes:
-                raise FileError(f"its files have more than the {most_bytes} bytes of {MAX_FILE_GB}")
+                raise FileError(
+                    f"its files have more than the {most_bytes} bytes of {MAX_FILE_GB}: set it"
+                    " higher if that is real data"
+                )
             # The list passes on the error of a download.
             list(threads.map(self.store.download, uris, [copy / name for name in names]))
 

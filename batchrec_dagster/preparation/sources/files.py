@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from batchrec_dagster.preparation.sources.source import (
     make_filename,
     name_errors,
 )
+from batchrec_dagster.storage.durable import compute_sha256
 from batchrec_dagster.storage.objects import ObjectInfo, split_uri
 
 _WILD = re.compile(r"[*?]")
@@ -134,7 +134,7 @@ class Folder(RowSource):
         for path, list_file in sorted(paths.items()):
             filename = "/".join(make_filename(part) for part in path.split("/"))
             if filename in files:
-                filename += f"-{hashlib.sha256(path.encode()).hexdigest()[:8]}"
+                filename += f"-{compute_sha256([path.encode()])[:8]}"
             with name_errors(f"{self.root}{path}"):
                 files[filename] = list_file(filename)
         return [*files.values()]

@@ -42,7 +42,7 @@ BYTES_OF_A_ROW = 24
 
 
 class LimitError(FileError):
-    """A file unfolds to more than a limit. The message names the setting, not the file."""
+    """A file or a query takes more than a limit. The message names the setting, not the file."""
 
 
 @dataclass(frozen=True)
@@ -130,6 +130,19 @@ class Limits:
             raise LimitError(
                 f"{line} is longer than {self.line_bytes / KB:g} KB: fix the file, or set"
                 f" {MAX_LINE_KB} if that is real data"
+            )
+
+    def require_query(self, seconds: float, size: int) -> None:
+        """Raise LimitError if a query may not take this long, or its result have so many bytes."""
+        if seconds > self.query_seconds:
+            raise LimitError(
+                f"it took longer than the {self.query_seconds / 60:g} minutes of {QUERY_MINUTES}:"
+                " select less, or set it higher"
+            )
+        if size > self.download_bytes:
+            raise LimitError(
+                f"its result is larger than the {self.download_bytes} bytes of {MAX_FILE_GB}:"
+                " select less, or set it higher"
             )
 
     def _build_limit_error(self, what: str) -> LimitError:

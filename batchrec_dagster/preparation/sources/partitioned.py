@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from batchrec_dagster.preparation.sources.source import (
     SourceContext,
     require_unchanged,
 )
-from batchrec_dagster.storage.durable import temporary_folder
+from batchrec_dagster.storage.durable import compute_sha256, temporary_folder
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,7 @@ class PartitionedRows(RowSource):
     partitions: Mapping[str, RowSource]
     """Where the rows of each partition are, by its key."""
 
-    form: FileForm = field(default_factory=FileForm)
+    form: FileForm
     """How files of text are written."""
 
     def files(self, context: SourceContext) -> list[ListedFile]:
@@ -45,7 +44,7 @@ class PartitionedRows(RowSource):
             for key, listed_files in files.items()
             for file in listed_files
         ]
-        version = hashlib.sha256("\n".join(versions).encode()).hexdigest()
+        version = compute_sha256(["\n".join(versions).encode()])
         return ComputedRows(self.text, version, partial(self._write, files)).files(context)
 
     def _write(self, files: Mapping[str, Sequence[ListedFile]], path: Path) -> None:
@@ -100,7 +99,7 @@ def scan_table(file: RawFile, form: FileForm, folder: Path, reader: ConfinedRead
         return pl.scan_parquet(opened.path, glob=False)
     if opened.format == "json":
         return pl.scan_ndjson(opened.path, infer_schema_length=None)
-    delimiter = form.delimiter or recognise_delimiter(opened, {}, quoted=form.quoted, skipped=0)
+    delimiter = form.delimiter or recognise_delimiter(opened, {}, form.quoted, 0)
     if len(delimiter) > 1:
         raise PreparationError(f"{file.name} is separated by {delimiter}: write one character")
     quote = '"' if form.quoted else None

@@ -6,13 +6,12 @@ network, extensions or settings. Its memory, its time and the size of its result
 
 from __future__ import annotations
 
-import hashlib
 import re
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,12 +21,7 @@ from batchrec_dagster.preparation.file_form import FileForm, Header, Preparation
 from batchrec_dagster.preparation.polars.decoding import RawFile, open_file
 from batchrec_dagster.preparation.sources.computed import ComputedRows
 from batchrec_dagster.preparation.sources.errors import FileError, hide_values
-from batchrec_dagster.preparation.sources.limits import (
-    MAX_FILE_GB,
-    QUERY_MEMORY_GB,
-    QUERY_MINUTES,
-    Limits,
-)
+from batchrec_dagster.preparation.sources.limits import QUERY_MEMORY_GB, LimitError, Limits
 from batchrec_dagster.preparation.sources.query_tables import (
     TableFile,
     build_select,
@@ -41,7 +35,7 @@ from batchrec_dagster.preparation.sources.source import (
     SourceContext,
     require_unchanged,
 )
-from batchrec_dagster.storage.durable import temporary_folder
+from batchrec_dagster.storage.durable import compute_sha256, temporary_folder
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection, Error
@@ -88,13 +82,13 @@ class FileQuery(RowSource):
     tables: Mapping[str, RowSource]
     """The sources, by the names of the tables that the query calls them."""
 
-    form: FileForm = field(default_factory=FileForm)
+    form: FileForm
     """How files of text are written."""
 
-    setting: str = "ratings.query"
+    setting: str
     """What messages call the query."""
 
-    headers: Mapping[str, Header] = field(default_factory=dict)
+    headers: Mapping[str, Header]
     """The lines of CSV that name the columns, as far as they are declared, by the tables' names."""
 
     def files(self, context: SourceContext) -> list[ListedFile]:
@@ -108,7 +102,7 @@ class FileQuery(RowSource):
             parts.append(repr(sorted(self.headers.items())))
         for name, files in tables.items():
             parts += [f"{name} {file.display_name} {file.fingerprint}" for file in files]
-        version = hashlib.sha256("\n".join(parts).encode()).hexdigest()
+        version = compute_sha256(["\n".join(parts).encode()])
         write = partial(self._write, tables)
         return ComputedRows(self.display_name, version, write, FILENAME).files(context)
 
@@ -212,7 +206,8 @@ def _connect(
     except duckdb.Error as error:
         reason = reasons_to_stop[0] if reasons_to_stop else _shorten_error(error, files)
         if isinstance(error, duckdb.OutOfMemoryException):
-            reason += f"; {QUERY_MEMORY_GB} allows {limits.query_memory / 1e9:g} GB"
+            gigabytes = limits.query_memory / 1e9
+            reason += f"; {QUERY_MEMORY_GB} allows {gigabytes:g} GB: select less, or set it higher"
         raise FileError(f"{setting}: {reason}") from error
 
 
@@ -287,20 +282,15 @@ def _interrupt_at_limits(
 ) -> Iterator[None]:
     """Interrupt a query that takes too long or writes too much, and add the reason to the list."""
     is_done = threading.Event()
-    end = time.monotonic() + limits.query_seconds
+    start = time.monotonic()
 
     def watch() -> None:
         while not is_done.wait(WATCH_INTERVAL_SECONDS):
-            if time.monotonic() > end:
-                minutes = limits.query_seconds / 60
-                reasons_to_stop.append(
-                    f"it took longer than the {minutes:g} minutes of {QUERY_MINUTES}"
-                )
-            elif result.exists() and result.stat().st_size > limits.download_bytes:
-                reasons_to_stop.append(
-                    f"its result is larger than the {limits.download_bytes} bytes of {MAX_FILE_GB}"
-                )
-            if reasons_to_stop:
+            size = result.stat().st_size if result.exists() else 0
+            try:
+                limits.require_query(time.monotonic() - start, size)
+            except LimitError as error:
+                reasons_to_stop.append(str(error))
                 connection.interrupt()
 
     thread = threading.Thread(target=watch, daemon=True)

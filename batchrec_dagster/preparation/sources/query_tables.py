@@ -20,6 +20,7 @@ from batchrec_dagster.preparation.csv_form import (
     read_first_records,
     read_separator_line,
     recognise_delimiter,
+    strip_names,
     surely_names_columns,
 )
 from batchrec_dagster.preparation.file_form import NO_HEADER, FileForm
@@ -75,9 +76,7 @@ def build_select(
     if len(forms) > 1:
         formats = " and ".join(f"{name} is {form}" for form, name in forms.items())
         raise FileError(f"its files are of several formats ({formats}): declare a table for each")
-    keys = {
-        tuple(part.partition("=")[0] for part in _list_hive_partitions(file)) for file in filled
-    }
+    keys = {_list_partition_keys(file) for file in filled}
     hive = {"hive_partitioning": len(keys) == 1 and () not in keys, "hive_types_autocast": False}
     if form.header is not None and "csv" not in forms:
         raise FileError(f"header is of csv, and {filled[0].opened.name} is not: omit it")
@@ -88,8 +87,9 @@ def build_select(
     return _select_csv(filled, form, sql, hive)
 
 
-def _list_hive_partitions(file: TableFile) -> list[str]:
-    return list_partitions(file.link.as_posix())
+def _list_partition_keys(file: TableFile) -> tuple[str, ...]:
+    """The names of the partitions of the file, which are columns too."""
+    return tuple(part.partition("=")[0] for part in list_partitions(file.link.as_posix()))
 
 
 @dataclass(frozen=True)
@@ -148,11 +148,9 @@ def _recognise_starts(files: Sequence[OpenedFile], form: FileForm, sql: str) -> 
         skipped = form.header - 1 - opened.shift if isinstance(form.header, int) else 0
         if form.header is None and read_separator_line(opened):
             skipped = 1
-        delimiter = form.delimiter or recognise_delimiter(
-            opened, {}, quoted=form.quoted, skipped=skipped
-        )
-        records = read_first_records(opened, delimiter, quoted=form.quoted, skipped=skipped)
-        fields = [name.strip() for name in records[0]] if records else []
+        delimiter = form.delimiter or recognise_delimiter(opened, {}, form.quoted, skipped)
+        records = read_first_records(opened, delimiter, form.quoted, skipped)
+        fields = strip_names(records)
         starts.append(_CsvStart(delimiter, skipped, tuple(fields), form.header != NO_HEADER))
         if not names_columns(fields, records[1:]):
             rows.setdefault(False, opened.name)
@@ -215,11 +213,7 @@ def _select_json(
         **options,
     )
     relation = connection.sql(f"SELECT * FROM {sampled}")  # noqa: S608
-    keys = (
-        {part.partition("=")[0] for part in _list_hive_partitions(files[0])}
-        if hive["hive_partitioning"]
-        else set()
-    )
+    keys = _list_partition_keys(files[0]) if hive["hive_partitioning"] else ()
     columns = {
         name: _format_type(kind)
         for name, kind in zip(relation.columns, relation.types, strict=True)

@@ -43,11 +43,6 @@ class SourceContext:
     """The generated data set."""
 
 
-def is_unchanged() -> bool:
-    """The answer of `has_changed` for a file that is read as of one point in time."""
-    return False
-
-
 @dataclass(frozen=True)
 class ListedFile:
     """A file of a source, as it was when the source was listed."""
@@ -70,8 +65,9 @@ class ListedFile:
     object: ObjectInfo | None = field(default=None, compare=False, repr=False)
     """The object that it is in S3; else None."""
 
-    has_changed: Callable[[], bool] = field(default=is_unchanged, compare=False, repr=False)
-    """Whether it is on this machine, and has changed since the listing."""
+    has_changed: Callable[[], bool] = field(default=lambda: False, compare=False, repr=False)
+    """Whether it is on this machine, and has changed since the listing. Other files are read as of
+    one point in time."""
 
     def chunks(self, *, may_be_empty: bool = False) -> Iterator[bytes]:
         """Its content as of the listing, piece by piece. Raises UserError, also if it is empty."""

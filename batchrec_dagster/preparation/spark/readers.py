@@ -185,7 +185,7 @@ def _describe_csv(
         raise build_empty_line_error(name, f"line {skipped + 1}", skipped)
     # Python's own limit is smaller.
     csv.field_size_limit(task.limits.line_bytes)
-    fields = [field.strip() for field in split_line(text, delimiter, quoted=form.quoted)]
+    fields = [field.strip() for field in split_line(text, delimiter, form.quoted)]
     if not columns.are_named:
         fields = [f"column_{position}" for position in range(1, len(fields) + 1)]
     hint = f" (read with the delimiter {delimiter!r})"

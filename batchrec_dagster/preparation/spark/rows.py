@@ -115,7 +115,7 @@ class RowParser:
         except PreparationError as error:
             problem = f"{FATAL}{name}: {error}"
         except pl.exceptions.PolarsError as error:
-            problem = FATAL + describe_read_error(name, error, self.rules)
+            problem = FATAL + describe_read_error(name, error, self.rules.filter)
         return pl.DataFrame([{PROBLEM: problem, REASON: problem}], schema=PARSED_ROWS)
 
 

@@ -189,10 +189,20 @@ class Resources:
         Raises PersonalizeFailure.
         """
         groups = self.find_groups()
-        results = erase_users_from_groups(
-            self._ensure, store, folder, groups, users, request=request
-        )
-        return [ErasedFromGroup(r.job_arn, r.status, r.records_deleted) for r in results]
+        erase_users_from_groups(self._ensure, store, folder, groups, users, request=request)
+        return [self._find_erasure(group, request) for group in groups]
+
+    def _find_erasure(self, group: str, request: str) -> ErasedFromGroup:
+        """What came of the newest job of this request, as Personalize itself tells."""
+        kind = _find_kind("data deletion job")
+        for _ in self._ensure.attempts_until_shown("the job is not listed yet"):
+            for job in self._ensure.list(kind, datasetGroupArn=group):
+                if f"-{request}-" in job[kind.name]:
+                    description = self._ensure.describe(kind, job[kind.arn])
+                    return ErasedFromGroup(
+                        job[kind.arn], description["status"], description["numDeleted"]
+                    )
+        raise AssertionError("there is no job of this request")
 
     @cached_property
     def _ensure(self) -> Ensure:

@@ -23,7 +23,8 @@ from batchrec_dagster.config.ratings import RatingsSettings
 from batchrec_dagster.errors import UserError as UserError
 from batchrec_dagster.preparation import counting
 from batchrec_dagster.preparation.attributes import parse_attributes
-from batchrec_dagster.preparation.id_lists import read_users
+from batchrec_dagster.preparation.file_form import NULL_VALUES
+from batchrec_dagster.preparation.id_lists import read_ids
 from batchrec_dagster.preparation.polars import row_filters
 from batchrec_dagster.preparation.polars.decoding import RawFile as DecodedFile
 from batchrec_dagster.preparation.polars.prepare import open_ratings
@@ -263,5 +264,7 @@ def list_users(folder: Path, batch_users: Mapping[str, Any]) -> list[str]:
         settings = BatchUsers.model_validate(batch_users)
     assert settings.rows is not None
     with _open_files(folder, settings.rows) as files:
-        users = read_users(files, settings.column, header=settings.file_header)
-    return users.to_series().to_list()
+        ids = read_ids(
+            files, "user", settings.column, "batch_users.column", NULL_VALUES, settings.file_header
+        )
+    return ids.to_list()

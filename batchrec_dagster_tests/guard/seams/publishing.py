@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -268,19 +269,22 @@ class Sink:
 
         Raises SinkFailedError and SinkRetryError.
         """
-        counts = self._sink.write(lists.lazy(), self._context(run_id)).counts
+        with patch.dict(os.environ, self.environment):
+            counts = self._sink.write(lists.lazy(), self._context(run_id)).counts
         return counts.rows, counts.users
 
     def remains(self, lists: pl.DataFrame) -> str | None:
         """What the place keeps of earlier lists once these are written; None if nothing."""
-        return self._sink.write(lists.lazy(), self._context("run")).remains
+        with patch.dict(os.environ, self.environment):
+            return self._sink.write(lists.lazy(), self._context("run")).remains
 
     def check(self) -> str | None:
         """Try what writing needs, and leave nothing behind; what to do, if there is something.
 
         Raises SinkFailedError and SinkRetryError.
         """
-        return self._sink.check(self._context("")).fix
+        with patch.dict(os.environ, self.environment):
+            return self._sink.check(self._context("")).fix
 
     @property
     def _sink(self) -> sinks.Sink:
@@ -292,7 +296,6 @@ class Sink:
             self.address,
             self.store.storage,
             self.project,
-            self.environment,
             run_id,
             ITEMS if self.address.endswith("/similar_items") else USERS,
         )

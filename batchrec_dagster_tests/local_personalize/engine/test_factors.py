@@ -61,7 +61,9 @@ def test_weighty_events_are_fitted_more_closely() -> None:
 
 
 def test_fewer_items_than_factors_bound_the_factors() -> None:
-    factors = fit_factors(history_of([[0, 1], [1, 2]], 3), regularization=1.5, confidence=3.0)
+    factors = fit_factors(
+        history_of([[0, 1], [1, 2]], 3), regularization=1.5, confidence=3.0, factors=64
+    )
     assert factors.item_factors.shape == (3, 3)
 
 
