@@ -35,7 +35,7 @@ wheel: .venv/run  ## Builds the file in dist/ by which batchrec is installed els
 	@rm -rf build
 	@echo "Install it with: pip install '$$(echo dist/*.whl)[local,report,serve]'"
 
-test: .venv/dev  ## Runs all tests but those of the night (nine minutes).
+test: .venv/dev  ## Runs all tests except those of the night (nine minutes).
 	$(IN_MEMORY) $(BIN)/pytest -n 4 $(WORKERS) --no-loadscope-reorder
 
 test-guard: .venv/dev  ## Runs the tests that enter where a user does (seven minutes).

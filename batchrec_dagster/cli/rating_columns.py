@@ -25,11 +25,11 @@ from batchrec_dagster.preparation.polars.row_conditions import parse_as
 # The options that give the columns that every source of ratings must have.
 REQUIRED_OPTIONS = {"user": "--user", "item": "--item", "timestamp": "--time"}
 # An order has a user and items, and is neither.
-ORDER = re.compile("order|bestell|auftrag|rechnung|invoice", re.IGNORECASE)
+ORDER = re.compile("order|receipt|bestell|auftrag|rechnung|beleg|invoice", re.IGNORECASE)
 # Words in the name of a column that may hold such ids. They are a hint for people only.
 HINTS = {
     "user": re.compile(
-        "customer|client|user|member|buyer|visitor|e-?mail|kunde|besteller|utilisateur|cliente",
+        r"customer|client|user|member|buyer|visitor|e-?mail|kunde|\bkd|besteller|utilisateur|cliente",
         re.IGNORECASE,
     ),
     "item": re.compile(

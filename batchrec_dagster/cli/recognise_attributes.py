@@ -20,6 +20,7 @@ from batchrec_dagster.cli.recognised_source import (
     preview_rows,
     require_columns,
 )
+from batchrec_dagster.config.new_declaration import format_escaped
 from batchrec_dagster.personalize.schemas import VALUE_SEPARATOR, make_field_name
 from batchrec_dagster.preparation.attributes import (
     AttributesLayout,
@@ -74,7 +75,13 @@ def recognise_attributes(
     """
     with open_sample([file], Columns(), open_attributes_table) as (sample, form):
         id_column = _recognise_id(sample, subject, ratings)
+        if id_column is None:
+            what = f"the column with the {subject}'s id"
+            raise _build_unknown_columns_error(sample, what, subject, source)
         columns, decimal = _choose_columns(sample, subject, id_column)
+        if not any(columns.values()):
+            what = "a title, category or number" if subject == "item" else "a category or number"
+            raise _build_unknown_columns_error(sample, what, subject, source, id_column)
         layout = AttributesLayout(
             subject,
             id_column,
@@ -115,11 +122,11 @@ def recognise_attributes(
     )
 
 
-def _recognise_id(sample: FileSample, subject: AttributeSubject, ratings: RecognisedSource) -> str:
-    """The column with the id: by a known name, or by its name in the ratings, or id.
-
-    Raises UnknownColumnsError.
-    """
+def _recognise_id(
+    sample: FileSample, subject: AttributeSubject, ratings: RecognisedSource
+) -> str | None:
+    """The column with the id: by a known name, or by its name in the ratings, or id; None if there
+    is none of these."""
     columns_of_ratings = ratings.settings["columns"]
     assert isinstance(columns_of_ratings, Mapping)
     recognised = recognise_columns(sample.columns).get(subject)
@@ -127,7 +134,7 @@ def _recognise_id(sample: FileSample, subject: AttributeSubject, ratings: Recogn
     for name in candidates:
         if name in sample.columns:
             return str(name)
-    raise _build_unknown_columns_error(sample, f"the column with the {subject}'s id", subject)
+    return None
 
 
 def _choose_columns(
@@ -135,7 +142,7 @@ def _choose_columns(
 ) -> tuple[dict[str, Any], Decimal]:
     """The columns of the YAML besides that of the id, and the decimal separator of the numbers.
 
-    They have the names that show them, and cells that fit. Raises UnknownColumnsError.
+    They have the names that show them, and cells that fit.
     """
     free = [name for name in sample.columns if name != id_column and len(sample.read_cells(name))]
     names = ITEM_NAMES if subject == "item" else USER_NAMES
@@ -162,9 +169,6 @@ def _choose_columns(
     if not columns.get("title"):
         # The report has them with the title alone.
         columns |= {setting: None for setting in ("image", "link") if setting in columns}
-    if not any(columns.values()):
-        what = "a title, category or number" if subject == "item" else "a category or number"
-        raise _build_unknown_columns_error(sample, what, subject)
     return columns, decimal
 
 
@@ -207,11 +211,17 @@ def _suggest_consent(layout: AttributesLayout, users: pl.DataFrame) -> list[str]
 
 
 def _build_unknown_columns_error(
-    sample: FileSample, what: str, subject: AttributeSubject
+    sample: FileSample, what: str, subject: AttributeSubject, source: str, id_column: str = "COL"
 ) -> UnknownColumnsError:
-    """The error for columns that were not recognised."""
+    """The error for columns that were not recognised, with the block to write by hand."""
+    title = "title: COL, " if subject == "item" else ""
+    columns = f"{title}categories: {{NAME: COL}}, numbers: {{NAME: COL}}"
+    block = (
+        f"{subject}s: {{source: {format_escaped(hide_query(source))},"
+        f" columns: {{{subject}: {format_escaped(id_column)}, {columns}}}}}"
+    )
     return UnknownColumnsError(
         f"{sample.name}: couldn't recognise {what}. Found: {list_columns(sample)}. Leave out"
-        f" --{subject}s, and write the block `{subject}s` into defs.yaml, with its columns"
+        f" --{subject}s, and write those that you need into defs.yaml:\n  {block}"
         f"\n\n{preview_rows(sample)}"
     )

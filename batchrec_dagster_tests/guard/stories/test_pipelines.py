@@ -68,9 +68,9 @@ def test_what_dagster_calls_stale_is_what_a_run_would_change(
 def test_an_analysts_own_asset_gets_the_table_by_its_name(
     project: Project, instance: dg.DagsterInstance
 ) -> None:
-    page = (REPOSITORY / "docs/publishing.md").read_text()
-    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    (project.package / "defs" / "top10.py").write_text(code.replace("movielens", "shop"))
+    page = (REPOSITORY / "docs/plug-in.md").read_text()
+    (code,) = re.findall(r"`defs/top10.py`:\n\n```python\n(.*?)```", page, re.DOTALL)
+    (project.package / "defs" / "top10.py").write_text(code)
     with definitions(project) as defs:
         job = defs.resolve_implicit_global_asset_job_def()
         result = job.execute_in_process(instance=instance, asset_selection=[dg.AssetKey("top10")])

@@ -33,6 +33,8 @@ def test_columns_that_are_not_known_are_asked_for_by_name(working_project: Proje
     # An order is neither a user nor an item.
     write_ratings_file(working_project.root / "german.csv", "Bestellnr,Kunde,stars,when")
     assert "Try: --user Kunde --item COL" in run_new("shop", "--ratings", "german.csv")[1]
+    write_ratings_file(working_project.root / "till.csv", "Beleg-Nr,Kd.-Nr.,Artikelnr,when")
+    assert "Try: --user Kd.-Nr. --item Artikelnr" in run_new("shop", "--ratings", "till.csv")[1]
     write_ratings_file(
         working_project.root / "ended.csv", "who,what,stars,when,", {"": lambda _: ""}
     )
@@ -232,6 +234,7 @@ def test_items_are_looked_at_too(working_project: Project) -> None:
     code, output = run_new("pub", "--ratings", "ratings.csv", "--items", "odd.csv")
     assert code == 2
     assert "couldn't recognise the column with the item's id. Found: a, b" in output
+    assert "items: {source: odd.csv, columns: {item: COL, title: COL, categories:" in output
 
 
 def test_pictures_and_pages_of_the_items_are_recognised(working_project: Project) -> None:
@@ -373,11 +376,12 @@ def test_columns_of_users_that_are_not_recognised_are_asked_for(working_project:
     code, output = run_new("shop", *options)
     assert code == 2
     assert "couldn't recognise the column with the user's id. Found: who, where." in output
-    assert "Leave out --users, and write the block `users` into defs.yaml" in output
+    assert "Leave out --users, and write those that you need into defs.yaml:" in output
     customers.write_text("user_id,where\n" + "".join(f"x{user},AT\n" for user in range(1, 41)))
     code, output = run_new("shop", *options)
     assert code == 2
     assert "couldn't recognise a category or number. Found: user_id, where." in output
+    assert "users: {source: customers.csv, columns: {user: user_id, categories:" in output
     customers.write_text("user_id,country\n" + "".join(f"x{user},AT\n" for user in range(1, 41)))
     code, output = run_new("shop", *options)
     assert code == 0, output
