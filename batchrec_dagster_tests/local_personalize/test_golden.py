@@ -24,10 +24,10 @@ from batchrec_dagster.local_personalize.engine.similar import SimilarItems
 from batchrec_dagster.local_personalize.operations import batch_inference_jobs
 from batchrec_dagster.local_personalize.operations.batch_inference_jobs import Recommender
 from batchrec_dagster.local_personalize.operations.batch_segment_jobs import (
-    AttributeSearch,
     FindItems,
     Segmenter,
     find_item,
+    find_items_by_attributes,
 )
 from batchrec_dagster.local_personalize.trained_recipes import RECIPES, Recipe
 from batchrec_dagster.personalize import formats
@@ -103,13 +103,16 @@ class FixedSegments(SegmentModel):
         ]
 
 
-def _build_attributes() -> AttributeSearch:
+def _search_attributes() -> FindItems:
     schema = Schema(ITEMS, (Field("ITEM_ID", "string"), Field("GENRES", "string")))
     rows = pl.DataFrame(
         {"ITEM_ID": ["105", "106", "9"], "GENRES": ["Action|Comedy", "Comedy", "Western"]}
     )
-    return AttributeSearch(
-        schema, lambda kind, columns: rows.select(columns), FixedSegments.item_ids
+    return partial(
+        find_items_by_attributes,
+        FixedSegments.item_ids,
+        schema,
+        lambda kind, columns: rows.select(columns),
     )
 
 
@@ -117,7 +120,7 @@ def _build_answers(recipe: Recipe) -> AnswerLines:
     if recipe.makes_segments:
         find_items: FindItems = partial(find_item, FixedSegments.item_ids)
         if "attribute" in recipe.name:
-            find_items = _build_attributes().find
+            find_items = _search_attributes()
         users = np.ones(len(INTERACTIONS.user_ids), bool)
         return Segmenter(
             FixedSegments(), INTERACTIONS, 2, find_items, users, lambda *_: lambda _: None
