@@ -12,8 +12,6 @@ from batchrec_dagster.local_personalize import batch_lines
 from batchrec_dagster.storage import progress
 from batchrec_dagster_tests.guard.servers.personalize import Films, Local
 
-RANKING = "aws-personalized-ranking-v2"
-
 
 def _answer_lines(
     local: Local, version: str, lines: list[Any], job: str | None = None, **options: Any

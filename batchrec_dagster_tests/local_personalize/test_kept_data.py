@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from batchrec_dagster_tests.guard.servers.personalize import Local
-from batchrec_dagster_tests.guard.servers.personalize_data import build_taste_rows, encode_csv
+from batchrec_dagster_tests.guard.servers.personalize_data import build_taste_rows
 
 pytestmark = pytest.mark.slow
 
@@ -58,16 +58,3 @@ def test_lost_data_fail_a_batch_job(local: Local, imports: Path) -> None:
     assert failed_job["failureReason"].startswith(
         f"Create failed. The data of {dataset} cannot be read: "
     )
-
-
-def test_increments_are_read(local: Local) -> None:
-    group, dataset = local.import_rows(build_taste_rows())
-    new = [(f"u{n % 60}", "a-new-one", 1_700_000_000 + n) for n in range(1000)]
-    local.store.put("s3://data/new.csv", encode_csv(new))
-    local.wait_until_active(
-        local.start_import(dataset, "s3://data/new.csv", "add", importMode="INCREMENTAL")
-    )
-    version = local.wait_until_active(local.create_version(local.create_solution(group, RECIPE)))
-    items = local.recommend(version, ["u1"], numResults=500)["u1"]
-    assert items[0] == "a-new-one"
-    assert set(items[1:]) == {item for _, item, _ in build_taste_rows()}

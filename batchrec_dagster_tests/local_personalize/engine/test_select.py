@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_matrix
 
-from batchrec_dagster.local_personalize.engine import select
+from batchrec_dagster.local_personalize.engine import evaluate, select
 from batchrec_dagster.local_personalize.engine.blend import train
 from batchrec_dagster.local_personalize.engine.blend_model import PopularityScorer
 from batchrec_dagster.local_personalize.engine.data import Float32, History
-from batchrec_dagster.local_personalize.engine.evaluate import Tested
 from batchrec_dagster.local_personalize.engine.factors import FactorScorer
 from batchrec_dagster.local_personalize.engine.select import (
     CONTENT,
@@ -78,12 +77,12 @@ def wanted_items(history: History) -> np.ndarray[tuple[int], np.dtype[np.int64]]
 
 
 @pytest.fixture
-def tested() -> Tested:
+def tested() -> evaluate.Tested:
     rng = np.random.default_rng(0)
     history = history_of([[int(rng.integers(ITEMS))] for _ in range(USERS)], ITEMS)
     ones = np.ones(USERS, bool)
     truth = csr_matrix((ones, (np.arange(USERS), wanted_items(history))), shape=(USERS, ITEMS))
-    return Tested(history, truth, csr_matrix(truth.shape, dtype=bool))
+    return evaluate.Tested(history, truth, csr_matrix(truth.shape, dtype=bool))
 
 
 def scorers_with(**noise: float) -> dict[str, Scorer]:
@@ -97,28 +96,30 @@ def scorers_with(**noise: float) -> dict[str, Scorer]:
 
 
 @pytest.mark.parametrize("good", [SEQUENCE, COOCCURRENCE, FACTORS])
-def test_a_good_component_among_bad_ones_serves_almost_alone(good: str, tested: Tested) -> None:
+def test_a_good_component_among_bad_ones_serves_almost_alone(
+    good: str, tested: evaluate.Tested
+) -> None:
     blend = select_blend(scorers_with(**{good: 0.1}), tested, recency=True)
     assert blend.weights[good] > 0.6
     assert sum(blend.weights.values()) == pytest.approx(1)
 
 
-def test_components_with_different_errors_are_blended(tested: Tested) -> None:
+def test_components_with_different_errors_are_blended(tested: evaluate.Tested) -> None:
     blend = select_blend(scorers_with(sequence=0.45, factors=0.45), tested, recency=True)
     assert min(blend.weights[SEQUENCE], blend.weights[FACTORS]) > 0.2
 
 
-def test_popularity_alone_serves_if_nothing_is_better(tested: Tested) -> None:
+def test_popularity_alone_serves_if_nothing_is_better(tested: evaluate.Tested) -> None:
     ones = np.ones(USERS, bool)
     zeros = np.zeros(USERS, int)
     popular = csr_matrix((ones, (np.arange(USERS), zeros)), shape=(USERS, ITEMS))
     blend = select_blend(
-        scorers_with(), Tested(tested.history, popular, tested.repeated), recency=True
+        scorers_with(), evaluate.Tested(tested.history, popular, tested.repeated), recency=True
     )
     assert blend.weights[POPULARITY] > 0.6
 
 
-def test_the_exponents_that_are_best_together_are_taken(tested: Tested) -> None:
+def test_the_exponents_that_are_best_together_are_taken(tested: evaluate.Tested) -> None:
     scorers = scorers_with()
     scorers[SEQUENCE] = Oracle(0.2, best_exponent=0.9)
     scorers[FACTORS] = Oracle(0.2, best_exponent=0.3, seed=2)
@@ -130,7 +131,7 @@ def test_the_exponents_that_are_best_together_are_taken(tested: Tested) -> None:
 
 @pytest.mark.parametrize("items", [ITEMS // 2, ITEMS])
 def test_a_blend_is_selected_by_the_most_popular_items(
-    items: int, tested: Tested, monkeypatch: pytest.MonkeyPatch
+    items: int, tested: evaluate.Tested, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     half = ITEMS // 2
     scorers = scorers_with()
@@ -141,7 +142,7 @@ def test_a_blend_is_selected_by_the_most_popular_items(
     assert (weights[FACTORS] > 2 * weights[SEQUENCE]) == (items == half)
 
 
-def test_content_is_added_only_if_it_is_better(tested: Tested) -> None:
+def test_content_is_added_only_if_it_is_better(tested: evaluate.Tested) -> None:
     for noise, is_added in ((0.1, True), (50.0, False)):
         scorers = {**scorers_with(sequence=0.8), CONTENT: Oracle(noise, seed=9)}
         blend = select_blend(scorers, tested, recency=True)
@@ -161,17 +162,19 @@ def test_few_users_tell_nothing() -> None:
     assert not is_better(np.array([1.0, 0.0, 0.5]), np.array([0.0, 1.0, 0.4]))
 
 
-def test_the_temperature_makes_softmax_scores_probabilities(tested: Tested) -> None:
+def test_the_temperature_makes_softmax_scores_probabilities(tested: evaluate.Tested) -> None:
     """Items are drawn with known chances, from logits that are then multiplied by 2."""
     rng = np.random.default_rng(0)
     logits = 2 * rng.standard_normal((USERS, ITEMS)).astype(np.float32)
     drawn = np.argmax(logits + rng.gumbel(size=logits.shape), axis=1)
     truth = csr_matrix((np.ones(USERS, bool), (np.arange(USERS), drawn)), shape=logits.shape)
-    temperature = fit_temperature(2 * logits, Tested(tested.history, truth, tested.repeated))
+    temperature = fit_temperature(
+        2 * logits, evaluate.Tested(tested.history, truth, tested.repeated)
+    )
     assert temperature == pytest.approx(2, rel=0.3)
 
 
-def test_weights_are_scaled_by_the_spread_of_scores(tested: Tested) -> None:
+def test_weights_are_scaled_by_the_spread_of_scores(tested: evaluate.Tested) -> None:
     scorers = scorers_with(sequence=0.1)
     blend = Blend({SEQUENCE: 0.5, POPULARITY: 0.5}, {SEQUENCE: 0.9, POPULARITY: 0.0})
     weights = scale_blend(blend, scorers, tested).weights
@@ -191,7 +194,7 @@ def test_repeats_raise_what_is_frequent_and_recent_to_the_share() -> None:
     np.testing.assert_allclose(odds, [1 + 4 * 0.6, 1 + 4 * 0.4, 1, 1], rtol=1e-5)
 
 
-def test_repeats_are_used_where_users_have_items_again(tested: Tested) -> None:
+def test_repeats_are_used_where_users_have_items_again(tested: evaluate.Tested) -> None:
     def score(history: History) -> Float32:
         return np.zeros((len(history.lengths), ITEMS), np.float32)
 
@@ -199,7 +202,7 @@ def test_repeats_are_used_where_users_have_items_again(tested: Tested) -> None:
     own = csr_matrix(
         (np.ones(USERS, bool), tested.history.items, tested.history.starts), (USERS, ITEMS)
     )
-    repeats = fit_repeats(score, Tested(tested.history, tested.truth, own))
+    repeats = fit_repeats(score, evaluate.Tested(tested.history, tested.truth, own))
     assert repeats is not None
     assert repeats.share == pytest.approx(0.5)
 
