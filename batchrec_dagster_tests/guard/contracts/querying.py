@@ -11,6 +11,14 @@ import pytest
 from batchrec_dagster_tests.guard.seams import preparation
 
 
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    """The folder in which relative paths of sources start."""
+    folder = tmp_path / "project"
+    folder.mkdir()
+    return folder
+
+
 def query_rows(
     base: Path, query: str, source: str | dict[str, str], **settings: Any
 ) -> pl.DataFrame:

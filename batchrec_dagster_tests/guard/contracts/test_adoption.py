@@ -44,7 +44,6 @@ pytestmark = pytest.mark.slow
 ARN_PREFIX = "arn:aws:personalize:us-east-1:000000000000:"
 GROUP = f"{ARN_PREFIX}dataset-group/films"
 DATASET = f"{ARN_PREFIX}dataset/films/INTERACTIONS"
-SCHEMA = f"{ARN_PREFIX}schema/films"
 NAMED = ("dataset group", "schema", "dataset", "solution", "filter")
 NUMBERED = (
     *("dataset import job", "solution version"),

@@ -18,17 +18,11 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from batchrec_dagster_tests.guard.builders import real_data
-from batchrec_dagster_tests.guard.contracts.querying import put, query_rows, read_refusal
+from batchrec_dagster_tests.guard.contracts.querying import base, put, query_rows, read_refusal
 from batchrec_dagster_tests.guard.repeats import repeats
 from batchrec_dagster_tests.guard.seams import preparation
 
-
-@pytest.fixture
-def base(tmp_path: Path) -> Path:
-    """The folder in which relative paths of sources start."""
-    folder = tmp_path / "project"
-    folder.mkdir()
-    return folder
+__all__ = ["base"]
 
 
 def test_a_join_of_two_files(base: Path) -> None:

@@ -8,16 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from batchrec_dagster_tests.guard.contracts.querying import put, read_refusal
+from batchrec_dagster_tests.guard.contracts.querying import base, put, read_refusal
 from batchrec_dagster_tests.guard.seams import preparation
 
-
-@pytest.fixture
-def base(tmp_path: Path) -> Path:
-    """The folder in which relative paths of sources start."""
-    folder = tmp_path / "project"
-    folder.mkdir()
-    return folder
+__all__ = ["base"]
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,6 @@ days = dg.DailyPartitionsDefinition("2026-01-01", end_date="2026-01-05")
 @dg.asset(key_prefix="sales", partitions_def=days)
 def orders() -> None: ...
 """
-MAILING = dg.AssetKey(["shop", "mailing"])
 
 
 @pytest.fixture
