@@ -70,7 +70,7 @@ def test_an_analysts_own_asset_gets_the_table_by_its_name(
 ) -> None:
     page = (REPOSITORY / "docs/plug-in.md").read_text()
     (code,) = re.findall(r"`defs/top10.py`:\n\n```python\n(.*?)```", page, re.DOTALL)
-    (project.package / "defs" / "top10.py").write_text(code)
+    (project.package / "defs" / "top10.py").write_text(code.replace("movielens", "shop"))
     with definitions(project) as defs:
         job = defs.resolve_implicit_global_asset_job_def()
         result = job.execute_in_process(instance=instance, asset_selection=[dg.AssetKey("top10")])
