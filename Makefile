@@ -50,7 +50,7 @@ test-fast: .venv/dev  ## Runs the tests that need no server, browser or Spark (a
 attack: .venv/dev  ## Runs the tests of hostile input and requests.
 	BATCHREC_LONG_TESTS=1 $(BIN)/pytest -m attack
 
-bench: .venv/dev  ## Measures quality and speed, compared with other libraries (an hour; one: python benchmarks/NAME.py).
+bench: .venv/dev  ## Measures speed (a quarter of an hour) and quality (hours), compared with other libraries.
 	$(BIN)/pip install --quiet --require-hashes -r benchmarks/requirements.lock
 	for name in loading scoring preparation recommendation_table page list_rules end_to_end scale quality; do \
 		$(BIN)/python benchmarks/$$name.py || exit 1; done
