@@ -262,7 +262,7 @@ def test_the_commands_of_the_own_machine_make_the_stack_and_bring_the_project_to
     """Those that need no session on the machine."""
     from awscli.clidriver import create_clidriver
 
-    folder = tmp_path / "deployed"
+    folder = tmp_path / "brought"
     CliRunner().invoke(main, ["init", str(folder)])
     monkeypatch.chdir(folder)
     commands = read_first_night()
@@ -297,7 +297,7 @@ def test_the_commands_of_the_own_machine_make_the_stack_and_bring_the_project_to
     )
     with tarfile.open(fileobj=io.BytesIO(archive["Body"].read())) as brought:
         names = {name.removeprefix("./") for name in brought.getnames()}
-    assert {"Dockerfile", ".dockerignore", "compose.yaml", "deployed/definitions.py"} <= names
+    assert {"Dockerfile", ".dockerignore", "compose.yaml", "brought/definitions.py"} <= names
     assert {"wheels", "constraints.txt", "deploy/dagster.yaml"} <= names
     assert ".env" not in names
 
