@@ -85,7 +85,7 @@ def prepare(
         user_ids=users,
         interactions=interactions,
         items_had=items_had,
-        now=NOW,
+        data_until=NOW,
         today=date(2026, 1, 1),
         items=pl.read_parquet(folder / "items.parquet"),
         popular=count_popular_items(interactions, 30, {}).get_column("ITEM_ID"),

@@ -44,7 +44,7 @@ def find_dagster_home() -> Path:
     return Path(os.environ.get("DAGSTER_HOME") or home / "dagster")
 
 
-def use_dagster_home() -> Path:
+def open_dagster_home() -> Path:
     """Set DAGSTER_HOME to `find_dagster_home` and return it.
 
     Unless the user has set DAGSTER_HOME, a home that does not exist is made, for its user only, and
@@ -68,9 +68,11 @@ def use_dagster_home() -> Path:
     return home
 
 
-def has_history() -> bool:
-    """Whether the home has its databases; waits while another process makes them."""
-    home = use_dagster_home()
+def has_history(home: Path) -> bool:
+    """Return whether Dagster's home has its databases.
+
+    While another process makes them, this function waits.
+    """
     if not home.is_dir():
         return False
     with exclusive_lock(home):
@@ -86,7 +88,7 @@ def open_dagster_instance() -> Iterator[dg.DagsterInstance]:
     """
     from sqlalchemy.exc import DatabaseError
 
-    home = use_dagster_home()
+    home = open_dagster_home()
     try:
         with ExitStack() as stack:
             if home.is_dir():

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from batchrec_dagster.cli.dagster_home import use_dagster_home
+from batchrec_dagster.cli.dagster_home import open_dagster_home
 from batchrec_dagster.cli.page_address import answers, read_page_address
 from batchrec_dagster.cli.pipelines import UnknownNameError, load_pipelines
 from batchrec_dagster.cli.project import (
@@ -41,7 +41,7 @@ def open_page(what: str, pipeline: str | None, port: int | None) -> None:
 
     project = enter_project_if_any()
     if what == "ui":
-        address = f"http://127.0.0.1:{port}" if port else read_page_address(use_dagster_home())
+        address = f"http://127.0.0.1:{port}" if port else read_page_address(open_dagster_home())
         if not answers(address):
             raise click.ClickException(
                 f"nothing answers on {address}. Start Dagster's web page with:"

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 import yaml
 
-from batchrec_dagster.cli.dagster_home import open_dagster_instance, use_dagster_home
+from batchrec_dagster.cli.dagster_home import open_dagster_home, open_dagster_instance
 from batchrec_dagster.cli.page_address import record_page_address
 from batchrec_dagster.cli.project import Project, enter_project_if_any, find_project
 from batchrec_dagster.storage.durable import temporary_folder
@@ -56,7 +56,7 @@ def ui(
     project = enter_project_if_any()
     with open_dagster_instance(), ExitStack() as stack:
         files = workspace or [stack.enter_context(open_workspace(project))]
-        stack.enter_context(record_page_address(use_dagster_home(), host, port))
+        stack.enter_context(record_page_address(open_dagster_home(), host, port))
         serve_ui(files, host, port, allowed_hosts, daemon=daemon)
 
 

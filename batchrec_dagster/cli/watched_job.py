@@ -23,8 +23,8 @@ from batchrec_dagster.cli.dagster_home import (
     has_history,
     hold_databases_open,
     locate_events_of_run,
+    open_dagster_home,
     open_dagster_instance,
-    use_dagster_home,
 )
 from batchrec_dagster.cli.page_address import answers, read_page_address
 from batchrec_dagster.reporting.views.plain import format_program
@@ -52,7 +52,7 @@ def start_job(project: Project, job: str, configs: Sequence[Path]) -> Iterator[W
 
     configs: files with run configuration. Of a value that several have, Dagster takes the first.
     """
-    if not has_history():
+    if not has_history(open_dagster_home()):
         with open_dagster_instance():
             pass  # Makes the databases: of two processes that do, Dagster lets one fail.
     tag = uuid.uuid4().hex
@@ -146,7 +146,7 @@ class WatchedJob:
 
         with_tag = dg.RunsFilter(tags={TAG: self.tag})
         signals_handled = 0
-        home = use_dagster_home()
+        home = open_dagster_home()
         with open_stage_lines(Terminal(), title) as show, ExitStack() as databases:
             databases.enter_context(hold_databases_open(home / RUNS, home / EVENTS_OF_ALL_RUNS))
             while True:
@@ -230,7 +230,7 @@ class WatchedJob:
             )
             terminal.print_line(f"  {command_again}")
             return
-        page = read_page_address(use_dagster_home())
+        page = read_page_address(open_dagster_home())
         start = "" if answers(page) else f", once `{program} ui` runs"
         print_failure(
             Terminal(stderr=True),

@@ -26,7 +26,7 @@ class RunOption:
 
 PUBLISH_ANYWAY = RunOption(
     "publish_anyway",
-    "skip_quality_gate",
+    "publish_anyway",
     "Publish all lists although the quality gate refuses them or much of the data is missing.",
 )
 IMPORT = RunOption("import", "force_import", "Import the data although nothing has changed.")

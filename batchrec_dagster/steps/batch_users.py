@@ -153,9 +153,9 @@ def _select_matching_users(
     setting: the setting with the condition.
     Raises UserError, also if nobody meets it.
     """
-    attributes = read_user_attributes(work)
-    ids = attributes.get_column(USER_ID)
-    matching_ids = ids.filter(find_matches(parse_condition(condition), attributes))
+    user_columns = read_user_attributes(work)
+    ids = user_columns.get_column(USER_ID)
+    matching_ids = ids.filter(find_matches(parse_condition(condition), user_columns))
     matching = users.filter(pl.col(USER_FIELD).is_in(matching_ids.implode()))
     unknown = int((~users.get_column(USER_FIELD).is_in(ids.implode())).sum())
     if not matching.height:

@@ -20,13 +20,13 @@ from batchrec_dagster.personalize.measurements import join_words
 from batchrec_dagster.steps.checks import PUBLISHED_ANYWAY, require_passed
 from batchrec_dagster.steps.raw_files import (
     CopiedFile,
-    Copying,
+    CopyResult,
     Inspect,
     RawRecord,
     RawSource,
     copy_raw,
 )
-from batchrec_dagster.steps.run_facts import explain_skipping
+from batchrec_dagster.steps.run_facts import explain_publishing_anyway
 from batchrec_dagster.steps.thresholds import FILLED_SHARE, LEAST_EVENTS, SPARSE_SHARE
 from batchrec_dagster.steps.work import Result, Work
 from batchrec_dagster.storage.edition import Edition, Finding, Numbers
@@ -115,7 +115,7 @@ class SizeComparison:
 
     work: Work
     part: Part
-    skip: bool = False
+    publish_anyway: bool = False
     """Whether this run goes on although much is missing."""
 
     @cached_property
@@ -173,8 +173,8 @@ class SizeComparison:
             published_size,
             published.name,
             pipeline.gate.max_shrink,
-            how_to_skip=explain_skipping(pipeline),
-            skip=self.skip,
+            how_to_publish_anyway=explain_publishing_anyway(pipeline),
+            publish_anyway=self.publish_anyway,
         )
 
 
@@ -184,7 +184,7 @@ def copy_attributes(
     inspected_with: Mapping[str, str],
     inspect: Inspect[DataSize],
     comparison: SizeComparison,
-) -> tuple[Result[RawAttributes], Copying]:
+) -> tuple[Result[RawAttributes], CopyResult]:
     """As `copy_raw`, for a file of items or users, which is compared with the published lists'.
 
     If much is missing, the last run's record stays, so that nobody takes the file for that of now.
@@ -195,8 +195,8 @@ def copy_attributes(
         require_passed([check, comparison.check(size)])
         return check, size
 
-    result, copying = copy_raw(work, raw, RawAttributes, inspected_with, inspect_and_compare)
-    return result.with_check(comparison.check(result.record.seen)), copying
+    result, copy_result = copy_raw(work, raw, RawAttributes, inspected_with, inspect_and_compare)
+    return result.with_check(comparison.check(result.record.seen)), copy_result
 
 
 def check_not_shrunk(
@@ -206,15 +206,15 @@ def check_not_shrunk(
     edition: str,
     max_shrink: float,
     *,
-    how_to_skip: str,
-    skip: bool = False,
+    how_to_publish_anyway: str,
+    publish_anyway: bool = False,
 ) -> Finding:
     """Whether a part of the data is nearly as large as that of the published edition.
 
     edition: what messages call the edition.
     max_shrink: by which share it may be smaller.
-    how_to_skip: how to start a run that publishes anyway.
-    skip: whether this run publishes anyway.
+    how_to_publish_anyway: how to start a run that publishes anyway.
+    publish_anyway: whether this run publishes anyway.
     """
     losses = [
         *_list_smaller_counts(part, size, published, max_shrink),
@@ -225,13 +225,13 @@ def check_not_shrunk(
         text = f"{_describe_size(part, size)}, compared with {published.rows:,} in {edition}"
         return Finding(NOT_SHRUNK, "good", text, numbers=numbers)
     text = f"much is missing that {edition} was made from: {join_words(losses)}"
-    if skip:
+    if publish_anyway:
         text += "; published anyway (--publish-anyway)"
         headline = "much of the data is missing, and was published anyway"
         return Finding(NOT_SHRUNK, "watch", text, headline, {**numbers, PUBLISHED_ANYWAY: 1})
     text += (
         f". gate.max_shrink allows {max_shrink:.0%}. Nothing was imported, and the published lists"
-        f" stay. Check the source and run again, or publish anyway: {how_to_skip}"
+        f" stay. Check the source and run again, or publish anyway: {how_to_publish_anyway}"
     )
     return Finding(NOT_SHRUNK, "refuse", text, numbers=numbers)
 

@@ -174,11 +174,11 @@ def read_item_columns(work: Work, published: PublishedList) -> pl.DataFrame | No
     if in_titles:
         items = _read_titles_table(work, in_titles)
     if len(in_titles) < len(columns):
-        attributes = read_attributes(work)
-        assert attributes is not None, "the declaration has categories or numbers"
-        attributes = attributes.rename({ITEM_ID: "item_id"})
+        item_columns = read_attributes(work)
+        assert item_columns is not None, "the declaration has categories or numbers"
+        item_columns = item_columns.rename({ITEM_ID: "item_id"})
         # Both are made of the same rows.
-        items = items.join(attributes, on="item_id", how="left") if in_titles else attributes
+        items = items.join(item_columns, on="item_id", how="left") if in_titles else item_columns
     return items.select("item_id", *selected)
 
 

@@ -83,12 +83,12 @@ def judge_age(facts: ModelFacts, max_days: float) -> Finding:
         return Finding(DATA_ARE_FRESH, "good", text, numbers=numbers)
     headline = f"the data end {days:.0f} days ago"
     text += f"; gate.max_age_days allows {max_days:g}"
-    if facts.publishes_anyway:
+    if facts.publish_anyway:
         text += "; published anyway (--publish-anyway)"
         return Finding(DATA_ARE_FRESH, "watch", text, f"{headline}, published anyway", numbers)
     text += (
         f". Nothing was inferred and {facts.what_remains}. Check the source and run again, or"
-        f" publish anyway: {facts.how_to_skip}"
+        f" publish anyway: {facts.how_to_publish_anyway}"
     )
     return Finding(DATA_ARE_FRESH, "refuse", text, headline, numbers)
 
@@ -159,15 +159,15 @@ def judge_heaviest_user(data: DataCounts) -> Finding:
 def judge_data_change(data: DataCounts, before: DataCounts | None) -> Finding:
     """Whether there are about as many data, of the same kinds, as in the edition before."""
     if before is None:
-        return Finding("data_changed", "good", "0 editions are published to compare the data with")
+        return Finding("data_stable", "good", "0 editions are published to compare the data with")
     changes = [*_find_large_changes(data, before)]
     if not changes:
         text = f"{data.interactions:,} interactions, and {before.interactions:,} before"
-        return Finding("data_changed", "good", text)
+        return Finding("data_stable", "good", text)
     text = f"the data changed a lot since the edition before: {', '.join(changes)}"
     text += ". Check the source if nobody expected that"
     headline = f"the data changed a lot: {changes[0]}"
-    return Finding("data_changed", "watch", text, headline, {"changes": len(changes)})
+    return Finding("data_stable", "watch", text, headline, {"changes": len(changes)})
 
 
 def _find_large_changes(data: DataCounts, before: DataCounts) -> Iterator[str]:

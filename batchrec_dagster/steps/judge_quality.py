@@ -60,9 +60,9 @@ class ModelFacts:
     data_until: int = 0
     """The time of the newest interaction, in epoch seconds."""
     now: datetime = field(default_factory=lambda: datetime.now(UTC))
-    how_to_skip: str = ""
+    how_to_publish_anyway: str = ""
     """How to start a run that publishes anyway."""
-    publishes_anyway: bool = False
+    publish_anyway: bool = False
     """Whether this run does."""
 
     @property
@@ -180,7 +180,7 @@ def judge_quality(facts: ModelFacts, gate: Gate) -> Finding:
         return Finding(QUALITY_GATE, level, text, headline, numbers)
     headline = " and ".join(refusal.headline for refusal in refusals)
     reasons = ", and ".join(refusal.reason for refusal in refusals)
-    if facts.publishes_anyway:
+    if facts.publish_anyway:
         text += f"; published anyway (--publish-anyway), although {reasons}"
         numbers[PUBLISHED_ANYWAY] = 1
         return Finding(
@@ -188,7 +188,7 @@ def judge_quality(facts: ModelFacts, gate: Gate) -> Finding:
         )
     text += (
         f". Refused: {reasons}. Nothing was inferred and {facts.what_remains}."
-        f" Check the data and run again, or publish anyway: {facts.how_to_skip}"
+        f" Check the data and run again, or publish anyway: {facts.how_to_publish_anyway}"
     )
     return Finding(QUALITY_GATE, "refuse", text, headline, numbers)
 

@@ -123,7 +123,7 @@ def read_context(
             user_ids=divided.ids,
             interactions=interactions,
             items_had=histories.items.get_column("item"),
-            now=histories.last,
+            data_until=histories.last,
             today=inputs.today,
             items=inputs.items,
             users=inputs.users,

@@ -152,13 +152,13 @@ class CountedItems:
     def describe(
         self,
         titles: pl.DataFrame | None = None,
-        attributes: pl.DataFrame | None = None,
+        item_columns: pl.DataFrame | None = None,
         categories: Sequence[str] = (),
     ) -> dict[str, Any]:
         """The fields of ListCounts about items.
 
         titles: the columns item_id and title; None if the items have no titles.
-        attributes: ITEM_ID and the columns of the categories; None without categories.
+        item_columns: ITEM_ID and the columns of the categories; None without categories.
         """
         return {
             "items": self.listed.height,
@@ -167,9 +167,9 @@ class CountedItems:
             "top_histories": self._measure_top("interactions"),
             "most_recommended": tuple(self._list_most_recommended(titles)),
             "categories": {
-                name: tuple(self._count_values(attributes.select(item=ITEM_ID, value=name)))
+                name: tuple(self._count_values(item_columns.select(item=ITEM_ID, value=name)))
                 for name in categories
-                if attributes is not None
+                if item_columns is not None
             },
         }
 

@@ -175,7 +175,7 @@ def describe_sharing(published: PublishedList, job: ReadyResource) -> str:
     return f"not inferred again: one job is for {join_words(names)}"
 
 
-def count_results(
+def choose_num_results(
     work: PersonalizeWork, published: PublishedList, context: ListContext, users: pl.Series
 ) -> int:
     """How many results the list's job is asked for, for each line.
@@ -194,14 +194,14 @@ def count_results(
             titled = find_titled_items(work, sharing, context.interactions)
             has_untitled = titled is not None
         history = _measure_history(work, sharing, context, users)
-        results = count_results_of_list(
+        results = choose_num_results_of_list(
             work.ensure, sharing, len(users), history, leaves_out_untitled=has_untitled
         )
         needed.append(results)
     return max(needed)
 
 
-def count_results_of_list(
+def choose_num_results_of_list(
     ensure: Ensure,
     published: PublishedList,
     users: int,

@@ -41,7 +41,7 @@ from batchrec_dagster.steps.list_counts import (
 )
 from batchrec_dagster.steps.list_jobs import (
     FinishedJob,
-    count_results,
+    choose_num_results,
     describe_sharing,
     run_job,
 )
@@ -102,7 +102,7 @@ def make_lists(
         publishing = Publishing(
             work, published, model or _make_record_without_model(work, published), versions
         )
-        findings = publishing.judge_model(skip=run.skip_quality_gate)
+        findings = publishing.judge_model(publish_anyway=run.publish_anyway)
         if any(finding.blocks for finding in findings):
             # Models are trained every night, however many of them the gate refuses.
             delete_unneeded(work, published)
@@ -144,7 +144,7 @@ def _judge_again(publishing: Publishing, judged: Sequence[Finding]) -> ListsResu
     """
     edition = publishing.live
     assert edition is not None
-    data_findings = read_data_findings(publishing.work, skip=False)
+    data_findings = read_data_findings(publishing.work, publish_anyway=False)
     findings = repeat_findings(edition, [*judged, *data_findings])
     publishing.editions.judge_again(findings)
     require_passed([finding for finding in findings if finding.name not in DATA_FINDINGS])
@@ -180,7 +180,7 @@ class NewLists:
         divided = divide(work, published, self.requested)
         histories = count_histories(self.interactions)
         context = read_context(work, published, divided, self.inputs, self.interactions, histories)
-        num_results = count_results(work, published, context, divided.of_model.ids)
+        num_results = choose_num_results(work, published, context, divided.of_model.ids)
         job = None
         if has_model:
             root_run = self.run.root_run
@@ -200,7 +200,7 @@ class NewLists:
             if published.subject == "user":
                 facts = ListFacts(counts, len(table.answered), data, self.publishing.live)
                 findings += judge_lists(facts)
-            findings += read_data_findings(work, skip=self.run.skip_quality_gate)
+            findings += read_data_findings(work, publish_anyway=self.run.publish_anyway)
             edition = self._describe(findings, divided, context, job, counts=counts, data=data)
             writer.finish(edition)
             self._keep_users_without_lists(edition.version, table, writer.path)

@@ -83,10 +83,12 @@ def read_user_groups(work: Work, published: PublishedList) -> pl.DataFrame:
     """
     policy = published.settings.newcomers
     assert isinstance(policy, PopularBy)
-    attributes = read_user_attributes(work)
-    column = next(name for name in attributes.columns if name.upper() == policy.popular_by.upper())
+    user_columns = read_user_attributes(work)
+    column = next(
+        name for name in user_columns.columns if name.upper() == policy.popular_by.upper()
+    )
     value = pl.col(column)
-    return attributes.select(
+    return user_columns.select(
         USER_ID,
         reason=pl.when(value.is_null() | (value == ""))
         .then(pl.lit(POPULAR))

@@ -27,7 +27,7 @@ from batchrec_dagster.steps.interactions import read_interactions_record
 from batchrec_dagster.steps.judge import NO_WORSE, judge_model
 from batchrec_dagster.steps.judge_quality import QUALITY_GATE, Behaviour, ModelFacts
 from batchrec_dagster.steps.model_records import ModelRecord
-from batchrec_dagster.steps.run_facts import RunFacts, explain_skipping, measure_seconds
+from batchrec_dagster.steps.run_facts import RunFacts, explain_publishing_anyway, measure_seconds
 from batchrec_dagster.steps.success import SUCCESS_KNOWN, check_success_known
 from batchrec_dagster.steps.work import StepRecord, Work
 from batchrec_dagster.storage.edition import Edition, Finding, Withdrawn
@@ -135,10 +135,10 @@ class Publishing:
         """The lists that were rolled back and would be published again."""
         return [lists for lists in self.record.withdrawn if lists.recognises(self.made_of)]
 
-    def describe_model(self, *, skip: bool) -> ModelFacts:
+    def describe_model(self, *, publish_anyway: bool) -> ModelFacts:
         """What the judge knows of the model. Raises UserError.
 
-        skip: whether this run publishes anyway.
+        publish_anyway: whether this run publishes anyway.
         """
         data_until = 0
         if self.published.gate.max_age_days is not None:
@@ -154,16 +154,18 @@ class Publishing:
             has_rules=self.published.settings.applied_rules is not None,
             needs_comparison=is_of_users,
             data_until=data_until,
-            how_to_skip=explain_skipping(self.work.pipeline),
-            publishes_anyway=skip,
+            how_to_publish_anyway=explain_publishing_anyway(self.work.pipeline),
+            publish_anyway=publish_anyway,
         )
 
-    def judge_model(self, *, skip: bool) -> list[Finding]:
+    def judge_model(self, *, publish_anyway: bool) -> list[Finding]:
         """Whether lists may be made and published. Raises UserError.
 
-        skip: whether this run publishes anyway.
+        publish_anyway: whether this run publishes anyway.
         """
-        findings = judge_model(self.describe_model(skip=skip), self.published.gate)
+        findings = judge_model(
+            self.describe_model(publish_anyway=publish_anyway), self.published.gate
+        )
         if self.published.recipe is not None:
             return findings
         text = "items bought together are counted, so there is no model to measure"
@@ -194,7 +196,7 @@ class Publishing:
         """
         published, model = self.published, self.model
         now = datetime.now(UTC)
-        allowed = self.withdrawn if run.skip_quality_gate else []
+        allowed = self.withdrawn if run.publish_anyway else []
         return Edition(
             address=published.address,
             subject=published.subject,
@@ -247,18 +249,18 @@ def _explain_withdrawal(withdrawn: Sequence[Withdrawn], model: ModelRecord) -> s
     return f"edition {withdrawn[0].number}, of the same data and settings, was rolled back"
 
 
-def read_data_findings(work: Work, *, skip: bool) -> list[Finding]:
+def read_data_findings(work: Work, *, publish_anyway: bool) -> list[Finding]:
     """What earlier steps found of the data that people who see lists should know.
 
-    skip: whether this run publishes although much of the data is missing.
+    publish_anyway: whether this run publishes although much of the data is missing.
     Raises UserError.
     """
     findings = [*read_interactions_record(work).findings, *check_success_known(work)]
     users = load(work.storage.store, work.files.record_uri("users"), StepRecord)
     if work.pipeline.users is not None and users is not None:
         findings += users.findings
-    for part in list_parts(work.pipeline) if skip else ():
-        findings.append(SizeComparison(work, part, skip=True).check_stored())
+    for part in list_parts(work.pipeline) if publish_anyway else ():
+        findings.append(SizeComparison(work, part, publish_anyway=True).check_stored())
     return [finding for finding in findings if not finding.passed]
 
 

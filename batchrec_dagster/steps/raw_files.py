@@ -65,7 +65,7 @@ class RawRecord(StepRecord, Generic[Seen], frozen=True):
 
 
 @dataclass(frozen=True)
-class Copying:
+class CopyResult:
     """What a run did to have the files of a source."""
 
     files: tuple[CopiedFile, ...]
@@ -119,7 +119,7 @@ def copy_raw(
     model: type[RawRecord[Seen]],
     inspected_with: Mapping[str, str],
     inspect: Inspect[Seen],
-) -> tuple[Result[RawRecord[Seen]], Copying]:
+) -> tuple[Result[RawRecord[Seen]], CopyResult]:
     """The record of the source's files, and what this run did to have them.
 
     Files that are new or changed since the last run are copied, and so are those whose copies have
@@ -134,33 +134,33 @@ def copy_raw(
     store.tidy(work.files.uri(f"{work.pipeline.name}/"))
     last = load(store, uri, model)
     last_files = last.files if last is not None else ()
-    copying = _copy_changed(work, raw, last_files)
-    made_of = {"files": copying.version, **inspected_with}
+    copy_result = _copy_changed(work, raw, last_files)
+    made_of = {"files": copy_result.version, **inspected_with}
 
     def make() -> RawRecord[Seen]:
-        finding, seen = inspect(copying.files)
+        finding, seen = inspect(copy_result.files)
         return model(
             made_of=made_of,
-            version=copying.version,
+            version=copy_result.version,
             findings=(finding,),
             source=raw.source.display_name,
-            files=copying.files,
+            files=copy_result.files,
             seen=seen,
         )
 
     result = once(work, uri, model, made_of, make)
-    record = result.record.model_copy(update={"files": copying.files, "copies_deleted": False})
+    record = result.record.model_copy(update={"files": copy_result.files, "copies_deleted": False})
     if record != result.record:
         # The time of a file differs, or its copy was made again.
         save(store, uri, record)
-    uris_to_keep = {file.stored.uri for file in copying.files}
+    uris_to_keep = {file.stored.uri for file in copy_result.files}
     for file in last_files:
         if file.stored.uri not in uris_to_keep and not file.in_place:
             store.delete(file.stored.uri)
-    return replace(result, record=record), copying
+    return replace(result, record=record), copy_result
 
 
-def _copy_changed(work: Work, raw: RawSource, last_files: Sequence[CopiedFile]) -> Copying:
+def _copy_changed(work: Work, raw: RawSource, last_files: Sequence[CopiedFile]) -> CopyResult:
     """Have the files of the source: copied before and intact, copied now, or in place.
 
     last_files: those of the last run.
@@ -194,7 +194,7 @@ def _copy_changed(work: Work, raw: RawSource, last_files: Sequence[CopiedFile]) 
         stored = put_stream(storage.store, uri, chunks)
         files.append(CopiedFile(source=name, fingerprint=listed.fingerprint, stored=stored))
         copied += 1
-    return Copying(tuple(files), copied, tuple(damaged))
+    return CopyResult(tuple(files), copied, tuple(damaged))
 
 
 def delete_copies(work: Work, asset: str, source: RowSource, record: RawRecord[Seen]) -> None:

@@ -44,7 +44,7 @@ class RuleContext:
     """The columns of Personalize's dataset. Those of other users may be among them."""
     items_had: pl.Series
     """The distinct ids of the items in the interactions."""
-    now: int
+    data_until: int
     """The time of the newest interaction, in epoch seconds. Periods of days end here, so that the
     same data give the same lists on any day."""
     today: date
@@ -71,10 +71,10 @@ class RuleContext:
         The columns are ITEM_ID, EXISTS and the attributes. The last row, of nulls, stands for any
         other item.
         """
-        attributes = pl.DataFrame(schema={ITEM_ID: pl.String})
+        item_columns = pl.DataFrame(schema={ITEM_ID: pl.String})
         if self.items is not None:
-            attributes = add_age_column(self.items, self.now).unique(ITEM_ID, keep="first")
-        existing = pl.concat([self.items_had.sort(), attributes.get_column(ITEM_ID)])
+            item_columns = add_age_column(self.items, self.data_until).unique(ITEM_ID, keep="first")
+        existing = pl.concat([self.items_had.sort(), item_columns.get_column(ITEM_ID)])
         named = [pl.Series(self.pinned, dtype=pl.String)]
         declared = (self.popular, self.blocked, self.titled)
         named += [ids for ids in declared if ids is not None]
@@ -82,7 +82,7 @@ class RuleContext:
         rows = pl.DataFrame({ITEM_ID: pl.concat([ids, pl.Series([None], dtype=pl.String)])})
         exists = pl.col(ITEM_ID).is_in(existing.implode()).fill_null(value=False)
         return rows.with_columns(exists.alias(EXISTS)).join(
-            attributes, on=ITEM_ID, how="left", maintain_order="left"
+            item_columns, on=ITEM_ID, how="left", maintain_order="left"
         )
 
     @property
@@ -136,7 +136,7 @@ class RuleContext:
             for column, ids in ((USER_ID, self.user_ids), (ITEM_ID, self.item_ids))
         )
         conditions = {
-            name: is_selected(self.interactions, selection, self.now)
+            name: is_selected(self.interactions, selection, self.data_until)
             for name, selection in selections.items()
         }
         pairs = (
@@ -157,14 +157,14 @@ class RuleContext:
 
 
 def measure_history(
-    interactions: pl.LazyFrame, users: pl.Series, seen: ExcludeSeen, now: int, share: float
+    interactions: pl.LazyFrame, users: pl.Series, seen: ExcludeSeen, data_until: int, share: float
 ) -> int:
     """How many items this share of the users had at most, that exclude_seen leaves out.
 
-    now: the time of the newest interaction, in epoch seconds.
+    data_until: the time of the newest interaction, in epoch seconds.
     """
     lengths = (
-        interactions.filter(is_selected(interactions, seen, now))
+        interactions.filter(is_selected(interactions, seen, data_until))
         .filter(pl.col(USER_ID).is_in(users.implode()))
         .group_by(USER_ID)
         .agg(items=pl.col(ITEM_ID).n_unique())
@@ -176,12 +176,12 @@ def measure_history(
 
 
 def is_selected(
-    interactions: pl.LazyFrame, selection: ExcludeSeen | PriceRange, now: int
+    interactions: pl.LazyFrame, selection: ExcludeSeen | PriceRange, data_until: int
 ) -> pl.Expr:
     """Whether an interaction counts for the rule: by its event type, in any case, and its day."""
     condition = is_of_types(interactions, selection.events or ())
     if isinstance(selection, ExcludeSeen) and selection.days is not None:
-        condition &= pl.col(TIMESTAMP) > now - selection.days * SECONDS_A_DAY
+        condition &= pl.col(TIMESTAMP) > data_until - selection.days * SECONDS_A_DAY
     return condition.fill_null(value=False)
 
 

@@ -18,7 +18,7 @@ from batchrec_dagster.steps.numbered_ids import NumberedIds
 from batchrec_dagster.steps.popular_items import POPULAR
 from batchrec_dagster.steps.ranks import Ranks, rank_rows
 from batchrec_dagster.steps.rule_context import EXISTS, RuleContext, encode_pairs
-from batchrec_dagster.storage.edition import FilledLists, RuleCounts
+from batchrec_dagster.storage.edition import FillCounts, RuleCounts
 
 # The reason of a row that a pin put on a list; POPULAR is that of popular items, and null that of
 # the model's own.
@@ -112,7 +112,7 @@ class PreparedRules:
         names = [name for name, is_applied in applied.items() if is_applied]
         self.counts = {name: RuleCounts(name) for name in names}
         """What each rule did so far, in the order of application."""
-        self.filled = FilledLists()
+        self.filled = FillCounts()
         """How the lists were filled so far."""
 
     def count_seen_dropped(self) -> int:

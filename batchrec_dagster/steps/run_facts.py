@@ -29,11 +29,11 @@ class RunFacts:
     """The id of the first of a run and its retries, which share a budget."""
     start: datetime | None = None
     """When it started; None if that is not known."""
-    skip_quality_gate: bool = False
+    publish_anyway: bool = False
     """Whether it publishes even if the gate fails."""
 
 
-def explain_skipping(pipeline: Pipeline) -> str:
+def explain_publishing_anyway(pipeline: Pipeline) -> str:
     """How to start a run that no gate stops."""
     return (
         f"`batchrec run {pipeline.name} --publish-anyway` (in Dagster's Launchpad:"

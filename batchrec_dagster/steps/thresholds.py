@@ -75,13 +75,13 @@ TIMES_EVEN = Threshold(
     "no_user_dominates", 10, "The share is more than this many times that of the average user."
 )
 LARGE_CHANGE = Threshold(
-    "data_changed",
+    "data_stable",
     0.3,
     "The interactions, users or items are more or fewer by a larger share than in the edition"
     " before, more items vanished, or the mean value changed by more.",
 )
 LARGE_SHIFT = Threshold(
-    "data_changed", 0.1, "The share of a type of events went up or down by more."
+    "data_stable", 0.1, "The share of a type of events went up or down by more."
 )
 FEW_KNOWN = Threshold(
     "items_known", 0.5, "A smaller share of the items in the lists is in the items file."

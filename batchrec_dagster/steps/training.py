@@ -158,7 +158,9 @@ class SolutionVersionTrainer:
             Publishing(self.work, published, model) for published in self.work.pipeline.user_lists
         ]
         return not any(
-            judge_quality(publishing.describe_model(skip=False), publishing.published.gate).blocks
+            judge_quality(
+                publishing.describe_model(publish_anyway=False), publishing.published.gate
+            ).blocks
             for publishing in lists
         )
 

@@ -167,7 +167,7 @@ class RuleCounts:
 
 
 @dataclass
-class FilledLists:
+class FillCounts:
     """How the lists of a run were filled."""
 
     lists: int = 0
@@ -249,7 +249,7 @@ class Edition(BaseModel, frozen=True):
     """Of the checks that it passed."""
     rules: tuple[RuleCounts, ...] = ()
     """What each rule did, in the order of application."""
-    filled: FilledLists | None = None
+    filled: FillCounts | None = None
     """How lists that rules left short were filled."""
     popularity: PopularFacts | None = None
     """Which items were popular, if lists have such items."""

@@ -147,7 +147,7 @@ def list_warnings(published: PublishedList) -> dict[str, str]:
             "people_have_lists": "Nearly everybody for whom lists were made has one.",
             "not_concentrated": "The lists are not mostly of few items.",
             "no_user_dominates": "No single user has much of the interactions.",
-            "data_changed": "There are about as many data, of the same kinds, as before.",
+            "data_stable": "There are about as many data, of the same kinds, as before.",
         }
         if published.settings.applied_rules is not None:
             warnings |= {
@@ -231,14 +231,14 @@ def _describe_columns(published: PublishedList) -> dict[str, tuple[str, str]]:
     """The type and the description of each column that the lists can have."""
     items = published.pipeline.items
     numbers = items.layout.numbers if items else {}
-    attributes = {
+    item_columns = {
         name_published_column(name): (
             "double" if name in numbers else "string",
             f"The item's {name}; null where the items file has none.",
         )
         for name in list_attribute_columns(published)
     }
-    return {**COLUMNS, **OTHER_COLUMNS.get(published.subject, {}), **attributes}
+    return {**COLUMNS, **OTHER_COLUMNS.get(published.subject, {}), **item_columns}
 
 
 def _describe_rules(edition: Edition) -> dict[str, Any]:

@@ -38,7 +38,7 @@ CODE_VERSION = "1"
 class PublicationConfig(dg.Config):
     """Options of one run, from the Launchpad or the command line."""
 
-    skip_quality_gate: bool = Field(
+    publish_anyway: bool = Field(
         default=False, description="Publish even if the quality gate fails."
     )
     roll_back_to: str = Field(
@@ -79,7 +79,7 @@ def published_lists(published: PublishedList) -> PipelineAsset:
                 context.run.run_id,
                 find_root_run(context),
                 find_run_start(context),
-                config.skip_quality_gate,
+                config.publish_anyway,
             )
             result = make_lists(work, published, model, run, lock)
             if result.edition.root_run != run.root_run:

@@ -77,7 +77,7 @@ def interactions(pipeline: Pipeline) -> PipelineAsset:
         result = prepare_interactions(
             work,
             raw_ratings,
-            SizeComparison(work, "interactions", skip=config.skip_quality_gate),
+            SizeComparison(work, "interactions", publish_anyway=config.publish_anyway),
             partial(spark, context, work.storage) if spark else None,
             run=context.run.run_id,
             runs=DagsterRuns(context.instance),

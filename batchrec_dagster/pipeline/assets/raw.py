@@ -34,7 +34,7 @@ from batchrec_dagster.steps.ratings import (
     fingerprint_inspection,
     inspect_ratings,
 )
-from batchrec_dagster.steps.raw_files import Copying, RawSource, copy_raw
+from batchrec_dagster.steps.raw_files import CopyResult, RawSource, copy_raw
 from batchrec_dagster.steps.work import Result, Work
 from batchrec_dagster.storage.erased import NOBODY, read_erased_users
 
@@ -44,7 +44,7 @@ ATTRIBUTES_VERSION = "1"
 class DataConfig(dg.Config):
     """Options of one run, from the Launchpad or the command line."""
 
-    skip_quality_gate: bool = Field(
+    publish_anyway: bool = Field(
         default=False,
         description="Go on although much of the data is missing that the published lists were made"
         " from.",
@@ -101,7 +101,7 @@ def raw_ratings(pipeline: Pipeline) -> PipelineAsset:
             "settings": fingerprint_inspection(pipeline),
             "erased": erased_users.version or "",
         }
-        result, copying = copy_raw(
+        result, copy_result = copy_raw(
             work,
             source,
             RawRatings,
@@ -113,14 +113,18 @@ def raw_ratings(pipeline: Pipeline) -> PipelineAsset:
             for warning in seen.format.warnings:
                 context.log.warning(warning)
         return _materialize_raw(
-            work, "raw_ratings", result, copying, _build_ratings_metadata(result.record)
+            work, "raw_ratings", result, copy_result, _build_ratings_metadata(result.record)
         )
 
     return raw_ratings
 
 
 def _materialize_raw(
-    work: Work, asset: str, result: Result[Any], copying: Copying, metadata: Mapping[str, Any]
+    work: Work,
+    asset: str,
+    result: Result[Any],
+    copy_result: CopyResult,
+    metadata: Mapping[str, Any],
 ) -> dg.MaterializeResult[Any]:
     """What a run did for the copied files of a source, as Dagster takes it.
 
@@ -131,7 +135,7 @@ def _materialize_raw(
     where = work.storage.where(uris[0])
     one_file = len(uris) == 1
     of_files = {
-        "outcome": copying.outcome,
+        "outcome": copy_result.outcome,
         "source": record.source,
         "file": dg.MetadataValue.path(where) if one_file else f"{len(uris):,} files",
         "files": len(uris),
@@ -202,17 +206,17 @@ def raw_attributes(
         if layout.subject == "user":
             erased_users = read_erased_users(work.files)
             inspected_with["erased"] = erased_users.version or ""
-        result, copying = copy_attributes(
+        result, copy_result = copy_attributes(
             work,
             RawSource(asset, find_upstream(source, context), partial(pipeline.keys.raw, part)),
             inspected_with,
             lambda copies: inspect_attributes(
                 copies, work.storage, layout, settings.on_bad_rows, erased_users
             ),
-            SizeComparison(work, part, skip=config.skip_quality_gate),
+            SizeComparison(work, part, publish_anyway=config.publish_anyway),
         )
         return _materialize_raw(
-            work, asset, result, copying, _build_attributes_metadata(result.record, layout)
+            work, asset, result, copy_result, _build_attributes_metadata(result.record, layout)
         )
 
     return raw_attributes

@@ -78,7 +78,7 @@ def judge_model(
                 "metrics": {NDCG: published_ndcg},
             }
         )
-    facts = ModelFacts(model, "all", published, publishes_anyway=publish_anyway)
+    facts = ModelFacts(model, "all", published, publish_anyway=publish_anyway)
     check = judge_quality(facts, Gate(**gate))
     return Judgement(check.blocks, check.text)
 
@@ -135,7 +135,7 @@ def judge_sizes(
         _make_size(published),
         "edition 7",
         max_shrink,
-        how_to_skip="",
-        skip=publish_anyway,
+        how_to_publish_anyway="",
+        publish_anyway=publish_anyway,
     )
     return Judgement(check.blocks, check.text)

@@ -29,7 +29,7 @@ def count_results(
     pipeline = Pipeline.model_validate(attributes)
     limits: Any = PersonalizeLimits()
     return max(
-        list_jobs.count_results_of_list(
+        list_jobs.choose_num_results_of_list(
             limits, published, users, history, leaves_out_untitled=some_untitled
         )
         for published in pipeline.user_lists

@@ -88,7 +88,7 @@ def apply_rules(
         user_ids=pl.Series(data.user_ids, dtype=pl.String),
         interactions=data.interactions.lazy(),
         items_had=data.interactions.get_column("ITEM_ID").unique(),
-        now=data.now,
+        data_until=data.now,
         today=data.today,
         items=data.items,
         users=data.users,

@@ -331,7 +331,7 @@ def _judge_model(facts: JudgedFacts) -> list[Finding]:
         behaviour=behaviour,
         data_until=int(NOW.timestamp() - facts.age_days * 86_400),
         now=NOW,
-        publishes_anyway=bool(facts.overruled),
+        publish_anyway=bool(facts.overruled),
     )
     gate = Gate(max_age_days=facts.max_age_days, min_ndcg_at_25=1.0 if facts.overruled else 0.0)
     return judge_model(model_facts, gate)

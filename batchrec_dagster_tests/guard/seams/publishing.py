@@ -145,13 +145,13 @@ class Editions:
             publishing = Publishing(
                 self._work, self._list, model, {"subjects": night.users_version}
             )
-            require_passed(publishing.judge_model(skip=anyway))
+            require_passed(publishing.judge_model(publish_anyway=anyway))
             with ListWriter(Path(folder) / "lists.parquet") as writer:
                 writer.write(night.lists.to_arrow())
                 version = re.sub(r"\W", "_", f"{night.model}_{night.users_version}")
                 made = publishing.describe(
                     version,
-                    RunFacts(run, run, skip_quality_gate=anyway),
+                    RunFacts(run, run, publish_anyway=anyway),
                     [],
                     counts=ListCounts(subjects=night.lists.get_column("user_id").n_unique()),
                     data_until=night.data_until,
