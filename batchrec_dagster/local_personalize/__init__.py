@@ -1,9 +1,10 @@
 """Amazon Personalize's batch API on this machine: the same requests, answers, files and failures.
 
-`api.client.embedded_client` gives a boto3 client whose requests stay in this process. Nothing here
-knows of Dagster or of pipelines. The modules import each other relatively, and of the rest of
-batchrec `errors`, `personalize`, `storage` and `web`: the folder can be lifted out with these.
+`api.client.embedded_client` returns a boto3 client for a Personalize in this process. This package
+knows nothing of Dagster or of pipelines. Its modules import each other relatively. From the rest of
+batchrec they import only `errors`, `personalize`, `storage` and `web`, so this folder can be moved
+to another project together with these modules.
 """
 
-# Those in ARNs, if no others are set.
+# The default region and account in ARNs.
 REGION, ACCOUNT_ID = "us-east-1", "000000000000"

@@ -1,4 +1,4 @@
-"""`python -m batchrec_dagster.local_personalize`: the same as `batchrec local-personalize`."""
+"""The command `batchrec local-personalize`, run with `python -m`."""
 
 from .api.command import local_personalize
 

@@ -1,4 +1,6 @@
-"""The lines of batch jobs: each input line gets an output line, even a bad one, in bounded memory.
+"""The lines of batch jobs, read and answered in bounded memory.
+
+Each input line gets an output line, even if it cannot be answered.
 
 Source: developer guide, "Preparing input data for batch recommendations".
 """
@@ -15,25 +17,28 @@ from typing import Any, BinaryIO
 MAX_LINE_BYTES = 1 << 20
 """The longest line that is answered."""
 
-# How many lines, and how many bytes of them, are held in memory at once.
+# The limits of a block of lines that is held in memory.
 LINES_AT_ONCE = 200_000
 BYTES_AT_ONCE = 64 << 20
 
 
 @dataclass(frozen=True)
 class InputLine:
-    """One input line, as far as it could be read."""
+    """An input line of a batch job, as far as it could be read."""
 
     content: dict[str, Any]
     """The line's JSON object, which the output line repeats."""
     subject: str = ""
-    """The user, the item or the attributes of items that the line asks for."""
+    """The user, the item or the item attributes that the line asks for."""
     problem: str | None = None
-    """Why the line cannot be answered, or None if it can."""
+    """The reason why the line cannot be answered; None if it can be."""
 
 
 AnswerLines = Callable[[Sequence[InputLine]], Iterator[str]]
-"""Yields the output line of each input line, in their order. A bad one gets an error."""
+"""A function that yields an output line for each input line, in order.
+
+The output line of an input line with a problem has an error.
+"""
 
 
 def answer_file(
@@ -45,8 +50,8 @@ def answer_file(
 ) -> None:
     """Write one output line to `target` for each line of `source`, a block at a time.
 
-    input_field: the field of a line that has what it asks for.
-    count: is called with 1 after each answer, and may raise to stop the job.
+    input_field: the field of an input line that names the user, the item or the item attributes.
+    count: called with 1 after each answer. It may raise an exception to stop the job.
     """
     with (
         source.open("rb") as source_file,
@@ -74,7 +79,7 @@ def read_blocks(file: BinaryIO, input_field: str) -> Iterator[list[InputLine]]:
 
 
 def read_raw_lines(file: BinaryIO) -> Iterator[bytes | None]:
-    """Yield the lines that are not blank, and None for one that is too long.
+    """Yield the lines that are not blank, and None in place of a line that is too long.
 
     A byte order mark at the start is skipped.
     """
@@ -90,13 +95,13 @@ def read_raw_lines(file: BinaryIO) -> Iterator[bytes | None]:
 
 
 def count_lines(path: Path) -> int:
-    """Return how many lines of the file are answered."""
+    """Return the number of lines in the file that get an answer."""
     with path.open("rb") as file:
         return sum(1 for _ in read_raw_lines(file))
 
 
 def parse_line(raw_line: bytes | None, input_field: str) -> InputLine:
-    """Return the input line, with its problem if it has one. Never raises.
+    """Parse an input line. A bad line is returned with its problem; nothing is raised.
 
     raw_line: the line as `read_raw_lines` yields it.
     """
@@ -114,9 +119,9 @@ def parse_line(raw_line: bytes | None, input_field: str) -> InputLine:
 
 
 def _parse_object(raw_line: bytes) -> dict[str, Any]:
-    """Return the line's JSON object, or an empty one if the output could not repeat it.
+    """Return the line's JSON object, or an empty object if the output could not repeat it.
 
-    It could not if the line is not an object, or has NaN or lone surrogates in it.
+    That is the case if the line is not an object, or contains NaN or lone surrogates.
     """
     try:
         content = json.loads(raw_line.decode())

@@ -1,6 +1,6 @@
-"""The resources of a local Personalize, with their statuses and tags: one table in one SQLite file.
+"""The catalogue: all resources of a local Personalize, in a single table of a SQLite file.
 
-WAL mode lets readers answer while others write.
+In WAL mode, readers do not wait for writers.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from batchrec_dagster.storage.durable import exclusive_lock
 from .errors import CatalogueError, JobFailedError
 
 BUSY_SECONDS = 60.0
-"""How long a writer waits for the writer before it."""
+"""The time that a writer waits for an earlier writer."""
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS resources (
@@ -61,50 +61,53 @@ class Resource:
 
     arn: str
     scope: str
-    """The region and the account, whose lists have it."""
+    """The region and the account that the resource belongs to."""
     kind: str
-    """The name of its `Kind`, such as `DatasetGroup`."""
+    """The name of the resource's `Kind`, such as `DatasetGroup`."""
     parent: str | None
-    """The ARN of the resource that it belongs to, such as the dataset group of a dataset."""
+    """The ARN of the parent resource, such as the dataset group of a dataset."""
     status: str | None
-    """One of `Status`, or None for a schema, which has none."""
+    """A value of `Status`; None for a schema, which has no status."""
     body: dict[str, Any]
-    """The members that Describe shows, by their name on the wire."""
+    """The members that Describe shows, by their names on the wire."""
     state: dict[str, Any] = field(default_factory=dict)
-    """What only this service knows, such as the paths of files and the metrics of a model."""
+    """Internal values of this service, such as the paths of files and the metrics of a model."""
     tags: dict[str, str] = field(default_factory=dict)
     job: str | None = None
-    """The name of the lock that the job on it holds; None if no job is under way."""
+    """The name of the lock that the resource's job holds; None if no job is under way."""
     created: float = 0.0
-    """When it was created, in epoch seconds."""
+    """The time of creation, in epoch seconds."""
     updated: float = 0.0
-    """When its status changed last, in epoch seconds."""
+    """The time of the last change of the status, in epoch seconds."""
     seq: int = 0
-    """Its number in the order of creation."""
+    """The resource's number in the order of creation."""
 
     @property
     def files(self) -> list[str]:
-        """The paths of its model and of its data, relative to the home."""
+        """The paths of the resource's model and data, relative to the home."""
         paths = [self.state["model"]] if "model" in self.state else []
         return paths + [file["path"] for file in self.state.get("files", [])]
 
     def end_job(self, status: Status, **body: Any) -> Resource:
-        """Return a copy with no job, with this status and these members in its body."""
+        """Return a copy without a job, with a new status.
+
+        body: members to add to the body.
+        """
         body = {**self.body, **body}
         return replace(self, status=status, job=None, body=body, updated=time.time())
 
 
 class CatalogueTransaction:
-    """Reads and changes the resources within one transaction.
+    """A transaction that reads and changes resources.
 
-    `Catalogue` opens it, and commits it or rolls it back.
+    `Catalogue` opens the transaction, and commits it or rolls it back.
     """
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
 
     def find(self, arn: str) -> Resource | None:
-        """Return the resource with this ARN, of whatever kind, or None."""
+        """Return the resource of any kind with this ARN, or None."""
         resources = self._select("arn = :arn", {"arn": arn})
         return resources[0] if resources else None
 
@@ -116,9 +119,12 @@ class CatalogueTransaction:
         return resource
 
     def add(self, resource: Resource) -> None:
-        """Insert a new resource, whose ARN must be free. Its `seq` and times are set here.
+        """Insert a new resource, and set its `seq` and times.
 
-        Clients sort by creation time, so it never decreases, even when the clock is set back.
+        Clients sort by creation time. So the creation time never decreases, even if the clock is
+        set back.
+
+        resource: its ARN must be unused.
         """
         newest = self._connection.execute("SELECT created FROM resources ORDER BY seq DESC LIMIT 1")
         now = max([time.time(), *(created for (created,) in newest)])
@@ -130,7 +136,7 @@ class CatalogueTransaction:
         )
 
     def save(self, resource: Resource) -> None:
-        """Write what may change of an existing resource."""
+        """Update an existing resource: its status, job, time of update, body, state and tags."""
         self._connection.execute(
             "UPDATE resources SET status = :status, job = :job, updated = :updated, body = :body,"
             " state = :state, tags = :tags WHERE arn = :arn",
@@ -138,13 +144,13 @@ class CatalogueTransaction:
         )
 
     def remove(self, resource: Resource) -> list[str]:
-        """Delete the resource with all that belongs to it, and return the paths of their files."""
+        """Delete the resource and all its descendants, and return the paths of their files."""
         paths = resource.files + self.remove_children(resource)
         self._connection.execute("DELETE FROM resources WHERE arn = ?", (resource.arn,))
         return paths
 
     def remove_children(self, resource: Resource) -> list[str]:
-        """Delete all that belongs to the resource, and return the paths of their files."""
+        """Delete all descendants of the resource, and return the paths of their files."""
         children = self._select("parent = :arn", {"arn": resource.arn})
         return [path for child in children for path in self.remove(child)]
 
@@ -158,12 +164,13 @@ class CatalogueTransaction:
         limit: int = -1,
         newest_first: bool = False,
     ) -> list[Resource]:
-        """Return the resources of a kind, oldest first unless they are to be newest first.
+        """Return the resources of a kind, oldest first by default.
 
-        scope: only those whose `Resource.scope` is this.
-        parent: only those that belong to the resource with this ARN.
-        after: only those that come after the one with this sequence number; 0 for all.
-        limit: how many at most, or -1 for all.
+        scope: only resources with this `Resource.scope`.
+        parent: only resources that belong to the resource with this ARN.
+        after: only resources that come after the resource with this `seq`; 0 for all.
+        limit: the largest number of resources to return; -1 for all.
+        newest_first: whether to reverse the order.
         """
         values = {"kind": kind, "scope": scope, "parent": parent, "after": after, "limit": limit}
         conditions = ["kind = :kind"]
@@ -185,7 +192,7 @@ class CatalogueTransaction:
         return self._select("job IS NOT NULL", {})
 
     def list_jobs_of(self, arn: str) -> list[Resource]:
-        """Return those of `list_with_job` that are this resource, or belong to it at any depth."""
+        """Return this resource and its descendants at any depth, as far as they have a job."""
         return [resource for resource in self.list_with_job() if self._belongs_to(resource, arn)]
 
     def _belongs_to(self, resource: Resource | None, arn: str) -> bool:
@@ -199,7 +206,7 @@ class CatalogueTransaction:
         return {path for resource in owners for path in resource.files}
 
     def _select(self, where: str, values: dict[str, Any], order: str = "seq") -> list[Resource]:
-        # No value of a request is in the text of the query.
+        # The text of the query contains no value of a request.
         query = f"SELECT * FROM resources WHERE {where} ORDER BY {order}"  # noqa: S608
         return [_from_row(row) for row in self._connection.execute(query, values)]
 
@@ -207,25 +214,26 @@ class CatalogueTransaction:
 class Catalogue:
     """The SQLite file, which many threads and processes may use at once.
 
-    Each thread has a connection of its own. Nothing else in this process may open the file, as
-    closing it would drop SQLite's locks, and no forked child may use it (sqlite.org, "How To
-    Corrupt An SQLite Database File", 2.2 and 2.6). Dagster's multiprocess executor spawns its
-    processes.
+    Each thread has its own connection. Nothing else in this process may open the file, because
+    closing it would drop SQLite's locks. No forked child process may use it either (sqlite.org,
+    "How To Corrupt An SQLite Database File", 2.2 and 2.6). Dagster's multiprocess executor does not
+    fork: it spawns its processes.
     """
 
     def __init__(self, path: Path, *, has_data: bool = False) -> None:
         """Open the catalogue, or create it if there is none.
 
-        has_data: whether there are files of models or data, so that an empty catalogue is damaged.
+        has_data: whether the home has files of models or data. If so, an empty catalogue file is
+            a damaged file.
 
         Raises CatalogueError if the file cannot be read or written, or is damaged.
         """
         self._path = path
         self._thread_values = threading.local()
-        # SQLite does not wait for another process that turns on WAL, hence the lock.
+        # The lock is needed because SQLite does not wait for another process that turns on WAL.
         with exclusive_lock(path.with_suffix(".lock")), _translate_sqlite_errors(path):
             if not path.exists():
-                # SQLite gives its WAL files the mode of the database.
+                # SQLite gives its WAL files the same mode as the database file.
                 path.touch(mode=0o600)
                 durable.sync(path.parent)
             elif has_data and not path.stat().st_size:
@@ -242,33 +250,34 @@ class Catalogue:
         return self._open_transaction("BEGIN")
 
     def open_for_writing(self) -> AbstractContextManager[CatalogueTransaction]:
-        """Open a transaction that may write. There is only one at a time.
+        """Open a transaction that may write. Only one such transaction is open at a time.
 
-        It is committed at the end of the block, or rolled back if the block raises.
+        The transaction is committed at the end of the block, or rolled back if the block raises.
         Raises CatalogueError.
         """
         return self._open_transaction("BEGIN IMMEDIATE")
 
     def rewrite(self) -> None:
-        """Write the whole file again, without what was deleted or replaced in it.
+        """Write the whole file again, without any deleted or replaced content.
 
-        `empty_log` then removes the older pages. Raises CatalogueError.
+        After that, `empty_log` removes the older pages. Raises CatalogueError.
         """
         with _translate_sqlite_errors(self._path):
             self._get_connection().execute("VACUUM")
 
     def copy_log(self) -> None:
-        """Copy the log of writes (the WAL) into the file, so that a copy of that is a backup.
+        """Copy the log of writes (the WAL) into the file, so that a copy of the file is a backup.
 
-        What others write or read meanwhile stays in the log. Raises CatalogueError.
+        Pages that other transactions write or read meanwhile stay in the log.
+        Raises CatalogueError.
         """
         with _translate_sqlite_errors(self._path):
             self._get_connection().execute("PRAGMA wal_checkpoint(PASSIVE)")
 
     def empty_log(self) -> bool:
-        """Move the log into the file, and cut it to no length.
+        """Move the log into the file, truncate the log, and return whether that succeeded.
 
-        Returns False if a reader was in the way for too long. Raises CatalogueError.
+        Returns False if another process was reading for too long. Raises CatalogueError.
         """
         with _translate_sqlite_errors(self._path):
             answer = self._get_connection().execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -284,13 +293,13 @@ class Catalogue:
                 yield CatalogueTransaction(connection)
                 connection.execute("COMMIT")
             except BaseException:
-                # After a full disk, for example, this thread goes on with the same connection.
+                # This thread will use the same connection again, for example after a full disk.
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
                 raise
 
     def _get_connection(self) -> sqlite3.Connection:
-        """Return this thread's connection, which is opened when it is first needed."""
+        """Return this thread's connection, and open it on first use."""
         connection: sqlite3.Connection | None = getattr(self._thread_values, "connection", None)
         if connection is None:
             connection = _connect(self._path)
@@ -310,26 +319,26 @@ def _connect(path: Path) -> sqlite3.Connection:
         path,
         timeout=BUSY_SECONDS,
         isolation_level=None,
-        # Another thread may collect the garbage, and so close the connection.
+        # The garbage collector may close the connection in another thread.
         check_same_thread=False,
         factory=_Connection,
     )
     connection.row_factory = sqlite3.Row
-    # With NORMAL, a power cut takes back the last transactions, but not the removal of the files
-    # that those replaced.
+    # With NORMAL, a power cut could undo the last transactions, but not the removal of the files
+    # that these transactions replaced.
     connection.execute("PRAGMA synchronous = FULL")
-    # Zeros replace what is deleted, so that its bytes do not stay in the file.
+    # Deleted content is overwritten with zeros, so that its bytes do not stay in the file.
     connection.execute("PRAGMA secure_delete = ON")
     return connection
 
 
 @contextmanager
 def _translate_sqlite_errors(path: Path) -> Iterator[None]:
-    """Turn SQLite's errors in the block into CatalogueError, with a message of one line."""
+    """Turn SQLite's errors in the block into CatalogueError with a single-line message."""
     try:
         yield
     except sqlite3.Error as error:
-        # Only errors that SQLite itself reports have a name.
+        # Only errors that SQLite itself reports have a name; errors of the Python module have none.
         name = getattr(error, "sqlite_errorname", "")
         if name.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT")):
             raise _make_damage_error(path, error) from error
@@ -354,7 +363,7 @@ def _make_damage_error(path: Path, reason: object) -> CatalogueError:
 
 
 def _to_row(resource: Resource) -> dict[str, Any]:
-    """Return the table's row: a column for each field, dictionaries as JSON."""
+    """Return the resource's row in the table, with dictionaries as JSON."""
     values = vars(resource)
     return {**values, **{name: json.dumps(values[name]) for name in _JSON_COLUMNS}}
 

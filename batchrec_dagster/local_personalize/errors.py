@@ -1,4 +1,4 @@
-"""The exceptions that Amazon Personalize documents, and those of this service itself.
+"""The exceptions that Amazon Personalize documents, and this service's own exceptions.
 
 A client sees a ServiceError as HTTP status 400, with the code and the message.
 """
@@ -15,7 +15,10 @@ class ServiceError(Exception):
     """The name of the exception in the service model."""
 
     def __init__(self, message: str, code: str | None = None) -> None:
-        """`code` is for exceptions of the service model that have no class of their own here."""
+        """Set the message and the code.
+
+        code: an exception of the service model that has no class here; None for the class's code.
+        """
         super().__init__(message)
         self.code = code or self.code
 
@@ -23,8 +26,8 @@ class ServiceError(Exception):
 class CatalogueError(UserError):
     """The catalogue cannot be read or written. The message says what to do.
 
-    Amazon Personalize has no such exception. The embedded client raises it as it is, and the server
-    answers with HTTP status 500.
+    Amazon Personalize has no such exception. The embedded client raises it unchanged, and the
+    server answers with HTTP status 500.
     """
 
 

@@ -1,10 +1,10 @@
-"""What the filter of a batch job excludes: items from lists, or users from segments.
+"""Masks of the items that a batch job's filter excludes from lists, or users from segments.
 
-Each expression of a filter becomes a mask. Those of one kind unite, and what EXCLUDE matches is
-taken out of what INCLUDE matches.
+Each expression of a filter becomes a mask. The matches of all INCLUDE expressions are united, and
+then the matches of all EXCLUDE expressions are removed.
 
-Source: developer guide, "Filter expressions": the latest 100 interactions of each user and event
-type count; event types match in any case.
+Source: developer guide, "Filter expressions". The latest 100 interactions of each user and event
+type count. The case of event types does not matter.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from .engine.data import Float32, Ids, Int32, Int64, find_positions, string_seri
 from .engine.serve import Exclude
 
 Mask = npt.NDArray[np.bool_]
-"""One flag for each item, user, line or pair."""
+"""A flag for each item, user, line or pair."""
 
 ReadColumns = Callable[[str, Sequence[str]], pl.DataFrame]
-"""Returns columns of the group's dataset of a type. Their names match in any case."""
+"""A function that returns columns of the group's dataset of a type, ignoring the names' case."""
 
 _KEYS = {
     schemas.ITEMS: [schemas.ITEM_ID],
@@ -43,9 +43,9 @@ _NO_EVENTS = pl.DataFrame(
 
 
 def read_dataset(dataset_type: str, fields: Sequence[str], read: ReadColumns) -> pl.DataFrame:
-    """Return the ids and these fields of the group's dataset.
+    """Return the ids and the given fields of the group's dataset.
 
-    Of an item or a user that was imported several times, the last row counts.
+    If an item or a user was imported several times, its last row counts.
 
     Raises JobFailedError if the dataset has no data.
     """
@@ -57,16 +57,16 @@ def read_dataset(dataset_type: str, fields: Sequence[str], read: ReadColumns) ->
 
 
 def match_ids(condition: Condition, table: pl.DataFrame, ids: pl.Series) -> Mask:
-    """Return which of the ids have a row that meets the condition.
+    """Return a mask of the ids that have a row which meets the condition.
 
-    table: its first column has distinct ids.
+    table: rows with distinct ids in the first column.
     """
     rows = pl.DataFrame({" id": ids}).join(
         table,
         left_on=" id",
         right_on=table.columns[0],
         how="left",
-        # An id without a row is null in its own column, too.
+        # With coalesce=False, an id without a row has null in the table's id column, too.
         coalesce=False,
         maintain_order="left",
     )
@@ -74,9 +74,9 @@ def match_ids(condition: Condition, table: pl.DataFrame, ids: pl.Series) -> Mask
 
 
 def mask_users(expression: str, read: ReadColumns, user_ids: Sequence[str] | Ids) -> Mask:
-    """Return which of the users a filter on users lets into a segment.
+    """Return a mask of the users that a filter on users allows in segments.
 
-    Raises JobFailedError if a dataset that it needs has no data.
+    Raises JobFailedError if a dataset that the filter needs has no data.
     """
     expressions, tables = _read_tables(expression, read)
     if schemas.INTERACTIONS in tables:
@@ -95,7 +95,7 @@ def mask_users(expression: str, read: ReadColumns, user_ids: Sequence[str] | Ids
 
 
 class ItemFilter:
-    """Which items a filter on items excludes from the list of each line."""
+    """A filter on items, which excludes items from the list of each line."""
 
     def __init__(
         self,
@@ -107,10 +107,10 @@ class ItemFilter:
         """Read the data that the filter needs, and find what its expressions match.
 
         expression: the filter's expression, which CreateFilter has checked.
-        item_ids: the model's items, in its order.
-        latest: how many of a user's latest interactions of each event type count.
+        item_ids: the model's items, in the model's order.
+        latest: the number of a user's latest interactions of each event type that count.
 
-        Raises JobFailedError if a dataset that it needs has no data.
+        Raises JobFailedError if a dataset that the filter needs has no data.
         """
         expressions, tables = _read_tables(expression, read)
         self._users = tables.get(schemas.USERS)
@@ -126,9 +126,10 @@ class ItemFilter:
 
     @property
     def excludes_history(self) -> bool:
-        """Whether it excludes all that it knows users had, by events of any type.
+        """Whether the filter excludes all items of the user's events, of any event type.
 
-        It knows only their latest interactions. Whoever filters so drops the other ones too.
+        The filter knows only the latest interactions. Clients that use such a filter remove the
+        items of older interactions from the lists afterwards.
         """
         return any(
             isinstance(part.matches, csr_matrix) and bool(part.matches.data.all())
@@ -137,10 +138,10 @@ class ItemFilter:
         )
 
     def exclude_for(self, user_ids: Sequence[str | None]) -> Exclude:
-        """Return what excludes items from the scores of these lines.
+        """Return a function that excludes items from the scores of the given lines.
 
-        user_ids: the user of each line; None for lines that have no user, and so no interactions,
-            and for whom no IF condition holds.
+        user_ids: the user of each line, or None for a line without a user. Such a line has no
+            interactions and meets no IF condition.
         """
         ids = pl.Series(list(user_ids), dtype=pl.String)
         applies = [self._find_lines(part.expression, ids) for part in self._parts]
@@ -164,7 +165,7 @@ class ItemFilter:
         return exclude
 
     def _find_lines(self, expression: Expression, user_ids: pl.Series) -> Mask:
-        """Return which lines the expression applies to: those whose users meet its IF."""
+        """Return a mask of the lines with a user that meets the expression's IF condition."""
         if not expression.users:
             return np.ones(len(user_ids), bool)
         assert self._users is not None
@@ -172,17 +173,17 @@ class ItemFilter:
 
 
 class _Part(NamedTuple):
-    """An expression of a filter on items, and what it matches."""
+    """An expression of a filter on items, and its matches."""
 
     expression: Expression
     matches: Mask | csr_matrix
-    """(items,), or (users, items) for an expression on interactions."""
+    """A mask of shape (items,), or of shape (users, items) for an expression on interactions."""
 
     def find_cells(self, lines: Int64, users: Int32) -> tuple[np.ndarray, ...]:
-        """Return the index of what it matches in the scores of these lines, (lines, items).
+        """Return the index of the matching cells in the scores, which have shape (lines, items).
 
-        lines: the lines that it applies to.
-        users: for each line, the index of its user in `matches`.
+        lines: the lines that the expression applies to.
+        users: the index in `matches` of each line's user, for all lines of the scores.
         """
         if not isinstance(self.matches, csr_matrix):
             return np.ix_(lines, np.flatnonzero(self.matches))
@@ -198,18 +199,18 @@ class _EventSets(NamedTuple):
     types: list[str]
     """The distinct event types, in lower case."""
     sets: csr_matrix
-    """(users + 1, items): the set of the pair's event types, with a bit for each type.
+    """The set of each pair's event types, with a bit for each type, of shape (users + 1, items).
 
-    The last row, which is also that of the index -1, is of those without events.
+    The last row is empty. It is the row of users without events, who have the index -1.
     """
 
     @classmethod
     def find(cls, rows: pl.DataFrame, item_ids: pl.Series, latest: int) -> _EventSets:
-        """Find the pairs in interactions.
+        """Return the event types of all pairs in interactions.
 
         rows: the columns USER_ID, ITEM_ID, TIMESTAMP and EVENT_TYPE of Interactions.
-        item_ids: the items of the model. Rows with others are left out.
-        latest: how many of the latest rows of each user and event type count.
+        item_ids: the model's items. Rows with other items are left out.
+        latest: the number of latest rows of each user and event type that count.
         """
         rows = rows.drop_nulls(schemas.EVENT_TYPE)
         user_ids = rows[schemas.USER_ID].unique()
@@ -222,7 +223,7 @@ class _EventSets(NamedTuple):
             item=pl.col(schemas.ITEM_ID).cast(pl.Enum(item_ids), strict=False).to_physical(),
             type=pl.col(schemas.EVENT_TYPE).replace_strict(codes).cast(pl.Int64),
         )
-        # One number for user, item and type takes less time and memory than three columns.
+        # A single number for user, item and type takes less time and memory than three columns.
         items, bits = max(1, len(item_ids)), max(1, len(types))
         number = (pl.col("user") * items + pl.col("item").cast(pl.Int64)) * bits + pl.col("type")
         numbers: Int64 = (
@@ -244,7 +245,7 @@ class _EventSets(NamedTuple):
         )
 
     def match(self, condition: Condition) -> csr_matrix:
-        """Return a flag for each pair: whether its event types meet the condition."""
+        """Return a mask of the pairs with event types that meet the condition, shaped as `sets`."""
         # A dataset has at most MAX_EVENT_TYPES types, so there are few sets.
         sets = [
             [name for code, name in enumerate(self.types) if number >> code & 1]
@@ -263,7 +264,7 @@ class _EventSets(NamedTuple):
 def _read_tables(
     expression: str, read: ReadColumns
 ) -> tuple[tuple[Expression, ...], dict[str, pl.DataFrame]]:
-    """Return the filter's expressions, and the datasets that they use, by type."""
+    """Return the filter's expressions, and the datasets that the expressions use, by type."""
     expressions = parse(expression)
     fields: dict[str, list[str]] = {}
     for dataset_type, column in sorted(list_fields(expressions)):

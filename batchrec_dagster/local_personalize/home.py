@@ -1,4 +1,4 @@
-"""The folder of one local Personalize: catalogue, data, models, locks. Private to the user."""
+"""The folder of a local Personalize: catalogue, data, models, locks. It is private to the user."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from batchrec_dagster.storage import durable
 
 
 class Home:
-    """The paths under the folder. Readers ignore files that the catalogue does not name."""
+    """The paths in the folder of a local Personalize.
+
+    Readers ignore files that the catalogue does not name.
+    """
 
     root: Path
     catalogue: Path
@@ -27,7 +30,7 @@ class Home:
     """The folder of the locks that jobs hold."""
 
     def __init__(self, root: Path) -> None:
-        """Create the folders that are missing, readable by this user only."""
+        """Create the missing folders, readable by this user only."""
         self.root = root
         self.catalogue = root / "catalog.sqlite"
         self.datasets = root / "datasets"
@@ -43,17 +46,17 @@ class Home:
         return any(path for folder in (self.datasets, self.models) for path in folder.iterdir())
 
     def make_path(self, folder: Path, arn: str) -> Path:
-        """Return a path that was never used, so that nobody reads what a dead job left."""
+        """Return a new, unused path, so that no job reads the files that a dead job left behind."""
         return folder / f"{self.make_prefix(arn)}{uuid.uuid4().hex}"
 
     def make_prefix(self, arn: str) -> str:
-        """Return what the name of every file starts with that jobs on this resource write."""
+        """Return the prefix of the names of all files that jobs on this resource write."""
         _, _, _, region, account, resource = arn.split(":", 5)
         return f"{region}.{account}.{resource.replace('/', '.')}."
 
     @contextmanager
     def open_workspace(self, folder: Path, arn: str) -> Iterator[Path]:
-        """Hold a new folder for a job on this resource, and remove it at the end."""
+        """Yield a new folder for a job on this resource, and remove the folder at the end."""
         work = self.make_path(folder, arn)
         work.mkdir(mode=0o700)
         try:
@@ -62,9 +65,10 @@ class Home:
             shutil.rmtree(work, ignore_errors=True)
 
     def publish(self, work: Path, folder: Path, arn: str) -> str:
-        """Move finished work to a path of its own in `folder`, and return that path.
+        """Move finished work to a new path in `folder`, and return that path.
 
-        The path is relative to the home, as the catalogue stores it, so that the home can be moved.
+        The returned path is relative to the home, as the catalogue stores it. So the home can be
+        moved.
         """
         published = self.make_path(folder, arn)
         durable.publish(work, published)
@@ -72,7 +76,7 @@ class Home:
 
 
 def remove_path(path: Path) -> None:
-    """Remove a file or a folder with all that is in it, if it exists."""
+    """Remove a file, or a folder with its content, if it exists."""
     if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)
     else:

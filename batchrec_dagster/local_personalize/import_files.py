@@ -1,4 +1,4 @@
-"""Reads the CSV files of an import, and checks each cell against the schema.
+"""The reader of an import's CSV files, which checks each cell against the schema.
 
 Cells are read as text first, so that an error can name the file and line.
 Source of the rules: developer guide, "Preparing training data" and "Bulk import".
@@ -40,7 +40,8 @@ def import_files(
 
     event_types: the event types that the dataset has already.
 
-    Raises JobFailedError, which names the file and the line, or what is missing.
+    Raises JobFailedError if the data are not valid. The message names the file and line, or the
+    missing part.
     """
     frames = [_check_rows(source, schema) for source in sources]
     rows = sum(count for _, count in frames)
@@ -72,7 +73,7 @@ def _check_event_types(target: Path, schema: Schema, existing: Collection[str]) 
 
 
 def unique_event_types(rows: pl.LazyFrame) -> set[str]:
-    """The distinct event types of interactions, without null."""
+    """Return the distinct event types of interactions, without null."""
     return set(rows.select(pl.col(schemas.EVENT_TYPE).drop_nulls().unique()).collect().to_series())
 
 
@@ -100,9 +101,12 @@ def _check_rows(source: ImportFile, schema: Schema) -> tuple[pl.LazyFrame, int]:
 
 
 def _name_columns(source: ImportFile, schema: Schema) -> list[str]:
-    """A name for each of the file's columns: those of the schema, and numbers for further ones.
+    """Return a name for each column of the file.
 
-    AWS's own notebooks import files with other columns in another order.
+    The columns of the schema keep their names. Further columns get numbers, because AWS's own
+    notebooks import files with additional columns and in another order.
+
+    Raises JobFailedError if the header is not valid.
     """
     with source.path.open("rb") as file:
         start = file.readline(_HEADER_BYTES)
@@ -133,7 +137,7 @@ def _parse(field: Field) -> pl.Expr:
 
 
 def _list_cell_checks(field: Field, schema: Schema) -> Iterator[tuple[str, pl.Expr]]:
-    """Yield each error that a cell of this field can have, and the condition for it."""
+    """Yield each error that a cell of this field can have, with an expression that finds it."""
     cell, name = pl.col(field.name), field.name
     if not field.nullable:
         # Polars reads a quoted "" as an empty string, not as null.
@@ -181,12 +185,18 @@ def _describe_first_invalid_cell(source: ImportFile, schema: Schema, text: pl.La
 
 
 def remove_quoted_cell(message: str) -> str:
-    """The message of an error without the cell that it quotes, which may be of a person."""
+    """Return an error message without the quoted cell, which may be personal data."""
     return _QUOTED_CELL.sub(r"\1.", message)
 
 
 def _explain_unreadable(source: ImportFile, width: int, reason: str) -> str:
-    """Why Polars cannot read the file: a slow but exact search for the bad line."""
+    """Return a message with the line that Polars cannot read.
+
+    The search for the line is slow but exact.
+
+    width: the number of fields in the header.
+    reason: the message of Polars, in case no bad line is found.
+    """
     with source.path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             try:

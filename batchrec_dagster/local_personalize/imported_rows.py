@@ -1,4 +1,4 @@
-"""The rows of datasets: each import is stored once, as a Parquet file in a folder of its own."""
+"""The stored rows of datasets. Each import is a Parquet file in a folder of its own."""
 
 from __future__ import annotations
 
@@ -31,27 +31,27 @@ STORED_TYPES: dict[str, type[pl.DataType]] = {
     "double": pl.Float64,
     "boolean": pl.Boolean,
 }
-"""The types of stored columns, by the types of fields in a schema."""
+"""The types of stored columns, by the type of the field in the schema."""
 
 T = TypeVar("T")
 
 
 def describe_import(home: Home, path: str, mode: str) -> dict[str, Any]:
-    """Return the entry of an import in the `files` of its dataset.
+    """Return the entry for an import in its dataset's `files`.
 
-    path: its folder, relative to the home.
-    mode: its importMode.
+    path: the import's folder, relative to the home.
+    mode: the importMode.
     """
     return {"path": path, "mode": mode, "digest": _compute_digest(home.root / path)}
 
 
 def scan_import(home: Home, entry: Mapping[str, Any]) -> pl.LazyFrame:
-    """Return the rows of an import, lazily.
+    """Return the rows of an import as a lazy frame.
 
-    entry: as `describe_import` returns it.
+    entry: the entry that `describe_import` returned.
 
-    Raises FileNotFoundError, and ComputeError if the file is not as it was written: Polars does
-    not notice each flipped bit.
+    Raises FileNotFoundError if the file is missing, and ComputeError if the file has changed since
+    it was written. The check is needed because Polars does not notice every flipped bit.
     """
     path = home.root / entry["path"]
     if _compute_digest(path) != entry["digest"]:
@@ -61,23 +61,24 @@ def scan_import(home: Home, entry: Mapping[str, Any]) -> pl.LazyFrame:
 
 @dataclass(frozen=True)
 class DatasetReader:
-    """Reads the current rows of datasets.
+    """A reader of the current rows of datasets.
 
-    If an import replaces the files while they are read, they are read again. Each method
+    If an import replaces the files during a read, the reader reads the new files. Each method
     raises JobFailedError if the dataset is gone, empty or damaged.
     """
 
     catalogue: Catalogue
     home: Home
     full_imports_only: bool
-    """Whether imports with importMode INCREMENTAL are left out."""
+    """Whether the reader leaves out imports with importMode INCREMENTAL."""
 
     def read_rows(
         self, dataset_arn: str, columns: Sequence[str], take: Callable[[pl.LazyFrame], T]
     ) -> T:
-        """Return the result of `take` on these columns of all rows.
+        """Return the result of `take` on the given columns of all rows.
 
-        columns: their names, which match in any case. The frame has them as they are given here.
+        columns: the names of the columns. Their case does not matter. The frame has the names as
+            given here.
         take: computes the result. It may be called more than once.
         """
         imports = self._list_imports(dataset_arn)
@@ -87,7 +88,7 @@ class DatasetReader:
             except (FileNotFoundError, pl.exceptions.ComputeError) as error:
                 current_imports = self._list_imports(dataset_arn)
                 if current_imports == imports:
-                    # No FULL import has replaced the files, so that they are missing or damaged.
+                    # No FULL import has replaced the files, so they are missing or damaged.
                     self._give_up(dataset_arn)
                     raise JobFailedError(
                         f"Create failed. The data of {dataset_arn} cannot be read: {error}. They"
@@ -135,7 +136,7 @@ class DatasetReader:
         return imports
 
     def _scan(self, imports: Sequence[dict[str, Any]], columns: Sequence[str]) -> pl.LazyFrame:
-        """Return these columns of all imports, lazily. Raises as `scan_import` does."""
+        """Return the columns of all imports as a lazy frame. Raises the errors of `scan_import`."""
         rows = pl.concat(scan_import(self.home, entry) for entry in imports)
         stored_names = {name.upper(): name for name in rows.collect_schema().names()}
         return rows.select(
@@ -143,9 +144,9 @@ class DatasetReader:
         )
 
     def _give_up(self, dataset_arn: str) -> None:
-        """Delete damaged data, with the imports that brought them, for others to take their place.
+        """Delete a dataset's damaged data, and mark its imports as failed.
 
-        It costs nothing here to import them again.
+        New imports then take their place, which costs nothing here.
         """
         with self.catalogue.open_for_writing() as transaction:
             dataset = transaction.require(dataset_arn)

@@ -1,9 +1,9 @@
-"""Jobs: the work of a new resource, in a thread of the process that created it.
+"""Jobs, which do the work of new resources in threads of the process that created them.
 
-A job holds a lock on a file for as long as it works. The kernel releases the lock when the process
-ends. So a job whose lock is free is dead, and its resource is CREATE FAILED: the client creates
-another one, as it does on AWS. What a job writes has a name of its own, which nobody reads until
-the transaction that makes the resource ACTIVE names it.
+A job holds a lock on a file while it works. The kernel releases the lock when the process ends. So
+a job with a free lock is dead. The status of its resource becomes CREATE FAILED, and the client
+creates another resource, as on AWS. A job writes to paths that nobody reads until the transaction
+that makes the resource ACTIVE names them.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ from .resources import ApiRequest, JobResult, Kind
 logger = logging.getLogger("batchrec_dagster.local_personalize")
 
 CLOSE_SECONDS = 3.0
-"""How long an ending interpreter waits for jobs to reach a checkpoint."""
+"""The time that an ending interpreter waits for jobs to reach a checkpoint."""
 
-# As Amazon Personalize says it.
+# These are Amazon Personalize's own words.
 INVALID_LOCATION = "Invalid Data location."
 
 _DEAD = (
@@ -48,36 +48,36 @@ _DEAD = (
 
 
 class ClosingError(Exception):
-    """The process is ending, and with it the job."""
+    """The process is ending, so the job stops."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """A resource under work, with the tools that the work needs."""
+    """The work on a new resource, with the tools that the work needs."""
 
     resource: Resource
     catalogue: Catalogue
     home: Home
     store: ObjectStore
-    """Where the S3 objects of the request are."""
+    """The store of the S3 objects that the request names."""
     is_closing: Callable[[], bool]
-    """Tells whether this process is ending."""
+    """A function that returns whether this process is ending."""
 
     def report_progress(self, message: str) -> None:
-        """Log a message, and then stop here if the process is ending."""
+        """Log a message. Raises ClosingError if the process is ending."""
         logger.info("%s: %s", self.resource.arn, message)
         self.checkpoint()
 
     def checkpoint(self) -> None:
-        """Stop here if the process is ending: raises ClosingError. Long work calls it often."""
+        """Raise ClosingError if the process is ending. Long work calls this often."""
         if self.is_closing():
             raise ClosingError
 
     def count_progress(self, unit: str, total: int) -> Callable[[int], None]:
-        """Return what counts work as done, logs that at intervals, and is a checkpoint.
+        """Return a function that counts finished work, logs it at intervals, and is a checkpoint.
 
-        unit: what is counted, such as "lines of s3://b/users.json".
-        total: how much work there is.
+        unit: the unit of work to log, such as "lines of s3://b/users.json".
+        total: the number of units to do.
         """
         progress = Progress(unit, total, self.report_progress)
 
@@ -92,14 +92,15 @@ class Job:
     def make_reader(self, *, full_imports_only: bool = False) -> DatasetReader:
         """Return a reader of imported data.
 
-        full_imports_only: whether to leave out imports with importMode INCREMENTAL.
+        full_imports_only: whether the reader leaves out imports with importMode INCREMENTAL.
         """
         return DatasetReader(self.catalogue, self.home, full_imports_only)
 
     def list_objects(self, path: str) -> list[ObjectInfo]:
-        """Return the object with this key or, if there is none, all objects under that prefix.
+        """Return the object with this key. If there is none, return all objects with this prefix.
 
-        Raises JobFailedError, in Amazon Personalize's words, if there is none, and UserError.
+        Raises JobFailedError, in Amazon Personalize's words, if there are no objects, and UserError
+        if S3 cannot be read.
         """
         _, key = split_uri(path)
         exact = None if path.endswith("/") or not key else self.store.head(path)
@@ -110,7 +111,7 @@ class Job:
 
 
 def check_data_source(request: ApiRequest) -> None:
-    """Raise InvalidInputError if the request does not say where its data are in S3."""
+    """Raise InvalidInputError if the request has no valid location of its data in S3."""
     location = request.params["dataSource"].get("dataLocation")
     if location is None:
         raise InvalidInputError("dataSource.dataLocation is required.")
@@ -127,10 +128,10 @@ def check_location(path: str) -> str:
 
 
 class JobLock:
-    """The lock that shows that a job is alive."""
+    """A lock that shows that a job is alive."""
 
     def __init__(self, folder: Path) -> None:
-        """Create and lock a file in `folder`, where all locks of a home are."""
+        """Create and lock a file in `folder`, the folder of all locks of a home."""
         self.name = uuid.uuid4().hex
         self._path = folder / self.name
         self._file = self._path.open("w")
@@ -138,13 +139,14 @@ class JobLock:
 
     def release(self) -> None:
         self._path.unlink(missing_ok=True)
-        # Closing is not enough: a child forked in the meantime has the file open too.
+        # Closing the file would not be enough, because a child process that was forked in the
+        # meantime has the file open, too.
         fcntl.flock(self._file, fcntl.LOCK_UN)
         self._file.close()
 
 
 def is_dead(folder: Path, name: str) -> bool:
-    """Whether nobody holds the lock of this name."""
+    """Return whether nobody holds the lock of this name."""
     try:
         with (folder / name).open("r+") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -156,7 +158,7 @@ def is_dead(folder: Path, name: str) -> bool:
 
 
 def fail_dead_jobs(catalogue: Catalogue, home: Home) -> None:
-    """Let the resources fail whose jobs are dead, and remove what these wrote.
+    """Mark the resources of dead jobs as failed, and remove the files that these jobs wrote.
 
     Raises CatalogueError.
     """
@@ -167,7 +169,7 @@ def fail_dead_jobs(catalogue: Catalogue, home: Home) -> None:
         return
     with catalogue.open_for_writing() as transaction:
         for resource in transaction.list_with_job():
-            # A job may have ended well just before its lock was free.
+            # A job may have succeeded just before its lock was found free. It is not in the list.
             if resource.job in dead_names:
                 transaction.save(resource.end_job(Status.CREATE_FAILED, failureReason=_DEAD))
                 logger.warning("%s: the process that worked on it has ended", resource.arn)
@@ -178,8 +180,8 @@ def fail_dead_jobs(catalogue: Catalogue, home: Home) -> None:
 
 def remove_unnamed_files(catalogue: Catalogue, home: Home) -> None:
     """Remove the files that belong to no resource and to no job under way."""
-    # Listed before the catalogue is read, so that it names every file that a job finishes in
-    # between.
+    # The files are listed before the catalogue is read. So the catalogue has the name of every
+    # listed file, even if a job finishes the file in between.
     folders = (home.datasets, home.models, home.batches)
     paths = [path for folder in folders for path in folder.iterdir()]
     if not paths:
@@ -193,12 +195,12 @@ def remove_unnamed_files(catalogue: Catalogue, home: Home) -> None:
 
 
 class Jobs:
-    """Runs the jobs of this process, each in a thread."""
+    """The running jobs of this process, each in a thread."""
 
     def __init__(self, catalogue: Catalogue, home: Home, store: ObjectStore) -> None:
-        """Close them when the interpreter ends.
+        """Prepare to run jobs, and to close them when the interpreter ends.
 
-        store: where the S3 objects of requests are.
+        store: the store of the S3 objects that requests name.
         """
         self._catalogue = catalogue
         self._home = home
@@ -209,7 +211,10 @@ class Jobs:
         self._close = weakref.finalize(self, _close, catalogue, self._closing, self._threads)
 
     def start(self, kind: Kind, resource: Resource, lock: JobLock) -> None:
-        """Start the resource's job, which holds the lock, and return at once."""
+        """Start the resource's job and return at once.
+
+        lock: the job's lock, which is released when the job ends.
+        """
         thread = threading.Thread(
             target=self._run, args=(kind, resource, lock), name=resource.arn, daemon=True
         )
@@ -221,7 +226,7 @@ class Jobs:
         self._close()
 
     def _run(self, kind: Kind, resource: Resource, lock: JobLock) -> None:
-        """Run the job and record how it ended. This is what a thread does."""
+        """Run the job and record its result. This is the function of the job's thread."""
         try:
             with self._turns[kind.turn]:
                 if self._closing.is_set():
@@ -236,16 +241,16 @@ class Jobs:
         except ClosingError:
             pass
         except CatalogueError as error:
-            # A full disk, for example. The lock is free then, so the next request says what is the
-            # matter, or that the job failed.
+            # The disk may be full, for example. As the lock is released, the next request either
+            # gets the error, too, or marks the resource as failed.
             logger.error("%s: %s", resource.arn, error)
         finally:
             lock.release()
 
     def _record(self, arn: str, result: JobResult | str) -> None:
-        """Write how the job ended.
+        """Write the job's result to the catalogue.
 
-        result: what it made, or why it failed.
+        result: the job's result, or the reason of its failure.
         """
         replaced_files: Sequence[Path] = ()
         with self._catalogue.open_for_writing() as transaction:
@@ -265,7 +270,7 @@ class Jobs:
 
 
 def _perform(kind: Kind, job: Job) -> JobResult | str:
-    """Do the work, and return its result, or why it failed, as Describe shows it.
+    """Do the work, and return its result or the reason of its failure, as Describe shows it.
 
     Raises ClosingError if the process ends first, and CatalogueError.
     """
@@ -287,14 +292,15 @@ def _perform(kind: Kind, job: Job) -> JobResult | str:
         )
         return f"{what} {error}"
     except (OSError, MemoryError, pl.exceptions.PolarsError) as error:
-        # The disk or the memory is full, for example: the client can do something about it.
+        # The disk or the memory may be full, for example. The client can do something about that.
         logger.exception("%s failed", job.resource.arn)
         return f"Create failed. {str(error) or type(error).__name__}"
     except Exception:
-        # An interpreter that ends closes the pools of threads before it says so.
+        # An ending interpreter first closes its thread pools, which makes the work fail, and only
+        # then runs `_close`. So the checkpoint has to wait a moment.
         time.sleep(0.2)
         job.checkpoint()
-        # A bug in this service: the log gets the traceback, the client a failed job.
+        # This is a bug in this service. The log gets the traceback, and the client a failed job.
         logger.exception("%s failed", job.resource.arn)
         return "Create failed. An internal error occurred: see the service's log."
 
@@ -302,10 +308,10 @@ def _perform(kind: Kind, job: Job) -> JobResult | str:
 def _close(
     catalogue: Catalogue, closing: threading.Event, threads: weakref.WeakSet[threading.Thread]
 ) -> None:
-    """Stop the jobs, and wait a little until they have reached a checkpoint."""
+    """Stop the jobs, and wait up to CLOSE_SECONDS until they have reached a checkpoint."""
     closing.set()
     deadline = time.monotonic() + CLOSE_SECONDS
-    # The last job to end may collect the jobs, and then it closes them in its own thread.
+    # The garbage collector may run this in the thread of the last job, which cannot join itself.
     for thread in set(threads) - {threading.current_thread()}:
         thread.join(max(0.0, deadline - time.monotonic()))
     with suppress(CatalogueError):

@@ -1,7 +1,7 @@
-"""What every kind of resource shares: Create, Describe, List, Delete, and tags.
+"""The operations that all kinds of resources share: Create, Describe, List, Delete, and tags.
 
-A `Kind` says in what solutions, datasets and jobs differ. What belongs to a resource, such as the
-versions of a solution, is deleted with it.
+A `Kind` describes the differences between solutions, datasets, jobs and so on. Deleting a resource
+deletes all resources that belong to it, such as the versions of a solution.
 """
 
 from __future__ import annotations
@@ -34,39 +34,39 @@ HEADERS = "$headers"
 """The key, in an operation's response, of the HTTP headers to send with it."""
 
 DEFAULT_PAGE = 100
-"""How many entries a page of a list has, which is also the maximum of maxResults."""
+"""The default number of entries on a page of a list, which is also the maximum of maxResults."""
 
 MAX_TAGS = 50
 
 _MAX_POSITION = 2**62
-"""SQLite's integers have 64 bits."""
+"""A limit for positions in tokens, because SQLite's integers have 64 bits."""
 
 
 @dataclass(frozen=True)
 class ApiRequest:
-    """What an operation gets: the request's parameters, and the catalogue in a transaction."""
+    """A request to an operation: its parameters, and the catalogue within a transaction."""
 
     params: Mapping[str, Any]
-    """The request's members, by their name on the wire, validated by the model."""
+    """The request's members by their names on the wire, validated by botocore's service model."""
     transaction: CatalogueTransaction
     home: Path
-    """The folder of the service, which the paths in the catalogue are relative to."""
+    """The folder of the service. Paths in the catalogue are relative to this folder."""
     region: str
     take_lock: Callable[[], str]
-    """Takes the lock of a new job, and returns its name."""
+    """A function that takes the lock of a new job, and returns the lock's name."""
     account: str
     filter_interactions: int
-    """How many of the latest interactions, of each user and event type, a filter considers."""
+    """The number of latest interactions, of each user and event type, that a filter considers."""
     success: Sequence[str]
-    """The types of events that metrics are to count; all if empty."""
+    """The event types that metrics count. If empty, metrics count all events."""
     started: list[tuple[Kind, Resource]] = field(default_factory=list)
-    """The resources whose jobs to start once the transaction is committed."""
+    """The new resources with a job to start once the transaction is committed."""
     files_to_remove: list[str] = field(default_factory=list)
     """The files to remove once the transaction is committed, relative to the home."""
 
     @property
     def scope(self) -> str:
-        """The value of `Resource.scope`: lists are those of an account in a region."""
+        """The `Resource.scope` of the request. A list shows the resources of a single scope."""
         return f"{self.region} {self.account}"
 
     def make_arn(self, resource: str) -> str:
@@ -87,7 +87,7 @@ class ApiRequest:
     def get_active(self, kind: str, arn: str) -> Resource:
         """Return the resource with this ARN, which must be ready for use.
 
-        Raises ResourceNotFoundError, or InUseError if it is not ACTIVE.
+        Raises ResourceNotFoundError as `get` does, or InUseError if the resource is not ACTIVE.
         """
         resource = self.get(kind, arn)
         if resource.status not in (Status.ACTIVE, None):
@@ -97,14 +97,14 @@ class ApiRequest:
 
 @dataclass(frozen=True)
 class NewResource:
-    """What a resource to create has beyond the members of its request."""
+    """The data of a new resource that are not in its Create request."""
 
     body: dict[str, Any] = field(default_factory=dict)
-    """Members of Describe that the request lacks or has with another value."""
+    """Members of Describe that are missing in the request, or have another value there."""
     state: dict[str, Any] = field(default_factory=dict)
-    """The first `Resource.state`."""
+    """The initial `Resource.state`."""
     arn_suffix: str = ""
-    """The last part of its ARN, if that is not its kind and name."""
+    """The last part of the resource's ARN. If empty, it is the kind and name."""
 
 
 @dataclass(frozen=True)
@@ -116,40 +116,41 @@ class JobResult:
     state: dict[str, Any] = field(default_factory=dict)
     """New entries for the resource's state."""
     apply_changes: Callable[[CatalogueTransaction], Sequence[Path]] = lambda transaction: ()
-    """Changes other resources in the transaction that makes this resource ACTIVE.
+    """A function that changes other resources in the transaction that makes this resource ACTIVE.
 
-    Returns the files to remove when the transaction is committed.
+    It returns the files to remove once the transaction is committed.
     """
 
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of resource: its names on the wire, its rules and its job."""
+    """A kind of resource: its names on the wire, its rules and its job."""
 
     name: str
-    """The kind as operations name it: `DatasetGroup` in CreateDatasetGroup."""
+    """The kind's name in operations: `DatasetGroup` in CreateDatasetGroup."""
     create: Callable[[ApiRequest], NewResource]
-    """Checks a Create request by the kind's own rules. Raises ServiceError."""
+    """A function that checks a Create request by the kind's own rules. Raises ServiceError."""
     parent_member: str | None = None
-    """The member of Create with the ARN of the parent, if resources of this kind have one."""
+    """The member of Create with the ARN of the parent; None if this kind has no parent."""
     perform: Callable[[Job], JobResult] | None = None
-    """Does the work of a new resource, in the background. None if it is ready at once.
+    """A function that does the work of a new resource, in the background.
 
-    Raises JobFailedError, with the reason that Describe shows.
+    It raises JobFailedError with the reason that Describe shows. None if a new resource is ready at
+    once.
     """
     turn: str = ""
-    """Jobs of one process with the same turn run one after the other."""
+    """The name of a queue. The jobs in a process with the same turn run one after the other."""
     has_status: bool = True
     check_delete: Callable[[ApiRequest, Resource], None] = lambda request, resource: None
-    """Raises InUseError if another resource still needs the one to delete."""
+    """A function that raises InUseError if another resource needs the resource to delete."""
     describe_extra: Callable[[CatalogueTransaction, Resource], dict[str, Any]] = (
         lambda transaction, resource: {}
     )
-    """Returns members of Describe that depend on other resources."""
+    """A function that returns the members of Describe that depend on other resources."""
     status_names: Mapping[str, str] = field(default_factory=dict)
-    """How Describe and List name the statuses of this kind, where that is not as in `Status`."""
+    """The statuses that have another name in Describe and List of this kind than in `Status`."""
     newest_first: bool = False
-    """Whether List starts with the newest, not with the oldest."""
+    """Whether List begins with the newest resource. By default, it begins with the oldest."""
 
     @property
     def slug(self) -> str:
@@ -163,14 +164,15 @@ class Kind:
 
     @property
     def arn_member(self) -> str:
-        """The member with its ARN, such as `datasetGroupArn`."""
+        """The member with the resource's ARN, such as `datasetGroupArn`."""
         return f"{self.member}Arn"
 
 
 def create(kind: Kind, request: ApiRequest) -> dict[str, Any]:
     """Answer Create: add the resource to the catalogue. Its job starts after the transaction.
 
-    Raises ServiceError for a request that breaks a rule of the kind, a name in use, and bad tags.
+    Raises ServiceError if the request breaks a rule of the kind, the name is in use, or the tags
+    are bad.
     """
     tags = _check_tags(request.params.get("tags", []))
     new_resource = kind.create(request)
@@ -235,15 +237,16 @@ def answer_page(
 ) -> dict[str, Any]:
     """Answer a List operation: one page, and the token of the next page if there is one.
 
-    list_entries: takes the number of an entry, 0 before the first, and a limit. It returns the
-        entries that come after, with their numbers.
-    scope: what tells this list from others of the operation, such as the parent of its resources.
+    list_entries: takes the number of an entry (0 to start) and a limit. It returns the entries
+        after that entry, with their numbers.
+    scope: values that identify this list among the operation's lists, such as the parent of the
+        resources. A token is valid only for the list that it was made for.
 
     Raises ServiceError for a bad token.
     """
     limit = request.params.get("maxResults", DEFAULT_PAGE)
     after = _read_token(request.params.get("nextToken"), [operation, *scope])
-    # One more than the page has, to know whether there is a next page.
+    # One more entry than the page has shows whether there is a next page.
     entries = list_entries(after, limit + 1)
     page = entries[:limit]
     members = find_output_members(operation)
@@ -258,9 +261,9 @@ def answer_page(
 def _read_token(token: str | None, scope: list[str | None]) -> int:
     """Return the number of the last entry before the page, or 0 for the first page.
 
-    scope: the operation and the scope of the list, which the token must be of.
+    scope: the operation and the scope of the list. The token must have been made for them.
 
-    Raises ServiceError if it is not.
+    Raises ServiceError for a bad token, or a token of another list.
     """
     if token is None:
         return 0
@@ -277,10 +280,10 @@ def _read_token(token: str | None, scope: list[str | None]) -> int:
 
 
 def delete(kind: Kind, request: ApiRequest) -> dict[str, Any]:
-    """Answer Delete: remove the resource, and all that belongs to it.
+    """Answer Delete: remove the resource and all resources that belong to it.
 
-    Raises ResourceNotFoundError, and InUseError if a job is under way on any of it, or if it is
-    needed.
+    Raises ResourceNotFoundError, or InUseError if a job is working on any of these resources or
+    another resource needs the one to delete.
     """
     resource = request.get(kind.name, request.params[kind.arn_member])
     for job in request.transaction.list_jobs_of(resource.arn):
@@ -347,9 +350,10 @@ def find_taggable(request: ApiRequest) -> Resource:
 def _check_tags(
     tags: Sequence[Mapping[str, str]], existing: Mapping[str, str] | None = None
 ) -> dict[str, str]:
-    """Return the value of each tag by its key, also of those that exist.
+    """Return the values of the existing and the new tags, by key.
 
-    tags: the tags as a request has them.
+    tags: the new tags, in the form of a request.
+    existing: the resource's tags before the request.
 
     Raises ServiceError for a reserved or repeated key, and for too many tags.
     """

@@ -1,4 +1,4 @@
-"""The recipes that this local Personalize trains, one row each: those that have batch jobs.
+"""The table of recipes that this local Personalize trains. Each recipe has batch jobs.
 
 Source: developer guide, "Choosing a recipe" and "Batch inference job input and output".
 """
@@ -31,30 +31,30 @@ USER_SEGMENTATION = "USER_SEGMENTATION"
 
 
 AnyModel = BlendModel | SimilarItems | SegmentModel
-# Takes interactions, the features of items, hyperparameters and a log. The result is the model of
-# all interactions, and what was measured of a model without the users that it was measured on.
+# Takes interactions, the features of items, hyperparameters and a log. Returns the model of all
+# interactions. Also returns the measurements of a model that was trained without its tested users.
 Train = Callable[[Interactions, ItemFeatures | None, Values, Log], tuple[AnyModel, Measurements]]
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A recipe of Amazon Personalize: its description, its lines, and how it is trained here."""
+    """A recipe of Amazon Personalize, and the functions that train and load its models here."""
 
     name: str
-    """The last part of its ARN."""
+    """The last part of the recipe's ARN."""
 
     type: str
-    """One of Amazon Personalize's types of recipes."""
+    """The recipe's type in Amazon Personalize, such as USER_PERSONALIZATION."""
 
     description: str
 
     input_field: str
-    """The field of an input line of a batch job."""
+    """The field of a batch job's input line that names the user, item or item attributes."""
 
     train: Train
 
     load: Callable[[Path], AnyModel]
-    """Reads a saved model. Raises ModelFileError."""
+    """A function that reads a saved model. Raises ModelFileError."""
 
     events_config: bool = False
     """Whether solutionConfig.eventsConfig is allowed."""
@@ -65,7 +65,7 @@ class Recipe:
 
     @property
     def makes_segments(self) -> bool:
-        """Whether it serves batch segment jobs; all others serve batch inference jobs."""
+        """Whether the recipe is for batch segment jobs. If not, it is for batch inference jobs."""
         return self.type == USER_SEGMENTATION
 
 
@@ -120,21 +120,21 @@ _TABLE = (
         SegmentModel.load,
     ),
 )
-RECIPES: Mapping[str, Recipe] = {recipe.arn: recipe for recipe in _TABLE}  # by ARN
+RECIPES: Mapping[str, Recipe] = {recipe.arn: recipe for recipe in _TABLE}
 
-# Recipes that Amazon Personalize offers in real time only.
+# These recipes have no batch jobs: Amazon Personalize offers them in real time only.
 REAL_TIME_RECIPES = ("aws-trending-now", "aws-next-best-action")
-# A recipe with batch jobs, which compares the texts of items with a model that only Amazon has.
+# This recipe has batch jobs, but it compares items' texts with a model that only Amazon has.
 SEMANTIC_SIMILARITY = "aws-semantic-similarity"
 
 
 def get_recipe(arn: str) -> Recipe:
-    """The recipe of an ARN.
+    """Return the recipe with this ARN.
 
-    Raises ResourceNotFoundError if there is none, or InvalidInputError if it has no batch jobs, or
-    if only Amazon has it.
+    Raises ResourceNotFoundError if there is none, and InvalidInputError if the recipe has no batch
+    jobs or is available on AWS only.
     """
-    # Clients of a region in China or of GovCloud name its partition.
+    # Clients in China and GovCloud use their partition in the ARN.
     standard_arn = re.sub(r"^arn:aws(-cn|-us-gov):", "arn:aws:", arn)
     if standard_arn in RECIPES:
         return RECIPES[standard_arn]
@@ -153,7 +153,7 @@ def get_recipe(arn: str) -> Recipe:
 
 
 def training_parameters(config: Mapping[str, Any]) -> dict[str, str]:
-    """The hyperparameters and the feature transformation parameters of a `solutionConfig`."""
+    """Return the hyperparameters and feature transformation parameters of a `solutionConfig`."""
     return {
         **config.get("featureTransformationParameters", {}),
         **config.get("algorithmHyperParameters", {}),
@@ -170,12 +170,13 @@ def train(
 ) -> tuple[AnyModel, Measurements]:
     """Train a recipe and measure it on Amazon Personalize's split.
 
-    The same data and hyperparameters give the same model, on the same number of cores. Raises
-    HyperparameterError or TrainingError.
+    On the same number of cores, the same data and hyperparameters give the same model.
 
-    name: of the recipe, without the rest of its ARN.
-    features: the Items dataset, which recipes of items for users read.
-    log: takes a line about what was done.
+    name: the recipe's name, which is the last part of its ARN.
+    features: the features of the Items dataset. Only recipes of items for users read them.
+    log: takes a line about the progress of the training.
+
+    Raises HyperparameterError or TrainingError.
     """
     values = parse_hyperparameters(name, hyperparameters)
     if not len(interactions):

@@ -1,1 +1,1 @@
-"""The wire: requests, their validation and signatures, the server and the embedded client."""
+"""The HTTP API: requests, their validation and signatures, the server and the embedded client."""

@@ -1,10 +1,10 @@
 """A boto3 client for a local Personalize in this process.
 
-Runs import nothing else of this package. The command line imports `command`, and `testing` starts
-the service itself.
+Pipeline runs import only this module from the package. The command line imports `command`, and
+`testing` starts the service itself.
 
-boto3 serialises requests and parses responses as on AWS. Only the network is replaced, by a handler
-of botocore's `before-send` event.
+boto3 serialises requests and parses responses as on AWS. A handler of botocore's `before-send`
+event replaces the network, and nothing else.
 """
 
 from __future__ import annotations
@@ -54,18 +54,18 @@ def embedded_client(
 ) -> PersonalizeClient:
     """Return a `personalize` client for the local Personalize in the folder `home`.
 
-    Jobs run in threads of this process. Those that it leaves unfinished fail.
+    Jobs run in threads of this process. Jobs that are unfinished when the process ends fail.
 
-    store: where the S3 objects of requests are.
-    region, account: those in the ARNs of new resources.
-    filter_interactions: how many of a user's latest interactions, of an event type, a filter
+    store: the store of the S3 objects that requests name.
+    region, account: the region and account in the ARNs of new resources.
+    filter_interactions: the number of a user's latest interactions of an event type that a filter
         considers.
 
     Raises CatalogueError, UserError, and OSError if the folder cannot be created.
     """
     require("local", "the embedded Personalize")
-    # The libraries for training are imported only where a Personalize runs, and not where
-    # pipelines are loaded.
+    # The libraries for training are imported only if a Personalize runs, and not if pipelines are
+    # only loaded.
     from .service import LocalPersonalize
 
     service = LocalPersonalize(

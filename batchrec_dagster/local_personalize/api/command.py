@@ -21,7 +21,7 @@ DEFAULT_HOME = Path(".batchrec/personalize")
 def _parse_buckets(
     context: click.Context, parameter: click.Parameter, values: tuple[str, ...]
 ) -> dict[str, Path]:
-    """Return the folder of each bucket by its name: a callback of click."""
+    """Return the folder of each bucket by the bucket's name. This is a callback of click."""
     buckets = {}
     for value in values:
         bucket, separator, folder = value.partition("=")
@@ -32,9 +32,9 @@ def _parse_buckets(
 
 
 def _make_pattern_check(pattern: str, meaning: str) -> Callable[..., str]:
-    """Return a callback of click that takes only values which match the pattern.
+    """Return a callback of click that accepts only values that match the pattern.
 
-    meaning: what they are, in words, for the message.
+    meaning: a description of a valid value, for the error message.
     """
 
     def check(context: click.Context, parameter: click.Parameter, value: str) -> str:
@@ -48,7 +48,7 @@ def _make_pattern_check(pattern: str, meaning: str) -> Callable[..., str]:
 def _check_extras() -> None:
     """Raise click.ClickException if an optional dependency is missing.
 
-    It is called late, so that --help does not wait for their imports.
+    This is called late, so that --help does not wait for the imports.
     """
     try:
         for extra in ("local", "serve"):
@@ -127,7 +127,7 @@ def local_personalize(
     Examples:
       batchrec local-personalize --bucket batchrec-local=.batchrec/storage
       batchrec local-personalize --port 0 --s3-endpoint http://127.0.0.1:8333
-    """
+    """  # noqa: D301
     _check_extras()
     from batchrec_dagster.storage.objects import ObjectStore
 

@@ -31,8 +31,8 @@ def make_application(
 ) -> Starlette:
     """Return the ASGI application.
 
-    key: the access key with which requests must be signed, or None if they need no signature.
-    hosts: the names by which clients may reach it, besides those of the loopback interface.
+    key: the access key that requests must be signed with; None if they need no signature.
+    hosts: the host names that clients may use, besides the names of the loopback interface.
     """
 
     async def personalize(request: Request) -> Response:
@@ -71,7 +71,7 @@ def serve(
 ) -> None:
     """Serve until SIGINT or SIGTERM, and log each request.
 
-    key, hosts: as in `make_application`.
+    key, hosts: see `make_application`.
     """
     if not is_loopback(host):
         logger.warning(

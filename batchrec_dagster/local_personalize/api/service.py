@@ -1,4 +1,4 @@
-"""One local Personalize: it answers requests, and does the work of jobs in the background.
+"""The service of a local Personalize, which answers requests and runs jobs in the background.
 
 The wire format is AWS JSON 1.1, as the service model's metadata says (protocol, targetPrefix).
 """
@@ -27,21 +27,24 @@ from .validation import check_request, load_service_model, prune
 CONTENT_TYPE = "application/x-amz-json-1.1"
 TARGET_PREFIX = "AmazonPersonalize"
 
-# The codes of errors in the request itself.
+# The error codes for malformed requests.
 _UNKNOWN_OPERATION, _NOT_JSON = "UnknownOperationException", "SerializationException"
 
 
 class HttpResponse(NamedTuple):
-    """What is sent back to the client."""
+    """A response to the client."""
 
     status: int
     body: bytes
-    """JSON."""
+    """The content as JSON."""
     headers: Mapping[str, str]
 
     @classmethod
     def make(cls, content: Any, status: int = 200, **headers: str) -> HttpResponse:
-        """Return a response with this content, which becomes JSON, and a request id of its own."""
+        """Return a response with a new request id.
+
+        content: written to the body as JSON.
+        """
         headers = {"Content-Type": CONTENT_TYPE, "x-amzn-RequestId": str(uuid.uuid4()), **headers}
         return cls(status, json.dumps(content).encode(), headers)
 
@@ -77,9 +80,9 @@ def _parse_body(body: bytes) -> dict[str, Any]:
 
 
 def _parse_success(header: str) -> list[str]:
-    """Return the types of events that metrics are to count. Raises ServiceError.
+    """Return the event types that metrics count. Raises ServiceError.
 
-    header: a JSON array of their names; empty for all.
+    header: a JSON array of event types. If empty, metrics count all events.
     """
     try:
         names = json.loads(header or "[]")
@@ -94,12 +97,12 @@ def _parse_success(header: str) -> list[str]:
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    """Raise ValueError for NaN and Infinity, which Python's JSON reader takes by default."""
+    """Raise ValueError for NaN and Infinity, which Python's JSON reader accepts by default."""
     raise ValueError(f"{name} is not JSON")
 
 
 class LocalPersonalize:
-    """The service on one home. Several, in one process or in many, may share a home."""
+    """The service on a home. Several services, even in different processes, may share a home."""
 
     def __init__(
         self,
@@ -110,12 +113,12 @@ class LocalPersonalize:
         account: str = ACCOUNT_ID,
         filter_interactions: int = FILTER_HISTORY,
     ) -> None:
-        """Open or create the home, and let the jobs fail whose processes have ended.
+        """Open or create the home, and mark the jobs of ended processes as failed.
 
-        store: where the S3 objects of requests are.
-        region, account: those in the ARNs of new resources.
-        filter_interactions: how many of a user's latest interactions, of an event type, a filter
-            considers.
+        store: the store of the S3 objects that requests name.
+        region, account: the region and account in the ARNs of new resources.
+        filter_interactions: the number of a user's latest interactions of an event type that a
+            filter considers.
 
         Raises CatalogueError, and OSError if the folder cannot be created.
         """
@@ -129,13 +132,13 @@ class LocalPersonalize:
         remove_unnamed_files(self._catalogue, self._home)
 
     def answer(self, target: str, body: bytes, success: str = "") -> HttpResponse:
-        """Return the response to one HTTP request. Errors become error responses of the protocol.
+        """Return the response to an HTTP request. Errors become error responses of the protocol.
 
         target: the header X-Amz-Target, which names the operation.
         body: the request's JSON.
-        success: the value of the header HEADER; empty without one.
+        success: the value of the header HEADER; empty if the request has no such header.
 
-        Raises CatalogueError, which the caller of an embedded client gets as it is.
+        Raises CatalogueError, which the embedded client passes on unchanged.
         """
         try:
             operation, params = _parse_target(target), _parse_body(body)
@@ -157,11 +160,11 @@ class LocalPersonalize:
         params: dict[str, Any],
         success: Sequence[str] = (),
     ) -> dict[str, Any]:
-        """Return the members of the response to one request.
+        """Return the members of the response to a request.
 
-        operation: its name, such as CreateSchema.
+        operation: the operation's name, such as CreateSchema.
         params: the request's members, which are validated here.
-        success: the types of events that metrics are to count; all if empty.
+        success: the event types that metrics count. If empty, metrics count all events.
 
         Raises ServiceError if the request is refused, and CatalogueError.
         """
@@ -201,7 +204,8 @@ class LocalPersonalize:
             for lock in locks:
                 lock.release()
             raise
-        # After a kill in between, the next service on this home removes them.
+        # If the process is killed before it removes the files, the next service on this home
+        # removes them.
         for path in request.files_to_remove:
             remove_path(self._home.root / path)
         for (kind, resource), lock in zip(request.started, locks, strict=True):
@@ -209,5 +213,5 @@ class LocalPersonalize:
         return response
 
     def close(self) -> None:
-        """Stop running jobs, whose resources fail."""
+        """Stop running jobs. Their resources fail."""
         self._jobs.close()

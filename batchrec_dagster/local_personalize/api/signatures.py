@@ -1,4 +1,4 @@
-"""Checks that a request is signed with this service's key (AWS Signature Version 4).
+"""The check that a request is signed with this service's key (AWS Signature Version 4).
 
 botocore computes signatures (`botocore.auth.SigV4Auth`) but does not verify them.
 """
@@ -25,13 +25,13 @@ _HEADER = re.compile(
     rf"/{SERVICE}/aws4_request, ?SignedHeaders=(?P<signed>[a-z0-9;_-]+),"
     r" ?Signature=(?P<signature>[0-9a-f]{64})"
 )
-# Without the operation and the time in it, a signature could be used again for another request.
+# If a signature did not cover the operation and the time, it could be reused for another request.
 _MUST_BE_SIGNED = {"host", "x-amz-date", "x-amz-target"}
 _BODY_HASH = "x-amz-content-sha256"
 
 
 class SignatureError(Exception):
-    """The request is not signed with the key."""
+    """A request is not signed with the key."""
 
     code: str
     """The exception's name on the wire."""
@@ -55,7 +55,7 @@ def check_signature(
     """Raise SignatureError unless a `POST /` is signed with the key.
 
     headers: the request's headers, with names in lower case.
-    now: the time of the check, which is the current time if None.
+    now: the time to check against; None for the current time.
     """
     header = headers.get("authorization")
     if not header:
@@ -89,7 +89,7 @@ def check_signature(
 
 
 class _Signer(SigV4Auth):
-    """Signs every header, because other SDKs sign some that botocore leaves out."""
+    """A signer of all headers, because other SDKs sign some headers that botocore leaves out."""
 
     def headers_to_sign(self, request: AWSRequest) -> HTTPHeaders:
         return request.headers
@@ -98,7 +98,7 @@ class _Signer(SigV4Auth):
 def _compute_signature(key: AccessKey, region: str, signed: Mapping[str, str], body: bytes) -> str:
     """Return the signature that a request must have.
 
-    signed: the headers to sign.
+    signed: the signed headers.
     """
     request = AWSRequest("POST", "http://any-host/", headers=signed, data=body)
     request.context["timestamp"] = signed["x-amz-date"]
@@ -109,7 +109,7 @@ def _compute_signature(key: AccessKey, region: str, signed: Mapping[str, str], b
 
 
 def _check_time(time: str, day: str, now: datetime) -> None:
-    """Raise SignatureError if the request is too old, or says two different days.
+    """Raise SignatureError if the request's time is too far from `now`, or its two days differ.
 
     time: the header X-Amz-Date.
     day: the day in the signature's scope, such as 20240131.
@@ -121,7 +121,7 @@ def _check_time(time: str, day: str, now: datetime) -> None:
             "IncompleteSignatureException", "The header X-Amz-Date must be like 20240131T120000Z."
         ) from None
     if abs(now - signed_at) > _MAX_CLOCK_DIFFERENCE or not time.startswith(day):
-        # AWS's own words.
+        # These are AWS's own words.
         raise SignatureError(
             "InvalidSignatureException", f"Signature expired or not yet current: {time}."
         )

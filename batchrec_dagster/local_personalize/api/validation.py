@@ -1,4 +1,4 @@
-"""Validates requests by botocore's service model, as AWS does first.
+"""The validation of requests against botocore's service model, as AWS does first.
 
 botocore's client checks only types, required members and minimum sizes. A service must also check
 maximum sizes, patterns and enumerations.
@@ -21,10 +21,10 @@ from ..errors import InvalidInputError
 SERVICE = "personalize"
 
 _MAX_PROBLEMS, _MAX_QUOTED = 50, 200
-"""How many problems a message names, and how many characters of a value it quotes."""
+"""The largest number of problems in a message, and of quoted characters of a value."""
 
-# Character classes in the model's patterns, which are Java's, that Python's `re` lacks. The second
-# one is letters and digits, and a list of the separators.
+# The model's patterns are Java's. Python's `re` lacks these character classes. The second class is
+# translated to letters, digits and a list of the separators.
 _CHARACTER_CLASSES = {
     r"\p{ASCII}": r"[\x00-\x7f]",
     r"\p{L}\p{Z}\p{N}": r"\w \u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000",
@@ -38,7 +38,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _is_text(value: Any) -> bool:
-    # JSON can name a lone surrogate, which no encoding can store.
+    # JSON text can contain an escaped lone surrogate, which UTF-8 cannot store.
     return isinstance(value, str) and not any("\ud800" <= letter <= "\udfff" for letter in value)
 
 
@@ -57,7 +57,7 @@ _TYPES: Mapping[str, Callable[[Any], bool]] = {
 
 @cache
 def load_service_model() -> ServiceModel:
-    """Return botocore's model of Amazon Personalize, whatever is in the user's ~/.aws/models."""
+    """Return botocore's model of Amazon Personalize, ignoring models in ~/.aws/models."""
     loader = Loader(
         extra_search_paths=[Loader.BUILTIN_DATA_PATH], include_default_search_paths=False
     )
@@ -72,7 +72,7 @@ def find_output_members(operation: str) -> Mapping[str, Shape]:
 
 
 def prune(value: Any, shape: Shape) -> Any:
-    """Return the value with the members that its shape has, without those that are None."""
+    """Return the value with only the members in its shape, without None."""
     if isinstance(shape, StructureShape):
         members = {name: value.get(name) for name in shape.members}
         return {
@@ -82,7 +82,7 @@ def prune(value: Any, shape: Shape) -> Any:
         }
     if isinstance(shape, ListShape):
         return [prune(entry, shape.member) for entry in value]
-    # JSON clients may send 5.0 for 5.
+    # JSON clients may send 5.0 in place of 5.
     return int(value) if shape.type_name == "integer" else value
 
 
@@ -99,7 +99,9 @@ def check_request(params: dict[str, Any], shape: Shape) -> None:
 
 
 def _find_problems(value: Any, shape: Shape, path: str) -> Iterator[str]:
-    """Yield a sentence for the first constraint that the value breaks, or for those of its parts.
+    """Yield a sentence for the first constraint that the value breaks.
+
+    If the value itself is valid, yield the sentences for its parts.
 
     path: the value's place in the request, such as `tags.1.member`. Empty for the request itself.
     """

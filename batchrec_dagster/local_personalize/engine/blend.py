@@ -44,26 +44,33 @@ from .select import (
     select_blend,
 )
 
-# The regularization of factors, and the confidence of an interaction.
+# The regularization and the confidence of an interaction, by kind of factors.
 FACTOR_OPTIONS = {FACTORS: (1.5, 3.0), FIRM_FACTORS: (10.0, 10.0)}
-FEW_ROWS = 250_000  # more interactions are worth less regularization
-# Where users have more items on average, and fewer of these have the time of the one before, the
-# order in which they came is known so well that co-occurrence in either order adds nothing.
+# Firm factors are fitted up to this number of interactions. More data needs less regularization.
+FEW_ROWS = 250_000
+# Co-occurrence in either order is left out if users have at least LONG_HISTORIES items on average
+# and at most the share MANY_TIES of the items has the same time as the item before. The order of
+# the items is then known so well that co-occurrence in either order adds nothing.
 LONG_HISTORIES = 100
 MANY_TIES = 0.2
-NEIGHBORS = 500  # weights that co-occurrence keeps of each item
-MANY_ROWS = 2_500_000  # with as many interactions, NEIGHBORS_OF_MANY weights are as accurate
+# The weights that co-occurrence keeps per item. From MANY_ROWS interactions on, NEIGHBORS_OF_MANY
+# weights give the same accuracy.
+NEIGHBORS = 500
+MANY_ROWS = 2_500_000
 NEIGHBORS_OF_MANY = 200
-# Of more interactions there are no factors. Of 20 million generated ones, they raise NDCG by less
-# than 1 % and double the time of lists.
+# Factors are fitted up to this number of interactions. With 20 million generated interactions,
+# factors raise NDCG by less than 1 % and double the time to make lists.
 FACTOR_ROWS = 10_000_000
-# A model without the tested users is as good as one with them where these are a smaller share.
+# If the tested users are at most this share of all users, the model is not fitted again with the
+# tested users, because the model without them is as good.
 FEW_TESTED = 0.02
 
-# For data without users to select on; the weight makes the softmax about as wide as a selection.
+# The blend for data that has no users to select a blend on. With this weight, the softmax is about
+# as wide as with a selected blend.
 DEFAULT_BLEND = Blend({COOCCURRENCE: 10.0}, {COOCCURRENCE: 0.9})
 
-MAX_NEW_ITEMS = 10_000  # the newest: each takes as long to score as another item
+# Only the newest are kept, because scoring a new item takes as long as scoring any other item.
+MAX_NEW_ITEMS = 10_000
 
 
 def train(
@@ -73,11 +80,13 @@ def train(
     log: Log,
     measure_model: Callable[[BlendModel, HeldOut], Measurements] = measure,
 ) -> tuple[BlendModel, Measurements]:
-    """The model and what was measured, which is nothing when no users can be held out.
+    """Return the trained model and its measurements.
 
-    features: the Items dataset, if there is one with features.
+    The measurements are empty if no users can be held out.
+
+    features: the features of the Items dataset, or None if there are none.
     values: the hyperparameters.
-    measure_model: measures a model that has not seen the held-out users.
+    measure_model: measures a model that was fitted without the held-out users.
     """
     held_out = hold_out(interactions)
     if held_out is None:
@@ -88,13 +97,13 @@ def train(
     measurements = measure_model(test_model, held_out)
     log(", ".join(f"{key} {value:.4f}" for key, value in measurements.metrics.items()))
     are_many_tested = len(held_out.users) > FEW_TESTED * len(interactions.user_ids)
-    del held_out  # frees a copy of the data before the largest fit
+    del held_out  # Frees a copy of the data before the largest fit.
     if not are_many_tested:
         return fitter.with_new_items(test_model), measurements
     factor_scorers = {
         name: scorer for name, scorer in test_model.scorers.items() if name in FACTOR_OPTIONS
     }
-    test_model = replace(test_model, scorers=factor_scorers)  # frees the weights of pairs
+    test_model = replace(test_model, scorers=factor_scorers)  # Frees the weights of pairs.
     fitter = Fitter(interactions, features, values, log, start=test_model)
     model = replace(fitter.fit(test_model.blend), repeats=test_model.repeats)
     return fitter.with_new_items(model), measurements
@@ -103,7 +112,7 @@ def train(
 def _fit_and_select(
     held_out: HeldOut, features: ItemFeatures | None, values: Values, log: Log
 ) -> tuple[BlendModel, Fitter]:
-    """The model without the held-out users, and what fitted it."""
+    """Return the model that is fitted without the held-out users, and its fitter."""
     fitter = Fitter(held_out.train, features, values, log)
     tested = held_out.of_model(fitter.item_ids)
     if tested.truth.nnz:
@@ -118,7 +127,7 @@ def _fit_and_select(
 
 
 class Fitter:
-    """Fits components on interactions."""
+    """A fitter of components and models on one set of interactions."""
 
     def __init__(
         self,
@@ -130,7 +139,8 @@ class Fitter:
     ) -> None:
         """Prepare the interactions for all components.
 
-        start: a model of most of these users. Factors go on from those in it.
+        start: a model that was fitted on most of the users. Its factors are the starting point of
+            the new factors.
         """
         order = order_by_popularity(interactions)
         self.item_ids = interactions.item_ids[order]
@@ -147,7 +157,7 @@ class Fitter:
         self._start = start
 
     def list_components(self) -> list[str]:
-        """The names of the components that a blend is selected of."""
+        """Return the names of the components to select a blend from."""
         names = [SEQUENCE, POPULARITY]
         if len(self._history.items) <= FACTOR_ROWS:
             names.append(FACTORS)
@@ -160,11 +170,11 @@ class Fitter:
         return [*names, CONTENT] if self._features is not None else names
 
     def fit(self, blend: Blend) -> BlendModel:
-        """The model of a blend."""
+        """Fit the components of a blend and return the model."""
         return self.assemble(self.fit_all(list(blend.weights)), blend)
 
     def fit_all(self, names: list[str]) -> dict[str, Scorer]:
-        """The components of these names."""
+        """Fit the named components and return them by name."""
         scorers: dict[str, Scorer] = {}
         for name in sorted(names, key=COMPONENTS.index):
             began = time.monotonic()
@@ -174,7 +184,10 @@ class Fitter:
         return scorers
 
     def _fit(self, name: str, fitted: Mapping[str, Scorer]) -> Scorer:
-        """A component. fitted: those that it may be made of."""
+        """Return the named component.
+
+        fitted: the components fitted so far, which the new component may build on.
+        """
         if name == POPULARITY:
             return PopularityScorer(self._counts)
         if name == CONTENT:
@@ -192,12 +205,12 @@ class Fitter:
 
     @cached_property
     def _content(self) -> ContentScorer:
-        """The scorer of items by their features, which there must be."""
+        """The scorer of items by their features; requires features."""
         assert self._features is not None
         return content.fit_content(self._history, self._features.of_items(self.item_ids))
 
     def _fit_factors(self, name: str) -> FactorScorer:
-        """Factors that go on from those of `start`, if it has any."""
+        """Return factors, refined from the factors of the start model if it has any."""
         start = self._start.scorers.get(name) if self._start else None
         if self._start is not None and isinstance(start, FactorScorer):
             old_index = find_positions(self._start.item_ids, self.item_ids)
@@ -211,18 +224,22 @@ class Fitter:
         )
 
     def assemble(self, scorers: Mapping[str, Scorer], blend: Blend) -> BlendModel:
-        """The model of components that were fitted here."""
+        """Return the model of a blend, with the components that this fitter fitted."""
         scorers = {name: scorers[name] for name in blend.weights}
         return BlendModel(self.item_ids, np.log(self._counts), scorers, blend)
 
     def with_new_items(self, model: BlendModel) -> BlendModel:
-        """The model, fitted here, with the items that have features and no interactions."""
+        """Return the model extended by the items that have features but no interactions.
+
+        model: a model that this fitter fitted.
+        """
         if self._features is None:
             return model
         ages = (self._newest - self._features.created) / SECONDS_A_DAY
         is_new = find_positions(self.item_ids, self._features.item_ids) < 0
         new = np.flatnonzero(is_new & (np.diff(self._features.matrix.indptr) > 0))
-        # The youngest first; without a creation time, later rows.
+        # The youngest items come first. Items without a creation time come last, and among them
+        # later rows come first.
         new_ages = np.where(np.isnan(ages[new]), np.inf, ages[new])
         new = new[np.lexsort((-new, new_ages))[:MAX_NEW_ITEMS]]
         if not len(new):
@@ -234,9 +251,10 @@ class Fitter:
 
 
 def drop_extreme_users(interactions: Interactions, values: Values) -> Interactions:
-    """The interactions without users whose history length is outside of the percentiles.
+    """Drop the users with a history length outside of the percentiles, and return the rest.
 
-    values: perhaps with min_user_history_length_percentile and max_user_history_length_percentile.
+    values: the hyperparameters. The limits are min_user_history_length_percentile (default 0) and
+        max_user_history_length_percentile (default 1).
     """
     is_within = mark_within_percentiles(np.diff(interactions.starts), "user_history_length", values)
     is_kept = is_within[interactions.users]
@@ -244,11 +262,12 @@ def drop_extreme_users(interactions: Interactions, values: Values) -> Interactio
 
 
 def mark_within_percentiles(counts: np.ndarray, name: str, values: Values) -> Bool:
-    """(n,): which counts are between two percentiles of the counts above 0.
+    """Return a mask of the counts between two percentiles of the counts above 0, of shape (n,).
 
-    counts: (n,) with one above 0 at least.
-    name: the hyperparameters `min_<name>_percentile` and `max_<name>_percentile` of the values have
-        the percentiles, from 0 to 1.
+    counts: shape (n,). At least one count is above 0.
+    name: the middle of the hyperparameters' names `min_<name>_percentile` and
+        `max_<name>_percentile`, which hold the percentiles, from 0 to 1.
+    values: the hyperparameters.
     """
     lowest = values.get(f"min_{name}_percentile", 0.0)
     highest = values.get(f"max_{name}_percentile", 1.0)

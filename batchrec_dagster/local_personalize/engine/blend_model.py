@@ -1,4 +1,4 @@
-"""The model of items for users: it scores all items with a blend, and places new ones.
+"""The model of items for users, which scores all items with a blend and places new items.
 
 infer: histories -> each component's scores -> their weighted sum -> repeats, new items -> lists
 """
@@ -32,20 +32,21 @@ from .select import (
 )
 from .serve import LEAST_SCORE, top_k
 
-# Defaults of Personalize's itemExplorationConfig; recipes of version 2 decide by themselves.
+# The defaults of Personalize's itemExplorationConfig. Personalize's recipes of version 2 choose
+# these values by themselves.
 EXPLORATION_WEIGHT = 0.3
-MAX_AGE = 30.0  # days, if there is a creation time
+MAX_AGE = 30.0  # days; items without a creation time have no maximum
 NEW_ITEMS = "new-items"
 NEW_ITEMS_RECENCY = 0.3
-COMPARED = 10  # the first items of a list, which a new one has to suit the user as well
+COMPARED = 10  # A new item must suit the user as well as this many first items of the list.
 
 
 @dataclass(frozen=True)
 class PopularityScorer:
-    """The number of interactions of each item, for every history."""
+    """A component that scores items by their popularity, the same for every history."""
 
     counts: Float32
-    """(n_items,)"""
+    """The number of interactions of each item, of shape (n_items,)."""
 
     def add(self, scores: Float32, history: History, exponent: float, weight: float) -> None:
         """See `select.Scorer`."""
@@ -54,97 +55,105 @@ class PopularityScorer:
 
 @dataclass(frozen=True)
 class NewItems:
-    """Items that nobody has had, after the others in all arrays."""
+    """Items without interactions. In all arrays of items, they come after the known items."""
 
     scorer: ContentScorer
-    """Scores all items by their features."""
+    """The scorer of all items, known and new, by their features."""
 
     ages: Float64
-    """(new,) days from the creation to the newest interaction; NaN if unknown."""
+    """Days from the item's creation to the newest interaction, of shape (new,). NaN if unknown."""
 
     share: float = EXPLORATION_WEIGHT
-    """The largest share of them in a list, and in its beginnings."""
+    """The largest share of new items in a list and in each of its beginnings."""
 
     drops_history: bool = False
-    """Whether a list loses all that its user had, also what the filter does not know of: it knows
-    the latest interactions only. Then that is not counted, as if the filter knew it."""
+    """Whether the caller later removes from each list all items that its user had.
+
+    A filter removes only the items of the user's latest interactions before `choose` is called. If
+    this flag is set, `choose` counts places as if the filter had removed all items that the user
+    had.
+    """
 
     def choose(self, scores: Float32, history: History, k: int) -> Int32:
-        """(users, k): the best items, and at places for new ones those that suit the user.
+        """Return the best known items, mixed with new items that suit the user.
 
-        A new item suits if its features have at least the score that those of the list's first ten
-        items have in the middle. Of the first n items of a list, for every n, at most the share is
-        new.
+        The result has shape (users, k). A new item suits a user if the score of its features is at
+        least the median score of the features of the list's first ten items. Of the first n items
+        of a list, for every n, at most the share is new. If the known items run out, suitable new
+        items fill the rest of the list.
         """
-        n_own = scores.shape[1] - len(self.ages)
-        own = top_k(scores[:, :n_own], k)
+        n_known = scores.shape[1] - len(self.ages)
+        known = top_k(scores[:, :n_known], k)
         is_had = np.zeros(scores.shape, bool)
         if self.drops_history:
             is_had[history.owners, history.items] = True
         suits = np.zeros(scores.shape, np.float32)
         self.scorer.add(suits, history, NEW_ITEMS_RECENCY, 1.0)
-        counted = np.where(is_had[:, :n_own], np.float32(-np.inf), scores[:, :n_own])
+        counted = np.where(is_had[:, :n_known], np.float32(-np.inf), scores[:, :n_known])
         first = np.maximum(top_k(counted, COMPARED), 0)
         least = np.median(np.take_along_axis(suits, first, axis=1), axis=1, keepdims=True)
         is_suitable = (suits >= least) & (suits > 0) & (scores > -np.inf) & ~is_had
-        is_suitable[:, :n_own] = False
+        is_suitable[:, :n_known] = False
         new = top_k(np.where(is_suitable, suits, np.float32(-np.inf)), k)
-        lists = np.full(own.shape, -1, np.int32)
+        lists = np.full(known.shape, -1, np.int32)
         rows = np.arange(len(lists))
         new_taken, places_counted = np.zeros((2, len(lists)), np.int64)
         for place in range(k):
-            next_own, next_new = own[rows, place - new_taken], new[rows, new_taken]
+            next_known, next_new = known[rows, place - new_taken], new[rows, new_taken]
             has_room = new_taken + 1 <= self.share * (places_counted + 1) + 1e-9
-            is_new = (next_new >= 0) & (has_room | (next_own < 0))
-            lists[:, place] = np.where(is_new, next_new, next_own)
+            is_new = (next_new >= 0) & (has_room | (next_known < 0))
+            lists[:, place] = np.where(is_new, next_new, next_known)
             new_taken += is_new
-            places_counted += is_new | ~is_had[rows, np.maximum(next_own, 0)]
+            places_counted += is_new | ~is_had[rows, np.maximum(next_known, 0)]
         return lists
 
 
 @dataclass(frozen=True)
 class BlendModel:
-    """Scores all items for users. Users without a history get popular items."""
+    """A model that scores all items for users. Users without a history get popular items."""
 
     item_ids: Ids
-    """(n_items,) distinct str, the most popular first, then the new ones."""
+    """Distinct item ids of shape (n_items,): known items by falling popularity, then new items."""
 
     popularity: Float32
-    """(n_items without new ones,) log of the counts."""
+    """The log of each known item's number of interactions, of shape (n_items - new,)."""
 
     scorers: Mapping[str, Scorer]
     """The components by name."""
 
     blend: Blend
-    """Their weights and recency exponents."""
+    """The weights and recency exponents of the components."""
 
     repeats: Repeats | None = None
-    """How likely items come again; None if users seldom have an item again."""
+    """The chance that items of the history come again; None if repeats are rare in the data."""
 
     new_items: NewItems | None = None
-    """The last of `item_ids`, which nobody had in the training."""
+    """The last items of `item_ids`, which had no interactions in training."""
 
     def score(self, history: History, out: Float32 | None = None) -> Float32:
-        """(users, n_items) logits. Those of new items are the least: they have places of their
-        own."""
-        own = history.keep_items(len(self.popularity))
+        """Return logits of shape (users, n_items).
+
+        New items have the least possible logit, because `choose` places them by their features.
+        """
+        known = history.keep_items(len(self.popularity))
         if out is None:
-            out = np.empty((len(own.lengths), len(self.item_ids)), np.float32)
-        out[:, own.n_items :] = LEAST_SCORE
-        logits = out[:, : own.n_items]
+            out = np.empty((len(known.lengths), len(self.item_ids)), np.float32)
+        out[:, known.n_items :] = LEAST_SCORE
+        logits = out[:, : known.n_items]
         logits[:] = 0
         for scorer, exponent, weight in self._weighted_scorers:
-            scorer.add(logits, own, exponent, weight)
+            scorer.add(logits, known, exponent, weight)
         if self.repeats is not None:
-            self.repeats.add(logits, own)
-        logits[own.lengths == 0] = self.popularity
+            self.repeats.add(logits, known)
+        logits[known.lengths == 0] = self.popularity
         return out
 
     @cached_property
     def _weighted_scorers(self) -> list[tuple[Scorer, float, float]]:
-        """The components with their exponents and weights; one for all pairs of one exponent.
+        """The components with their exponents and weights.
 
-        A history is multiplied once with the sum of their weights, not once with each.
+        All pair components with an equal exponent are added up to a single component, so that each
+        history is multiplied with the sum once, and not with every component.
         """
         weighted: list[tuple[Scorer, float, float]] = []
         sums: dict[float, csr_matrix] = {}
@@ -164,10 +173,10 @@ class BlendModel:
         return self.new_items.choose(scores, history, k)
 
     def with_exploration(self, weight: float, max_age: float) -> BlendModel:
-        """The model with only some of its new items.
+        """Return the model with only the new items that are young enough.
 
-        weight: the largest share of new items.
-        max_age: the largest age of an item in days; items of unknown age stay.
+        weight: the largest share of new items in a list. With 0, the model has no new items.
+        max_age: the largest age of a new item in days. Items of unknown age stay.
         """
         if self.new_items is None:
             return self
@@ -183,7 +192,10 @@ class BlendModel:
         return replace(self, item_ids=self.item_ids[is_kept], new_items=new_items)
 
     def dropping_history(self) -> BlendModel:
-        """The model for lists that lose all that their users had, see `NewItems`."""
+        """Return the model for callers that remove all items of the user's history from lists.
+
+        See `NewItems.drops_history`.
+        """
         if self.new_items is None:
             return self
         return replace(self, new_items=replace(self.new_items, drops_history=True))
@@ -206,7 +218,7 @@ class BlendModel:
 
     @classmethod
     def load(cls, folder: Path) -> BlendModel:
-        """The model that was saved. Raises ModelFileError."""
+        """Return the saved model. Raises ModelFileError if it is missing or damaged."""
         values, facts = store.load(folder)
         scorers: dict[str, Any] = {}
         for name, scorer_type in SCORERS.items():
@@ -223,7 +235,7 @@ class BlendModel:
         return cls(values["item_ids"], values["popularity"], scorers, blend, repeats, new_items)
 
 
-# The types of the components by name.
+# The types of the components and of the scorer of new items, by name.
 SCORERS: Mapping[str, Any] = {
     SEQUENCE: PairScorer,
     COOCCURRENCE: PairScorer,

@@ -1,7 +1,8 @@
-"""Scores items by what they are: categories, numbers in buckets, creation times.
+"""The scores of items by their features: categories, buckets of numbers, creation times.
 
-The weights between features are learned in closed form: which features of a history predict which
-features of all its items. They have no entry for a single item, so they score new ones too.
+The weights say which features of a history's items predict which features of an item to score.
+The weights are computed in closed form. They are weights of features and not of single items, so
+they score new items, too.
 """
 
 from __future__ import annotations
@@ -23,36 +24,42 @@ from batchrec_dagster.personalize.schemas import (
 from .data import Float32, Float64, History, Ids, Int64, find_positions, object_ids
 from .parallel import one_blas_thread
 
-# The most frequent features of all columns are kept. The time to fit their weights grows with the
-# cube of their number.
+# Only the most frequent features of all columns are kept. The time to fit the weights grows with
+# the cube of the number of features.
 MAX_FEATURES = 500
-MAX_ENTRIES = 64  # features of an item in a column
-BUCKETS = 10  # of a column of numbers, with about the same number of items each
+MAX_ENTRIES = 64  # The largest number of an item's features in a column.
+BUCKETS = 10  # The buckets of a column of numbers, with about the same number of items each.
 
-MAX_USERS = 20_000  # enough to fit the weights of at most 500 features on
-USER_REGULARIZATION = 0.01  # times the number of users
+MAX_USERS = 20_000  # The users to fit on: enough for the weights of at most 500 features.
+USER_REGULARIZATION = 0.01  # This is multiplied by the number of users.
 ITEM_REGULARIZATION = 1.0
 
-# Takes the name of a column of the Items dataset. The result has the columns ITEM_ID and this one.
-# If an item has several rows, the last one counts.
+# Takes the name of a column of the Items dataset, and returns ITEM_ID and that column. If an item
+# has several rows, its last row counts.
 ReadColumn = Callable[[str], pl.DataFrame]
 
 
 @dataclass(frozen=True)
 class ItemFeatures:
-    """What the Items dataset says about its items."""
+    """The features of the items in the Items dataset."""
 
     item_ids: Ids
-    """(n,) distinct str, in the order of the dataset."""
+    """Distinct item ids of shape (n,), in the order of the dataset."""
 
     matrix: csr_matrix
-    """(n, features) float32; the entries of a row have the Euclidean length 1, if there are any."""
+    """The weights of the items' features, float32 of shape (n, features).
+
+    Each row has the Euclidean length 1, or is empty.
+    """
 
     created: Float64
-    """(n,) CREATION_TIMESTAMP in epoch seconds; NaN where unknown."""
+    """CREATION_TIMESTAMP in epoch seconds, of shape (n,). NaN if unknown."""
 
     def of_items(self, item_ids: Ids) -> csr_matrix:
-        """(len(item_ids), features): the rows of these items, empty for unknown ones."""
+        """Return the matrix rows of the given items, of shape (len(item_ids), features).
+
+        The rows of unknown items are empty.
+        """
         index = find_positions(self.item_ids, item_ids)
         is_known = diags((index >= 0).astype(np.float32))
         rows = csr_matrix(is_known @ self.matrix[np.maximum(index, 0)], dtype=np.float32)
@@ -61,11 +68,11 @@ class ItemFeatures:
 
 
 def read_features(fields: Sequence[Field], read: ReadColumn) -> ItemFeatures | None:
-    """The features of the items, or None if no column tells items apart.
+    """Return the features of the items, or None if no column tells items apart.
 
     Textual columns are not read.
 
-    fields: the columns of the dataset's schema. They are read one by one.
+    fields: the columns of the dataset's schema, which are read one after the other.
     read: reads a column.
     """
     ids: pl.Series | None = None
@@ -77,7 +84,7 @@ def read_features(fields: Sequence[Field], read: ReadColumn) -> ItemFeatures | N
         frame = read(field.name).unique(ITEM_ID, keep="last", maintain_order=True)
         if ids is None:
             ids = frame[ITEM_ID]
-        # The dataset may be imported again between two columns. The first column's items count.
+        # An import may replace the dataset while it is read. The items of the first column count.
         frame = ids.to_frame().join(frame, on=ITEM_ID, how="left", maintain_order="left")
         cells = frame[frame.columns[1]]
         if field.name.upper() == CREATION_TIMESTAMP:
@@ -93,7 +100,10 @@ def read_features(fields: Sequence[Field], read: ReadColumn) -> ItemFeatures | N
 
 
 def _split_categories(cells: pl.Series) -> pl.DataFrame:
-    """The columns row and value of a column of texts, of which a cell may have several values."""
+    """Return the row and value of each category in a column of texts.
+
+    A cell may hold several values.
+    """
     values = pl.col("value").str.split(VALUE_SEPARATOR).list.head(MAX_ENTRIES)
     rows = pl.DataFrame({"row": np.arange(len(cells)), "value": cells.cast(pl.String)})
     split = (
@@ -103,7 +113,7 @@ def _split_categories(cells: pl.Series) -> pl.DataFrame:
 
 
 def _bucket_numbers(cells: pl.Series) -> pl.DataFrame:
-    """The columns row and value of a column of numbers or booleans; the values are buckets."""
+    """Return the row and bucket (as the column value) of each number or boolean in a column."""
     numbers = cells.cast(pl.Float64).fill_null(np.nan).to_numpy()
     rows = np.flatnonzero(np.isfinite(numbers))
     steps = np.linspace(0, 1, BUCKETS + 1)[1:-1]
@@ -115,17 +125,18 @@ def _bucket_numbers(cells: pl.Series) -> pl.DataFrame:
 
 
 def _weigh(entries: pl.DataFrame, n: int) -> csr_matrix:
-    """(n, features) float32: the most frequent features, each row of Euclidean length 1.
+    """Return the weights of the most frequent features, float32 of shape (n, features).
 
-    Rare values weigh more: the logarithm of their inverse frequency.
+    The weight of a feature is the logarithm of its inverse frequency, so rare values weigh more.
+    Each row is scaled to the Euclidean length 1.
 
-    entries: row, value and the number of the column. A feature is a value of a column.
+    entries: the columns row, value and column (its number). A feature is a value of a column.
     n: the number of items.
     """
     counts = (
         entries.group_by("column", "value")
         .agg(count=pl.len())
-        # A value of one item, or of all, says nothing about which items go together.
+        # A value that only one item has, or all items have, does not say which items go together.
         .filter((pl.col("count") > 1) & (pl.col("count") < n))
         .sort(["count", "column", "value"], descending=[True, False, False])
         .head(MAX_FEATURES)
@@ -142,13 +153,16 @@ def _weigh(entries: pl.DataFrame, n: int) -> csr_matrix:
 
 @dataclass(frozen=True)
 class ContentScorer:
-    """Features of a history, times the weights between features, times the features of items."""
+    """A component that scores items by their features.
+
+    The scores are the product of the features of a history, the weights and the features of items.
+    """
 
     features: csr_matrix
-    """(n_items, features) float32."""
+    """The features of the items, float32 of shape (n_items, features)."""
 
     weights: Float32
-    """(features, features): a row is a feature of a history, a column one of an item to score."""
+    """Weights from features of a history (rows) to features of an item to score (columns)."""
 
     def add(self, scores: Float32, history: History, exponent: float, weight: float) -> None:
         """See `select.Scorer`."""
@@ -158,13 +172,17 @@ class ContentScorer:
 
 
 def fit_content(history: History, features: csr_matrix) -> ContentScorer:
-    """The scorer of items by their features.
+    """Fit the weights between features and return the scorer.
 
-    It is two ridge regressions: of the interactions of users on the features of their histories,
-    and on the features of the items. With U = X F, the weights are (UᵀU + aI)⁻¹ UᵀXF (FᵀF + bI)⁻¹,
-    where X has a row of ones for each user, and F the features of the items.
+    The fit is two ridge regressions of the users' interactions X: on the features U of the
+    histories, and on the features F of the items. The weights are
 
-    features: F, (n_items, features).
+        (UᵀU + aI)⁻¹ UᵀXF (FᵀF + bI)⁻¹
+
+    with U = X F. A row of X is the history of a user: the weights of the items that the user had
+    and 0 for all other items, divided by the square root of the history's length.
+
+    features: F, of shape (n_items, features).
     """
     matrix = history.recency_weights(0.0)
     if matrix.shape[0] > MAX_USERS:

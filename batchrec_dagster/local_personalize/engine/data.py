@@ -1,6 +1,6 @@
-"""Interactions as sorted arrays of numbers, and the histories of users that models read.
+"""Interactions as sorted arrays of numbers, and the users' histories that models read.
 
-Ids become numbers once, here. Models number their items by falling popularity.
+Ids are turned into numbers here, once. Models number their items by falling popularity.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from .parallel import ordered_map
 
 
 class TrainingError(ValueError):
-    """The data cannot be trained on; the message is for the user."""
+    """An error in data that cannot be trained on. The message is for the user."""
 
 
-# Ids are objects and not NumPy's fixed-width strings. Those drop trailing NULs, and pad every id to
-# the longest one: 256 characters are allowed, which would take 1 KiB for each id.
+# Ids are objects, because NumPy's fixed-width strings drop trailing NULs and pad every id to the
+# length of the longest id. As 256 characters are allowed, each id could take 1 KiB.
 Ids = npt.NDArray[np.object_]
 Bool = npt.NDArray[np.bool_]
 Int32 = npt.NDArray[np.int32]
@@ -32,45 +32,45 @@ Int64 = npt.NDArray[np.int64]
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 
-Log = Callable[[str], None]  # takes a line about what was done
+Log = Callable[[str], None]  # Takes a line about the progress of the training.
 
-WEIGHT = "WEIGHT"  # the column of a frame with the weights of events
+WEIGHT = "WEIGHT"  # The column of a frame with the weights of the events.
 
-# Interactions that are sorted at once, and of which histories are made at once. Each takes some
-# tens of bytes meanwhile.
+# The numbers of interactions to sort at once, and to build histories from at once. Meanwhile, each
+# interaction takes some tens of bytes of memory.
 SORTED_AT_ONCE = 4 << 20
 ROWS_AT_ONCE = 1 << 20
 
 
 @dataclass(frozen=True)
 class Interactions:
-    """One row per interaction, sorted by user, time and item id."""
+    """Interactions, one row each, sorted by user, time and item id."""
 
     user_ids: Ids
-    """(n_users,) distinct str, sorted by code point."""
+    """Distinct user ids of shape (n_users,), sorted by code point."""
 
     item_ids: Ids
-    """(n_items,) distinct str, sorted by code point."""
+    """Distinct item ids of shape (n_items,), sorted by code point."""
 
     users: Int32
-    """(n,) indices into `user_ids`."""
+    """The user of each row, an index into `user_ids`, of shape (n,)."""
 
     items: Int32
-    """(n,) indices into `item_ids`."""
+    """The item of each row, an index into `item_ids`, of shape (n,)."""
 
     timestamps: Int64
-    """(n,) epoch seconds."""
+    """The time of each row in epoch seconds, of shape (n,)."""
 
     weights: Float32 | None = None
-    """(n,) weights of the events, above 0 and at most 1. None means that all are 1."""
+    """The weight of each event, above 0 and at most 1, of shape (n,). None if all weights are 1."""
 
     @classmethod
     def from_frame(cls, frame: pl.DataFrame | pl.LazyFrame) -> Interactions:
-        """The interactions of a frame.
+        """Return the interactions of a frame.
 
-        frame: columns USER_ID and ITEM_ID (String) and TIMESTAMP (Int64), with rows in any order. A
-            column WEIGHT (Float32), if there is one, has the weights of the events. The strings of
-            a lazy frame are never in memory all at once: it takes 32 bytes a row.
+        frame: columns USER_ID and ITEM_ID (String) and TIMESTAMP (Int64), with rows in any order.
+            The optional column WEIGHT (Float32) has the weights of the events. The strings of a
+            lazy frame are never in memory all at once, so reading it takes 32 bytes a row.
         """
         rows = frame.lazy()
         user_ids = _distinct_ids(rows, USER_ID)
@@ -90,18 +90,21 @@ class Interactions:
 
     @cached_property
     def starts(self) -> Int64:
-        """(n_users + 1,): user u has the rows starts[u]:starts[u + 1], oldest first."""
+        """The bounds of the users' rows, of shape (n_users + 1,).
+
+        User u has the rows starts[u]:starts[u + 1], oldest first.
+        """
         return starts_of(np.bincount(self.users, minlength=len(self.user_ids)))
 
     @cached_property
     def item_counts(self) -> Int64:
-        """(n_items,): the number of interactions of each item."""
+        """The number of interactions of each item, of shape (n_items,)."""
         return np.bincount(self.items, minlength=len(self.item_ids)).astype(np.int64)
 
     def take(self, rows: Bool | npt.NDArray[np.intp]) -> Interactions:
-        """Some of the rows, over the same ids.
+        """Return some of the rows, with unchanged `user_ids` and `item_ids`.
 
-        rows: (n,) bool mask, or the indices of the rows in the order that they are to have.
+        rows: a bool mask of shape (n,), or the indices of the rows in their new order.
         """
         return replace(
             self,
@@ -113,13 +116,16 @@ class Interactions:
 
 
 def order_by_popularity(interactions: Interactions) -> npt.NDArray[np.intp]:
-    """(items with interactions,) item indices by falling count, then rising id."""
+    """Return the indices of the items with interactions, by falling count, then rising id."""
     counts = interactions.item_counts
     return np.argsort(-counts, kind="stable")[: np.count_nonzero(counts)]
 
 
 def find_positions(ids: Ids | pl.Series, wanted: Sequence[str] | Ids | pl.Series) -> Int32:
-    """(len(wanted),): the index of each wanted id in the distinct `ids`, -1 if it is not there."""
+    """Return the index in `ids` of each wanted id, of shape (len(wanted),); -1 if it is missing.
+
+    ids: distinct ids.
+    """
     indexed_ids = pl.DataFrame(
         {"id": string_series(ids), "index": np.arange(len(ids), dtype=np.int32)}
     )
@@ -129,12 +135,12 @@ def find_positions(ids: Ids | pl.Series, wanted: Sequence[str] | Ids | pl.Series
 
 
 def string_series(values: Sequence[str] | Ids | pl.Series) -> pl.Series:
-    """Ids as a series of Polars."""
+    """Return ids as a Polars series."""
     return values if isinstance(values, pl.Series) else pl.Series(list(values), dtype=pl.String)
 
 
 def object_ids(ids: pl.Series) -> Ids:
-    """(len(ids),): the same ids as an array of objects."""
+    """Return ids as an array of objects, of shape (len(ids),)."""
     array = np.empty(len(ids), dtype=object)
     array[:] = ids.to_list()
     return array
@@ -145,18 +151,20 @@ def _distinct_ids(rows: pl.LazyFrame, column: str) -> pl.Series:
 
 
 def starts_of(lengths: npt.NDArray[np.integer]) -> Int64:
-    """(len(lengths) + 1,): where each part begins, and the end of the last."""
+    """Return the start of each part and the end of the last part, of shape (len(lengths) + 1,)."""
     return np.concatenate([[0], np.cumsum(lengths)])
 
 
 def split_rows(
     starts: npt.NDArray[np.integer], entries: int, rows: int | None = None, first_row: int = 0
 ) -> list[slice]:
-    """Ranges of rows with at most `entries` entries each, or of one row if that has more.
+    """Split rows into ranges with at most `entries` entries each.
 
-    starts: (n + 1,): row r has the entries starts[r]:starts[r + 1].
-    rows: how many rows a range may have; without a limit if None.
-    first_row: is added to the rows of all ranges.
+    A row with more entries gets a range of its own.
+
+    starts: shape (n + 1,). Row r has the entries starts[r]:starts[r + 1].
+    rows: the largest number of rows in a range; None for no limit.
+    first_row: the number of the first row. It is added to the bounds of all ranges.
     """
     ranges = []
     first, n = 0, len(starts) - 1
@@ -169,12 +177,13 @@ def split_rows(
 
 
 def sort_rows(coded: pl.DataFrame, n_users: int) -> tuple[Int32, Int32, Int64, Float32 | None]:
-    """The columns users, items, timestamps and weights, sorted by user, time and item.
+    """Return users, items, timestamps and weights, sorted by user, time and item.
 
-    They are sorted block by block: sorting all rows at once would take twice their memory.
+    The rows are sorted block by block, because sorting all rows at once would take twice their
+    memory.
 
-    coded: columns users (Int32), timestamps (Int64), items (Int32), and perhaps WEIGHT (Float32);
-        without WEIGHT the weights are None.
+    coded: columns users (Int32), timestamps (Int64), items (Int32), and optionally WEIGHT
+        (Float32). Without WEIGHT, the returned weights are None.
     """
     counts = np.bincount(coded["users"].to_numpy(), minlength=n_users)
     starts = starts_of(counts)
@@ -196,44 +205,52 @@ def sort_rows(coded: pl.DataFrame, n_users: int) -> tuple[Int32, Int32, Int64, F
 
 @dataclass(frozen=True)
 class History:
-    """The histories of some users: the distinct items of each, newest first."""
+    """The histories of some users: each user's distinct items, newest first."""
 
     starts: Int64
-    """(users + 1,): user u has the entries starts[u]:starts[u + 1]."""
+    """The bounds of the histories, of shape (users + 1,).
+
+    User u has the entries starts[u]:starts[u + 1].
+    """
 
     items: Int32
-    """(entries,) indices into the model's items."""
+    """The item of each entry, an index into the model's items, of shape (entries,)."""
 
     ranks: Float32
-    """(entries,) places in the history: 0 is the newest. Items of the same second share their mean
-    rank."""
+    """The place of each entry in its history, of shape (entries,).
+
+    The newest item has rank 0. Items with the same timestamp share their mean rank.
+    """
 
     counts: Float32
-    """(entries,) how often each item occurs."""
+    """The number of the user's interactions with each entry's item, of shape (entries,)."""
 
     weights: Float32
-    """(entries,) the largest weight of each item's events."""
+    """The largest weight of the user's events with each entry's item, of shape (entries,)."""
 
     n_items: int
     """The number of the model's items."""
 
     @property
     def lengths(self) -> Int64:
-        """(users,): the number of distinct items of each."""
+        """The number of distinct items of each user, of shape (users,)."""
         return np.diff(self.starts)
 
     @property
     def owners(self) -> Int64:
-        """(entries,): the user of each entry."""
+        """The user of each entry, of shape (entries,)."""
         return np.repeat(np.arange(len(self.lengths)), self.lengths)
 
     def of_users(self, block: slice) -> History:
-        """The histories of a range of the users."""
+        """Return the histories of a range of the users."""
         starts = self.starts[block.start : block.stop + 1]
         return self.select(slice(starts[0], starts[-1]), starts - starts[0])
 
     def select(self, entries: slice | Bool, starts: Int64) -> History:
-        """Some of the entries, with the starts that they then have."""
+        """Return some of the entries.
+
+        starts: the bounds of the histories among the selected entries.
+        """
         return replace(
             self,
             starts=starts,
@@ -244,60 +261,67 @@ class History:
         )
 
     def keep(self, is_kept: Bool) -> History:
-        """The entries of a (entries,) mask, for all users."""
+        """Return the entries selected by a mask of shape (entries,), for all users."""
         return self.select(is_kept, starts_of(is_kept.astype(np.int64))[self.starts])
 
     def keep_newest(self, entries: int) -> History:
-        """The newest entries of each history, at most this many."""
+        """Return the newest entries of each history, at most `entries` per user."""
         index = np.arange(len(self.items)) - self.starts[self.owners]
         return self.keep(index < entries)
 
     def keep_items(self, n_items: int) -> History:
-        """The histories without the items from index `n_items` on."""
+        """Return the histories with only the model's first `n_items` items."""
         if n_items == self.n_items:
             return self
         is_kept = self.items < n_items
         return replace(self.keep(is_kept), n_items=n_items)
 
     def recency_weights(self, exponent: float) -> csr_matrix:
-        """(users, n_items) float32: (1 + rank)^-exponent times the weight for the items of a
-        history, else 0.
+        """Return the histories as a matrix of weights, float32 of shape (users, n_items).
 
-        With an exponent of 0 all items weigh the same. Recency applies to scoring, not to training.
+        The weight of an item in the history is (1 + rank)^-exponent times the weight of its events.
+        All other items have the weight 0. With an exponent of 0, recency makes no difference.
+        Recency applies to scoring, not to training.
         """
         data = (1 + self.ranks) ** np.float32(-exponent) * self.weights
         shape = len(self.lengths), self.n_items
-        # A copy: where SciPy sorts a matrix, it would sort `items` too, and not `ranks`.
+        # Without the copy, SciPy would sort `items`, but not `ranks`, when it sorts the matrix.
         return csr_matrix((data, self.items.copy(), self.starts), shape=shape)
 
 
 class HistoryReader:
-    """Reads the histories of users, over the items of a model."""
+    """A reader of users' histories, over the items of a model."""
 
     def __init__(self, interactions: Interactions, item_ids: Ids) -> None:
-        """item_ids: the model's items. Interactions with others are left out."""
+        """Prepare to read from the interactions.
+
+        item_ids: the model's items. Interactions with other items are left out.
+        """
         self._interactions = interactions
         self._model_items = find_positions(item_ids, interactions.item_ids)
         self._n_items = len(item_ids)
-        # One more than the users have, which the index -1 finds.
+        # The index -1 of an unknown user finds the additional last entry.
         self._starts = np.append(interactions.starts, interactions.starts[-1])
 
     def find_rows(self, users: Int32) -> tuple[Int64, Int64]:
-        """The first row of the interactions of each user, and the one after the last."""
+        """Return, for each user, the first row of the interactions and the row after the last.
+
+        users: indices of the interactions' users; -1 has no rows.
+        """
         first = self._starts[users]
         return first, np.where(users < 0, first, self._starts[users + 1])
 
     def read(self, users: Int32) -> History:
-        """The histories of users, in the given order.
+        """Return the histories of users, in the given order.
 
-        users: (n,) indices into the interactions' users; -1 has an empty history.
+        users: indices of the interactions' users, of shape (n,); -1 has an empty history.
         """
         first, last = self.find_rows(users)
         return _read_block(self._interactions, self._model_items, self._n_items, first, last)
 
 
 def read_histories(interactions: Interactions, item_ids: Ids, users: Int32) -> History:
-    """The histories of many users, as of a `HistoryReader`, on all cores."""
+    """Read the histories of many users on all cores, as a `HistoryReader` does."""
     reader = HistoryReader(interactions, item_ids)
     first, last = reader.find_rows(users)
     blocks = split_rows(starts_of(last - first), ROWS_AT_ONCE) or [slice(0, 0)]
@@ -316,12 +340,12 @@ def read_histories(interactions: Interactions, item_ids: Ids, users: Int32) -> H
 
 
 def _ones(size: int) -> Float32:
-    """(size,) ones that take no memory; not to be written to."""
+    """Return a read-only array of ones that takes no memory, of shape (size,)."""
     return np.broadcast_to(np.float32(1), (size,))
 
 
 def _join(parts: Sequence[Float32]) -> Float32:
-    """All parts in one; without memory if none of them takes any."""
+    """Concatenate the parts. If all parts come from `_ones`, the result takes no memory either."""
     if all(part.strides == (0,) for part in parts):
         return _ones(sum(len(part) for part in parts))
     return np.concatenate(parts)
@@ -330,7 +354,7 @@ def _join(parts: Sequence[Float32]) -> Float32:
 def _read_block(
     data: Interactions, model_items: Int32, n_items: int, first: Int64, last: Int64
 ) -> History:
-    """The histories of users whose interactions are the rows first[u]:last[u]."""
+    """Return the histories of users. User u has the interactions first[u]:last[u]."""
     lengths = last - first
     owner = np.repeat(np.arange(len(first), dtype=np.int32), lengths)
     # Row numbers in `data`, newest first within each user.
@@ -354,10 +378,12 @@ def _read_block(
 
 
 def _find_newest_entries(owner: Int32, items: Int32, n_users: int, n_items: int) -> Int64:
-    """(entries,): the first entry with the same owner and item, as an item counts once.
+    """Return, for each entry, the index of the user's newest entry with the same item.
 
-    owner: (entries,) the user of each entry, sorted.
-    items: (entries,) the item of each entry, newest first within a user.
+    The result has shape (entries,). A history keeps only the newest entry of each item.
+
+    owner: the user of each entry, sorted, of shape (entries,).
+    items: the item of each entry, newest first within a user, of shape (entries,).
     """
     starts = starts_of(np.bincount(owner, minlength=n_users))
     entries = np.arange(len(items), dtype=np.int32)
@@ -372,7 +398,10 @@ def _find_newest_entries(owner: Int32, items: Int32, n_users: int, n_items: int)
 
 
 def _mean_ranks(owner: Int32, times: Int64, starts: Int64) -> Float32:
-    """(entries,): the rank of each entry within its owner; equal times share the mean rank."""
+    """Return the rank of each entry within its user's entries, of shape (entries,).
+
+    Entries with equal times share their mean rank.
+    """
     if not len(owner):
         return np.zeros(0, dtype=np.float32)
     ranks = np.arange(len(owner)) - starts[owner]

@@ -1,4 +1,6 @@
-"""What is held out, and how well lists rank it: the metrics of GetSolutionMetrics.
+"""The split into training and held-out interactions, and the metrics of GetSolutionMetrics.
+
+The metrics say how well the lists of the tested users rank the held-out interactions.
 
 Source: developer guide, "Evaluating a solution version with metrics".
 """
@@ -39,24 +41,24 @@ DEPTH = max(DEPTHS)
 
 @dataclass(frozen=True)
 class Tested:
-    """Tested users, in the numbers of a model's items."""
+    """The histories and held-out items of tested users. Items are indices of a model's items."""
 
     history: History
-    """What lists are made from."""
+    """The histories to make lists from."""
 
     truth: csr_matrix
-    """(users, n_items) bool: what they had next, of what they had not had."""
+    """The held-out items that are not in the user's history, bool of shape (users, n_items)."""
 
     repeated: csr_matrix
-    """(users, n_items) bool: what they had next, of what they had had."""
+    """The held-out items that are in the user's history too, bool of shape (users, n_items)."""
 
     @cached_property
     def is_relevant(self) -> Bool:
-        """(users, n_items): the truth as a dense array."""
+        """The truth as a dense array of shape (users, n_items)."""
         return np.asarray(self.truth.toarray())
 
     def take(self, users: int) -> Tested:
-        """The first of the users who had something next."""
+        """Return the first `users` users that have any truth."""
         taken = np.flatnonzero(np.diff(self.truth.indptr) > 0)[:users]
         history = self.history.select(
             np.isin(self.history.owners, taken), starts_of(self.history.lengths[taken])
@@ -64,28 +66,28 @@ class Tested:
         return Tested(history, self.truth[taken], self.repeated[taken])
 
     def take_items(self, items: int) -> Tested:
-        """What the users had next of the first, most popular, items; their histories stay whole."""
+        """Return the truth over the first `items` (most popular) items, with whole histories."""
         return Tested(self.history, self.truth[:, :items], self.repeated[:, :items])
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Three disjoint sets of interactions over the same ids."""
+    """A split of interactions into three disjoint sets with the same `user_ids` and `item_ids`."""
 
     train: Interactions
-    """Those of all users who are not tested."""
+    """The interactions of all users who are not tested."""
 
     inputs: Interactions
-    """The older part of the tested users' histories."""
+    """The older part of the tested users' interactions."""
 
     truth: Interactions
-    """The newer part."""
+    """The newer part of the tested users' interactions."""
 
     users: Int32
-    """(tested,) sorted indices of the users."""
+    """The sorted indices of the tested users, of shape (tested,)."""
 
     def of_model(self, item_ids: Ids) -> Tested:
-        """The tested users, in the numbers of these items."""
+        """Return the tested users' data, with items as indices into `item_ids`."""
         history = read_histories(self.inputs, item_ids, self.users)
         next_items = read_histories(self.truth, item_ids, self.users).recency_weights(0.0) > 0
         seen = history.recency_weights(0.0) > 0
@@ -94,16 +96,21 @@ class HeldOut:
 
 
 def hold_out(interactions: Interactions) -> HeldOut | None:
-    """The split of `personalize/split.py`; None if nobody is tested, or nobody is left."""
+    """Split the interactions as `personalize/split.py` defines.
+
+    Returns None if no user is tested, or no user is left to train on.
+    """
     user_ids = string_series(interactions.user_ids)
     is_tested_user = split.choose_users(user_ids, np.diff(interactions.starts))
     return hold_out_users(interactions, is_tested_user)
 
 
 def hold_out_users(interactions: Interactions, is_tested_user: Bool) -> HeldOut | None:
-    """The split that tests some users; None if nobody is tested, or nobody is left.
+    """Split the interactions for given tested users.
 
-    is_tested_user: (n_users,) bool.
+    Returns None if no user is tested, or no user is left to train on.
+
+    is_tested_user: bool of shape (n_users,).
     """
     user_ids = string_series(interactions.user_ids)
     is_tested = is_tested_user[interactions.users]
@@ -128,22 +135,24 @@ def hold_out_users(interactions: Interactions, is_tested_user: Bool) -> HeldOut 
 
 @dataclass(frozen=True)
 class Measurements:
-    """What is known of a model from tested users. It is empty if nobody was tested."""
+    """The results of measuring a model on tested users. They are empty if nobody was tested."""
 
     metrics: Mapping[str, float] = field(default_factory=dict)
-    """By the names of GetSolutionMetrics."""
+    """The metrics by their names in GetSolutionMetrics."""
 
     groups: GroupSums | None = None
     """NDCG at 25 by groups of tested users; None for user segments."""
 
     choices: pl.DataFrame | None = None
-    """A row for each item that a tested user had next and had not had: USER_ID, ITEM_ID, user (a
-    number), group, and place (from 1, in the model's list of 25; 0 if it is not in it). None for
-    user segments."""
+    """A row for each true item of a tested user, see `Tested.truth`. None for user segments.
+
+    The columns are USER_ID, ITEM_ID, user (a number), group, and place. The place counts from 1 in
+    the model's list of 25 items. It is 0 if the list does not have the item.
+    """
 
 
 def measure(model: UserModel, held_out: HeldOut) -> Measurements:
-    """The metrics of a model that was not trained on the held-out users."""
+    """Measure a model that was not trained on the held-out users."""
     item_ids = held_out.train.item_ids[order_by_popularity(held_out.train)]
     tested = held_out.of_model(item_ids)
     user, item = tested.truth.nonzero()
@@ -166,9 +175,9 @@ def measure(model: UserModel, held_out: HeldOut) -> Measurements:
 
 
 def _list_items(model: UserModel, held_out: HeldOut, history: History) -> Int32:
-    """(tested, 25): the best items that each tested user has not had; -1 pads.
+    """Return the best items that each tested user has not had, of shape (tested, 25); -1 pads.
 
-    history: what they have had, in the numbers of the model's items.
+    history: the tested users' histories, with items as indices into the model's items.
     """
     ids = held_out.inputs.user_ids[held_out.users]
     chunks = recommend(model, ids, held_out.inputs, DEPTH, exclude_history(history))
@@ -176,7 +185,7 @@ def _list_items(model: UserModel, held_out: HeldOut, history: History) -> Int32:
 
 
 def exclude_history(history: History) -> Exclude:
-    """What takes the items of the users' histories out of their lists."""
+    """Return a function that excludes the items of each user's history from the user's list."""
 
     def exclude(block: slice, scores: Float32) -> None:
         had = history.of_users(block)
@@ -186,15 +195,18 @@ def exclude_history(history: History) -> Exclude:
 
 
 def _find_places(lists: Int32, users: Int32, items: Int32) -> Int64:
-    """(choices,): the place of each item in its user's list, from 1; 0 if it is not in it."""
+    """Return the place of each item in its user's list, of shape (choices,).
+
+    Places count from 1. The place is 0 if the list does not have the item.
+    """
     is_item = lists[users] == items[:, None]
     return np.where(is_item.any(axis=1), 1 + is_item.argmax(axis=1), 0)
 
 
 def summarize_choices(choices: pl.DataFrame) -> tuple[dict[str, float], GroupSums]:
-    """The metrics of GetSolutionMetrics but for the coverage, and NDCG at 25 by groups.
+    """Return the metrics of GetSolutionMetrics, without the coverage, and NDCG at 25 by groups.
 
-    They are of the users who had any of the choices: others are left out. Without any, all is 0.
+    Only the users in `choices` count. Without choices, all metrics are 0.
 
     choices: the columns user, group and place of `Measurements`.
     """
@@ -215,11 +227,14 @@ def summarize_choices(choices: pl.DataFrame) -> tuple[dict[str, float], GroupSum
 
 
 def measure_ndcg(users: Int64, places: Int64, relevant: Int64, depth: int) -> Float64:
-    """(users,): the gain 1 / log2(1 + place) of all hits, over that of the best possible list.
+    """Return the NDCG at a depth of each user's list, of shape (users,).
 
-    users, places: (choices,) the user of each relevant item, and its place in the list from 1; 0 if
-        it is not in it.
-    relevant: (users,) how many items are relevant, at least 1.
+    A hit has the gain 1 / log2(1 + place). The sum of a user's gains is divided by the sum that the
+    best possible list would have.
+
+    users, places: the user of each relevant item, and the item's place in the user's list, counted
+        from 1, or 0 if the list does not have the item. Both have shape (choices,).
+    relevant: the number of each user's relevant items, at least 1, of shape (users,).
     """
     is_hit = (places > 0) & (places <= depth)
     gains = np.bincount(users[is_hit], 1 / np.log2(1 + places[is_hit]), minlength=len(relevant))
@@ -228,5 +243,5 @@ def measure_ndcg(users: Int64, places: Int64, relevant: Int64, depth: int) -> Fl
 
 
 def _mean(values: Float64) -> float:
-    """The mean of the values; 0 if there are none."""
+    """Return the mean of the values, or 0 if there are none."""
     return float(values.mean()) if len(values) else 0.0

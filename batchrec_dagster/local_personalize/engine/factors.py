@@ -1,10 +1,11 @@
-"""Implicit ALS: factors of users and items, whose products say who wants what.
+"""Implicit ALS: the score of an item for a user is the product of their factors.
 
 Source: Hu, Koren, Volinsky, "Collaborative filtering for implicit feedback datasets" (ICDM 2008).
-An item that a user had has the confidence c, all others 1. The regularization grows with the number
-of interactions n, as in Rendle et al., "Revisiting the performance of iALS on item recommendation
-benchmarks" (RecSys 2022): r (8 + n)^0.5, in steps, so that users or items of one size are solved
-together by implicit.
+An item that a user had has the confidence c, and any other item has the confidence 1.
+
+The regularization is r (8 + n)^0.5 for n interactions. It grows with n as in Rendle et al.,
+"Revisiting the performance of iALS on item recommendation benchmarks" (RecSys 2022). It is rounded
+to steps, so that implicit solves all users (or items) of a similar size together.
 """
 
 from __future__ import annotations
@@ -25,23 +26,23 @@ from .parallel import count_cores, one_blas_thread
 FACTORS = 64
 SHIFT = 8
 START_ROUNDS = 4
-START_SCALE = 0.1  # the standard deviation of the factors to start from
+START_SCALE = 0.1  # The standard deviation of the initial factors.
 ITERATIONS = 2
-ITEMS_AT_ONCE = 4096  # whose scores, of the users of a chunk, stay in the cache
+ITEMS_AT_ONCE = 4096  # The scores of this many items for a chunk of users stay in the cache.
 
 
 @dataclass(frozen=True)
 class FactorScorer:
-    """Solves a user's factors from the history, then multiplies them by the items'."""
+    """A component that solves a user's factors from the history and multiplies items' by them."""
 
     item_factors: Float32
-    """(n_items, k)."""
+    """Y in the paper's letters, of shape (n_items, k)."""
 
     regularization: float
-    """r, see above."""
+    """The regularization r, see the module's docstring."""
 
     confidence: float
-    """c, see above."""
+    """The confidence c, see the module's docstring."""
 
     def add(self, scores: Float32, history: History, exponent: float, weight: float) -> None:
         """See `select.Scorer`."""
@@ -51,7 +52,10 @@ class FactorScorer:
             scores[:, block] += users @ self._columns[:, block]
 
     def _solve_users(self, history: History, exponent: float) -> Float32:
-        """(users, k): (YᵀY + Yᵀ(C - I)Y + rI)⁻¹ YᵀCp for each user, in the paper's letters."""
+        """Return the factors of each user, of shape (users, k).
+
+        In the paper's letters, they are (YᵀY + Yᵀ(C - I)Y + rI)⁻¹ YᵀCp.
+        """
         confidence = history.recency_weights(exponent).data * np.float32(self.confidence)
         k = self.item_factors.shape[1]
         left = np.empty((len(history.lengths), k, k), np.float32)
@@ -67,29 +71,33 @@ class FactorScorer:
         return np.asarray(np.linalg.solve(left, right)[:, :, 0])
 
     def _regularize(self, sizes: Int64) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-        """The regularization of users or items of these size classes."""
+        """Return the regularization of users or items of the given size classes."""
         return np.asarray(self.regularization * 2.0**sizes)
 
     @cached_property
     def _columns(self) -> Float32:
-        """(k, n_items): the item factors in the order that BLAS reads faster for few users."""
+        """The item factors transposed to (k, n_items), which BLAS reads faster for few users."""
         return np.ascontiguousarray(self.item_factors.T)
 
     @cached_property
     def _gram(self) -> Float32:
-        """(k, k): the Gram matrix of the item factors."""
+        """The Gram matrix of the item factors, YᵀY, of shape (k, k)."""
         return np.asarray(self.item_factors.T @ self.item_factors)
 
     def fit(self, history: History, iterations: int) -> FactorScorer:
-        """Factors that go on from these, by alternating least squares."""
+        """Return a scorer with refined item factors, by alternating least squares.
+
+        The iterations start from the present item factors.
+        """
         matrix = history.recency_weights(0.0)
         matrix.data *= np.float32(self.confidence)
         users = np.zeros((matrix.shape[0], self.item_factors.shape[1]), np.float32)
         items = self.item_factors.copy()
         user_blocks, item_blocks = _split_by_size(matrix), _split_by_size(matrix.T.tocsr())
-        with one_blas_thread():  # implicit has threads of its own
-            # implicit's fit has one regularization for all. The solver is what it calls for each
-            # half of an iteration; pyproject.toml pins its version.
+        with one_blas_thread():  # implicit starts its own threads.
+            # implicit's fit has a single regularization for all users and items, so this calls the
+            # solver that fit calls for each half of an iteration. pyproject.toml pins implicit's
+            # version.
             solve = partial(AlternatingLeastSquares().solver, num_threads=count_cores())
             for _ in range(iterations):
                 self._solve(solve, user_blocks, users, items)
@@ -103,11 +111,12 @@ class FactorScorer:
         factors: Float32,
         fixed: Float32,
     ) -> None:
-        """Replace the (n, k) factors of users or items by better ones, for fixed others.
+        """Improve the factors of users (or items) in place, with fixed factors of items (or users).
 
-        solve: does so for some rows of interactions, by conjugate gradient: Takács, Pilászy, Tikk,
-            "Applications of the conjugate gradient method for implicit feedback collaborative
-            filtering" (RecSys 2011).
+        solve: improves the factors for some rows of interactions, by conjugate gradient. Source:
+            Takács, Pilászy, Tikk, "Applications of the conjugate gradient method for implicit
+            feedback collaborative filtering" (RecSys 2011).
+        factors: the factors to improve, of shape (n, k).
         """
         for block in blocks:
             solution = factors[block.numbers]
@@ -115,9 +124,10 @@ class FactorScorer:
             factors[block.numbers] = solution
 
     def with_items(self, old_index: Int32) -> FactorScorer:
-        """The factors of other items.
+        """Return a scorer of another list of items.
 
-        old_index: (n_items,) the index that each of them has here, -1 for an item that gets zeros.
+        old_index: the present index of each item in the new list, of shape (n_items,). The factors
+            of an item with the index -1 are zeros.
         """
         factors = self.item_factors[old_index]
         factors[old_index < 0] = 0
@@ -127,9 +137,9 @@ class FactorScorer:
 def fit_factors(
     history: History, *, regularization: float, confidence: float, factors: int
 ) -> FactorScorer:
-    """Item factors of these histories.
+    """Fit item factors on histories and return the scorer.
 
-    factors: their number; fewer items than that have as many factors as items.
+    factors: the number of factors. If there are fewer items, the number of items is used.
     """
     start = _find_singular_vectors(history, min(factors, history.n_items))
     start *= np.float32(START_SCALE * np.sqrt(history.n_items))
@@ -137,12 +147,15 @@ def fit_factors(
 
 
 def _find_singular_vectors(history: History, size: int) -> Float32:
-    """(n_items, size): about the leading singular vectors of interactions, each of length 1.
+    """Return approximate leading singular vectors of the interactions, of shape (n_items, size).
 
-    Two iterations from them are as accurate as eight from random factors. By subspace iteration:
-    Halko, Martinsson, Tropp, "Finding structure with randomness" (SIAM Review 2011). An interaction
-    is divided by the roots of the numbers of the user's and of the item's, so that the most active
-    users and most popular items do not fill the first vectors.
+    Each vector has the length 1. Two iterations of ALS that start from the vectors are as accurate
+    as eight iterations that start from random factors.
+
+    The method is subspace iteration: Halko, Martinsson, Tropp, "Finding structure with randomness"
+    (SIAM Review 2011). Each interaction is divided by the square roots of the user's and of the
+    item's number of interactions (plus SHIFT), so that the most active users and the most popular
+    items do not fill the first vectors.
     """
     counts = np.bincount(history.items, minlength=history.n_items)
     by_user, by_item = ((SHIFT + n) ** -0.5 for n in (history.lengths, counts))
@@ -158,16 +171,16 @@ def _find_singular_vectors(history: History, size: int) -> Float32:
 
 
 class _SizeBlock(NamedTuple):
-    """The users, or items, with about as many interactions."""
+    """The users (or items) of one size class, with about the same number of interactions."""
 
     size: Int64
-    """The size class."""
+    """The size class, see `size_classes`."""
 
     numbers: Int64
-    """(rows,) their indices."""
+    """The indices of the users (or items), of shape (rows,)."""
 
     rows: csr_matrix
-    """(rows, n) the confidence of each interaction."""
+    """The confidence of each interaction, of shape (rows, n)."""
 
 
 def _split_by_size(matrix: csr_matrix) -> list[_SizeBlock]:
@@ -177,5 +190,8 @@ def _split_by_size(matrix: csr_matrix) -> list[_SizeBlock]:
 
 
 def size_classes(lengths: Int64) -> Int64:
-    """(n,): the logarithm of the nearest power of four to each number of interactions + SHIFT."""
+    """Return the size class of each number of interactions, of shape (n,).
+
+    It is the logarithm to base 4 of the number of interactions plus SHIFT, rounded.
+    """
     return np.asarray(np.rint(np.log2(lengths + SHIFT) / 2), dtype=np.int64)

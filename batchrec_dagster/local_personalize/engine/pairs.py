@@ -1,9 +1,12 @@
-"""Weights between pairs of items: which follows which, which goes with which, which share users.
+"""Weights of pairs of items that follow each other, occur together, or share users.
 
-All are sums over pairs, divided by powers of how popular the items are; each item keeps its largest
-weights. Sources: Sarwar et al., "Item-based collaborative filtering recommendation algorithms" (WWW
-2001); Deshpande, Karypis, "Item-based top-N recommendation algorithms" (TOIS 2004); for the order,
-Garg et al., "Sequence and time aware neighborhood for session-based recommendations" (SIGIR 2019).
+A weight is a sum over pairs of interactions, divided by powers of the items' popularity. Each item
+keeps only its largest weights.
+
+Sources: Sarwar et al., "Item-based collaborative filtering recommendation algorithms" (WWW 2001);
+Deshpande, Karypis, "Item-based top-N recommendation algorithms" (TOIS 2004); for the order of
+items, Garg et al., "Sequence and time aware neighborhood for session-based recommendations" (SIGIR
+2019).
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from scipy.sparse._sparsetools import csc_matvec
 from .data import Float32, History, Int32, Int64, split_rows, starts_of
 from .parallel import ordered_map
 
-WINDOW = 32  # how many of the next items pair with an item; the hyperparameter bptt
+WINDOW = 32  # An item pairs with this many next items. The hyperparameter bptt overrides it.
 DISTANCE_EXPONENT = 0.5
 POPULARITY_EXPONENT = 0.5
 POPULARITY_SHIFT = 5.0
@@ -27,27 +30,28 @@ POPULARITY_SHIFT = 5.0
 PAIRS_AT_ONCE = 1 << 18
 CELLS_AT_ONCE = 1 << 19
 
-# The number of pairs grows with the square of a history. A few hundred items of a user give the
-# same accuracy as all (Schelter, Boden, Markl, "Scalable similarity-based neighborhood methods with
-# MapReduce", RecSys 2012). This is far more than that.
+# The number of pairs grows with the square of a history's length. A few hundred items of a user
+# give the same accuracy as all items (Schelter, Boden, Markl, "Scalable similarity-based
+# neighborhood methods with MapReduce", RecSys 2012). This limit is far above a few hundred.
 MAX_PAIRED = 5_000
-FEW_USERS = 10  # if this many users have both items, their number counts one half
+FEW_USERS = 10  # If this many users had both items of a pair, the pair counts half their number.
 
 
 @dataclass(frozen=True)
 class PairScorer:
-    """Adds up the weights from each item of a history to all items."""
+    """A component that adds up the weights from each item of a history to all items."""
 
     weights: csr_matrix
-    """(n_items, n_items) float32: a row is an item of a history, a column an item to score."""
+    """Weights from items of a history (rows) to items to score (columns), float32 and square."""
 
     def add(self, scores: Float32, history: History, exponent: float, weight: float) -> None:
         """See `select.Scorer`."""
         recency = history.recency_weights(exponent).data * np.float32(weight)
         order = np.lexsort((-history.items, history.owners))
         rows = history.items[order]
-        # As columns, the row of an item and what lies between two rows take turns. From the last
-        # row to the first, the latter ends before it begins, so it is empty, and no row is copied.
+        # `csc_matvec` takes adjacent `ends` as the bounds of a column. The columns alternate
+        # between the row of an item and the gap to the next row. As rows are in falling order, a
+        # gap ends before it begins, so csc_matvec takes it as empty. No row has to be copied.
         ends = np.stack([self.weights.indptr[rows], self.weights.indptr[rows + 1]], axis=1).ravel()
         factors = np.zeros(len(ends), np.float32)
         factors[::2] = recency[order]
@@ -60,34 +64,35 @@ class PairScorer:
 def add_to_cells(
     sums: Float32, cells: Int32, values: Float32, ends: Int32, factors: Float32
 ) -> None:
-    """Add values, times their factors, to the cells of `sums`.
+    """Add values, times the factors of their parts, to the cells of `sums`, in place.
 
-    It is a sparse matrix times a vector, and `csc_matvec` is what SciPy calls for that. Its public
-    product of two sparse matrices takes four times as long, which is a third of making all lists.
-    pyproject.toml pins SciPy's version.
+    This is the product of a sparse matrix and a vector, for which SciPy calls `csc_matvec`. SciPy's
+    public product of two sparse matrices takes four times as long, and that is a third of the time
+    to make all lists. pyproject.toml pins SciPy's version.
 
-    sums: (cells,), contiguous.
-    cells, values: (entries,) where a value is added, and the value.
-    ends: (parts + 1,): part p has the entries ends[p]:ends[p + 1].
-    factors: (parts,) what the values of a part are multiplied by.
+    sums: contiguous, of shape (cells,).
+    cells, values: the cell to add to, and the value to add, both of shape (entries,).
+    ends: shape (parts + 1,). Part p has the entries ends[p]:ends[p + 1].
+    factors: the factor of each part's values, of shape (parts,).
     """
     csc_matvec(len(sums), len(factors), ends, cells, values, factors, sums)
 
 
 def fit_following(history: History, *, neighbors: int, window: int) -> PairScorer:
-    """What follows an item in histories: a row is an item, a column one of the next `window`.
+    """Fit the weights from an item (row) to the `window` next items (columns) in histories.
 
-    A pair counts distance^-0.5, so near pairs count more, times the weights of both events.
+    A pair counts distance^-0.5 times the weights of its two events, so near pairs count more.
 
-    neighbors: how many weights each row keeps.
+    neighbors: the number of weights that each row keeps.
     """
     n = history.n_items
     pairs = _WindowPairs.lay_out(history, window)
     popularity = (pairs.counts + POPULARITY_SHIFT) ** -POPULARITY_EXPONENT
     discount = popularity.astype(np.float32)
 
-    # The pairs of the most popular items fill a share of a row. The others come by popularity too,
-    # so that the rows of a block have about as many pairs.
+    # The pairs of the most popular items fill a large share of a row, so dense rows are faster. The
+    # remaining items are in the order of popularity too, so that the rows of a block have about the
+    # same number of pairs.
     head = int(np.count_nonzero(8 * pairs.counts * window >= n))
 
     def fit_rows(block: slice) -> csr_matrix:
@@ -107,27 +112,27 @@ def fit_following(history: History, *, neighbors: int, window: int) -> PairScore
 class _WindowPairs:
     """The pairs of items within a window, item by item.
 
-    All histories are laid out in one line, with `window` padding entries (n_items) between users,
-    so that no window reaches into another user's history.
+    All histories are laid out in a single line, with `window` padding entries between users, so
+    that no window reaches into another user's history.
     """
 
     counts: Int64
-    """(n_items,) the number of entries of each item."""
+    """The number of entries of each item, of shape (n_items,)."""
 
     starts: Int64
-    """(n_items + 1,) where the entries of each item begin in `places`."""
+    """The start of each item's entries in `places`, of shape (n_items + 1,)."""
 
     places: Int32 | Int64
-    """(entries,) the place in the line of each entry, item by item."""
+    """The place of each entry in the line, item by item, of shape (entries,)."""
 
     line: Int32
-    """(line,) the items, n_items for padding."""
+    """The items of all histories, of shape (line,). Padding is n_items."""
 
     weights: Float32
-    """(line,) the weights of the events, 0 for padding."""
+    """The weights of the events, of shape (line,). Padding is 0."""
 
     nearness: Float32
-    """(window,) what a pair counts, by its place in the window before an entry."""
+    """The count of a pair by its place in the window before an entry, of shape (window,)."""
 
     @classmethod
     def lay_out(cls, history: History, window: int) -> _WindowPairs:
@@ -147,15 +152,16 @@ class _WindowPairs:
         return cls(counts, starts, by_item.data, line, weights, nearness)
 
     def of_items(self, block: slice) -> tuple[Int64, Int32, Float32, Float32]:
-        """The pairs of a block of items, which have some entries each.
+        """Return the pairs of a block of items, for all entries of the items.
 
-        They are the (entries,) row in the block, the (entries, window) items that follow, what each
-        of these pairs counts, and what all pairs of an entry count besides.
+        The four arrays are each entry's row in the block, of shape (entries,); the items that
+        follow the entry, of shape (entries, window); the count of each pair, of the same shape;
+        and the weight of each entry's event, of shape (entries,), to multiply the counts by.
         """
         places = self.places[self.starts[block.start] : self.starts[block.stop]]
         row = np.repeat(np.arange(block.stop - block.start), self.counts[block])
         window = len(self.nearness)
-        # Histories run from new to old, so the later items are before an entry.
+        # Histories run from new to old, so the items that follow stand before an entry.
         first = places - window
         columns = np.lib.stride_tricks.sliding_window_view(self.line, window)[first]
         values = np.tile(self.nearness, (len(places), 1))
@@ -165,17 +171,21 @@ class _WindowPairs:
 
     @cached_property
     def has_weights(self) -> bool:
-        """Whether events weigh differently."""
+        """Whether any event has a weight other than 1."""
         return bool((self.weights[self.line < len(self.counts)] != 1).any())
 
 
 def _fit_dense_rows(
     pairs: _WindowPairs, block: slice, discount: Float32, neighbors: int
 ) -> csr_matrix:
-    """(rows of the block, n_items): the largest weights, summed in a cell for each item."""
+    """Return the largest weights of a block of items, of shape (rows of the block, n_items).
+
+    The weights are summed in a dense array.
+    """
     n, rows = len(discount), block.stop - block.start
     row, cells, values, factors = pairs.of_items(block)
-    cells = cells + (row * (n + 1)).astype(np.int32)[:, None]  # a column more for the padding
+    # Each row has an additional column for the padding.
+    cells = cells + (row * (n + 1)).astype(np.int32)[:, None]
     ends = np.arange(0, cells.size + 1, cells.shape[1], dtype=np.int32)
     sums = np.zeros(rows * (n + 1), np.float32)
     add_to_cells(sums, cells.ravel(), values.ravel(), ends, factors)
@@ -192,7 +202,7 @@ def _fit_dense_rows(
 def _fit_sparse_rows(
     pairs: _WindowPairs, block: slice, discount: Float32, neighbors: int
 ) -> csr_matrix:
-    """What `_fit_dense_rows` gives, in less time for items with few pairs."""
+    """Return the result of `_fit_dense_rows`, in less time for items with few pairs."""
     n, rows = len(discount), block.stop - block.start
     row, columns, values, factors = pairs.of_items(block)
     values *= (factors * discount[block][row])[:, None]
@@ -204,22 +214,24 @@ def _fit_sparse_rows(
 
 
 def join_both_orders(following: PairScorer, neighbors: int) -> PairScorer:
-    """What follows or precedes an item, for data whose order says little."""
-    both = (following.weights + following.weights.T).tocsr()
-    n = both.shape[0]
-    blocks = split_rows(both.indptr, CELLS_AT_ONCE)
-    return PairScorer(_stack((keep_largest(both[block], neighbors) for block in blocks), n))
+    """Return the weights of items that follow or precede each other, for data with little order."""
+    joined = (following.weights + following.weights.T).tocsr()
+    n = joined.shape[0]
+    blocks = split_rows(joined.indptr, CELLS_AT_ONCE)
+    return PairScorer(_stack((keep_largest(joined[block], neighbors) for block in blocks), n))
 
 
 def fit_related(
     history: History, *, neighbors: int, discount: float, least_users: int
 ) -> csr_matrix:
-    """Similarities (n_items, n_items) float32: users of both items, over users(column)^discount.
+    """Return the similarities of items by common users, float32 of shape (n_items, n_items).
 
-    c users of both count as c² / (c + FEW_USERS), because few may be chance.
+    If c users had both items of a pair, the similarity is c² / (c + FEW_USERS), divided by the
+    number of the column item's users to the power `discount`. The fraction makes small numbers
+    count less, because they may be chance.
 
-    discount: how much less similar popular items are.
-    least_users: how many users of both a pair needs.
+    discount: the larger, the less similar are popular items.
+    least_users: the number of common users that a pair needs.
     """
     n = history.n_items
     by_user = history.keep_newest(MAX_PAIRED).recency_weights(0.0)
@@ -243,9 +255,9 @@ def fit_related(
 
 
 def keep_largest(rows: csr_matrix, k: int) -> csr_matrix:
-    """The k largest entries of each row; of equal ones those of the lower columns.
+    """Return the k largest entries of each row. The lower column wins a tie.
 
-    Overwrites `rows`, whose entries are not negative.
+    rows: without negative entries. The matrix is overwritten.
     """
     rows.eliminate_zeros()
     rows.sort_indices()
@@ -256,7 +268,7 @@ def keep_largest(rows: csr_matrix, k: int) -> csr_matrix:
     place = np.arange(lengths.max())
     is_entry = place < lengths[long_rows, None]
     entries = np.where(is_entry, rows.indptr[long_rows, None] + place, 0)
-    # What pads shorter rows differs, because np.partition takes long over equal numbers.
+    # Shorter rows are padded with different numbers, because np.partition is slow on equal numbers.
     values = np.where(is_entry, rows.data[entries], -1 - place).astype(np.float32)
     kth = np.partition(values, -k, axis=1)[:, -k, None]
     is_best, is_tie = values > kth, values == kth
@@ -269,5 +281,5 @@ def keep_largest(rows: csr_matrix, k: int) -> csr_matrix:
 
 
 def _stack(blocks: Iterable[csr_matrix], n: int) -> csr_matrix:
-    """The blocks of rows, one below the other, with n columns."""
+    """Stack blocks of rows with n columns."""
     return vstack([csr_matrix((0, n), dtype=np.float32), *blocks], format="csr", dtype=np.float32)

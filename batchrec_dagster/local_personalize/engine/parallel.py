@@ -1,4 +1,7 @@
-"""Maps over all cores. NumPy and SciPy release the GIL while they work, so threads are enough."""
+"""A parallel `map` over all cores.
+
+Threads are enough, because NumPy and SciPy release the GIL while they work.
+"""
 
 from __future__ import annotations
 
@@ -17,16 +20,17 @@ R = TypeVar("R")
 
 
 def count_cores() -> int:
-    """The number of cores that this process may use."""
+    """Return the number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 class _OneBlasThread:
-    """A context in which BLAS uses one thread, because each of ours calls it.
+    """A context that limits BLAS to one thread, because this module's threads all call BLAS.
 
-    The limit is that of the process: the first to enter sets it, the last to leave lifts it.
+    The limit applies to the whole process. The first thread that enters the context sets it, and
+    the last thread that leaves lifts it.
     """
 
     def __init__(self) -> None:
@@ -53,10 +57,10 @@ one_blas_thread = _OneBlasThread()
 
 
 def ordered_map(work: Callable[[T], R], inputs: Iterable[T]) -> Iterator[R]:
-    """`map` over all cores, with the results in order.
+    """Yield the result of `work` for each input, in order, computed on all cores.
 
-    About two inputs per core are in flight. Inputs are taken as results are read, so both may be
-    streams larger than memory.
+    About two inputs per core are in flight. Inputs are taken as results are read, so inputs and
+    results may be streams larger than memory.
     """
     workers = count_cores()
     waiting: deque[Future[R]] = deque()

@@ -1,8 +1,8 @@
-"""The recipe of users for items: the blend's scores transposed, the best users of each query.
+"""The recipe of users for items, which ranks users by the scores of a blend.
 
-Users are ranked by how often they will probably have one of the items: the probability of the
-items by the blend, times the root of the user's activity, because the most active users of the past
-are not quite so active later.
+Users are ranked by how often they will probably interact with the items. That is the probability
+of the items according to the blend, times the square root of the user's activity. The root is
+taken because the most active users of the past are not quite so active later.
 """
 
 from __future__ import annotations
@@ -24,12 +24,13 @@ from .evaluate import HeldOut, Measurements
 from .parallel import ordered_map
 from .serve import LEAST_SCORE, logsumexp, split_requests, top_k
 
-LEAST_COMPACTED = 4_096  # users, before those that are not among the best are dropped
+# At least twice this many users are collected before all but the best users are dropped.
+LEAST_COMPACTED = 4_096
 
 
 @dataclass(frozen=True)
 class SegmentModel:
-    """Ranks users by their affinity to items."""
+    """A model that ranks users by their affinity to items."""
 
     model: BlendModel
 
@@ -46,15 +47,15 @@ class SegmentModel:
         users: Bool | None = None,
         checkpoint: Callable[[int], None] = lambda _: None,
     ) -> list[Int32]:
-        """For each query, indices of the users with the highest affinity, best first.
+        """Return, for each query, the indices of the users with the highest affinity, best first.
 
-        Ties go to the user with the lower id. Memory is in proportion to queries x size.
+        The user with the lower id wins a tie. Memory is in proportion to queries x size.
 
-        queries: indices into `item_ids`, of one item or of all items with an attribute, whose mean
-            counts.
-        size: how many users there are for each query, or fewer.
-        users: a mask over `interactions.user_ids` of the users to consider; all if None.
-        checkpoint: is called after every chunk with its number of users.
+        queries: for each query, the indices into `item_ids` of a single item, or of all items with
+            an attribute. The mean affinity to a query's items counts.
+        size: the largest number of users for each query.
+        users: a mask over `interactions.user_ids` of the users to consider; None for all.
+        checkpoint: called after every chunk of users with the number of its users.
         """
         is_selected = np.ones(len(interactions.user_ids), bool) if users is None else users
         selected = np.flatnonzero(is_selected).astype(np.int32)
@@ -79,10 +80,11 @@ class SegmentModel:
         return list(_keep_best(parts, size)[0])
 
     def _compute_affinities(self, interactions: Interactions, users: Int32) -> Float32:
-        """(users, n_items): expected numbers of interactions, up to a common factor."""
+        """Return expected numbers of interactions up to a common factor, shape (users, n_items)."""
         history = read_histories(interactions, self.item_ids, users)
         logits = replace(self.model, repeats=None).score(history)
-        # What users have had they have again as often as repeats say, and not as scores do.
+        # For items that a user already had, repeats alone say how likely the items come again. The
+        # scores of the components do not count.
         logits[history.owners, history.items] = LEAST_SCORE
         if self.model.repeats is not None:
             self.model.repeats.add(logits, history)
@@ -95,12 +97,15 @@ class SegmentModel:
 
     @classmethod
     def load(cls, folder: Path) -> SegmentModel:
-        """The model that was saved. Raises ModelFileError."""
+        """Return the saved model. Raises ModelFileError if it is missing or damaged."""
         return cls(BlendModel.load(folder))
 
 
 def _keep_best(parts: Sequence[tuple[Int32, Float32]], size: int) -> tuple[Int32, Float32]:
-    """(queries, size) the users with the highest scores, highest first, and these."""
+    """Return the users with the highest scores and their scores, both of shape (queries, size).
+
+    The highest score comes first.
+    """
     users, scores = (np.concatenate(arrays, axis=1) for arrays in zip(*parts, strict=True))
     columns = top_k(scores, min(size, scores.shape[1]))
     return np.take_along_axis(users, columns, axis=1), np.take_along_axis(scores, columns, axis=1)
@@ -109,21 +114,24 @@ def _keep_best(parts: Sequence[tuple[Int32, Float32]], size: int) -> tuple[Int32
 def train(
     interactions: Interactions, features: ItemFeatures | None, values: Values, log: Log
 ) -> tuple[SegmentModel, Measurements]:
-    """The blend of items for users, measured by the tested users that it ranks for each item."""
+    """Train a blend of items for users, and measure it by ranking the tested users for each item.
+
+    features: not used.
+    """
     model, measurements = blend.train(interactions, None, values, log, measure)
     return SegmentModel(model), measurements
 
 
 def measure(test_model: BlendModel, held_out: HeldOut) -> Measurements:
-    """The metrics of GetSolutionMetrics: segments of the likeliest 1 % of the tested users.
+    """Measure segments of the likeliest 1 % of the tested users, as GetSolutionMetrics does.
 
-    There is a segment for each item, as a segment job has one for each line. Every tested user with
-    a held-out interaction with the item counts, also one who had it before: a segment job would
-    have answered the same.
+    There is a segment for each item, as a segment job has a segment for each line. Every tested
+    user with a held-out interaction with the item counts as a hit, even if the user had the item
+    before, because a segment job would have ranked the users in the same way.
 
-    Source: developer guide, "Evaluating a solution version with metrics", which defines hits and
-    recall as averages over segments, and says nothing about the coverage of segments: here it is
-    the share of the items that the training knows.
+    Source: developer guide, "Evaluating a solution version with metrics". It defines hits and
+    recall as averages over segments. It does not define the coverage of segments. Here, coverage
+    is the share of all items that the training data has.
     """
     size = -(-len(held_out.users) // 100)
     model = SegmentModel(test_model)

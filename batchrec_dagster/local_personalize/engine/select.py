@@ -1,9 +1,11 @@
-"""Selects how components are blended, from their NDCG for tested users.
+"""The selection of a blend's weights and exponents, by the NDCG for tested users.
 
-Few users are tested of small data, where the best of many options wins by luck. So the options are
-few. The recency exponents of co-occurrence and factors are those that are best together. The
-weights are the mean of all options that the best one does not beat by a standard error: which of
-them is the best is chance.
+In small data few users are tested, so the best of many options would win by luck. That is why
+there are few options.
+
+The recency exponents of co-occurrence and of factors are selected together. The weights are the
+mean of all options that the best option does not beat by a standard error, because only chance
+decides which option among them is the best.
 """
 
 from __future__ import annotations
@@ -22,50 +24,56 @@ from .evaluate import DEPTH, Tested, measure_ndcg
 from .parallel import ordered_map
 from .serve import logsumexp, split_requests, top_k
 
-# Names of components, as in saved models and logs.
-SEQUENCE = "sequence"  # what follows an item
-COOCCURRENCE = "cooccurrence"  # what follows or precedes it
+# The names of the components in saved models and logs.
+SEQUENCE = "sequence"  # Items that follow an item.
+COOCCURRENCE = "cooccurrence"  # Items that follow or precede an item.
 FACTORS = "factors"
-FIRM_FACTORS = "firm-factors"  # with more regularization and confidence
+FIRM_FACTORS = "firm-factors"  # Factors with more regularization and confidence.
 POPULARITY = "popularity"
-CONTENT = "content"  # the features of the Items dataset
+CONTENT = "content"  # The features of the Items dataset.
 
 COMPONENTS = (SEQUENCE, COOCCURRENCE, FACTORS, FIRM_FACTORS, POPULARITY, CONTENT)
-# The recency exponents to try. Content has that of co-occurrence.
+# The recency exponents to try. Content has the exponent of co-occurrence.
 PAIR_EXPONENTS = (0.3, 0.6, 0.9, 1.2)
 FACTOR_EXPONENTS = (0.0, 0.3, 0.6, 0.9)
-DEFAULT_EXPONENT = 0.6  # with which kinds of factors are compared
-FACTOR_SHARES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)  # the rest is co-occurrence
+DEFAULT_EXPONENT = 0.6  # The exponent for comparing the two kinds of factors.
+FACTOR_SHARES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)  # The remaining share is co-occurrence.
 POPULARITY_SHARES = (0.0, 0.15, 0.3)
 CONTENT_SHARES = (0.15, 0.3, 0.6)
 
 MOST_USERS = 2_000
-MOST_SCORES = 2 << 20  # of all users, so that fewer are tested of a large catalogue
-MOST_ITEMS = 3_000  # the most popular ones, in what is selected by; more select no better
+MOST_SCORES = 2 << 20  # Users times items. With many items, fewer users are tested.
+MOST_ITEMS = 3_000  # Only the most popular items count. More items do not select better.
 TEMPERATURE_USERS = 100
 REPEAT_USERS = 400
-LEAST_REPEATS = 0.01  # as a share of what users had next
+LEAST_REPEATS = 0.01  # A share of the held-out items.
 REPEAT_EXPONENTS = (0.0, 0.3, 0.6, 0.9)
 
 T = TypeVar("T")
-Weights = Mapping[str, float]  # by name of the component
+Weights = Mapping[str, float]  # By the name of the component.
 
 
 class Scorer(Protocol):
-    """Scores all items from histories that are weighted by recency. All of them are dataclasses."""
+    """A component that scores all items from histories weighted by recency.
+
+    All implementations are dataclasses.
+    """
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
     def add(self, scores: Float32, history: History, exponent: float, weight: float) -> None:
-        """Add the weighted scores of all items to the (users, n_items) ones; higher is better.
+        """Add the weighted scores of all items to `scores`, in place. Higher is better.
 
-        exponent: how much more the recent items weigh, see `History.recency_weights`.
+        scores: shape (users, n_items).
+        exponent: the recency exponent. The higher it is, the more recent items weigh, see
+            `History.recency_weights`.
+        weight: the factor of the component's scores.
         """
 
 
 @dataclass(frozen=True)
 class Blend:
-    """Which components a model uses, and how."""
+    """The components that a model uses, with their weights and recency exponents."""
 
     weights: Weights
     """The weight of each component's scores."""
@@ -81,10 +89,12 @@ class Blend:
 
 
 def select_blend(scorers: Mapping[str, Scorer], tested: Tested, *, recency: bool) -> Blend:
-    """The exponents, and the weights of scores of the same spread.
+    """Select the blend with the best NDCG for tested users.
 
-    scorers: POPULARITY and SEQUENCE, and perhaps the others.
-    recency: whether recent items may weigh more. Otherwise all exponents are 0.
+    The weights are for scores that are divided by their spread, see `measure_spread`.
+
+    scorers: the components by name. POPULARITY and SEQUENCE are required.
+    recency: whether recent items may weigh more. If not, all exponents are 0.
     """
     items = min(MOST_ITEMS, tested.history.n_items)
     tested = tested.take_items(items).take(max(1, min(MOST_USERS, MOST_SCORES // items)))
@@ -117,7 +127,7 @@ def select_blend(scorers: Mapping[str, Scorer], tested: Tested, *, recency: bool
     scores = {name: score(name, exponents[name]) for name in exponents if name in scorers}
 
     def evaluate(options: Sequence[Weights]) -> list[Float64]:
-        """For each option (users,) NDCG."""
+        """Return each user's NDCG, of shape (users,), for each option."""
         return list(
             ordered_map(lambda option: measure_users(_add_up(option, scores), tested), options)
         )
@@ -138,12 +148,13 @@ def _select_exponents(
     score_factors: Callable[[float], Float32] | None,
     tested: Tested,
 ) -> tuple[float, float]:
-    """The exponents of co-occurrence and of factors that are best together, in equal parts.
+    """Select the exponents of co-occurrence and of factors that are best together.
 
-    They are the middle of all that may be the best.
+    Co-occurrence and factors have equal weights here. The result is the middle of all pairs of
+    exponents that the best pair does not beat by half a standard error.
 
-    score_pairs, score_factors: give (users, items) scores of the same spread by exponent. Without
-        factors the second is None.
+    score_pairs, score_factors: return scores of shape (users, items) for an exponent, divided by
+        their spread. Without factors, `score_factors` is None.
     """
     by_factor_exponent = [np.zeros((1, 1), np.float32)]
     if score_factors is not None:
@@ -158,7 +169,7 @@ def _select_exponents(
 
 
 def _keep_best(options: Sequence[T], ndcgs: Sequence[Float64], errors: float) -> list[T]:
-    """The options that the best one does not beat by this many standard errors."""
+    """Return the options that the best option does not beat by `errors` standard errors."""
     best = ndcgs[_find_best(ndcgs)]
     return [
         option
@@ -168,14 +179,14 @@ def _keep_best(options: Sequence[T], ndcgs: Sequence[Float64], errors: float) ->
 
 
 def _find_best(ndcgs: Sequence[Float64]) -> int:
-    """Which of the options has the highest mean of the users' NDCG."""
+    """Return the index of the option with the highest mean NDCG over the users."""
     return max(range(len(ndcgs)), key=lambda number: ndcgs[number].mean())
 
 
 def list_options(factors: str) -> list[Weights]:
-    """The weights to choose from.
+    """Return the options for the weights of a blend, without content.
 
-    factors: the name of the factors to use.
+    factors: the name of the factors to use, FACTORS or FIRM_FACTORS.
     """
     options: list[Weights] = [{POPULARITY: 1.0}]
     for popularity in POPULARITY_SHARES:
@@ -187,22 +198,22 @@ def list_options(factors: str) -> list[Weights]:
 
 
 def _mix_in(name: str, share: float, weights: Weights) -> Weights:
-    """The weights with a share of another component, without those that are 0."""
+    """Return the weights with a share of another component. Zero weights are left out."""
     mixed = {other: (1 - share) * weight for other, weight in weights.items()} | {name: share}
     return {other: weight for other, weight in mixed.items() if weight}
 
 
 def _average(options: Sequence[Weights]) -> Weights:
-    """The mean of the options."""
+    """Return the mean weights of the options."""
     names = sorted(set(chain(*options)))
     return {name: sum(option.get(name, 0.0) for option in options) / len(options) for name in names}
 
 
 def _add_up(weights: Weights, scores: Mapping[str, Float32]) -> Float32:
-    """(users, n_items): the weighted sum of the components' scores."""
-    first, *others = weights
+    """Return the weighted sum of the components' scores, of shape (users, n_items)."""
+    first, *names = weights
     total = scores[first] * np.float32(weights[first])
-    for name in others:
+    for name in names:
         total += scores[name] * np.float32(weights[name])
     return total
 
@@ -210,7 +221,10 @@ def _add_up(weights: Weights, scores: Mapping[str, Float32]) -> Float32:
 def score_users(
     scorer: Scorer, history: History, exponent: float, items: int | None = None
 ) -> Float32:
-    """(users, items): the scores of the first items, or of all, chunk by chunk on all cores."""
+    """Score items for users, chunk by chunk on all cores, and return (users, items) scores.
+
+    items: the number of first items to return scores of; None for all items.
+    """
     users, n_items = len(history.lengths), history.n_items
     wanted = np.empty((users, n_items if items is None else items), np.float32)
 
@@ -224,18 +238,18 @@ def score_users(
 
 
 def measure_users(scores: Float32, tested: Tested) -> Float64:
-    """(users,): NDCG at 25.
+    """Return each user's NDCG at 25, of shape (users,).
 
-    scores: (users, n_items), -inf for the items that a user has had.
+    scores: shape (users, n_items), with -inf for the items that a user has had.
     """
     return measure_lists(top_k(scores, DEPTH), tested.is_relevant)
 
 
 def measure_lists(items: Int32, is_relevant: Bool) -> Float64:
-    """(users,): NDCG of lists.
+    """Return the NDCG of each user's list, of shape (users,).
 
-    items: (users, k) best first; -1 pads.
-    is_relevant: (users, n_items).
+    items: the lists of shape (users, k), best item first; -1 pads.
+    is_relevant: shape (users, n_items).
     """
     is_hit = np.take_along_axis(is_relevant, np.maximum(items, 0), axis=1) & (items >= 0)
     users, places = np.nonzero(is_hit)
@@ -243,14 +257,17 @@ def measure_lists(items: Int32, is_relevant: Bool) -> Float64:
 
 
 def measure_spread(scores: Float32) -> float:
-    """The standard deviation of the scores over the items, mean over users."""
+    """Return the mean over the users of the standard deviation of their scores over the items.
+
+    Returns 1 if it is 0.
+    """
     return float(scores.std(axis=1).mean()) or 1.0
 
 
 def is_better(ours: Float64, theirs: Float64, errors: float = 1.0) -> bool:
-    """Whether our scores are better by this many standard errors of the mean difference.
+    """Return whether `ours` is better by `errors` standard errors of the mean difference.
 
-    ours, theirs: (users,) the scores of the same users.
+    ours, theirs: two measurements of the same users, of shape (users,).
     """
     difference = ours - theirs
     if len(difference) < 2:
@@ -260,9 +277,9 @@ def is_better(ours: Float64, theirs: Float64, errors: float = 1.0) -> bool:
 
 
 def scale_blend(blend: Blend, scorers: Mapping[str, Scorer], tested: Tested) -> Blend:
-    """The blend with weights of the scores as they are, so that their softmax gives probabilities.
+    """Return the blend with weights for raw scores, so that their softmax gives probabilities.
 
-    blend: its weights are of scores of the same spread.
+    blend: a blend with weights for scores that are divided by their spread.
     """
     tested = tested.take(TEMPERATURE_USERS)
     scores = {
@@ -277,9 +294,9 @@ def scale_blend(blend: Blend, scorers: Mapping[str, Scorer], tested: Tested) -> 
 
 
 def fit_temperature(scores: Float32, tested: Tested) -> float:
-    """The divisor of scores that makes what users had next likeliest under a softmax.
+    """Return the divisor of the scores that makes the truth likeliest under a softmax.
 
-    scores: (users, n_items).
+    scores: shape (users, n_items).
     """
     user, item = tested.truth.nonzero()
     temperatures = np.geomspace(0.02, 5.0, 24)
@@ -294,22 +311,25 @@ def fit_temperature(scores: Float32, tested: Tested) -> float:
 
 @dataclass(frozen=True)
 class Repeats:
-    """How likely the items of a history are to come again, as in groceries and music.
+    """The chance that items of a history come again, as groceries and music do.
 
-    An item's chance is in proportion to how often it occurred and to the weight of its events, and
-    falls with the number of items since: Anderson et al., "The dynamics of repeat consumption" (WWW
-    2014). It is added to that of the model, so the order of items that are new to a user does not
-    depend on repeats.
+    An item's chance is in proportion to the number of its interactions and to the weight of its
+    events. It falls with the number of items since: Anderson et al., "The dynamics of repeat
+    consumption" (WWW 2014). The chance is added to the probability that the model gives the item,
+    so the order of items that are new to a user does not depend on repeats.
     """
 
     share: float
-    """The share of repeats in all interactions, more than 0 and less than 1."""
+    """The share of repeats in all interactions, above 0 and below 1."""
 
     exponent: float
     """The recency exponent, see `History.recency_weights`."""
 
     def add(self, logits: Float32, history: History) -> None:
-        """Raise the (users, n_items) logits of the items of the histories, in place."""
+        """Raise the logits of the items of each user's history, in place.
+
+        logits: shape (users, n_items).
+        """
         owners = history.owners
         chance = history.counts * history.recency_weights(self.exponent).data
         chance /= np.bincount(owners, weights=chance)[owners]
@@ -319,11 +339,11 @@ class Repeats:
 
 
 def fit_repeats(score: Callable[[History], Float32], tested: Tested) -> Repeats | None:
-    """The share of repeats in what users had next, and the exponent that ranks them best.
+    """Measure the share of repeats in the held-out items, and select the best exponent.
 
-    None if they are few.
+    Returns None if repeats are rare.
 
-    score: gives (users, n_items) logits.
+    score: returns logits of shape (users, n_items).
     """
     share = tested.repeated.nnz / max(1, tested.repeated.nnz + tested.truth.nnz)
     if share < LEAST_REPEATS:

@@ -1,4 +1,4 @@
-"""Answers: the best items of each user, in chunks, on all cores, in bounded memory."""
+"""Lists of the best items for each user, made in chunks, on all cores, in bounded memory."""
 
 from __future__ import annotations
 
@@ -21,34 +21,34 @@ from .data import (
 )
 from .parallel import ordered_map
 
-# Takes the slice of requests that a chunk answers and its (chunk, n_items) scores. Sets the scores
-# of items that must not be recommended to -inf.
+# Takes the slice of the requests in a chunk, and the chunk's scores of shape (chunk, n_items). Sets
+# the scores of items that must not be recommended to -inf.
 Exclude = Callable[[slice, Float32], None]
 
-CHUNK_SCORES = 2 << 20  # on each core; a chunk of a large catalogue has fewer users
-LEAST_CHUNK, LARGEST_CHUNK = 64, 256  # users
-CACHED_SCORES = 1 << 17  # whose exponentials are summed at once
-GROUPS = 32  # per item of a list, of which top_k reads the largest score
+CHUNK_SCORES = 2 << 20  # The scores of a chunk. With many items, a chunk has fewer users.
+LEAST_CHUNK, LARGEST_CHUNK = 64, 256  # The limits of the users in a chunk.
+CACHED_SCORES = 1 << 17  # The scores that logsumexp reads at once, so that they stay in the cache.
+GROUPS = 32  # The groups of columns per item of a list, see top_k.
 LEAST_SCORE = np.finfo(np.float32).min
 
 
 class UserModel(Protocol):
-    """Scores all items for users."""
+    """A model that scores all items for users."""
 
     @property
     def item_ids(self) -> Ids:
-        """(n_items,) distinct str, the most popular first."""
+        """Distinct item ids of shape (n_items,), the most popular first."""
 
     def score(self, history: History, out: Float32 | None = None) -> Float32:
-        """(users, n_items) logits, which become probabilities by a softmax.
+        """Return logits of shape (users, n_items). Their softmax gives probabilities.
 
-        out: an array that they may be written to.
+        out: an array that the model may write the logits to.
         """
 
     def choose(self, scores: Float32, history: History, k: int) -> Int32:
-        """(users, k): the items of each list, best first; -1 pads.
+        """Return the items of each list, best first, of shape (users, k); -1 pads.
 
-        scores: (users, n_items), -inf for items that must not be recommended.
+        scores: shape (users, n_items), with -inf for items that must not be recommended.
         """
 
 
@@ -57,10 +57,10 @@ class Lists:
     """Lists for a chunk of requests, in the order of the requests."""
 
     items: Int32
-    """(chunk, k) indices into the model's items, best first; -1 pads."""
+    """Indices into the model's items, best first, of shape (chunk, k); -1 pads."""
 
     scores: Float64
-    """(chunk, k) probabilities, never rising; 0 where padded."""
+    """Probabilities that never rise along a list, of shape (chunk, k). Padding is 0."""
 
 
 def recommend(
@@ -72,17 +72,18 @@ def recommend(
 ) -> Iterator[Lists]:
     """Yield the k best items of every user, in chunks.
 
-    Probabilities are over all items, the excluded ones among them.
+    Probabilities are over all items, including excluded items.
 
-    interactions: the current data, which the histories come from. Users whom the model was not
-        trained on have lists, too.
+    interactions: the current data to read histories from. Users that the model was not trained on
+        get lists, too.
+    exclude: excludes items from the lists.
     """
     users = find_positions(interactions.user_ids, user_ids)
     histories = HistoryReader(interactions, model.item_ids)
     blocks = split_requests(len(users), len(model.item_ids))
     largest = max((block.stop - block.start for block in blocks), default=0)
-    # Each thread writes the scores of all its chunks to one array. The kernel clears the pages of a
-    # new one, which takes as long as a quarter of the rest.
+    # Each thread writes the scores of all its chunks to the same array. The kernel would clear the
+    # pages of a new array for every chunk, which takes a quarter as long as all other work.
     threads_own = threading.local()
 
     def answer(block: slice) -> Lists:
@@ -96,8 +97,8 @@ def recommend(
             exclude(block, scores)
         items = model.choose(scores, history, k)
         logits = np.take_along_axis(scores, np.maximum(items, 0), axis=1)
-        # An item that nobody has had gets the score of the item before it, or the highest. So
-        # whoever sorts a list by score does not reorder it.
+        # A new item gets the score of the item before it in the list, or the highest score if it is
+        # first. So the order stays the same if a reader sorts a list by score.
         logits = np.where(logits > LEAST_SCORE, logits, highest)
         logits = np.minimum.accumulate(logits, axis=1)
         return Lists(items, np.where(items < 0, 0.0, np.exp(logits - log_sum)))
@@ -106,19 +107,24 @@ def recommend(
 
 
 def split_requests(requests: int, columns: int) -> list[slice]:
-    """Chunks of requests that are each answered with a row of this many columns."""
+    """Split requests into chunks, and return the slice of each chunk.
+
+    columns: the number of scores for each request.
+    """
     size = min(max(LEAST_CHUNK, CHUNK_SCORES // max(1, columns)), LARGEST_CHUNK)
     return [slice(start, min(start + size, requests)) for start in range(0, requests, size)]
 
 
 def top_k(scores: Float32, k: int) -> Int32:
-    """(rows, k) columns of the largest scores, by falling score, then rising column; -1 pads.
+    """Return the columns of each row's k largest scores, of shape (rows, k); -1 pads.
 
-    The k-th largest of the maxima of groups of columns is at most the k-th largest score, and only
-    the few scores that reach it are sorted. With np.argpartition, lists by factors alone take three
-    times as long (benchmarks/scoring.py).
+    The columns are sorted by falling score, then by rising column.
 
-    scores: (rows, n) float32 without NaN. A score of -inf is never among the largest.
+    The columns are divided into groups. The k-th largest of the groups' maxima is at most the k-th
+    largest score, and only the few scores that reach this bound are sorted. With np.argpartition,
+    lists by factors alone take three times as long (benchmarks/scoring.py).
+
+    scores: float32 of shape (rows, n), without NaN. A score of -inf is never among the largest.
     """
     rows, n = scores.shape
     best = np.full((rows, k), -1, np.int32)
@@ -134,7 +140,7 @@ def top_k(scores: Float32, k: int) -> Int32:
     bound = np.partition(maxima, kth, axis=1)[:, kth, None]
     bound = np.maximum(bound, LEAST_SCORE)
     row, column = np.divmod(np.flatnonzero(scores >= bound), n)
-    # Of very many scores that equal the bound, only the first few of each row are sorted.
+    # Very many scores may equal the bound. Only the first `size` such scores of a row are sorted.
     ties = np.cumsum(scores[row, column] == bound[row, 0])
     ties_before = np.concatenate([[0], ties])[np.searchsorted(row, np.arange(rows))]
     is_candidate = (scores[row, column] > bound[row, 0]) | (ties - ties_before[row] <= size)
@@ -148,7 +154,10 @@ def top_k(scores: Float32, k: int) -> Int32:
 
 
 def logsumexp(logits: Float32) -> Float64:
-    """(rows, 1): log of the sum of the exponentials of each row; 0 for rows without columns."""
+    """Return the log of the sum of the exponentials of each row, of shape (rows, 1).
+
+    Returns zeros if there are no columns.
+    """
     if not logits.shape[1]:
         return np.zeros((len(logits), 1))
     highest = logits.max(axis=1, keepdims=True)

@@ -1,4 +1,4 @@
-"""The recipe of items for an item: those that the same users had, then popular ones."""
+"""The recipe of items for an item: items that the same users had, then popular items."""
 
 from __future__ import annotations
 
@@ -30,31 +30,35 @@ from .pairs import fit_related
 from .parallel import ordered_map
 from .serve import Exclude, Lists, split_requests, top_k
 
-POPULARITY_DISCOUNT = 0.5  # default of aws-sims' popularity_discount_factor
-MIN_COINTERACTIONS = 3  # default of its min_cointeraction_count
-NEIGHBORS = 500  # similar items that are kept of each item
+POPULARITY_DISCOUNT = 0.5  # The default of aws-sims' popularity_discount_factor.
+MIN_COINTERACTIONS = 3  # The default of aws-sims' min_cointeraction_count.
+NEIGHBORS = 500  # The number of similar items to keep for each item.
 
 
 @dataclass(frozen=True)
 class SimilarItems:
-    """Finds items that share users with a given item, then popular items."""
+    """A model that finds items that share users with a given item, then popular items."""
 
     item_ids: Ids
-    """(n_items,) distinct str, the most popular first."""
+    """Distinct item ids of shape (n_items,), the most popular first."""
 
     weights: csr_matrix
-    """(n_items, n_items) float32 above 0: a row is the item of a request, a column is similar."""
+    """Similarities above 0, float32 of shape (n_items, n_items).
+
+    A row is the item of a request, and its columns are the similar items.
+    """
 
     def list_similar(
         self, item_ids: Sequence[str], k: int, exclude: Exclude | None = None
     ) -> Iterator[Lists]:
         """Yield the lists of similar items in chunks, in the order of the given items.
 
-        An item itself is never in its list. Popular items follow when too few are similar, and are
-        the list of an unknown item. Scores are 0. Lists that run out of items end with -1.
+        An item's list never has the item itself. If too few items are similar, popular items
+        follow. The list of an unknown item has only popular items. All scores are 0. Lists that run
+        out of items end with -1.
 
         k: the length of each list.
-        exclude: takes items out of the lists.
+        exclude: excludes items from the lists.
         """
         queries = find_positions(self.item_ids, item_ids)
 
@@ -68,10 +72,10 @@ class SimilarItems:
         return ordered_map(answer, split_requests(len(queries), len(self.item_ids)))
 
     def compare(self, items: Int32) -> Float32:
-        """(len(items), n_items): the similarity of all items to each of the given ones.
+        """Return the similarity of all items to each given item, of shape (len(items), n_items).
 
-        It is -inf for an item itself, and negative for items that are not similar: the popular ones
-        among these come first.
+        The similarity of an item to itself is -inf. Items that are not similar get negative values
+        that fall with the items' popularity.
 
         items: item indices; -1 is an unknown item.
         """
@@ -91,14 +95,14 @@ class SimilarItems:
 
     @classmethod
     def load(cls, folder: Path) -> SimilarItems:
-        """The model that was saved. Raises ModelFileError."""
+        """Return the saved model. Raises ModelFileError if it is missing or damaged."""
         values, _ = store.load(folder)
         return cls(values["item_ids"], values["weights"])
 
 
 @dataclass(frozen=True)
 class LastItemModel:
-    """Recommends to users what is similar to their last item: used to measure similar items."""
+    """A model that recommends items similar to the user's last item, to measure similar items."""
 
     model: SimilarItems
 
@@ -107,7 +111,7 @@ class LastItemModel:
         return self.model.item_ids
 
     def score(self, history: History, out: Float32 | None = None) -> Float32:
-        """(users, n_items) similarities, in an array of their own."""
+        """Return similarities of shape (users, n_items), always in a new array."""
         last = np.full(len(history.lengths), -1, np.int32)
         has_items = history.lengths > 0
         last[has_items] = history.items[history.starts[:-1][has_items]]
@@ -121,7 +125,7 @@ class LastItemModel:
 def train_sims(
     interactions: Interactions, features: ItemFeatures | None, values: Values, log: Log
 ) -> tuple[SimilarItems, Measurements]:
-    """aws-sims: items with few users in common are not similar."""
+    """Train aws-sims, where items with few common users are not similar."""
     values = {"min_cointeraction_count": MIN_COINTERACTIONS, **values}
     return train_similar_items(interactions, features, values, log)
 
@@ -129,7 +133,7 @@ def train_sims(
 def train_similar_items(
     interactions: Interactions, features: ItemFeatures | None, values: Values, log: Log
 ) -> tuple[SimilarItems, Measurements]:
-    """aws-similar-items: also items with few users in common are similar."""
+    """Train aws-similar-items, where items with few common users are similar, too."""
     held_out = hold_out(interactions)
     measurements = Measurements()
     if held_out is not None:

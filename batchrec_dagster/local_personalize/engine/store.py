@@ -1,4 +1,4 @@
-"""Models in files of NumPy, which checks their checksums when it reads them."""
+"""Models as NumPy files. NumPy checks the files' checksums when it reads them."""
 
 from __future__ import annotations
 
@@ -17,15 +17,19 @@ from .data import object_ids, string_series
 ARRAYS, FACTS = "arrays.npz", "facts.json"
 _PARTS = ("data", "indices", "indptr", "shape")
 
-Values = Mapping[str, Any]  # arrays, sparse matrices and ids by name
+Values = Mapping[str, Any]  # Arrays, numbers, sparse matrices and ids, by name.
 
 
 class ModelFileError(Exception):
-    """A saved model is missing or damaged. The message names its folder."""
+    """An error for a saved model that is missing or damaged. The message names the folder."""
 
 
 def save(folder: Path, values: Values, facts: Mapping[str, Any]) -> None:
-    """Write arrays, numbers, sparse matrices and ids, and facts as JSON, into a folder."""
+    """Write a model into a folder, creating the folder if necessary.
+
+    values: arrays, numbers, sparse matrices and ids, by name. They are written as a NumPy file.
+    facts: written as JSON.
+    """
     arrays: dict[str, npt.NDArray[Any]] = {}
     for name, value in values.items():
         if isinstance(value, csr_matrix):
@@ -43,7 +47,10 @@ def save(folder: Path, values: Values, facts: Mapping[str, Any]) -> None:
 
 
 def load(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The values and the facts that `save` wrote. Raises ModelFileError."""
+    """Return the values and the facts that `save` wrote.
+
+    Raises ModelFileError if a file is missing or damaged.
+    """
     values: dict[str, Any] = {}
     try:
         facts = json.loads((folder / FACTS).read_bytes())

@@ -1,1 +1,1 @@
-"""The operations: what all kinds of resource share, and a module for each kind's own rules."""
+"""The operations of the API, with a module for each kind of resource or job."""

@@ -22,7 +22,7 @@ from ..resources import ApiRequest, Kind, NewResource
 from .batch_jobs import DEFAULT_RESULTS, TrainedVersion, check_batch_request, run_batch_job
 from .training_data import read_histories
 
-# The options of itemExplorationConfig: the largest value of each, and what it may be in words.
+# The options of itemExplorationConfig, with the largest value and the range in words.
 _EXPLORATION_OPTIONS = {
     "explorationWeight": (1.0, "from 0 to 1"),
     "explorationItemAgeCutOff": (1e9, "of days"),
@@ -50,9 +50,9 @@ def _create(request: ApiRequest) -> NewResource:
 
 
 def _check_exploration(config: Mapping[str, str]) -> None:
-    """Raise InvalidInputError for an `itemExplorationConfig` with unknown options or bad values.
+    """Raise InvalidInputError if an `itemExplorationConfig` has unknown options or bad values.
 
-    The service model checks `rankingInfluence`, the other part of the job's configuration.
+    The job's configuration also has `rankingInfluence`, which the service model checks.
     """
     for name, text in config.items():
         if name not in _EXPLORATION_OPTIONS:
@@ -74,7 +74,7 @@ class Recommender:
 
     model: BlendModel | SimilarItems
     interactions: Interactions | None
-    """What the users did; None for similar items, which no user asks for."""
+    """The interactions of all users; None for similar items, which do not depend on a user."""
     num_results: int
     filter: ItemFilter | None = None
 
@@ -112,7 +112,10 @@ class Recommender:
 
 
 def _make_answers(job: Job, trained: TrainedVersion) -> AnswerLines:
-    """Load the interactions to recommend from, and the filter. Raises JobFailedError."""
+    """Load the interactions and the filter, and return the function that answers lines.
+
+    Raises JobFailedError.
+    """
     version, recipe, model, group_arn, filter_expression = trained
     assert isinstance(model, BlendModel | SimilarItems)
     job.report_progress(f"{recipe.name}: {len(model.item_ids):,} items")
@@ -137,7 +140,7 @@ def _make_answers(job: Job, trained: TrainedVersion) -> AnswerLines:
 
 
 def _apply_config(job: Job, model: BlendModel | SimilarItems) -> BlendModel | SimilarItems:
-    """Return the model with the job's exploration, and log the options that have no effect."""
+    """Return the model with the job's exploration options, and log the options without effect."""
     stored_config = job.resource.body.get("batchInferenceJobConfig", {})
     config = {name: options for name, options in stored_config.items() if options}
     if isinstance(model, BlendModel) and model.new_items is not None:

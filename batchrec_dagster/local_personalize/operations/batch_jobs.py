@@ -1,4 +1,4 @@
-"""What batch inference jobs and batch segment jobs share: their checks, and how they run."""
+"""The checks and the work that batch inference jobs and batch segment jobs share."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from ..resources import ApiRequest, JobResult
 from ..trained_recipes import RECIPES, AnyModel, Recipe
 
 DEFAULT_RESULTS = 25
-"""How many items or users an answer has, if the request does not say."""
+"""The number of items or users in an answer if the request has no numResults."""
 
 CHECK_MARKER = "_CHECK"
-"""The name of an empty object that is written last, when the output is complete."""
+"""The name of an empty object. It is written last and shows that the output is complete."""
 
 
 def check_batch_request(
     request: ApiRequest, *, segments: bool
 ) -> tuple[Recipe, FilterTraits | None]:
-    """Return the recipe of the job's solution version, and the traits of its filter, if any.
+    """Return the recipe of the job's solution version, and the traits of the job's filter, if any.
 
-    segments: whether the job makes user segments, not recommendations.
+    segments: whether the job makes user segments. If not, it makes recommendations.
 
-    Raises ServiceError if the request breaks a rule that both kinds of jobs have.
+    Raises ServiceError if the request breaks a rule for all batch jobs.
     """
     params = request.params
     version = request.get_active("SolutionVersion", params["solutionVersionArn"])
@@ -64,7 +64,8 @@ def check_batch_request(
 def _check_filter(request: ApiRequest, version: Resource, *, segments: bool) -> FilterTraits:
     """Return the traits of the job's filter.
 
-    Raises ServiceError if it is not one for this kind of job, or of the version's dataset group.
+    Raises ServiceError if the filter does not fit this kind of job, or belongs to another dataset
+    group than the version.
     """
     resource = request.get_active("Filter", request.params["filterArn"])
     if resource.parent != version.body["datasetGroupArn"]:
@@ -79,22 +80,23 @@ def _check_filter(request: ApiRequest, version: Resource, *, segments: bool) -> 
 
 
 class TrainedVersion(NamedTuple):
-    """What a batch job works with."""
+    """The solution version that a batch job uses, with its model and the job's filter."""
 
     version: Resource
     recipe: Recipe
     model: AnyModel
     group_arn: str
     filter_expression: str | None
-    """The expression of the job's filter; None without one."""
+    """The expression of the job's filter; None if the job has no filter."""
 
 
 def run_batch_job(
     job: Job, make_answers: Callable[[Job, TrainedVersion], AnswerLines]
 ) -> JobResult:
-    """Answer all input files, then upload the outputs, the marker last.
+    """Answer all input files, then upload the outputs, and finally the marker.
 
-    make_answers: loads what the answers need. Raises JobFailedError.
+    make_answers: loads the data for the answers, and returns the function that answers lines. It
+        raises JobFailedError.
 
     Raises JobFailedError.
     """
@@ -115,7 +117,7 @@ def run_batch_job(
 
 
 def give_up_model(transaction: CatalogueTransaction, version: Resource) -> None:
-    """Let the version have no model from now on, and the tag that says so. Its file stays."""
+    """Take the model from the version, and tag the version as expired. The model's file stays."""
     state = {name: value for name, value in version.state.items() if name != "model"}
     tags = {**version.tags, MODEL_TAG: EXPIRED}
     transaction.save(replace(version, state=state, tags=tags))
@@ -125,7 +127,7 @@ def _list_input_files(job: Job, source: str, target: str) -> list[ObjectInfo]:
     """Return the input files. Raises JobFailedError if there is none."""
     files = job.list_objects(source)
     if target.startswith(source):
-        # The output is under the input's prefix: do not read what an earlier attempt wrote.
+        # The output is under the input's prefix, so the output of an earlier job is not input.
         files = [file for file in files if not file.uri.startswith(target)]
         if not files:
             raise JobFailedError(f"{INVALID_LOCATION} There is no input at {source}")
@@ -170,5 +172,5 @@ def _answer_object(
 
 
 def _add_slash(path: str) -> str:
-    """Return the path as a folder's, with a slash at its end."""
+    """Return the path with a slash at its end, as the path of a folder."""
     return path if path.endswith("/") else path + "/"

@@ -1,4 +1,4 @@
-"""Batch segment jobs: the users who are most likely to want what an input line names."""
+"""Batch segment jobs: for each input line, the users most likely to want the line's items."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ from .batch_jobs import DEFAULT_RESULTS, TrainedVersion, check_batch_request, ru
 from .dataset_groups import read_schema
 
 USERS_AT_ONCE = 32 << 20
-"""How many users are held in memory for the segments of several lines: 128 MiB."""
+"""The number of users in the segments that are held in memory at once. They take 128 MiB."""
 
 FindItems = Callable[[str], Int32]
-"""Returns the positions of the items that a line names. Raises FilterExpressionError."""
+"""A function that returns the positions of a line's items. It raises FilterExpressionError."""
 
 
 def _create(request: ApiRequest) -> NewResource:
@@ -54,9 +54,9 @@ class Segmenter:
     num_results: int
     find_items: FindItems
     users: Mask
-    """Which users of the interactions may be in a segment."""
+    """A mask of the users of the interactions that may be in a segment."""
     count_progress: Callable[[str, int], Callable[[int], None]]
-    """As `Job.count_progress`."""
+    """The method `Job.count_progress`."""
 
     def answer_lines(self, lines: Sequence[InputLine]) -> Iterator[str]:
         """Yield the output line of each input line."""
@@ -69,7 +69,7 @@ class Segmenter:
                 yield formats.format_segment_line(line.content, next(segments))
 
     def _find_query(self, line: InputLine) -> Int32 | str:
-        """Return the items whose users the line asks for, or why it cannot be answered."""
+        """Return the positions of the line's items, or the reason why the line has no answer."""
         if line.problem is not None:
             return line.problem
         try:
@@ -93,7 +93,7 @@ class Segmenter:
 
 
 def find_item(item_ids: Ids, item_id: str) -> Int32:
-    """Return the position of one item; no position if the model does not know it.
+    """Return the position of an item, in an array. It is empty if the model lacks the item.
 
     item_ids: the model's items.
     """
@@ -104,10 +104,12 @@ def find_item(item_ids: Ids, item_id: str) -> Int32:
 def find_items_by_attributes(
     item_ids: Ids, schema: Schema, read: ReadColumns, expression: str
 ) -> Int32:
-    """Return the positions of the items whose attributes match, compared as in filters.
+    """Return the positions of the items with matching attributes.
+
+    Attributes are compared as in filters.
 
     item_ids: the model's items.
-    schema: that of the Items dataset.
+    schema: the schema of the Items dataset.
     read: reads columns of the group's datasets.
 
     Raises FilterExpressionError if the expression is wrong.
@@ -121,10 +123,9 @@ def find_items_by_attributes(
 
 
 def _make_answers(job: Job, trained: TrainedVersion) -> AnswerLines:
-    """What answers a job's lines, with the interactions of all users, the attributes of the items
-    and the filter loaded.
+    """Load the interactions, item attributes and filter, and return the function for lines.
 
-    Raises JobFailedError.
+    The returned function answers the job's lines. Raises JobFailedError.
     """
     model, group_arn = trained.model, trained.group_arn
     assert isinstance(model, SegmentModel)

@@ -1,8 +1,9 @@
-"""Data deletion jobs: users are erased from a dataset group.
+"""Data deletion jobs, which erase users from a dataset group.
 
-Such a job erases them from the imported data, and it rewrites the catalogue's file, so that no id
-of them stays in the home: models have none. Amazon says less of what it erases. What models learned
-from all users together stays, on AWS too, until they are trained again.
+Such a job erases the users from the imported data, and rewrites the catalogue's file. After that,
+no id of the users is left in the home, because models have no user ids. Amazon documents less about
+the data that it erases. Models keep what they learned from all users together until they are
+trained again, on AWS too.
 
 Source of the rules: developer guide, "Deleting users and their data with a data deletion job".
 """
@@ -29,7 +30,7 @@ from ..jobs import INVALID_LOCATION, Job, check_data_source, remove_unnamed_file
 from ..resources import ApiRequest, JobResult, Kind, NewResource
 
 _BUSY_SECONDS = 0.1
-"""How long the job waits for other processes that read the catalogue."""
+"""The time between two attempts to empty the log while other processes read the catalogue."""
 
 
 def _create(request: ApiRequest) -> NewResource:
@@ -39,7 +40,10 @@ def _create(request: ApiRequest) -> NewResource:
 
 
 def _perform(job: Job) -> JobResult:
-    """Erase the users. What is erased stays erased if the process dies: the next job goes on."""
+    """Erase the users.
+
+    If the process dies, the rows erased so far stay erased, and the next job erases the rest.
+    """
     users = _read_input(job)
     job.report_progress(f"{len(users):,} users to erase")
     group_arn = job.resource.body["datasetGroupArn"]
@@ -49,7 +53,7 @@ def _perform(job: Job) -> JobResult:
     for dataset in datasets:
         count += _erase_from_dataset(job, dataset, users)
         _forget_quoted_cells(job, dataset)
-    # What a process left that died after it had replaced a file, and before it removed it.
+    # A process that died after it had replaced a file may not have removed the old file.
     remove_unnamed_files(job.catalogue, job.home)
     job.catalogue.rewrite()
     while not job.catalogue.empty_log():
@@ -59,9 +63,9 @@ def _perform(job: Job) -> JobResult:
 
 
 def _read_input(job: Job) -> set[str]:
-    """Return the users to erase, which are never written to a file here.
+    """Return the users to erase. Their ids are never written to a local file.
 
-    Raises JobFailedError.
+    Raises JobFailedError if there are no users, or a file is not valid.
     """
     location = job.resource.body["dataSource"]["dataLocation"]
     users: set[str] = set()
@@ -73,7 +77,7 @@ def _read_input(job: Job) -> set[str]:
 
 
 def _erase_from_dataset(job: Job, dataset: Resource, users: Collection[str]) -> int:
-    """Replace the imports by copies without the users, and return how many rows these had."""
+    """Replace the imports by copies without the users, and return the number of erased rows."""
     erased, home = 0, job.home
     for file in dataset.state["files"]:
         with home.open_workspace(home.datasets, job.resource.arn) as work:
@@ -101,7 +105,7 @@ def _erase_from_dataset(job: Job, dataset: Resource, users: Collection[str]) -> 
 
 
 def _forget_quoted_cells(job: Job, dataset: Resource) -> None:
-    """Remove the cells of rejected files, which may be of the users, from the reasons given."""
+    """Remove quoted cells, which may be data of the users, from the failure reasons of imports."""
     with job.catalogue.open_for_writing() as transaction:
         for imported in transaction.list_resources("DatasetImportJob", parent=dataset.arn):
             reason = imported.body.get("failureReason", "")
@@ -112,11 +116,11 @@ def _forget_quoted_cells(job: Job, dataset: Resource) -> None:
 
 
 def _read_users(data: bytes, name: str) -> set[str]:
-    """Return the ids in a CSV file with the one column USER_ID.
+    """Return the ids in a CSV file with the single column USER_ID.
 
-    name: what messages call the file. They quote no ids, because the catalogue would keep them.
+    name: the file's name in messages. Messages quote no ids, because the catalogue would keep them.
 
-    Raises JobFailedError if it is another file.
+    Raises JobFailedError if the file is not of this form.
     """
     try:
         rows = csv.reader(io.StringIO(data.decode("utf-8-sig"), newline=""), strict=True)
@@ -144,9 +148,9 @@ def _read_users(data: bytes, name: str) -> set[str]:
 
 
 def _copy_without_users(rows: pl.LazyFrame, target: Path, users: Collection[str]) -> int:
-    """Copy an import without the rows of the users, and return how many rows they had.
+    """Copy an import without the rows of the users, and return the number of their rows.
 
-    If they had none, nothing is copied. Other rows keep their order.
+    If the users have no rows, nothing is copied. The remaining rows keep their order.
 
     target: an empty folder.
     """

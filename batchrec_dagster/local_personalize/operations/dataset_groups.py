@@ -14,9 +14,9 @@ from ..resources import ApiRequest, Kind, NewResource
 
 
 def read_schema(transaction: CatalogueTransaction, dataset: Resource) -> schemas.Schema:
-    """Return the schema that a dataset has now.
+    """Return the current schema of a dataset.
 
-    Raises JobFailedError if it was deleted.
+    Raises JobFailedError if the schema was deleted.
     """
     return _parse_schema(transaction.require(dataset.body["schemaArn"]))
 
@@ -24,7 +24,7 @@ def read_schema(transaction: CatalogueTransaction, dataset: Resource) -> schemas
 def check_group_is_idle(
     transaction: CatalogueTransaction, group_arn: str, kinds: Collection[str]
 ) -> None:
-    """Raise InUseError while a job of one of these kinds works in the dataset group."""
+    """Raise InUseError if a job of the given kinds is under way in the dataset group."""
     for job in transaction.list_jobs_of(group_arn):
         if job.kind in kinds:
             raise InUseError(f"{job.arn} is not finished.")
@@ -50,7 +50,7 @@ def _check_delete_schema(request: ApiRequest, schema: Resource) -> None:
 
 
 def _refuse_domain(request: ApiRequest) -> None:
-    """Raise InvalidInputError if a schema or a group is to be of a domain."""
+    """Raise InvalidInputError if the request for a schema or a group names a domain."""
     if "domain" in request.params:
         raise InvalidInputError("A domain is not supported locally: leave it out.")
 
@@ -94,7 +94,7 @@ def _check_schema(request: ApiRequest, arn: str, dataset_type: str) -> None:
 
 
 def _check_delete_dataset(request: ApiRequest, dataset: Resource) -> None:
-    """Raise InUseError while filters, trainings or other jobs of the group need the dataset."""
+    """Raise InUseError if filters, trainings or other jobs of the group need the dataset."""
     group = dataset.body["datasetGroupArn"]
     kinds = ("SolutionVersion", "BatchInferenceJob", "BatchSegmentJob", "DataDeletionJob")
     check_group_is_idle(request.transaction, group, kinds)

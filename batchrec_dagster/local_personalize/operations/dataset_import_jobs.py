@@ -1,4 +1,4 @@
-"""Dataset import jobs: CSV files from storage into a dataset.
+"""Dataset import jobs, which read CSV files from storage into a dataset.
 
 Source of the rules: developer guide, "Preparing training data" and "Bulk import".
 """
@@ -33,7 +33,7 @@ def _create(request: ApiRequest) -> NewResource:
 
 
 def _has_full_import(request: ApiRequest, dataset: Resource) -> bool:
-    """Whether the dataset has data, or a FULL import that may bring some."""
+    """Return whether the dataset has data, or a running FULL import that may bring data."""
     jobs = request.transaction.list_jobs_of(dataset.arn)
     return bool(dataset.state["files"]) or any(job.body["importMode"] == FULL for job in jobs)
 

@@ -1,4 +1,4 @@
-"""Recipes as the API shows them: ListRecipes and DescribeRecipe."""
+"""The operations ListRecipes and DescribeRecipe."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from ..resources import ApiRequest, answer_page
 from ..trained_recipes import RECIPES, Recipe, get_recipe
 
 _RELEASE_TIME = 1_559_779_200.0
-"""The time of every recipe: when Amazon Personalize became available, in epoch seconds."""
+"""The times of every recipe, in epoch seconds: the day Amazon Personalize became available."""
 
 
 def list_recipes(request: ApiRequest) -> dict[str, Any]:
-    """Answer ListRecipes: one page.
+    """Answer ListRecipes: one page of recipes.
 
-    A domain has no recipes here, because its own recipes serve in real time.
+    The list for a domain is empty, because the recipes of domains are for real time only.
     Raises ServiceError for a bad token.
     """
     domain = request.params.get("domain")

@@ -1,4 +1,4 @@
-"""The kinds of resources, and the function that answers each operation, by name."""
+"""The kinds of resources, and the functions that answer operations, by operation name."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from . import (
 )
 
 Operation = Callable[[ApiRequest], dict[str, Any]]
-"""Returns the members of the response. Raises ServiceError."""
+"""A function that returns the members of the response. Raises ServiceError."""
 
 KINDS: tuple[Kind, ...] = (
     dataset_groups.DATASET_GROUP,
@@ -38,7 +38,8 @@ KINDS: tuple[Kind, ...] = (
 )
 """The kinds of resources that can be created here."""
 
-# The operations of every kind, as far as the service model has them.
+# The functions for the operations of each kind. The service model says which kind has which
+# operations.
 _PATTERNS: dict[str, Callable[[Kind, ApiRequest], dict[str, Any]]] = {
     "Create{}": resources.create,
     "Describe{}": resources.describe,
@@ -61,14 +62,15 @@ OPERATIONS: dict[str, Operation] = {
     "UntagResource": resources.untag,
     "ListTagsForResource": resources.list_tags,
 }
-"""What answers each operation of the kinds that can be created here, by name."""
+"""The functions that answer the offered operations, by operation name."""
 
 
 def find_operation(name: str) -> Operation:
-    """Return what answers an operation of the service model.
+    """Return the function that answers an operation of the service model.
 
-    Kinds that are not offered have empty lists, as inventories and clean-up scripts list every
-    kind; nothing of them is found; and nothing of them can be created.
+    Some kinds of resources are not offered here. Their List operations return empty lists, because
+    inventories and clean-up scripts list every kind. Describe and Delete raise
+    ResourceNotFoundError. All other operations, such as Create, raise InvalidInputError.
     """
     if name in OPERATIONS:
         return OPERATIONS[name]

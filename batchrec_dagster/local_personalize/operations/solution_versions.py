@@ -25,12 +25,12 @@ from .batch_jobs import give_up_model
 from .training_data import add_event_types, read_item_features, read_training_data
 
 CHOICES = "choices.parquet"
-"""A file in the folder of a model: what the tested users chose, without ids."""
+"""The name of a file in a model's folder, with the choices of the tested users, without ids."""
 
 FULL = "FULL"
-"""The one trainingMode that is offered."""
+"""The only trainingMode that is offered."""
 
-# The members of a solution that its versions have too.
+# A version inherits these members from its solution.
 _INHERITED_MEMBERS = (
     "performHPO",
     "performAutoML",
@@ -39,7 +39,7 @@ _INHERITED_MEMBERS = (
     "solutionConfig",
 )
 _METRIC_DECIMALS = 4
-"""As in AWS's samples."""
+"""The number of decimals of metrics in AWS's samples."""
 
 
 def _create(request: ApiRequest) -> NewResource:
@@ -116,19 +116,21 @@ def _perform(job: Job) -> JobResult:
 def stop_creation(request: ApiRequest) -> NoReturn:
     """Refuse StopSolutionVersionCreation.
 
-    Raises ResourceNotFoundError, and InvalidInputError.
+    Raises ResourceNotFoundError if there is no such version, and otherwise InvalidInputError.
     """
     version = request.get("SolutionVersion", request.params["solutionVersionArn"])
     raise InvalidInputError(f"{version.arn} cannot be stopped: that is not supported locally.")
 
 
 def tag_resource(request: ApiRequest) -> dict[str, Any]:
-    """Answer TagResource. A solution version that becomes expired loses its model.
+    """Answer TagResource. A solution version that is tagged as expired loses its model.
 
-    Amazon does not have that, as its versions cost nothing. The version itself and its metrics
-    stay, its finished batch jobs go. Nothing brings the model back, not even UntagResource.
+    Amazon does not have this feature, because versions cost nothing on AWS. The version itself and
+    its metrics stay, but its finished batch jobs are deleted. Nothing brings the model back, not
+    even UntagResource.
 
-    Raises ServiceError as `tag` does, and InUseError if the model is still needed.
+    Raises ServiceError as `tag` does, and InUseError if the version is not ACTIVE or a job still
+    needs the model.
     """
     answer = tag(request)
     version = find_taggable(request)
@@ -150,14 +152,16 @@ def _expire(request: ApiRequest, version: Resource) -> None:
 
 
 def get_metrics(request: ApiRequest) -> dict[str, Any]:
-    """Answer GetSolutionMetrics.
+    """Answer GetSolutionMetrics, with an additional response header that AWS does not have.
 
-    A header has what AWS does not give: NDCG@25 by groups of tested users, as JSON with `groups`,
-    a `GroupSums`, which is null for user segments. If the request names types of events in that
-    header, metrics and groups count these alone, and `success` names them; where nothing is known
-    of the events, it is empty.
+    The header is a JSON object. Its member `groups` is the NDCG@25 by groups of tested users, as a
+    `GroupSums`, or null for user segments.
 
-    Raises ResourceNotFoundError, and InUseError until the version is ACTIVE.
+    If the request names event types in the header of the same name, metrics and groups count only
+    events of these types, and the member `success` repeats the types. If the version has no record
+    of event types, metrics and groups count all events, and `success` is empty.
+
+    Raises ResourceNotFoundError, or InUseError until the version is ACTIVE.
     """
     version = request.get_active("SolutionVersion", request.params["solutionVersionArn"])
     metrics, groups = version.state["metrics"], version.state["groups"]
@@ -166,7 +170,7 @@ def get_metrics(request: ApiRequest) -> dict[str, Any]:
         events = [name.lower() for name in request.success]
         has_event = pl.col(EVENT_TYPE).list.eval(pl.element().is_in(events)).list.any()
         ranks, sums = summarize_choices(choices.filter(has_event))
-        # The lists are the same, and so is what is in them.
+        # The coverage depends only on the lists, and the lists are the same.
         metrics, groups = {"coverage": metrics["coverage"], **ranks}, sums.model_dump()
     success = [] if choices is None else [*request.success]
     header = json.dumps({"success": success, "groups": groups}, separators=(",", ":"))
@@ -178,9 +182,9 @@ def get_metrics(request: ApiRequest) -> dict[str, Any]:
 
 
 def _load_choices(request: ApiRequest, version: Resource) -> pl.DataFrame | None:
-    """Return what the tested users chose; None if the types of their events are not known.
+    """Return the choices of the tested users, or None if the types of their events are unknown.
 
-    Damaged files count as none: the metrics of all events are in the catalogue.
+    None is returned for a damaged file, too, because the catalogue has the metrics of all events.
     """
     if "model" not in version.state:
         return None

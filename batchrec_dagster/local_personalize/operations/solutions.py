@@ -1,4 +1,4 @@
-"""Solutions: a recipe with its configuration, from which versions are trained."""
+"""Solutions: recipes with a configuration, which solution versions are trained with."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..trained_recipes import Recipe, get_recipe, training_parameters
 from .dataset_groups import check_group_is_idle
 from .solution_versions import SOLUTION_VERSION
 
-# Members of a solutionConfig that are stored and described, but have no effect locally.
+# These members of a solutionConfig are stored and described, but have no effect locally.
 _WITHOUT_EFFECT = (
     "optimizationObjective",
     "trainingDataConfig",
@@ -24,7 +24,7 @@ _WITHOUT_EFFECT = (
     "hpoConfig",
     "autoTrainingConfig",
 )
-# The ways of training that the local Personalize does not have.
+# The local Personalize does not offer these ways of training.
 _NOT_OFFERED = ("performAutoML", "performHPO", "performIncrementalUpdate")
 
 
@@ -49,7 +49,7 @@ def _create(request: ApiRequest) -> NewResource:
 
 
 def _check_config(recipe: Recipe, config: Mapping[str, Any]) -> None:
-    """Raise InvalidInputError for a solutionConfig that the recipe cannot be trained with."""
+    """Raise InvalidInputError if the recipe cannot be trained with this solutionConfig."""
     try:
         parse_hyperparameters(recipe.name, training_parameters(config))
     except HyperparameterError as error:
@@ -74,9 +74,9 @@ def _is_number(text: str) -> bool:
 
 
 def _warn(body: Mapping[str, Any]) -> None:
-    """Warn of what costs on AWS, and of what has no effect here.
+    """Log a warning for settings that cost money on AWS, or have no effect here.
 
-    body: Describe's members.
+    body: the solution's members of Describe.
     """
     if body["performAutoTraining"]:
         logger.warning(

@@ -1,4 +1,4 @@
-"""The interactions that a solution version is trained on, and those that it recommends from."""
+"""The interactions that a solution version is trained on, and that it recommends from."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from .dataset_groups import read_schema
 
 
 class EventRule(NamedTuple):
-    """Which interactions count, and how much."""
+    """A rule that selects interactions and sets their weight."""
 
     conditions: dict[str, str | float]
-    """The EVENT_TYPE that a row must have and the least EVENT_VALUE, each only if there is one."""
+    """The required EVENT_TYPE and the least EVENT_VALUE of a row. Either may be missing."""
     weight: float
-    """The weight of those interactions. Only the ratios between the weights of rules matter."""
+    """The weight of the interactions. Only the ratios between the weights of rules matter."""
 
 
 _EVERYTHING = [EventRule({}, 1.0)]
@@ -35,7 +35,7 @@ _EVERYTHING = [EventRule({}, 1.0)]
 def read_training_data(job: Job) -> Interactions:
     """Return the interactions to train the job's solution version on.
 
-    Raises JobFailedError if there are too few.
+    Raises JobFailedError if there are too few interactions or users.
     """
     version = job.resource
     recipe = RECIPES[version.body["recipeArn"]]
@@ -53,9 +53,10 @@ def read_training_data(job: Job) -> Interactions:
 def read_histories(job: Job, version: Resource) -> Interactions:
     """Return the interactions to recommend from.
 
-    These are all, or those of the training if its events have different weights or least values.
+    By default, these are all interactions. If the version's event rules have different weights or
+    least values, the rules select the interactions, as they do in training.
 
-    version: the solution version whose recommendations the job makes.
+    version: the solution version that the job recommends with.
     """
     reader = job.make_reader()
     dataset_arn = reader.find_dataset(version.body["datasetGroupArn"], schemas.INTERACTIONS)
@@ -67,7 +68,10 @@ def read_histories(job: Job, version: Resource) -> Interactions:
 
 
 def read_item_features(job: Job) -> ItemFeatures | None:
-    """Return the features of the Items dataset, if it has data and the recipe reads them."""
+    """Return the features of the Items dataset.
+
+    Returns None if the dataset has no data, or the recipe does not read features.
+    """
     version = job.resource.body
     if RECIPES[version["recipeArn"]].type != PERSONALIZATION:
         return None
@@ -86,12 +90,12 @@ def read_item_features(job: Job) -> ItemFeatures | None:
 
 
 def add_event_types(job: Job, choices: pl.DataFrame) -> pl.DataFrame:
-    """Return the choices without ids, with the types of their events in EVENT_TYPE, a list.
+    """Return the choices without ids, with a list of the types of their events in EVENT_TYPE.
 
-    Without types in the data there is no such column. No user had a chosen item before the choice.
-    So all that the user did with it are events of the choice.
+    If the data have no event types, the result has no such column. A chosen item is new to its
+    user. So all events of the user with the item belong to the choice.
 
-    choices: as in `Measurements`.
+    choices: the choices of `Measurements`.
 
     Raises JobFailedError if the data are gone or damaged.
     """
@@ -102,7 +106,7 @@ def add_event_types(job: Job, choices: pl.DataFrame) -> pl.DataFrame:
     columns = list(dict.fromkeys([*ids, schemas.EVENT_TYPE, *rule_columns]))
 
     def find_types(rows: pl.LazyFrame) -> pl.DataFrame:
-        # The users first: a lookup among few ids leaves out most rows before they are joined.
+        # A lookup among the few user ids leaves out most rows before the join.
         users = choices.get_column(schemas.USER_ID).unique()
         matching = rows.filter(pl.col(schemas.USER_ID).is_in(users.implode()))
         if all(rule.conditions for rule in rules):
@@ -118,7 +122,7 @@ def add_event_types(job: Job, choices: pl.DataFrame) -> pl.DataFrame:
 
 
 def _read_event_rules(version: Mapping[str, Any]) -> list[EventRule]:
-    """Return which events count, by the configuration of a solution version.
+    """Return the event rules in the configuration of a solution version.
 
     version: the version's members of Describe.
     """
@@ -147,9 +151,9 @@ def _has_different_weights(rules: Sequence[EventRule]) -> bool:
 def _select_events(
     reader: DatasetReader, dataset_arn: str, rules: Sequence[EventRule]
 ) -> Interactions:
-    """Return the interactions that match a rule, with their weights if these differ.
+    """Return the interactions that match a rule, with weights if the rules' weights differ.
 
-    An interaction that matches several rules has the largest of their weights.
+    An interaction that matches several rules gets the largest weight of these rules.
 
     Raises JobFailedError if the dataset lacks a column of the rules.
     """
