@@ -1,4 +1,4 @@
-"""Fixtures for tests that run pipelines in this process, or look at pages in a browser."""
+"""Fixtures for tests that run pipelines in this process, or open pages in a browser."""
 
 import gc
 import os
@@ -21,7 +21,7 @@ from batchrec_dagster_tests.guard.first_run import FirstRun, make_once
 from batchrec_dagster_tests.guard.repeats import repeats
 from batchrec_dagster_tests.guard.servers.s3 import S3Server, s3_server
 
-# Compiled once, and not in each of the hundreds of processes that tests start.
+# Python compiles batchrec once, rather than in each of the hundreds of processes of the tests.
 sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # Java's second compiler pays for itself only after minutes.
@@ -30,13 +30,13 @@ os.environ.setdefault("JDK_JAVA_OPTIONS", "-XX:TieredStopAtLevel=1 -XX:+UseSeria
 # Each of Dagster's instances loads its migrations: most of the CPU that one in memory takes.
 pyfiles.load_module_py = cache(pyfiles.load_module_py)  # type: ignore[assignment]
 
-# A busy machine is no bug: tests assert nothing about time. The same examples every time, so that a
-# failure is the change's own. `make test-long` draws others, and more, also where Hypothesis finds
-# itself in CI and would repeat the same.
+# A busy machine is no bug, so tests assert nothing about time. Hypothesis draws the same examples
+# every time, so that only the change can cause a failure. `make test-long` draws more and different
+# examples, also in CI, where Hypothesis would repeat the same ones.
 hypothesis.settings.register_profile(
     "batchrec", deadline=None, derandomize=True, max_examples=repeats(50, 15)
 )
-# For faults made on purpose: whether an example fails is all that matters, not how small it can be.
+# For deliberate faults, it only matters whether an example fails, not how small it can be.
 hypothesis.settings.register_profile(
     "unshrunk",
     deadline=None,
@@ -50,14 +50,14 @@ hypothesis.settings.load_profile("batchrec")
 # Fixtures that start a server, a browser or Spark.
 SLOW_FIXTURES = frozenset({"browser", "postgres", "s3", "server", "site", "spark", "web"})
 LONGEST = (
-    # At night.
+    # for the night
     "test_year.py",
     "test_two_nights.py",
     "test_team_on_pythons.py",
     "test_team_project.py",
     "test_tutorial.py",
     "test_example_shop.py",
-    # For each commit.
+    # for each commit
     "test_erasure.py",
     "test_forget.py",
     "test_first_night.py",
@@ -81,23 +81,23 @@ LONGEST = (
     "test_delta.py",
     "test_bombs.py",
 )
-# A job stops at its next checkpoint, which is soon but on a busy machine.
+# A job stops at its next checkpoint, which may take a while on a busy machine.
 STOP_SECONDS = 120.0
-# A file whose tests are all slow.
+# All tests of this file are slow.
 SLOW_FILE = re.compile(r"^pytestmark = .*\bpytest\.mark\.slow\b", re.MULTILINE)
 # A fixture with parameters may start S3 for some of them only.
 S3_PARAMETER = re.compile(r"\b(S3|bucket)\b", re.IGNORECASE)
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """`make test-fast` does not even import what it leaves out: seconds of CPU in each worker."""
+    """Keep `make test-fast` from importing slow files, which takes seconds in each worker."""
     if config.option.markexpr != "not slow" or collection_path.suffix != ".py":
         return None
     return bool(SLOW_FILE.search(collection_path.read_text())) or None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests `slow` by what they start, so that `make test-fast` leaves them out."""
+    """Mark tests `slow` that start a server, a browser or Spark, and sort files by duration."""
     for item in items:
         fixtures = getattr(item, "fixturenames", ())
         callspec = getattr(item, "callspec", None)
@@ -110,18 +110,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """What is imported and collected lives as long as this process: it is never garbage."""
+    """Exclude imported modules and collected tests, which live as long as the process, from gc."""
     gc.freeze()
 
 
 def pytest_sessionfinish() -> None:
-    """The process ends. pytest would search all that tests have left for garbage, five times."""
+    """Keep pytest from searching all objects for garbage, five times, at the end of the process."""
     gc.freeze()
 
 
 @pytest.fixture(autouse=True)
 def environment_as_it_was() -> Iterator[None]:
-    """A command takes what .env says into its environment, which here is that of all tests."""
+    """Restore the environment after a command has read .env into it."""
     variables = dict(os.environ)
     yield
     if os.environ != variables:
@@ -129,7 +129,7 @@ def environment_as_it_was() -> Iterator[None]:
         os.environ.update(variables)
 
 
-# Of the embedded Personalizes of this process.
+# The jobs of the embedded Personalizes in this process.
 JOBS: weakref.WeakSet[Jobs] = weakref.WeakSet()
 _make_jobs = Jobs.__init__
 
@@ -143,8 +143,10 @@ Jobs.__init__ = _make_and_list_jobs  # type: ignore[assignment, method-assign]
 
 
 def workers_closed() -> Iterator[None]:
-    """Jobs of an embedded Personalize end with the test, or the module, that started it: later
-    tests patch what they call, watch threads and count CPU."""
+    """End the jobs of an embedded Personalize with the test or module that started them.
+
+    Later tests patch functions that jobs call, watch threads and count CPU.
+    """
     jobs_before = set(JOBS)
     yield
     for jobs in set(JOBS) - jobs_before:
@@ -160,7 +162,7 @@ jobs_end_with_their_module = pytest.fixture(autouse=True, scope="module")(worker
 
 @pytest.fixture
 def bare_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """In an empty folder, and of this machine's settings none."""
+    """Run the test in an empty folder, without this machine's settings."""
     for name in os.environ:
         if name.startswith(("AWS_", "BATCHREC_", "DAGSTER_")):
             monkeypatch.delenv(name)
@@ -172,7 +174,7 @@ def bare_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture
 def instance() -> Iterator[dg.DagsterInstance]:
-    """In memory: a run on a file-based one takes twice the CPU."""
+    """Yield an instance in memory: a run on a file-based instance takes twice the CPU."""
     with dg.DagsterInstance.ephemeral() as instance:
         yield instance
 
@@ -184,13 +186,13 @@ def project(tmp_path: Path) -> Project:
 
 @pytest.fixture(scope="session")
 def first_run(tmp_path_factory: pytest.TempPathFactory) -> FirstRun:
-    """What the first run of the pipeline `shop` left: made once a session."""
+    """Return the files of the first run of the pipeline `shop`, which is run once a session."""
     return FirstRun(make_once(tmp_path_factory, "first-run", FirstRun.make))
 
 
 @pytest.fixture
 def first_run_of_shop(first_run: FirstRun, project: Project, instance: dg.DagsterInstance) -> None:
-    """The pipeline `shop` of `project` has run once, on ratings.csv; `instance` remembers it."""
+    """Copy the first run of the pipeline `shop` into `project`, and its history into `instance`."""
     first_run.copy_to(project, instance)
 
 
@@ -205,21 +207,23 @@ QUIET_BROWSER = (
 )
 
 
-# Milliseconds that a page may take on a busy machine: what is there is found at once.
+# Milliseconds that a page may take on a busy machine. Elements that exist are found at once.
 PATIENCE = 300_000
 
 
 @pytest.fixture(scope="session")
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    """One S3 server for each worker; each test makes buckets of its own. A test that kills the
-    server, or limits it, starts another."""
+    """Yield this worker's S3 server, in which each test makes its own buckets.
+
+    A test that kills or limits the server starts another.
+    """
     with s3_server(tmp_path_factory.mktemp("s3")) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
-    """Chromium, driven by playwright."""
+    """Yield Chromium, driven by playwright."""
     if not BROWSER.exists():
         pytest.skip(f"there is no {BROWSER}: install chromium")
     sync_api = pytest.importorskip("playwright.sync_api", reason="pip install playwright")

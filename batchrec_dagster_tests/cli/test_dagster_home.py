@@ -1,4 +1,4 @@
-"""Dagster's home, as commands make it: its settings, and who can read its databases."""
+"""Tests of the Dagster home that commands make: its settings and its databases' permissions."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.slow
     ("home_mode", "umask", "folder_mode", "file_mode"),
     [
         (0o700, 0o022, 0o700, 0o600),
-        # `mkdir` creates it like this. Others could read the runs, which nobody wants on purpose.
+        # `mkdir` creates a folder like this. Other users of the machine could read the runs.
         (0o755, 0o022, 0o700, 0o600),
         (0o775, 0o002, 0o770, 0o660),
         (0o770, 0o007, 0o770, 0o660),
@@ -73,7 +73,7 @@ def test_a_home_is_made_for_its_user_alone_with_the_projects_settings(
     assert settings.stat().st_mode & 0o777 == 0o600
     for folder in (settings.parent, project.root / "home"):
         assert folder.stat().st_mode & 0o777 == 0o700
-    settings.write_text("{}\n")  # the user's own
+    settings.write_text("{}\n")  # the user's own settings
     monkeypatch.delenv("DAGSTER_HOME")
     CliRunner().invoke(main, ["list"])
     assert settings.read_text() == "{}\n"

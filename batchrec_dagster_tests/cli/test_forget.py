@@ -1,4 +1,4 @@
-"""What `batchrec forget` says; the guard has what it does."""
+"""Tests of the output of `batchrec forget`. The guard tests its effects."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def test_what_people_read(
         text = text.replace(str(project.root), "PROJECT")
         return f"forget {arguments}", re.sub(r"[-0-9]{10}T[0-9]{6}Z", "TIME", text)
 
-    # Somebody whom nothing has is left out from now on, too.
+    # A person without any data is left out from now on, too.
     texts = [forget("7 --dry-run"), forget("7 --yes"), forget("nobody --yes")]
-    # As if Personalize were Amazon's: what is left there, and what the next refresh costs.
+    # On Amazon Personalize, the command says which data stay there and what the next refresh costs.
     with monkeypatch.context() as context:
         context.setattr(PersonalizeResource, "on_aws", property(lambda _: True))
         texts.append(("forget 9 --dry-run, on AWS", forget("9 --dry-run")[1]))

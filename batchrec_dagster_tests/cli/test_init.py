@@ -1,4 +1,4 @@
-"""`batchrec init`: what it writes, and what it leaves alone."""
+"""Tests of the files that `batchrec init` writes, and of the files that it leaves alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `batchrec new` writes is the text of the file, and nothing is left of what does not load."""
+"""Tests that `batchrec new` quotes a file's text, and removes a declaration that does not load."""
 
 from __future__ import annotations
 

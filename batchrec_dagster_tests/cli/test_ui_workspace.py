@@ -1,4 +1,4 @@
-"""`batchrec ui` in any project of `dg`: without a workspace.yaml it serves the project here."""
+"""Tests of `batchrec ui` in a `dg` project: without workspace.yaml, it serves this project."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The embedded Personalize, driven as any program drives Amazon Personalize: through boto3."""
+"""Tests of the embedded Personalize through boto3, as any program drives Amazon Personalize."""

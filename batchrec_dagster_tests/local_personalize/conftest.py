@@ -1,4 +1,4 @@
-"""Fixtures of these tests."""
+"""Fixtures for tests of the embedded Personalize."""
 
 from batchrec_dagster_tests.guard.servers.personalize import films, local
 

@@ -1,4 +1,4 @@
-"""What a batch inference job answers for each recipe, and what it does with odd requests."""
+"""Tests of a batch inference job's answers for each recipe, and to odd requests."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from batchrec_dagster_tests.guard.servers.personalize import Films, Local
 def _answer_lines(
     local: Local, version: str, lines: list[Any], job: str | None = None, **options: Any
 ) -> list[dict[str, Any]]:
-    """What a job answers these input lines with, each JSON or bytes as they are."""
+    """Return a job's answers to input lines, which are JSON values or raw bytes."""
     job = job or f"batch-{uuid.uuid4().hex}"
     raw = [line if isinstance(line, bytes) else json.dumps(line).encode() for line in lines]
     local.store.put(f"s3://data/{job}/input.json", b"\n".join(raw))
@@ -29,7 +29,7 @@ def _answer_lines(
 def test_lines_of_all_kinds_are_answered_in_order(
     films: Films, monkeypatch: pytest.MonkeyPatch, lines_at_once: int
 ) -> None:
-    """Byte order mark, CRLF, blank lines, latin-1, UTF-16, a line that is far too long."""
+    """The lines have a byte order mark, CRLF, blank lines, latin-1, UTF-16 and a huge length."""
     monkeypatch.setattr(batch_lines, "LINES_AT_ONCE", lines_at_once)
     monkeypatch.setattr(batch_lines, "MAX_LINE_BYTES", 1000)
     version = films.train("aws-user-personalization-v2")
@@ -50,7 +50,7 @@ def test_lines_of_all_kinds_are_answered_in_order(
     first, *other_outputs = (answer["output"] for answer in answers[::2])
     for other in other_outputs:
         assert other["recommendedItems"] == first["recommendedItems"]
-        # Products of other sizes round differently.
+        # Matrix products of different sizes round differently.
         assert other["scores"] == pytest.approx(first["scores"], rel=1e-4)
     assert all(answer["output"] == {"recommendedItems": []} for answer in answers[1::2])
 

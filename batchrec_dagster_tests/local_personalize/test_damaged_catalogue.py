@@ -1,4 +1,4 @@
-"""A damaged catalogue is refused by name, with what to do, and nothing is deleted."""
+"""Tests that a damaged catalogue is refused with its name and a fix, and not deleted."""
 
 from __future__ import annotations
 

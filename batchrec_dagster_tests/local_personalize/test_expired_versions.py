@@ -1,4 +1,4 @@
-"""Solution versions that give up their model: the tag that does it, and what works without one."""
+"""Tests of solution versions that a tag makes give up their model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def versions(local: Local) -> list[str]:
-    """The ARNs of two versions of a solution, the older one first."""
+    """Return the ARNs of two versions of a solution, the older version first."""
     group, _ = local.import_rows(build_taste_rows())
     solution = local.create_solution(group, "aws-user-personalization")
     return [local.wait_until_active(local.create_version(solution)) for _ in range(2)]
@@ -41,7 +41,7 @@ def test_the_tag_deletes_the_model_and_keeps_the_metrics(local: Local, versions:
     assert newer.rpartition("/")[2] in model.name
     assert local.describe(older)["status"] == "ACTIVE"
     assert local.client.get_solution_metrics(solutionVersionArn=older)["metrics"] == metrics
-    # Taking the tag away does not bring the model back.
+    # Removing the tag does not bring the model back.
     local.client.untag_resource(resourceArn=older, tagKeys=[MODEL_TAG])
     with pytest.raises(ClientError, match=f"The model of {older} was deleted, .*next run") as it:
         local.recommend(older, ["u1"])

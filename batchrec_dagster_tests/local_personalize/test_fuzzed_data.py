@@ -1,4 +1,4 @@
-"""Random files: every job ends, with a reason if it fails, and every line is answered in order."""
+"""Tests with random files: every job ends, failures have a reason, and answers are in order."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SETTINGS = settings(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 
-# Text that breaks readers: quotes, NUL, line ends, marks, bad UTF-8, malformed numbers, and size.
+# Texts that break readers: quotes, NUL, line ends, marks, bad UTF-8, malformed numbers, long texts.
 NASTY = st.sampled_from(
     [
         *(b'"', b'""', b'"\n"', b'","', b"\0", b"\r", b"\r\n", b"\n\n", b",", b",,,,", b"|"),
@@ -50,7 +50,7 @@ CHANGES = st.lists(
 
 
 class FuzzedPersonalize:
-    """A Personalize with a group that has data, and a trained version of every recipe."""
+    """A Personalize with a dataset group that has data, and a trained version of every recipe."""
 
     def __init__(self, folder: Path) -> None:
         self.personalize = StartedPersonalize(folder)
@@ -76,11 +76,11 @@ class FuzzedPersonalize:
         self.versions = {recipe.name: self._create_version(recipe) for recipe in RECIPES.values()}
 
     def list_row_files(self) -> set[Path]:
-        """The files with imported rows that exist now."""
+        """Return the existing files of imported rows."""
         return set(self.datasets.iterdir())
 
     def wait_until_settled(self, arn: str) -> dict[str, Any]:
-        """Waits until the resource is settled and returns its description.
+        """Wait until the resource is active or failed, and return its description.
 
         A failure is allowed if its reason tells the user what to fix.
         """
@@ -106,7 +106,7 @@ class FuzzedPersonalize:
     def answer_lines(
         self, recipe: Recipe, data: bytes, **options: Any
     ) -> tuple[dict[str, Any], str]:
-        """The description of the job after it has ended, and the folder of its output."""
+        """Return the ended job's description and the folder of its output."""
         name = f"batch-{next(self._numbers)}"
         client: Any = self.personalize.client
         create = (
@@ -157,7 +157,7 @@ def fuzzed_personalize(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fuz
 
 @st.composite
 def damaged_bytes(draw: st.DrawFn, good: bytes) -> bytes:
-    """Good bytes with some places overwritten, or pushed apart."""
+    """Draw good bytes with some places overwritten, or bytes inserted."""
     data = good
     for place, length, nasty in draw(CHANGES):
         position = int(place * (len(data) + 1))
@@ -211,7 +211,7 @@ JSON: st.SearchStrategy[Any] = st.recursive(
 
 @st.composite
 def lines(draw: st.DrawFn, recipe: Recipe) -> bytes:
-    """An input file: good lines, lines with other values, broken lines, and no lines at all."""
+    """Draw an input file: good lines, lines with odd values, broken lines, or no lines."""
     good_line = {recipe.input_field: VALUES[recipe.input_field]}
     good = json.dumps(good_line).encode()
     odd = st.fixed_dictionaries(
@@ -247,7 +247,7 @@ def test_any_line_is_answered_in_its_place(
         assert len(answers) == len(requests)
         for line, answer in zip(requests, answers, strict=True):
             _check_answer(line, answer)
-        assert answers[-1]["error"] is None  # the last line is a good one
+        assert answers[-1]["error"] is None  # the last line is good
 
     check()
 

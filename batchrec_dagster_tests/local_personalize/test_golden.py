@@ -1,6 +1,7 @@
-"""What batch jobs write for each recipe, byte for byte: golden/RECIPE.json -> RECIPE.json.out.
+"""Tests of batch jobs' output for each recipe, byte for byte.
 
-The models here give the answers that a hand could write; the lines around them are Personalize's.
+The input is golden/RECIPE.json, the output golden/RECIPE.json.out.
+The models here give fixed answers. The lines around the answers have Personalize's format.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ def _build_ids(*ids: str) -> npt.NDArray[np.object_]:
 
 
 class FixedUsers(BlendModel):
-    """Lists and scores for users, in chunks of one user each."""
+    """A model with fixed lists and scores for users, in chunks of a single user."""
 
     new_items = None
 
@@ -73,7 +74,7 @@ def recommend(model: FixedUsers, user_ids: Sequence[str], *_: Any) -> Iterator[L
 
 
 class FixedItems(SimilarItems):
-    """Answers with the two items that follow, and with popular ones for an unknown item."""
+    """A model that answers with the two next items, and with popular items for an unknown item."""
 
     item_ids = _build_ids("105", "106", "107", "49")
 
@@ -86,7 +87,7 @@ class FixedItems(SimilarItems):
 
 
 class FixedSegments(SegmentModel):
-    """Answers 105 alone with ann and zoë, and anything else with bob and ann."""
+    """A model that answers item 105 with ann and zoë, and anything else with bob and ann."""
 
     item_ids = _build_ids("105", "106", "107")
 

@@ -1,4 +1,4 @@
-"""What a fault of the service itself shows to the client, and to the log."""
+"""Tests of what the client and the log see of an internal error of the service."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ def test_an_internal_error_is_not_exposed(
     assert response["Error"]["Code"] == "InternalFailure"
     assert "Traceback" not in str(response)
     assert "secret" not in str(response)
-    assert "secret detail" in caplog.text  # the log has it
+    assert "secret detail" in caplog.text  # the log shows the error
     assert local.client.list_recipes()["recipes"]
 
 
 def test_the_last_job_may_close_the_jobs(tmp_path: Path) -> None:
-    """Nobody else may hold them when it ends, so they are collected in its thread."""
+    """The last job may hold the only reference to the jobs, which then end in its thread."""
     home = Home(tmp_path)
     jobs = Jobs(Catalogue(home.catalogue, has_data=home.has_data), home, ObjectStore())
     closed: Queue[RuntimeError | None] = Queue()

@@ -1,4 +1,4 @@
-"""The files of an import, and jobs on lost or damaged ones."""
+"""Tests of an import's files, and of jobs whose files are lost or damaged."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ RECIPE = "aws-user-personalization"
 
 @pytest.fixture
 def imports(local: Local) -> Path:
-    """The folder that imports are kept in."""
+    """Return the folder with imported data."""
     return local.root / "home" / "datasets"
 
 

@@ -1,4 +1,4 @@
-"""The local Personalize over HTTP: what is no request of an SDK, and what the log says."""
+"""Tests of the local Personalize over HTTP: requests that no SDK sends, and the log."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Signature Version 4, against botocore's own signer."""
+"""Tests of Signature Version 4, compared with botocore's own signer."""
 
 from __future__ import annotations
 

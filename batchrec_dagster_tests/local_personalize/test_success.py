@@ -1,7 +1,7 @@
-"""Metrics that count the events of some types alone, against a plain reading of the held-out data.
+"""Tests of metrics that count events of some types only, compared with a plain reading.
 
-Users of these data view much and buy little: the even ones buy what is popular, the odd ones do
-not.
+Users in these data view much and buy little. Users with even numbers buy popular items, users with
+odd numbers do not.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Local:
 
 @pytest.fixture(scope="module")
 def version(local: Local) -> str:
-    """The ARN of a model of popular items."""
+    """Return the ARN of a model of popular items."""
     lines = "\n".join(",".join(map(str, event)) for event in EVENTS)
     local.store.put(
         "s3://data/interactions.csv", f"USER_ID,ITEM_ID,TIMESTAMP,EVENT_TYPE\n{lines}\n".encode()
@@ -67,7 +67,7 @@ def version(local: Local) -> str:
 
 
 def measure_plainly(counted: set[str]) -> tuple[int, Mapping[str, float]]:
-    """How many users were tested, and the metrics of popular items, read row by row."""
+    """Return the number of tested users and the metrics of popular items, read row by row."""
     frame = pl.DataFrame(
         [event[:3] for event in EVENTS], ["USER_ID", "ITEM_ID", "TIMESTAMP"], orient="row"
     )

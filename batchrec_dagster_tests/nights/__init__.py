@@ -1,1 +1,1 @@
-"""Nights that go wrong: faults between the run, Personalize and S3, each of them real."""
+"""Tests of nights with real faults between the run, Personalize and S3."""

@@ -1,9 +1,10 @@
-"""Two nights of a project on a server as its compose.yaml starts it, by its services' own commands.
+"""Two nights of a deployed project, started by the commands of its compose.yaml.
 
-The first begins when there are new data, the second at the schedule's time. In between the daemon
-is killed.
+The first night begins when new data arrive, the second at the schedule's time. Between the two
+nights the daemon is killed.
 
-Webserver, daemon, code location with PostgreSQL; storage in S3; Personalize over HTTP. No mock.
+The webserver, the daemon and the code location use PostgreSQL, the storage is in S3, and
+Personalize is reached over HTTP. Nothing is mocked.
 """
 
 from __future__ import annotations
@@ -50,20 +51,20 @@ KEYS = {
     "BATCHREC_LOCAL_PERSONALIZE_ACCESS_KEY_ID": "owner",
     "BATCHREC_LOCAL_PERSONALIZE_SECRET_ACCESS_KEY": "owner-secret",
 }
-# What .env may set, and here does not.
+# Variables that .env may set, and that are not set here.
 UNSET = re.compile(r"\$\{\w+:-(.*?)\}")
 A_NIGHT = 900  # seconds; on a busy machine
 
 
 class Server:
-    """A machine with the services of compose.yaml, each on a port of its own."""
+    """A machine that runs the services of compose.yaml, each on a separate port."""
 
     def __init__(self, project: Project, database: PostgresServer, ours: Mapping[str, str]) -> None:
         self.project = project
         self.services = yaml.safe_load((project.root / "compose.yaml").read_text())["services"]
-        self.ours = ours  # what .env holds
+        self.ours = ours  # the variables in .env
         self.password = re.findall("POSTGRES_PASSWORD=(.+)", (project.root / ".env").read_text())[0]
-        self.healthy_services: set[str] = set()  # the services whose check of health has succeeded
+        self.healthy_services: set[str] = set()  # services with a successful health check
         grpc, web = free_ports(2)
         self.ports = {"code_location": grpc, "webserver": web}
         self.instead = {
@@ -84,7 +85,7 @@ class Server:
         shutil.copy(project.root / "deploy/workspace.yaml", project.root)
 
     def environment(self, service: str) -> dict[str, str]:
-        """What the service is given, with this machine's addresses."""
+        """Return the service's environment variables, with this machine's addresses."""
         declared_service = self.services[service]
         variables = {
             name: self.instead.get(name, UNSET.sub(r"\1", value))
@@ -100,13 +101,13 @@ class Server:
         }
 
     def localize(self, word: str) -> str:
-        """Part of a command, with this machine's address and the webserver's port."""
+        """Return part of a command with this machine's address and the webserver's port."""
         port = str(self.ports["webserver"])
         return word.replace("0.0.0.0", "127.0.0.1").replace("127.0.0.1:3000", f"127.0.0.1:{port}")
 
     @contextmanager
     def service(self, name: str) -> Iterator[Started]:
-        """It runs, and its check of health says so."""
+        """Run the service until the end of the block, after its health check has succeeded."""
         declared_service = self.services[name]
         root, environment = self.project.root, self.environment(name)
         kind, *check = [self.localize(word) for word in declared_service["healthcheck"]["test"]]
@@ -117,7 +118,7 @@ class Server:
             check = ["sh", "-c", check[0].replace("$$", "$")]
 
         def ready() -> bool | None:
-            """The check starts a process, which takes seconds of CPU: first what costs nothing."""
+            """Return whether the service is healthy; the cheap test of its port comes first."""
             if name == "daemon":
                 return "Instance is configured with" in log.read_text() or None
             with socket.socket() as looking:
@@ -132,13 +133,13 @@ class Server:
         log = root / f"{name}.log"
         with started(command, root, environment, log) as process:
             process.wait_for(ready, f"start of {name}", timeout=300, every=1)
-            # Of a service that was killed and started again, it would say the same.
+            # The check cannot tell a service that was killed and started again from the first one.
             if name not in self.healthy_services:
                 process.wait_for(healthy, f"health of {name}", timeout=300, every=5)
                 self.healthy_services.add(name)
             yield process
 
-    # As the switches of the web page do it.
+    # The switches of the web page send the same mutations.
 
     def start_schedule(self, name: str) -> None:
         self._change(
@@ -165,13 +166,13 @@ class Server:
         self._change("mutation($state: String!) { stopSensor(id: $state)", state=state)
 
     def _change(self, mutation: str, **variables: object) -> None:
-        """Send a mutation, which ends before the fields of its answer, and require success."""
+        """Send a mutation, without the fields of its answer, and require success."""
         data = self._ask(f"{mutation} {{ __typename }} }}", **variables)
         (result,) = data.values()
         assert not re.search("Error|Invalid", result["__typename"]), result
 
     def _ask(self, query: str, **variables: object) -> dict[str, Any]:
-        """The data of the webserver's answer to a query of GraphQL."""
+        """Return the data of the webserver's answer to a GraphQL query."""
         request = urllib.request.Request(
             f"http://127.0.0.1:{self.ports['webserver']}/graphql",
             json.dumps({"query": query, "variables": variables}).encode(),
@@ -185,7 +186,7 @@ class Server:
 
     @contextmanager
     def instance(self) -> Iterator[dg.DagsterInstance]:
-        """What Dagster remembers, in PostgreSQL."""
+        """Yield Dagster's instance, which keeps its history in PostgreSQL."""
         with pytest.MonkeyPatch.context() as patch:
             for name, value in self.environment("webserver").items():
                 if name.startswith("DAGSTER_"):
@@ -195,7 +196,7 @@ class Server:
 
 
 def _selector(kind: str, name: str) -> dict[str, str]:
-    """Names a job, schedule or sensor in GraphQL."""
+    """Return the GraphQL selector of a job, schedule or sensor."""
     return {
         "repositoryLocationName": "nights",
         "repositoryName": "__repository__",
@@ -209,7 +210,7 @@ def _ours(name: str) -> bool:
 
 @contextmanager
 def local_personalize(root: Path, s3: S3Server) -> Iterator[tuple[str, PersonalizeClient]]:
-    """A local Personalize that takes only signed requests: its address, and a client."""
+    """Yield the address and a client of a local Personalize that requires signed requests."""
     (port,) = free_ports(1)
     command = [
         *(str(Path(sys.executable).parent / "batchrec"), "local-personalize", f"--port={port}"),
@@ -248,7 +249,7 @@ def test_two_nights_in_a_row_and_teardown_leaves_nothing(tmp_path: Path) -> None
                 "shop",
                 f"s3://{bucket}/orders/*.csv",
                 on_new_files={"enabled": True, "every_seconds": 5},
-                # Switched on in the second night.
+                # The schedule is switched on in the second night.
                 schedule={"cron": "* * * * *"},
                 sinks={"postgres": {"url_env": "SHOP_DATABASE_URL"}},
             )
@@ -267,7 +268,7 @@ def test_two_nights_in_a_row_and_teardown_leaves_nothing(tmp_path: Path) -> None
         daemon = services.enter_context(server.service("daemon"))
 
         def wait_for(job: str, *, ended: bool = True, **tags: str) -> None:
-            """Wait until all such runs have ended well or, without `ended`, one has started."""
+            """Wait until all runs of the job have succeeded or, without `ended`, one runs."""
             of_job = dg.RunsFilter(
                 job_name=job, tags={f"dagster/{name}": value for name, value in tags.items()}
             )
@@ -297,7 +298,7 @@ def test_two_nights_in_a_row_and_teardown_leaves_nothing(tmp_path: Path) -> None
                 daemon = services.enter_context(server.service("daemon"))
                 wait_until_said(daemon, "nothing is new since a refresh was requested")
             else:
-                # A tick that is under way writes the whole state of its sensor, and may so undo the
+                # A tick that is under way writes the whole state of its sensor, which may undo the
                 # stop: Dagster reads the state and writes it in two steps.
                 daemon.kill()
                 server.stop_sensor("shop_new_files")
@@ -305,7 +306,7 @@ def test_two_nights_in_a_row_and_teardown_leaves_nothing(tmp_path: Path) -> None
                 server.start_schedule("shop_schedule")
                 daemon = services.enter_context(server.service("daemon"))
                 wait_for("shop_refresh", ended=False, schedule_name="shop_schedule")
-                # As with the sensor: a tick's end would write that the schedule runs.
+                # At its end, a tick would write that the schedule still runs, as with the sensor.
                 daemon.kill()
                 server.stop_schedule("shop_schedule")
                 daemon = services.enter_context(server.service("daemon"))
@@ -325,7 +326,7 @@ def test_two_nights_in_a_row_and_teardown_leaves_nothing(tmp_path: Path) -> None
             tags = {"dagster/sensor_name": "shop_new_files"}
             assert instance.get_runs_count(dg.RunsFilter(tags=tags)) == 1
 
-        # As docs/aws.md has it done in the container.
+        # docs/aws.md runs the same command in the container.
         teardown = "from batchrec_dagster.cli import main; main()"
         process = subprocess.run(
             [sys.executable, "-c", teardown, "teardown", "shop", "--storage", "--yes"],
@@ -348,18 +349,18 @@ def test_two_nights_in_a_row_and_teardown_leaves_nothing(tmp_path: Path) -> None
 
 
 def wait_until_said(service: Started, words: str) -> None:
-    """Until the service's log has these words."""
+    """Wait until the service's log has these words."""
     service.wait_for(lambda: words in service.log.read_text() or None, words, timeout=300)
 
 
 def upload(s3: S3Server, bucket: str, folder: Path, night: int) -> None:
-    """The ratings of a night; the second one's are by more people."""
+    """Upload the ratings of a night; in the second night more people have rated."""
     file = write_ratings(folder / f"{night}.csv", users=30 + 30 * night, seed=night)
     s3.store().put(f"s3://{bucket}/orders/{night}.csv", file)
 
 
 def log_of(instance: dg.DagsterInstance, runs: list[dg.DagsterRun]) -> str:
-    """What went wrong in runs that failed."""
+    """Return the errors of failed runs."""
     return "\n".join(
         record.event_log_entry.message or f"{record.event_log_entry.dagster_event}"
         for run in runs
@@ -369,7 +370,7 @@ def log_of(instance: dg.DagsterInstance, runs: list[dg.DagsterRun]) -> str:
 
 
 def no_secret_is_shown(project: Project, server: Server) -> None:
-    """Neither in what the services said, nor in what Dagster remembers."""
+    """Require that no secret is in the services' logs or in Dagster's database."""
     secrets = {
         server.password,
         server.ours["AWS_SECRET_ACCESS_KEY"],

@@ -1,4 +1,4 @@
-"""What each kind of work costs, and what is said of a sum."""
+"""Tests of the cost of each kind of work, and of the text about a sum."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ V1, V2 = "aws-user-personalization", "aws-user-personalization-v2"
 def test_the_hours_that_aws_published_are_about_the_estimate() -> None:
     for rows, published_hours in ((100_000, 2.135), (25_000_000, 53.9)):
         assert estimate_training_hours(rows) == pytest.approx(published_hours, rel=0.1)
-    # A training that took longer may do so again; that the last one was short proves nothing.
+    # A training that took longer may take as long again. A short last training proves nothing.
     assert estimate_training_hours(100_000, last_hours=9.0) == 9
     assert estimate_training_hours(100_000, last_hours=0.5) == estimate_training_hours(100_000)
 

@@ -1,4 +1,4 @@
-"""How it waits for Personalize, and what it logs."""
+"""Tests of how `Ensure` waits for Personalize, and of its log."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ARN = "arn:aws:personalize:us-east-1:123456789012:dataset-import-job/shop-1"
 
 
 class ScriptedPersonalize:
-    """Answers like a Personalize in which each status lasts for one look."""
+    """A Personalize in which each status lasts for a single request."""
 
     def __init__(self, *, statuses: Sequence[str], refuse: Sequence[str] = ()) -> None:
         self.statuses, self.refuse = list(statuses), list(refuse)

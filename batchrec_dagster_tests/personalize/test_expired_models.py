@@ -1,4 +1,4 @@
-"""Which models a pipeline gives up, from a local Personalize over HTTP."""
+"""Tests of the models that a pipeline gives up, with a local Personalize over HTTP."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def personalize(tmp_path: Path) -> Iterator[StartedPersonalize]:
 
 @pytest.fixture
 def ensure(personalize: StartedPersonalize) -> Ensure:
-    """The pipeline's side, which reaches Personalize over HTTP."""
+    """Return the pipeline's client side, which reaches Personalize over HTTP."""
     client = boto3.Session("any", "any").client(
         "personalize", region_name="us-east-1", endpoint_url=personalize.endpoint_url
     )
@@ -66,7 +66,7 @@ def wait(personalize: StartedPersonalize, arn: str) -> str:
 
 
 def create_group(personalize: StartedPersonalize, name: str) -> str:
-    """A dataset group of the pipeline with data to train on."""
+    """Create a dataset group of the pipeline with data to train on, and return its ARN."""
     client, tags = personalize.client, make_tags()
     data = personalize.put("interactions.csv", encode_csv(build_taste_rows()))
     group = wait(personalize, client.create_dataset_group(name=name, tags=tags)["datasetGroupArn"])
@@ -108,7 +108,7 @@ def make_tags(pipeline: str = "shop") -> list[TagTypeDef]:
 
 
 def list_models(folder: Path) -> set[str]:
-    """The ends of the ARNs of the versions that have a model."""
+    """Return the last parts of the ARNs of the solution versions that have a model."""
     return {path.name.split(".")[4] for path in (folder / "home/models").iterdir()}
 
 
@@ -128,7 +128,7 @@ def test_the_newest_of_each_solution_stay(
         assert list_models(tmp_path) == {arn.rpartition("/")[2] for arn in kept}
     assert [has_model(ensure, version) for version in versions[0]] == [False, True, True]
     assert has_model(replace(ensure, on_aws=True), versions[0][0])
-    # One that somebody expired by hand does not count.
+    # A model that somebody expired by hand does not count.
     ensure.client.tag_resource(
         resourceArn=versions[0][2], tags=[{"tagKey": MODEL_TAG, "tagValue": EXPIRED}]
     )

@@ -1,4 +1,4 @@
-"""How often botocore sends a request that a limit of Personalize rejects."""
+"""Tests of how often botocore repeats a request that a limit of Personalize rejects."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ GROUP = "arn:aws:personalize:eu-west-1:123456789012:dataset-group/shop"
 VERSION = "arn:aws:personalize:eu-west-1:123456789012:solution/shop/0123abcd"
 ROLE = "arn:aws:iam::123456789012:role/Personalize"
 
-# Each limit that this project's requests can reach, and whose answer is final.
+# The limits that this project's requests can reach, and that no retry can pass.
 CREATIONS: dict[str, tuple[str, Create]] = {
     "schema": (
         "You have reached the maximum number of schemas: 500",
@@ -45,7 +45,7 @@ CREATIONS: dict[str, tuple[str, Create]] = {
             jobName="shop", datasetArn=GROUP, dataSource={}, roleArn=ROLE
         ),
     ),
-    # `Ensure` itself waits for this one.
+    # `Ensure` itself waits for this limit.
     "training": (
         "More than 20 resources with PENDING or IN_PROGRESS status.",
         lambda client: client.create_solution_version(solutionArn=VERSION),
@@ -59,10 +59,11 @@ class Body(BytesIO):
 
 
 def make_client(code: str, message: str, targets: list[str], rejections: int = 99) -> Any:
-    """The client of a deployment, whose first requests get this error.
+    """Return a deployment's client whose first requests get this error.
 
-    targets: becomes the operations of all requests that are sent.
-    rejections: how many requests get the error; the others get an empty list of schemas.
+    targets: the list to which the operation of each request is appended.
+    rejections: the number of requests that get the error. Later requests get an empty list of
+        schemas.
     """
     s3 = S3ConnectionResource(
         region_name="eu-west-1",

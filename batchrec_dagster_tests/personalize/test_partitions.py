@@ -1,4 +1,4 @@
-"""ARNs in the regions of China and of AWS GovCloud, whose partitions are aws-cn and aws-us-gov."""
+"""Tests of ARNs in China (partition aws-cn) and in AWS GovCloud (partition aws-us-gov)."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_ec2_in_china_has_a_name_of_its_own() -> None:
 
 
 def list_arn_templates(path: Path) -> Iterator[str]:
-    """The f-strings of a module that fill something into an ARN of the partition `aws`."""
+    """Yield a module's f-strings that write an ARN with the fixed partition `aws`."""
     code = path.read_text()
     for node in ast.walk(ast.parse(code if "arn:aws:" in code else "")):
         if isinstance(node, ast.JoinedStr):

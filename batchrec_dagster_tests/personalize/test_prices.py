@@ -1,4 +1,4 @@
-"""A file of prices: what it changes, and what is said of a wrong one."""
+"""Tests of a file of prices: its effect on costs, and the messages about a wrong file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is said when AWS refuses a call, by the error that it answers with."""
+"""Tests of the message for each error with which AWS refuses a call."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Body(BytesIO):
 
 
 def describe_refusal(code: str, message: str, operation: str, **arguments: Any) -> str:
-    """What the error of a client says that gets this answer."""
+    """Return the message of the error that a client raises for this answer."""
     client: Any = boto3.client(
         "personalize", "eu-west-1", aws_access_key_id="me", aws_secret_access_key="secret"
     )

@@ -1,4 +1,4 @@
-"""Who is tested and what is held out: by ids alone."""
+"""Tests that the ids alone decide which users are tested and which rows are held out."""
 
 from __future__ import annotations
 

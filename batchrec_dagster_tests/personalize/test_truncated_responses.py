@@ -1,4 +1,4 @@
-"""Answers that break off, of a server that says how long they will be."""
+"""Tests of answers that break off before the length that the server declared."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ WHOLE = b'{"schemas": [{"name": "s"}]}'
 
 @contextmanager
 def server(*answers: bytes) -> Iterator[PersonalizeClient]:
-    """A client of a server that sends these answers, and the last one forever.
+    """Yield a client of a server that sends these answers, and repeats the last answer forever.
 
     The server declares each answer to be as long as WHOLE.
     """

@@ -1,4 +1,4 @@
-"""A fresh virtual environment with batchrec's wheel, in which tests type what the docs say."""
+"""A fresh virtual environment with batchrec's wheel, in which tests run the docs' commands."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ import pytest
 
 from batchrec_dagster_tests.repository.typed_pages import clone_project, type_commands
 
-# Pinned, as is what they have in common with this environment: a release by others fails no test.
-# dbt-core 1.12 builds a part of it from what GitHub has.
+# These packages, and those they share with this environment, are pinned, so that a new release
+# fails no test. dbt-core 1.12 would build a part from sources on GitHub.
 PACKAGES = ("create-dagster", "dagster-dg-cli", "dagster-webserver", "s3fs==2026.9.0")
 DBT = ("dagster-dbt", "dbt-duckdb==1.11.1", "dbt-core==1.11.16")
-# Of which they need older ones.
+# The pinned packages need older versions of these.
 UNPINNED = ("batchrec", "boto", "pathspec", "s3transfer", "sqlalchemy")
 NO_REGISTRY = re.compile(
     "dns error|client error|server error|sending request|timed out|failed to (fetch|download)",
@@ -35,7 +35,7 @@ class Environment:
     pins: Path
 
     def install(self, *packages: str) -> None:
-        """Install them by the uv of these tests. Skips where no package registry can be reached."""
+        """Install packages by these tests' uv. Skips the test if no package registry answers."""
         command = [*UV, "pip", "install", "-q", "--python", str(self.bin / "python")]
         installation = subprocess.run(
             [*command, "--constraints", str(self.pins), *packages],
@@ -48,16 +48,16 @@ class Environment:
         assert installation.returncode == 0, installation.stderr
 
     def home(self, folder: Path) -> Path:
-        """Dagster's home of the project in the folder.
+        """Return Dagster's home of the project in the folder.
 
-        Dagster's own commands remember what was materialized only where DAGSTER_HOME is set.
+        Dagster's own commands remember materializations only if DAGSTER_HOME is set.
         """
         history = self.bin.parent / "history" / folder.name
         history.mkdir(parents=True, exist_ok=True)
         return history
 
     def variables(self, folder: Path) -> dict[str, str]:
-        """The environment variables of a command in the folder."""
+        """Return the environment variables of a command in the folder."""
         inherited_variables = {
             name: value
             for name, value in os.environ.items()
@@ -74,7 +74,7 @@ class Environment:
         }
 
     def run(self, folder: Path, *command: str, fails: bool = False) -> str:
-        """The output of a command that is typed in the folder."""
+        """Run a command in the folder and return its output."""
         process = subprocess.run(
             [str(self.bin / command[0]), *command[1:]],
             cwd=folder,
@@ -92,11 +92,11 @@ class Environment:
 def make_environment(
     root: Path, *packages: str, extras: str = "local,report", python: str = sys.executable
 ) -> Environment:
-    """A new virtual environment in the folder, with the wheel that `make wheel` makes in a clone.
+    """Return a new virtual environment with the wheel that `make wheel` makes in a clone.
 
-    extras: of the wheel.
+    extras: the extras of the wheel.
     python: the interpreter.
-    Skips where no package registry can be reached.
+    Skips the test if no package registry answers.
     """
     venv = root / "venv"
     subprocess.run([python, "-m", "venv", "--without-pip", str(venv)], check=True)
@@ -119,7 +119,7 @@ def make_environment(
 
 
 def remember_the_version(dbt: Path) -> None:
-    """dagster-dbt asks for it before each of dbt's commands; dbt takes seconds of CPU to say it."""
+    """Store dbt's version, so that dagster-dbt does not ask dbt for it, which takes seconds."""
     version = subprocess.run([dbt, "--version"], capture_output=True, check=True).stdout
     Path(f"{dbt}.version").write_bytes(version)
     dbt.rename(f"{dbt}.real")

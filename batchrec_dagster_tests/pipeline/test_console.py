@@ -1,4 +1,4 @@
-"""The console's log in a code location of pipelines alone, and in a team's."""
+"""Tests of the console's log in a code location with pipelines alone, and in a team's project."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def test_it_is_in_json_or_in_lines_without_control_characters_but_for_a_teams(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    """The name of the only column has a mark that turns text round, so that the run fails."""
+    """The name of the only column has a bidirectional control character, so that the run fails."""
     (project.root / "ratings.csv").write_text("bell\u202e\n1\n")
     project.declare(declaration("shop", "ratings.csv"))
     monkeypatch.syspath_prepend(project.root)

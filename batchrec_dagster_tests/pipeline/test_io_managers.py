@@ -1,4 +1,4 @@
-"""Inputs of a team's own assets get what is stored, as whatever frame is asked for."""
+"""Tests that a team's own assets get stored tables as the type of frame that they annotate."""
 
 from pathlib import Path
 from typing import Any
@@ -44,9 +44,9 @@ def load(
     manager: type[dg.ConfigurableIOManager] = ParquetIOManager,
     given: dg.AssetIn | None = None,
 ) -> Any:
-    """What an asset gets that asks for `input_type` of this one.
+    """Return the input of an asset that asks for `input_type` of the upstream asset.
 
-    given: how it is loaded, if the asset upstream is not made now.
+    given: the way the input is loaded, if the upstream asset is not made now.
     """
     inputs: list[Any] = []
 
@@ -64,7 +64,7 @@ def load(
 
 
 def load_file(root: Path, key: str, manager: type[StoredIOManager], input_type: Any) -> Any:
-    """The same for a file that a step has stored."""
+    """Return the input of an asset that asks for `input_type` of a file that a step has stored."""
     return load(root, dg.AssetSpec("upstream", metadata={STORAGE_KEY: key}), input_type, manager)
 
 
@@ -81,7 +81,7 @@ def to_polars(table: Any) -> pl.DataFrame:
 def test_a_stored_table_arrives_as_the_frame_that_is_asked_for(
     tmp_path: Path, input_type: Any
 ) -> None:
-    # Letters that mean something in patterns of file names.
+    # Letters with a meaning in patterns of file names.
     TABLE.write_csv(tmp_path / "a[b]c*.csv")
     TABLE.write_ndjson(tmp_path / "a[b]c*.json")
     ITEMS.write_csv(tmp_path / "items.csv")
@@ -119,7 +119,7 @@ def test_any_frame_can_be_stored_and_arrives_as_any(
 
 @pytest.fixture
 def upstream(tmp_path: Path) -> dg.AssetsDefinition:
-    """An asset of which each partition but the last has two rows."""
+    """Return an asset with two rows in each partition but the last."""
 
     @dg.asset(partitions_def=DAYS, backfill_policy=dg.BackfillPolicy.single_run())
     def upstream(context: dg.AssetExecutionContext) -> pl.DataFrame:

@@ -1,4 +1,4 @@
-"""What is used of Dagster without a promise is in named modules, and is still there."""
+"""Tests that private names of Dagster are used in named modules only, and still exist."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 
 REPOSITORY = Path(__file__).parents[2]
 PACKAGE = REPOSITORY / "batchrec_dagster"
-# Each says why nothing public does it.
+# The reason why no public name will do stands beside each import.
 MODULES = {
     "batchrec_dagster/cli/dagster_web_server.py",
     "batchrec_dagster/pipeline/expected_failure.py",
@@ -23,7 +23,7 @@ PRIVATE = re.compile(r"(dagster(_\w+)?(\.\w+)*\._.*|dagster\.components\..*|dags
 
 @cache
 def private_imports() -> tuple[tuple[str, str, str], ...]:
-    """The file, the module and the name of each import from a private module of Dagster."""
+    """Return the file, module and name of each import from a private module of Dagster."""
     imports: list[tuple[str, str, str]] = []
     for path in sorted(PACKAGE.rglob("*.py")):
         text = path.read_text()
@@ -47,7 +47,7 @@ def test_private_parts_of_dagster_are_imported_in_named_modules() -> None:
     assert {file for file, _, _ in private_imports()} == MODULES
 
 
-@pytest.mark.slow  # imports the web server, which takes as long as all the rest of Dagster
+@pytest.mark.slow  # imports the web server, which takes as long as the rest of Dagster
 @pytest.mark.parametrize(
     ("module", "name"), [pytest.param(*name, id=name[1]) for name in PRIVATE_NAMES]
 )

@@ -1,4 +1,4 @@
-"""Which runs are a pipeline's, where a team has assets and jobs of its own, or a process died."""
+"""Tests of which runs belong to a pipeline in a team's project, and after a process died."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_runs_under_way_are_those_that_make_a_pipelines_assets_in_its_storage(
         start(nightly),
         start(refresh, work.storage.absolute_root),
     }
-    # The team's own, and those of a pipeline of this name in another code location.
+    # The team's own runs, and runs of another code location's pipeline with the same name.
     for job, storage, keys in (
         (all_assets, "", [MAILING]),
         (mails, "", []),
@@ -89,11 +89,11 @@ def test_a_run_that_was_killed_is_known_from_dagster(
     failed = refresh.execute_in_process(instance=instance, raise_on_error=False).run_id
     (run,) = read_ended_runs(instance, files)
     assert (run.run, run.ended, run.steps) == (failed, "failed", ("raw_ratings",))
-    # Another code location has a pipeline of this name, and a storage of its own.
+    # Another code location has a pipeline with the same name and another storage.
     theirs = Storage(f"{files.storage.root}-of-others")
     for other in (ListFiles(theirs, files.keys), ListFiles(files.storage, ListKeys("club"))):
         assert read_ended_runs(instance, other) == []
-    # One that is under way counts only if nothing was heard of it, nor a lock held, for an hour.
+    # A run under way counts only if it has logged nothing and held no lock for an hour.
     started = instance.create_run_for_job(
         refresh, tags=refresh.tags, status=dg.DagsterRunStatus.STARTED
     ).run_id

@@ -1,4 +1,4 @@
-"""Sinks as assets: what is tried again, how often, and what is said of it."""
+"""Tests of sinks as assets: which failures are retried, how often, and the messages about it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ BUSY = Retry("the server is starting up")
 def write_lists(
     folder: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> dg.ExecuteInProcessResult:
-    """Run the sink of a pipeline on a table, with two retries."""
+    """Run a pipeline's sink on a table, with two retries."""
     monkeypatch.setattr(sinks, "RETRIES", dg.RetryPolicy(max_retries=2, delay=0))
     declared = declaration("shop", "ratings.csv", sinks={"postgres": {"url_env": URL_ENV}})
     component = BatchRecommendations.model_validate(declared)

@@ -1,7 +1,7 @@
 """A whole team's project on the oldest and the newest Python, in `make test-long`.
 
-It has dbt, a partitioned asset upstream, pipelines in Python, and its history in PostgreSQL, and is
-run by `dg`.
+The project has dbt, a partitioned upstream asset, pipelines in Python and its history in
+PostgreSQL. `dg` runs it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ pytestmark = [
 ]
 
 PYTHONS = ["3.11", "3.13"]
-# Of the team, next to the project of examples/dbt: clicks by the day, which two pipelines read.
+# The team's clicks by day, which two pipelines read, next to the project of examples/dbt.
 CLICKS = """\
 import dagster as dg
 import polars as pl
@@ -102,7 +102,7 @@ def database() -> Iterator[PostgresServer]:
 def environment(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Environment:
-    """Skips a Python that is not installed."""
+    """Return the environment of a Python version. Skips the tests if it is not installed."""
     wanted = request.param
     python = find_python(wanted)
     if python is None:
@@ -119,7 +119,7 @@ def environment(
 
 
 def find_python(wanted: str) -> str | None:
-    """The interpreter of this version; None where it is not installed, or only as a shim."""
+    """Return this version's interpreter; None if it is not installed, or only as a shim."""
     for name in (sys.executable, f"/usr/bin/python{wanted}", shutil.which(f"python{wanted}")):
         if name is not None and Path(name).exists():
             question = "import sys, venv; print('{}.{}'.format(*sys.version_info))"
@@ -153,7 +153,7 @@ def test_a_teams_project_runs_as_a_whole(
     assert "All definitions loaded" in environment.run(folder, "dg", "check", "defs")
     for day in ("2026-01-01", "2026-01-02", "2026-01-03"):
         environment.run(folder, "dg", "launch", "--assets", "clicks", "--partition", day)
-    # dbt, the pipeline of its model, and the two of the clicks, in one run.
+    # One run makes dbt's models, the pipeline on dbt's model, and the two pipelines on the clicks.
     environment.run(folder, "dg", "launch", "--assets", "not key:clicks")
     assert published("shop")["user_id"].n_unique() == 100
     # A model of dbt reads the lists, too.
@@ -162,7 +162,7 @@ def test_a_teams_project_runs_as_a_whole(
     assert environment.run(folder, "python", "-c", count).split()[-1] == "1000"
     assert published("all_days")["user_id"].n_unique() == 60
     assert published("of_shops")["user_id"].n_unique() == 60
-    # Dagster's history is in PostgreSQL, and nowhere else.
+    # Dagster's history is in PostgreSQL alone.
     assert not list(home.rglob("*.db"))
     assert database.query("SELECT count(*) FROM runs", url=url) == [(4,)]
     assert "shop" in environment.run(folder, "batchrec", "list")

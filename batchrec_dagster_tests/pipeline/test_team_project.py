@@ -1,5 +1,7 @@
-"""batchrec from outside: its wheel in a fresh environment with dagster-dbt and s3fs, in projects of
-Dagster's own tools. Only what the docs say is typed."""
+"""Tests of batchrec's wheel in projects that Dagster's own tools made.
+
+The environment is fresh and has dagster-dbt and s3fs. Only the docs' commands are run.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +26,8 @@ pytestmark = [
 ]
 
 LISTS = ".batchrec/storage/shop/curated/recommendations/recommendations.parquet"
-# Of the team: an asset upstream, and one downstream in the pipeline's group; IO managers, S3 and
-# loggers of its own, under the usual keys.
+# The team has an upstream asset, a downstream asset in the pipeline's group, and its own IO
+# managers, S3 resource and loggers under the usual keys.
 TEAM = """\
 import dagster as dg
 import pandas as pd
@@ -51,13 +53,13 @@ defs = dg.Definitions(
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> Environment:
-    """Skips where no package registry can be reached."""
+    """Return the environment. Skips the tests if no package registry answers."""
     return make_environment(tmp_path_factory.mktemp("fresh"))
 
 
 @pytest.fixture(scope="module")
 def team(environment: Environment, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project of create-dagster with assets of its own, and the pipeline by `dg scaffold`."""
+    """Return a project of create-dagster with the team's assets and a pipeline by `dg scaffold`."""
     folder = tmp_path_factory.mktemp("team") / "acme"
     environment.run(folder.parent, "create-dagster", "project", "acme", "--no-uv-sync")
     environment.install("--no-deps", "--editable", str(folder))
@@ -82,7 +84,7 @@ def test_five_lines_of_shell_make_lists_in_a_teams_project(
     assert "All definitions loaded" in environment.run(team, "dg", "check", "defs")
     environment.run(team, "dg", "launch", "--job", "shop_refresh")
     assert pl.read_parquet(team / LISTS)["user_id"].n_unique() == 60
-    # The refresh ran none of theirs.
+    # The refresh ran none of the team's assets.
     assert not (team / "theirs").exists()
 
 
@@ -91,13 +93,13 @@ def test_the_pipeline_is_between_their_assets(environment: Environment, team: Pa
     declaration_file.write_text(
         declaration_file.read_text().replace("orders.csv", "asset://orders")
     )
-    # Their group has another name than the pipeline.
+    # The team's group has another name than the pipeline.
     declaration_file.write_text(
         f"{declaration_file.read_text()}\npost_processing:\n  assets:\n"
         "    - {target: '*', attributes: {group_name: marketing}}\n"
     )
     log = environment.run(team, "dg", "launch", "--assets", "+key:shop/mailing")
-    # The pipeline is made from their asset, and theirs from the pipeline.
+    # The pipeline reads the team's upstream asset, and the team's other asset reads the pipeline.
     steps = re.findall(r"STEP_SUCCESS - Finished execution of step \"(\w+)\"", log)
     assert {"orders", "shop__raw_ratings", "shop__recommendations"} <= set(steps)
     assert steps.index("orders") < steps.index("shop__raw_ratings")
@@ -115,7 +117,7 @@ def test_an_empty_folder_becomes_a_report_in_five_commands(
     report = environment.run(project, "batchrec", "open").splitlines()[0]
     assert (project / report).is_file()
     assert "passed: settings, pipelines" in environment.run(project, "batchrec", "check")
-    # What a colleague types in a copy of the project's repository.
+    # A colleague types this in a copy of the project's repository.
     environment.install("--editable", str(project))
     environment.run(tmp_path, "python", "-c", "import lists.definitions")
 
@@ -132,6 +134,6 @@ def test_pip_installs_the_wheel_and_a_colleagues_project(
     colleague.run(project, "pip", "install", "-q", "--find-links", str(dist), "-e", ".")
     colleague.run(project, "batchrec", "new", "shop", "--ratings", "../ratings.csv")
     assert "passed: settings, pipelines" in colleague.run(project, "batchrec", "check")
-    # A further part of it, as the messages say that ask for one.
+    # An extra is installed as the message about its absence says.
     colleague.run(project, "pip", "install", "-q", "batchrec-dagster[sql]")
     colleague.run(project, "python", "-c", "import duckdb")

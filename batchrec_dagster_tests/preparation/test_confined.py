@@ -1,5 +1,7 @@
-"""The child process that reads foreign files: what it gets, and how it ends. What it refuses is in
-guard/tables/test_bombs.py."""
+"""Tests of the child process that reads foreign files: its environment and its end.
+
+guard/tables/test_bombs.py tests the files that the child process refuses.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,7 @@ pytestmark = pytest.mark.attack
 
 
 def open_array(reader: ConfinedReader, path: Path) -> OpenedFile:
-    """What the child makes of an array of JSON."""
+    """Open a JSON array by the child process."""
     path.write_text('[{"user": "a"}]')
     folder = path.with_suffix(".folder")
     folder.mkdir(exist_ok=True)
@@ -28,7 +30,7 @@ def open_array(reader: ConfinedReader, path: Path) -> OpenedFile:
 
 
 def find_pid(reader: ConfinedReader) -> int:
-    """The process id of the child."""
+    """Return the process id of the child."""
     assert reader._child is not None
     return reader._child._process.pid
 

@@ -1,4 +1,4 @@
-"""Interactions are counted a piece at a time as they are at once."""
+"""Tests that counting interactions in pieces gives the counts of all interactions at once."""
 
 from __future__ import annotations
 

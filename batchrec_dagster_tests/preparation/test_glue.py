@@ -1,5 +1,7 @@
-"""The Glue job, as moto has it, and its script, as Glue would call it; what it makes of data is in
-guard/contracts/test_glue.py."""
+"""Tests of the Glue job in moto, and of its script, called as Glue would call it.
+
+guard/contracts/test_glue.py tests the job's results.
+"""
 
 from __future__ import annotations
 
@@ -79,7 +81,7 @@ def test_cancelling_the_run_stops_the_job(monkeypatch: pytest.MonkeyPatch, s3: S
     (backend,) = (regions["us-east-1"] for regions in glue_backends.values())
     (job_run,) = backend.jobs["prepare"].job_runs
     assert stopped_ids == [job_run.job_run_id]
-    # The job is as declared, with the tags of the deployment.
+    # The job has the declared settings and the deployment's tags.
     assert (job_run.worker_type, job_run.number_of_workers, job_run.timeout) == ("G.2X", 4, 30)
     libraries = read_arguments(job_run)["--additional-python-modules"]
     assert libraries == f"polars=={version('polars')},dagster-pipes=={version('dagster-pipes')}"
@@ -105,10 +107,10 @@ def test_the_script_needs_no_library_that_glue_does_not_have(tmp_path: Path) -> 
 def test_the_script_runs_as_glue_calls_it(
     monkeypatch: pytest.MonkeyPatch, s3: S3Server, tmp_path: Path
 ) -> None:
-    """The script runs with nothing of this project but the zip that is uploaded.
+    """The script needs nothing from this project but the uploaded zip.
 
-    Pipes goes through S3. The data are in local files, because this Spark has no file system for
-    S3.
+    Pipes messages go through S3. The data are in local files, because this Spark has no file system
+    for S3.
     """
     shop = create_storage(s3)
     ratings = tmp_path / "ratings.csv"

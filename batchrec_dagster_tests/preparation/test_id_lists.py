@@ -1,4 +1,4 @@
-"""The users who get recommendations."""
+"""Tests of files that list the users who get recommendations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lines of JSON are the same cells, whoever decodes them."""
+"""Tests that every decoder reads the same cells from lines of JSON."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def write_object(members: list[tuple[str, str, str]], separator: str) -> str:
 
 
 objects = st.builds(write_object, st.lists(members, max_size=6), st.sampled_from([",", " , "]))
-# One of these makes Polars refuse all lines that it gets together.
+# A single line of these makes Polars refuse the whole batch of lines.
 broken_lines = st.one_of(
     st.builds(write_object, st.lists(members, min_size=2), st.sampled_from([" ", ",,"])),
     objects.map(lambda text: text + " x"),
@@ -133,7 +133,7 @@ def check(texts: list[str]) -> None:
     rows = decode(texts, NAMES)
     expected_rows = [decode_by_json(text) for text in texts if text.strip("\ufeff \t\r")]
     assert [drop_rating(row) for row in rows] == [drop_rating(row) for row in expected_rows]
-    # Only the value of these counts, and not how they are written.
+    # Only the values of these numbers count, not their spelling.
     assert [parse_number(row["rating"]) for row in rows] == [
         parse_number(row["rating"]) for row in expected_rows
     ]

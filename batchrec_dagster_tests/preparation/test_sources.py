@@ -1,4 +1,4 @@
-"""Where ratings come from: what no server on this machine can show."""
+"""Tests of sources of ratings that no server on this machine can stand for."""
 
 from __future__ import annotations
 

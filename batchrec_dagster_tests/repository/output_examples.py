@@ -1,4 +1,4 @@
-"""Files and outputs that the documentation shows: they are as batchrec writes them."""
+"""Checks that files and outputs in the documentation are as batchrec writes them."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from batchrec_dagster_tests.guard.builders import REPOSITORY
 from batchrec_dagster_tests.repository.typed_pages import CodeBlock
 
 PRODUCT = REPOSITORY / "batchrec_dagster"
-# What an example leaves out at the end of a list.
+# Marks the end of a shortened list.
 ELISION = ", …]"
 ROOM = re.compile(r"\[\"([a-z_]+)/<br>")
 
 
 def check_json(block: CodeBlock, _folder: Path) -> None:
-    """Lists as an export writes them: the same keys in the same order."""
+    """Require the keys of an exported list, in the same order."""
     example = json.loads(block.text.replace(ELISION, "]"))
     rows = pl.DataFrame([{"user_id": example["user_id"], **item} for item in example["items"]])
     users = pl.concat(group_by_user(rows.lazy()))
@@ -28,12 +28,12 @@ def check_json(block: CodeBlock, _folder: Path) -> None:
 
 
 def check_csv(block: CodeBlock, _folder: Path) -> None:
-    """The first lines of the orders and clicks that `batchrec init --example` writes."""
+    """Require the first lines of the orders and clicks that `batchrec init --example` writes."""
     assert generate_shop().orders_and_clicks.write_csv().startswith(block.text)
 
 
 def check_diagram(block: CodeBlock, _folder: Path) -> None:
-    """Each room of the picture is a package."""
+    """Require that each room of the picture is a package."""
     rooms = ROOM.findall(block.text)
     assert rooms
     for room in rooms:

@@ -1,4 +1,4 @@
-"""Python that the documentation shows: it runs, in a project of its own or with a stand-in."""
+"""Checks that Python in the documentation runs, in a separate project or with a stand-in."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ if TYPE_CHECKING:
 
 # The folder of a bucket in the examples.
 BUCKET = "/data/my-bucket"
-# The pipeline that examples name, where they do not make one.
+# The pipeline that examples name if they do not define a pipeline.
 DEMO = "movielens"
 VERSION = "arn:aws:personalize:us-east-1:000000000000:solution/shop/1a2b3c4d"
 
 
 def check_python(block: CodeBlock, folder: Path) -> None:
-    """Run the example. Raises what it raises.
+    """Run the example, and raise any error that it raises.
 
-    Definitions and components are loaded in a project, and the functions of tests are called.
+    Definitions and components are loaded in a project, and test functions are called.
 
-    folder: an empty one.
+    folder: an empty folder.
     """
     text = block.text.replace(BUCKET, str(folder / "bucket"))
     if "import dagster as dg" in text:
@@ -72,7 +72,7 @@ def _run(text: str, folder: Path) -> None:
     personalize = StartedPersonalize(folder / "personalize")
 
     def my_pipeline(client: PersonalizeClient, *, bucket: str) -> None:
-        """The pipeline of a reader, which reads what the test wrote, and writes lists."""
+        """Make lists with a reader's code, from the files that the test wrote."""
         assert client.meta.service_model.service_name == "personalize"
         assert (personalize.bucket, personalize.keys()) == (bucket, ["interactions.csv"])
         personalize.put("recommendations/users.json.out", b"{}")
@@ -92,7 +92,7 @@ def _run(text: str, folder: Path) -> None:
         "tmp_path": folder / "fixture",
     }
     try:
-        # A fixture is called here as the function that it is.
+        # A fixture is called here as a plain function.
         with chdir(folder), patch("pytest.fixture", lambda function: function):
             exec(compile(text, "example.py", "exec"), names)
             for node in ast.parse(text).body:
@@ -111,7 +111,7 @@ def _run(text: str, folder: Path) -> None:
 
 
 def _run_pipeline(name: str, settings: dict[str, Any]) -> PipelineRun:
-    """A run that went well, of lists of five items. test_run_pipeline.py makes real ones."""
+    """Return a successful run with lists of five items; test_run_pipeline.py makes real runs."""
     assert (name, [*settings]) == ("shop", ["ratings.source"])
     run: Any = create_autospec(PipelineRun, instance=True)
     run.lists = pl.DataFrame({"user_id": ["1"] * 5 + ["2"] * 5, "rank": [*range(1, 6)] * 2})

@@ -1,6 +1,6 @@
-"""Commands that the documentation shows: programs, subcommands, options and files exist.
+"""Checks that programs, subcommands, options and files of the documentation's commands exist.
 
-Nothing is run here, so that no account, network or privilege is needed.
+No command is run here, so that no account, network or privilege is needed.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from batchrec_dagster.cli import main
 from batchrec_dagster_tests.guard.builders import NEW_PROJECT, REPOSITORY
 from batchrec_dagster_tests.repository.typed_pages import CodeBlock
 
-# The shell's own, and programs of the system. The whole block is parsed by bash.
+# Words of the shell and programs of the system. bash parses the whole block.
 SYSTEM_PROGRAMS = {
     *("cat", "cd", "chgrp", "chmod", "cp", "cut", "echo", "eval", "export", "git", "head", "mkdir"),
     *("apt-get", "newgrp", "printf", "sed", "snap", "systemctl", "tar", "umask", "vi", "whoami"),
     "pip",  # It needs a registry; pipeline/test_team_project.py runs it.
 }
-# Options that the aws command has for each operation, and those of commands of its own.
+# Options of every aws operation, and options of the aws command's custom operations.
 OPTIONS_OF_AWS = {"max-items", "output", "query", "region"}
 OPTIONS_OF_DEPLOY = {"capabilities", "parameter-overrides", "stack-name", "tags", "template-file"}
 PROJECT = """\
@@ -40,7 +40,7 @@ directory_type = "project"
 [tool.dg.project]
 root_module = "shop"
 """
-# Components take options of their own, which dg learns from the project's environment.
+# Components have their own options, which dg learns from the project's environment.
 OPTIONS_OF_COMPONENTS = {"--format", "--items", "--ratings", "--users"}
 
 COMMENT = re.compile(r"(?:(?<=\s)|^)#.*$", re.MULTILINE)
@@ -53,11 +53,11 @@ SOURCE = re.compile(r"FILE|[\w/-]+\.(?:csv|tar|yaml)")
 
 
 def check_shell(block: CodeBlock, folder: Path) -> None:
-    """Look for everything that the block types.
+    """Require that everything in the block exists.
 
-    folder: an empty one, where the files are that it names.
+    folder: an empty folder, which gets the files that the block names.
 
-    Raises AssertionError, which says what does not exist.
+    Raises AssertionError that names a missing program, option or file.
     """
     bash = subprocess.run(
         ["bash", "-n"], input=block.text, capture_output=True, text=True, check=False
@@ -68,9 +68,9 @@ def check_shell(block: CodeBlock, folder: Path) -> None:
 
 
 def check_mention(code: str, folder: Path) -> bool:
-    """Whether the code of a sentence is a command. If so, it exists, with these options.
+    """Return whether the code in a sentence is a command, and require that its options exist.
 
-    It may lack arguments, as the sentence is about the command, and have words for them.
+    The command may lack arguments or have placeholders, as the sentence is about the command.
     """
     if not MENTION.match(code):
         return False
@@ -85,7 +85,7 @@ def check_mention(code: str, folder: Path) -> bool:
 
 
 def split_commands(text: str) -> Iterator[list[str]]:
-    """The words of each command, also of those in pipes and substitutions."""
+    """Yield the words of each command, including commands in pipes and substitutions."""
     plain = COMMENT.sub("", text.replace("\\\n", " "))
     lexer = shlex.shlex(plain, posix=True, punctuation_chars=";&|()<>\n")
     lexer.whitespace, lexer.commenters = " \t", ""
@@ -108,12 +108,12 @@ def split_commands(text: str) -> Iterator[list[str]]:
 
 
 def check_command(words: Sequence[str], folder: Path) -> None:
-    """Look for a command's program, options and files."""
+    """Require that a command's program, options and files exist."""
     words = [word for word in words if word not in {"{", "}", "…"}]
     while words and ASSIGNMENT.match(words[0]):
         del words[0]
     for path in (match[1] for word in words if (match := PATH_OF_REPOSITORY.fullmatch(word))):
-        # Those under deploy/ are of a project.
+        # Files under deploy/ belong to a project.
         root = NEW_PROJECT if path.startswith("deploy/") else REPOSITORY
         assert (root / path).exists(), f"there is no {path}"
     if not words:
@@ -154,7 +154,7 @@ def _check_dagster(arguments: list[str], folder: Path) -> None:
 
 
 def _parse(command: click.Command, arguments: list[str], folder: Path) -> None:
-    """Let the command parse its arguments, and do nothing."""
+    """Let the command parse its arguments without running it."""
     with patch.object(click.Command, "invoke", lambda *_: None), chdir(folder):
         result = CliRunner().invoke(command, arguments, catch_exceptions=False)
     assert result.exit_code == 0, result.output
@@ -191,7 +191,7 @@ def _check_python(arguments: list[str], _folder: Path) -> None:
 
 
 def _check_aws(arguments: list[str], _folder: Path) -> None:
-    """The operation exists and has these options. JSON is JSON, and a policy allows something."""
+    """Require an existing aws operation and options, valid JSON, and a policy that allows."""
     service, operation, *values = arguments
     valid_options = OPTIONS_OF_AWS | _list_aws_options(service, operation)
     options = {value.removeprefix("--") for value in values if value.startswith("--")}

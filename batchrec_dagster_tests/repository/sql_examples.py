@@ -1,4 +1,4 @@
-"""SQL that the documentation shows: it runs on two small tables, and finds something."""
+"""Checks that SQL in the documentation runs on two small tables and finds rows."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ C-1,P-9,9,2026-10-01
 
 
 def check_sql(block: CodeBlock, folder: Path) -> None:
-    """Run the query on the orders of one person and the similar items of what was ordered last.
+    """Run the query on a person's orders and the similar items of the last ordered item.
 
-    folder: an empty one.
+    folder: an empty folder.
     """
     (folder / "data").mkdir()
     (folder / "data" / "orders.csv").write_text(ORDERS)

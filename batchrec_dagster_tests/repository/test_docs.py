@@ -1,4 +1,4 @@
-"""README and docs: the site builds, and links lead somewhere. test_examples.py has the examples."""
+"""Tests that the documentation builds and its links work; test_examples.py has its examples."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PAGES = [
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the built documentation."""
+    """Return the folder of the built documentation."""
     folder = tmp_path_factory.mktemp("site")
     mkdocs = Path(sys.executable).parent / "mkdocs"
     if not mkdocs.exists():
@@ -36,7 +36,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
         timeout=300,
         check=False,
     )
-    # It is strict: a link or an anchor that leads nowhere ends it with an error.
+    # The build is strict: a broken link or anchor ends it with an error.
     assert result.returncode == 0, result.stdout + result.stderr
     return folder
 
@@ -79,7 +79,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_each_row_of_a_table_belongs_to_one(page: Path) -> None:
-    """Rows after an empty line, and a line that runs on in the next, are shown as text."""
+    """Markdown shows rows after an empty line, and rows broken into two lines, as text."""
     tables = re.findall(r"(?:^\|.*\n)+", page.read_text(), re.MULTILINE)
     for table in tables:
         head, rule, *rows = table.splitlines()

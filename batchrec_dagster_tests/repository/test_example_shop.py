@@ -1,5 +1,7 @@
-"""The example shop as the tutorial shows it; the page on operations goes on from there. That its
-lists obey each rule is tested in guard/tables/test_rules.py and guard/stories/test_lists.py."""
+"""Tests of the example shop as the tutorial and the page on operations show it.
+
+guard/tables/test_rules.py and guard/stories/test_lists.py test that lists obey each rule.
+"""
 
 from __future__ import annotations
 
@@ -69,7 +71,7 @@ def test_the_lists_are_made_again_only_where_the_rules_changed(shop: ExampleShop
     blocked = next(line for line in diff.splitlines() if line.startswith("Alpine planter"))
     before, now = map(int, blocked.split()[-2:])
     assert now == 0
-    # "Half of the customers", says the tutorial.
+    # The tutorial says "half of the customers".
     assert 0.45 < before / shop.read("mail/newsletter.csv").height < 0.55
     assert "Good to send: the model beats the most popular items" in shop.output
 
@@ -84,7 +86,7 @@ def test_who_agreed_gets_a_full_list_and_austrians_the_advent_calendar_first(
     assert all(len({*row} - {None}) == 12 for row in items.iter_rows())
     in_austria = mail["user_id"].is_in(customers.filter(country="AT")["customer_id"].implode())
     firsts = items["item_1"]
-    # But for those who have it already.
+    # except for customers who have the item already
     austrian_firsts = firsts.filter(in_austria).to_list()
     assert austrian_firsts.count("P-276") > 0.9 * len(austrian_firsts)
     assert "P-276" not in firsts.filter(~in_austria)

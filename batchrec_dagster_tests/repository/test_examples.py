@@ -1,4 +1,4 @@
-"""Each example of README and docs is loaded, parsed or run, and none passes unseen."""
+"""Tests that load, parse or run each example of README and docs; no example is skipped."""
 
 from __future__ import annotations
 
@@ -60,9 +60,9 @@ RULES: dict[str, Callable[[CodeBlock, Path], None]] = {
     "sql": check_sql,
     "yaml": check_yaml,
 }
-# Readers type `sh` and `bash`. Tests run the `sh` of these pages.
+# Readers type the blocks `sh` and `bash`. Tests run the `sh` blocks of these pages.
 TYPED = (README, TUTORIAL, OPERATIONS, "examples/dbt/README.md")
-# Commands in `bash` are parsed here, and run by these tests, or not at all for this reason.
+# Commands in `bash` are parsed here. These tests run them, or give the reason why none does.
 BASH = {
     README: "pipeline/test_team_project.py installs the wheel",
     "CONTRIBUTING.md": "it runs the tests",
@@ -78,34 +78,37 @@ CODE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
 EXTRA = re.compile(r"\bbatchrec-dagster\[([a-z,]+)\]")
 PYPROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
 EXTRAS = PYPROJECT["project"]["optional-dependencies"].keys()
-# Code of a sentence that reads like a setting of pipelines and is none.
+# Code in sentences that looks like a pipeline's setting but is not.
 NO_SETTINGS = {
     "storage: true": "config of the step that tears down",
 }
-# What says that an example is wrong.
+# Errors that a wrong example raises.
 WRONG = (
     *(AssertionError, AttributeError, ImportError, KeyError, ValueError),
     *(dg.DagsterInvalidConfigError, duckdb.Error),
 )
-# Commands that change nothing, and may be run on any project.
+# Commands that change nothing, so that tests may run them on any project.
 READ_ONLY = re.compile(r"batchrec (?:check|list|show|forget \d+ --dry-run)\b")
 PLACEHOLDER = re.compile(r" [A-Z]{2,}\b| --experiment\b")
 
 
 def list_all_blocks() -> Iterator[CodeBlock]:
-    """The examples of all pages, without what commands print, which is `text`."""
+    """Yield the examples of all pages, except the commands' output in `text` blocks."""
     for page in PAGES:
         yield from (block for block in read_code_blocks(page) if block.language != "text")
 
 
 def read_mentions(text: str) -> list[str]:
-    """The code in sentences and tables of the page, each once."""
+    """Return the distinct pieces of code in the page's sentences and tables."""
     prose = BLOCK.sub("", text)
     return [code.replace(r"\|", "|") for code in dict.fromkeys(CODE.findall(prose))]
 
 
 def check_example(block: CodeBlock, folder: Path) -> None:
-    """Check the block by the rule of its language. AssertionError names it if there is none."""
+    """Check the block by the rule of its language.
+
+    Raises AssertionError that names the language if it has no rule.
+    """
     assert block.language in RULES, f"{block}: of which language is this?\n{block.text}"
     RULES[block.language](block, folder)
 
@@ -131,7 +134,7 @@ def test_what_sentences_name_exists(page: str, tmp_path: Path) -> None:
 
 
 def check_mentions(text: str, folder: Path) -> None:
-    """Look for the commands, settings and variables of the environment that sentences name."""
+    """Require that the commands, settings and environment variables in sentences exist."""
     variables = {variable.name for variable in VARIABLES}
     for code in read_mentions(text):
         if not check_mention(code, folder) and code not in NO_SETTINGS:
@@ -143,7 +146,7 @@ def check_mentions(text: str, folder: Path) -> None:
 
 
 def test_the_examples_of_the_reference_are_right(tmp_path: Path) -> None:
-    """Its pages are made from the code; the examples of blocks are written by hand."""
+    """The reference is generated from the code; only the examples of blocks are written by hand."""
     spec = spec_from_file_location("reference", REPOSITORY / "docs/reference.py")
     assert spec is not None
     assert spec.loader is not None
@@ -157,7 +160,7 @@ def test_the_examples_of_the_reference_are_right(tmp_path: Path) -> None:
     assert languages["text"] == len(main.commands)
     for name, text in pages.items():
         for block in parse_code_blocks(name, text):
-            # The others are what click prints of each command.
+            # The remaining blocks are click's help texts.
             if block.language == "yaml":
                 check_example(block, tmp_path)
     for variable in VARIABLES:

@@ -1,4 +1,4 @@
-"""The house keeps its shape: what may lie at the package's root, and what the guard may import."""
+"""Tests of the modules allowed at the package's root, and of the guard's imports."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from batchrec_dagster_tests.guard.builders import REPOSITORY
 PACKAGE = REPOSITORY / "batchrec_dagster"
 AT_THE_ROOT = {"__init__.py", "definitions.py", "errors.py", "testing.py", "py.typed"}
 GUARD = REPOSITORY / "batchrec_dagster_tests" / "guard"
-# They stand between the guard's tests and the code as it is.
+# These modules separate the guard's tests from the current code.
 BESIDE_THE_CODE = (
     *("seams/", "builders.py", "example_shop.py", "first_run.py", "servers/", "faults/"),
     *("oracles/recorded_requests.py", "oracles/rules.py"),
 )
-# What the docs show of the package: all that the guard's other files may import or patch.
+# The documented names of the package. All other files of the guard may import or patch only these.
 SHOWN = re.compile(
     r"batchrec_dagster(\.(BatchRecommendations|published|resources|cli(\.main)?|definitions(\.\w+)?|testing(\.\w+)?))?"
 )
@@ -31,19 +31,19 @@ def test_nothing_is_loose_at_the_root() -> None:
 
 
 def list_names(code: str) -> Iterator[str]:
-    """What the code imports, and the modules that it names in strings, such as to patch them."""
+    """Yield the names that the code imports, and modules named in strings, for example to patch."""
     for node in ast.walk(ast.parse(code)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-            # A text that is code itself, too, which a test gives to another process.
+            # A test may give a string of code to another process.
             yield from (match.group() for match in PATH.finditer(node.value))
 
 
 def find_inner_names(code: str) -> set[str]:
-    """The names of batchrec's inner modules, and of tests outside the guard, in this code."""
+    """Return the names of batchrec's inner modules, and of tests outside the guard, in the code."""
     names = {name for name in list_names(code) if PATH.fullmatch(name)}
     return {name for name in names if not SHOWN.fullmatch(name) and not TESTS.fullmatch(name)}
 
@@ -57,7 +57,7 @@ def find_inner_names(code: str) -> set[str]:
     ],
 )
 def test_the_guard_knows_of_batchrec_what_the_docs_show(file: str) -> None:
-    """So it stays as it is while the rooms are written anew: seams/ alone changes."""
+    """The guard stays unchanged while rooms are rewritten: only seams/ changes."""
     assert find_inner_names((GUARD / file).read_text()) == set()
 
 
@@ -80,17 +80,17 @@ def test_an_import_of_an_inner_module_is_noticed(code: str, inner_names: set[str
     assert find_inner_names(code) == inner_names
 
 
-# A file of tests, or one test or class of it, as the table of guarantees names them.
+# A test file, or a test or class in it, as the table of guarantees names it.
 NAMED_TEST = re.compile(r"`((?:\.\./)?(?:[\w.-]+/)+[\w-]+\.py)?(?:::(\w+))?(?:::(\w+))?`")
 
 
 def list_named_tests() -> Iterator[tuple[str, list[str]]]:
-    """The files that the guard's README names for promises, each with the tests named of it."""
+    """Yield each test file that the guard's README names, with the tests that it names there."""
     file = ""
     for line in (GUARD / "README.md").read_text().splitlines():
         if not line.startswith("|"):
             continue
-        # A second test of the same file is named without it.
+        # The README names a second test of the same file without the file.
         for match in NAMED_TEST.finditer(line.rpartition(" | ")[2]):
             file = match[1] or file
             yield file, [name for name in (match[2], match[3]) if name]

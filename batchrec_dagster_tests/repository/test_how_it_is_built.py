@@ -1,4 +1,4 @@
-"""docs/how-it-is-built.md draws the house as it stands: rooms, floors, modules and assets."""
+"""Tests that docs/how-it-is-built.md shows the actual rooms, floors, modules and assets."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PYPROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
 
 
 def read_floors() -> list[set[str]]:
-    """The rooms of each floor on the page, the highest first."""
+    """Return the rooms of each floor on the page, the highest floor first."""
     table = PAGE.partition("| floor |")[2].partition("\n\n")[0]
     floors: list[set[str]] = []
     for floor, rooms in re.findall(r"^\| (\d?) ?\| (.+?) \|", table, re.MULTILINE):
@@ -51,7 +51,7 @@ def test_each_module_that_the_page_names_is_there() -> None:
 
 
 def test_each_function_and_class_that_the_page_names_is_there() -> None:
-    """Such as `make_lists`, `PublishedList` and `Rules._find_rule`."""
+    """The page names, for example, `make_lists`, `PublishedList` and `Rules._find_rule`."""
     code = "\n".join(path.read_text() for path in PRODUCT.rglob("*.py"))
     names = re.findall(r"`(?:[A-Z]\w+\.)?([A-Z][A-Za-z]+|_?[a-z]+_[a-z_]+|[A-Z]{6,})`", PAGE)
     assert len(names) > 10
@@ -59,7 +59,7 @@ def test_each_function_and_class_that_the_page_names_is_there() -> None:
 
 
 def read_edges() -> set[tuple[str, str]]:
-    """The arrows of the page's drawing, each from an asset to one made from it."""
+    """Return the arrows of the page's drawing, each from an asset to a downstream asset."""
     drawing = PAGE.partition("```text\n")[2].partition("```")[0]
     paths = [re.split(r"\s*→\s*", line.strip()) for line in drawing.splitlines()]
     return {edge for path in paths for edge in itertools.pairwise(path)}

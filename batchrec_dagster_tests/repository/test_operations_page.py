@@ -1,4 +1,4 @@
-"""The documentation tells what to do at each check."""
+"""Tests that the documentation says what to do about each check."""
 
 from __future__ import annotations
 

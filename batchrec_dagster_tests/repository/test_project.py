@@ -1,4 +1,4 @@
-"""The files of a project that people contribute to agree with each other."""
+"""Tests that the repository's files for contributors agree with each other."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_the_file_that_editors_read_is_the_models() -> None:
 
 
 def test_no_code_reads_a_variable_that_is_not_described() -> None:
-    """Except those of the local Personalize's own server, which its --help describes."""
+    """The variables of the local Personalize's server are excepted: its --help describes them."""
     read = {
         name
         for path in (REPOSITORY / "batchrec_dagster").rglob("*.py")

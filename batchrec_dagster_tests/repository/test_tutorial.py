@@ -1,6 +1,6 @@
-"""README and the tutorial show what a reader gets.
+"""Tests that README and the tutorial show the actual output of their commands.
 
-Their commands run in a fresh clone. `make pictures` takes their pictures of the demo.
+The commands run in a fresh clone. `make pictures` takes the pictures of the demo.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ pytestmark = pytest.mark.slow
 DEMO = "movielens"
 PICTURES = ("lineage.png", "report.png", "report-people.png")
 MOST_BYTES = 250_000
-# Where `make pictures` wants new ones.
+# The folder for new pictures, which `make pictures` sets.
 NEW_PICTURES = os.environ.get("BATCHREC_PICTURES", "")
 
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The project in a fresh clone."""
+    """Return a fresh clone of the project."""
     return clone_project(tmp_path_factory.mktemp("clone") / "batchrec")
 
 
 @pytest.fixture(scope="module")
 def demo(clone: Path) -> str:
-    """What the demo says, which README starts with."""
+    """Return the demo's output, which README starts with."""
     return type_commands(list_commands(README)[:1], clone)
 
 
@@ -74,7 +74,7 @@ def _take_lineage(browser: Any, project: Project, assets: list[str], file: Path)
         page.goto(f"{address}/locations/{LOCATION}/asset-groups/{DEMO}/lineage")
         expect(page.get_by_text("Materialized")).to_have_count(len(assets))
         expect(page.get_by_text("Loading")).to_have_count(0)
-        # Each asset's name stands at the upper left of its box.
+        # The name of an asset stands at the upper left of its box.
         boxes = [page.get_by_text(asset, exact=True).first.bounding_box() for asset in assets]
         left_edge, top = (min(box[side] for box in boxes) - 50 for side in ("x", "y"))
         right, bottom = (
@@ -131,7 +131,7 @@ def test_the_tutorial_leads_to_lists(clone: Path, demo: str) -> None:
     recommended, legend, _ = shown_list.partition("Recommended: ")[2].partition("because of: ")
     assert legend
     products = pl.read_csv(clone.parent / "lists/data/products.csv")
-    # "Products that are sold out", says the tutorial.
+    # The tutorial says "products that are sold out".
     sold_out = products.filter(status="sold out").get_column("sku")
     assert len({*sold_out} & {*recommended.split()}) >= 2
     assert list_files(clone) == files
@@ -141,7 +141,7 @@ def test_the_tutorial_leads_to_lists(clone: Path, demo: str) -> None:
 
 
 def list_files(clone: Path) -> set[str]:
-    """The files in the clone, without what Python compiled, and the log of what was typed."""
+    """Return the files in the clone, without compiled Python files and the log of commands."""
     return {
         path.relative_to(clone).as_posix()
         for path in clone.rglob("*")

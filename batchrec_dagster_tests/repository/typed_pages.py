@@ -1,4 +1,4 @@
-"""What the pages have in blocks of code, and what the commands there say in a fresh clone."""
+"""Readers of the pages' code blocks, and the output of their commands in a fresh clone."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from batchrec_dagster_tests.guard.builders import REPOSITORY
 
 FENCE = re.compile(r"^ *(?:```|~~~)", re.MULTILINE)
 BLOCK = re.compile(r"^( *)```(\S*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
-# The page whose `sh` blocks test_tutorial.py types, but for a section.
+# test_tutorial.py types the `sh` blocks of this page, except for a section.
 TUTORIAL = "docs/tutorial.md"
-# Its sections that test_example_shop.py types, in a clone of its own.
+# test_example_shop.py types these sections in a separate clone.
 PROJECT, EXAMPLE_SHOP = "A project", "A shop's rules"
-# The page whose `sh` blocks it types afterwards.
+# test_example_shop.py types the `sh` blocks of this page afterwards.
 OPERATIONS = "docs/operations.md"
-# Its `sh` blocks are the demo, and commands of the tutorial.
+# The `sh` blocks of README are the demo and commands of the tutorial.
 README = "README.md"
 
 
@@ -35,9 +35,9 @@ class CodeBlock:
     """A block of code on a page."""
 
     page: str
-    """The page's path in the repository."""
+    """The path of the page in the repository."""
     line: int
-    """The line of its first fence."""
+    """The line of the block's first fence."""
     language: str
     text: str
 
@@ -46,10 +46,11 @@ class CodeBlock:
 
 
 def read_code_blocks(page: str, section: str = "") -> list[CodeBlock]:
-    """All blocks of the page, which is named by its path in the repository.
+    """Return the code blocks of a page.
 
-    section: a heading below which to look; empty: the whole page.
-    Raises AssertionError if there is a fence that belongs to none, so that a test sees all.
+    page: the page's path in the repository.
+    section: the heading of the section to read, or empty for the whole page.
+    Raises AssertionError for a fence outside any block, so that no block is overlooked.
     """
     text = (REPOSITORY / page).read_text()
     blocks = parse_code_blocks(page, text)
@@ -62,7 +63,7 @@ def read_code_blocks(page: str, section: str = "") -> list[CodeBlock]:
 
 
 def parse_code_blocks(page: str, text: str) -> list[CodeBlock]:
-    """The same of a page of this name and text."""
+    """Return the code blocks of a page with this path and text."""
     blocks = [
         CodeBlock(
             page,
@@ -77,7 +78,7 @@ def parse_code_blocks(page: str, text: str) -> list[CodeBlock]:
 
 
 def list_commands(page: str, section: str = "") -> list[str]:
-    """What a reader of the page, or of a section, types, block by block."""
+    """Return the commands that a reader types on the page or in a section, by block."""
     blocks = read_code_blocks(page, section)
     script = [block.text for block in blocks if block.language == "sh"]
     assert script
@@ -85,7 +86,7 @@ def list_commands(page: str, section: str = "") -> list[str]:
 
 
 def clone_project(root: Path) -> Path:
-    """The project as it is cloned, with the environment that these tests run in."""
+    """Return a clone of the project that uses these tests' environment."""
     if shutil.which("git") is None:
         pytest.skip("there is no git: apt-get install git")
     result = subprocess.run(
@@ -106,14 +107,14 @@ def clone_project(root: Path) -> Path:
     environment.mkdir()
     for name in ("bin", "lib", "pyvenv.cfg"):
         (environment / name).symlink_to(Path(sys.prefix) / name)
-    # With these files, make takes the environment for one that it has set up itself.
+    # With these files, make believes that it has set up the environment itself.
     (environment / "run").touch()
     (environment / "dev").touch()
     return root
 
 
 def _copy_compiled(name: str, root: Path) -> None:
-    """Copy what Python compiled of the file: to compile all again takes seconds."""
+    """Copy the file's compiled bytecode: compiling all files again takes seconds."""
     if name.startswith("batchrec_dagster/") and name.endswith(".py"):
         bytecode_file = Path(cache_from_source(name))
         if (REPOSITORY / bytecode_file).is_file():
@@ -122,16 +123,16 @@ def _copy_compiled(name: str, root: Path) -> None:
 
 
 def type_commands(script: Sequence[str], clone: Path, folder: Path | None = None) -> str:
-    """What commands say that are typed one after the other in the clone.
+    """Run commands in the clone, one after the other, and return their output.
 
-    folder: where they are typed instead, with the clone's commands.
+    folder: the folder to run the commands in, instead of the clone.
     """
     environment_variables = {
         name: value
         for name, value in os.environ.items()
         if not name.startswith(("BATCHREC_", "DAGSTER_", "AWS_", "MAKE", "MFLAGS"))
     }
-    # The output goes to a file, because a process in the background would hold a pipe open.
+    # The output goes to a file, because a background process would hold a pipe open.
     log = clone / ".batchrec.log"
     commands = clone / ".venv/bin"
     with log.open("w") as file:

@@ -1,4 +1,4 @@
-"""YAML that the documentation shows: whole files, or a part of a pipeline's settings."""
+"""Checks of YAML in the documentation: whole files or parts of a pipeline's settings."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from batchrec_dagster.pipeline.run_options import OPTIONS
 from batchrec_dagster_tests.guard.builders import Project, definitions, module_project
 from batchrec_dagster_tests.repository.typed_pages import CodeBlock
 
-# What the examples leave out: the shop whose settings they show.
+# The shop whose settings the examples show. It has the settings that they leave out.
 SHOP = yaml.safe_load("""
 name: shop
 ratings:
@@ -55,11 +55,11 @@ users:
     numbers: {AGE: age}
     categories: {COUNTRY: country, CONSENT: newsletter}
 """)
-# What the Launchpad of a pipeline's jobs may have.
+# The keys that run configuration of a pipeline's jobs may have.
 LAUNCHPAD = {"ops", *(option.name for option in OPTIONS)}
-# A setting that is a comment: a suggestion, or another way to write it.
+# A setting in a comment, which suggests a setting or another way to write it.
 SUGGESTION = re.compile(r"^( *)# ( *\w+:.*)$", re.MULTILINE)
-# Blocks whose settings sentences show without the block around them.
+# Sentences show settings of these blocks without the block around them.
 PLACES = (
     (),
     ("batch_users",),
@@ -72,11 +72,11 @@ FILE_NAME = re.compile(r"\.(csv|dat|json|jsonl|md|parquet|py|yaml)$")
 
 
 def check_yaml(block: CodeBlock, folder: Path) -> None:
-    """Load the example by what would load it, without its suggestions and with them.
+    """Load the example as batchrec or Dagster would, without its suggestions and with them.
 
-    folder: an empty one, for files of the example's project.
+    folder: an empty folder, for files of the example's project.
 
-    Raises whatever says that it cannot be loaded.
+    Raises the loader's error if the example is wrong.
     """
     for text in {block.text, SUGGESTION.sub(r"\1\2", block.text)}:
         _check_document(yaml.safe_load(text), text, folder)
@@ -100,9 +100,9 @@ def _check_document(content: dict[str, Any], text: str, folder: Path) -> None:
 
 
 def complement(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The shop with these settings in place of its own, block by block.
+    """Return the shop's settings with these settings in their place, block by block.
 
-    Ratings without a source are those of the shop with these changes.
+    Ratings without a source change the shop's ratings instead of replacing them.
     """
     pipeline = {**SHOP, **settings}
     ratings = settings.get("ratings", {})
@@ -127,7 +127,7 @@ def declare(attributes: Mapping[str, Any]) -> None:
 
 
 def _check_run_config(content: Mapping[str, Any], folder: Path) -> None:
-    """The refresh takes the options of a run, and each job with these steps their config."""
+    """Require that the refresh accepts run options, and each job with these steps their config."""
     project = _make_project(folder)
     project.declare(SHOP)
     steps = content.get("ops", {}).keys()
@@ -151,11 +151,11 @@ def _make_project(folder: Path) -> Project:
 
 
 def check_setting(code: str) -> bool:
-    """Whether the code of a sentence is a setting, or names one. If so, it exists and fits.
+    """Return whether the code in a sentence is or names a setting, and require that it is valid.
 
     code: such as `recommendations.filter`, or `gate: {max_shrink: 0.2}`.
 
-    Raises whatever says that the setting cannot be loaded, or AssertionError if there is none.
+    Raises the loader's error if the value is wrong, or AssertionError if no such setting exists.
     """
     name, colon, value = code.partition(":")
     path = name.split(".")
@@ -173,9 +173,9 @@ def check_setting(code: str) -> bool:
 
 
 def _require_fit(path: list[str], value: object, code: str) -> None:
-    """The setting fits in one of the blocks that may have it.
+    """Require that the setting is valid in a block that may have it.
 
-    A block of PLACES is loaded with it; of other blocks the JSON schema decides.
+    A block of PLACES is loaded with the setting. For all other blocks the JSON schema decides.
     """
     errors = []
     for place in PLACES:
@@ -203,7 +203,7 @@ def _is_valid(value: object, schema: dict[str, Any]) -> bool:
 
 @cache
 def _list_all_settings() -> dict[str, list[dict[str, Any]]]:
-    """The schemas of all settings of this name, of blocks that are not among PLACES."""
+    """Return the schemas of all settings outside PLACES, by name."""
     settings: dict[str, list[dict[str, Any]]] = {}
     of_places = {id(setting) for place in PLACES for setting in _settings_at(place).values()}
     blocks = [_schema()["properties"]["attributes"], *_schema()["$defs"].values()]
@@ -221,7 +221,7 @@ def _schema() -> dict[str, Any]:
 
 
 def _settings_at(place: tuple[str, ...]) -> dict[str, Any]:
-    """The settings of the block, by their names."""
+    """Return the settings of the block by name."""
     part = _schema()["properties"]["attributes"]
     for name in place:
         part = next(
@@ -232,7 +232,7 @@ def _settings_at(place: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _list_parts(part: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """What a setting may be: itself, and each alternative, without references."""
+    """Yield the setting's schema and each alternative in it, with references resolved."""
     yield part
     if "$ref" in part:
         yield from _list_parts(_schema()["$defs"][part["$ref"].rpartition("/")[2]])
@@ -243,7 +243,7 @@ def _list_parts(part: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _find_settings(path: list[str]) -> list[dict[str, Any]]:
-    """The schemas of the setting: several, if a block may be one of several kinds."""
+    """Return the setting's schemas: several if the block may be of several kinds."""
     parts = [_schema()["properties"]["attributes"]]
     for name in path:
         inner = []

@@ -1,4 +1,4 @@
-"""The generated data of the demo have the form, the size and the habits of HetRec's."""
+"""Tests that the demo's generated data have the form, size and patterns of HetRec's data."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_the_ratings_are_like_hetrecs_and_the_same_each_time() -> None:
     per_user = ratings.group_by("userID").len()["len"]
     assert per_user.min() == 20
     assert per_user.log().std() == pytest.approx(1, abs=0.1)
-    # Stars are halves, and half ones start in 2003. People like what they choose.
+    # Ratings are in half stars, and halves start in 2003. Users like most films that they choose.
     assert sorted(ratings["rating"].unique()) == list(np.arange(0.5, 5.5, 0.5))
     assert ratings["rating"].mean() == pytest.approx(3.44, abs=0.1)
     time = pl.from_epoch("timestamp", time_unit="ms")

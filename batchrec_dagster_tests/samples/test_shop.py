@@ -1,4 +1,4 @@
-"""The generated files of the example shop are what a shop has."""
+"""Tests that the example shop's generated files look like a real shop's."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def test_it_has_a_shops_size_and_the_same_rows_each_time(shop: Shop) -> None:
 
 def test_people_buy_as_in_a_shop(shop: Shop) -> None:
     purchases = shop.orders_and_clicks.filter(event="purchase").join(shop.products, on="sku")
-    # An order is what a customer buys on a day, of products that are there.
+    # An order has the products that a customer buys on one day, all from the catalogue.
     orders = purchases.group_by("order_id").agg(
         pl.col("customer_id").n_unique(), days=pl.col("time").str.slice(0, 10).n_unique()
     )
     assert orders.select("customer_id", "days").unique().rows() == [(1, 1)]
     assert purchases.filter(pl.col("time") < pl.col("created").dt.strftime("%F")).is_empty()
-    # What sold last month differs from all time, and people buy consumables again.
+    # Last month's best sellers are not the overall ones, and people buy consumables repeatedly.
     lately, all_time = (
         table["category"].value_counts().sort("count", descending=True)["category"].head(3)
         for table in (purchases.filter(pl.col("time") >= "2026-10-16"), purchases)

@@ -1,4 +1,4 @@
-"""What Personalize's minimums, times and event types are judged by, with data around each limit."""
+"""Tests of the checks of Personalize's minimums, times and event types, around each limit."""
 
 from datetime import UTC, datetime, timedelta
 

@@ -1,4 +1,4 @@
-"""Groups and intervals: every text has a group, and an interval is that of known statistics."""
+"""Tests that every text has a group, and that intervals are those of known statistics."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_intervals_are_those_of_student_and_about_the_exact_ones_of_shares() -> 
         exact = scipy.stats.binomtest(hits, users).proportion_ci(method="exact")
         assert share is not None
         assert (share.low, share.high) == pytest.approx((exact.low, exact.high), abs=0.05)
-    # Few users prove nothing, and one group nothing for certain.
+    # Few users prove nothing, and a single group gives no interval.
     two = estimate_share([1.0, 1.0], [1.0, 1.0], users=2, least=-1.0)
     one_group = estimate_ratio([3, 0], [2, 0])
     assert two is not None

@@ -1,4 +1,4 @@
-"""The lines of a batch job's output, which are read piece by piece."""
+"""Tests of reading the lines of a batch job's output in pieces."""
 
 from __future__ import annotations
 

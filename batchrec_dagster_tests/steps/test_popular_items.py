@@ -1,4 +1,4 @@
-"""The NDCG of popular items, which the gate compares a model with, is that of a plain count."""
+"""Tests that the NDCG of popular items, which the gate compares with, equals a plain count's."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Row(NamedTuple):
     user: str
     item: str
     days: int
-    """How many days before NOW it was."""
+    """The age of the interaction in days, counted back from NOW."""
     event: str
 
 
@@ -81,7 +81,11 @@ def to_pairs(items_by_user: Mapping[int, set[int]]) -> pl.DataFrame:
 
 
 def make_trend(days: int, lifetime: int) -> pl.LazyFrame:
-    """Interactions of days in which everybody takes what is new, which lasts for a lifetime."""
+    """Return interactions in which everybody takes items that are new, and stay so for a lifetime.
+
+    days: the number of days with interactions.
+    lifetime: how many days an item stays new.
+    """
     chance = np.random.default_rng(0)
     rows: list[dict[str, Any]] = []
     for day in range(days):
@@ -98,7 +102,7 @@ def test_the_embedded_engine_and_popular_items_are_measured_on_the_same_choices(
     assert held_out is not None
     is_tested = pl.col("USER_ID").is_in(held_out.train.user_ids[held_out.users].tolist())
     popular = count_popular_items(data.filter(~is_tested), None, ())["ITEM_ID"]
-    # The engine's models number items by how many interactions they have, these by people.
+    # The engine's models number items by their interactions, popular items by their users.
     by_interactions = held_out.train.item_ids[order_by_popularity(held_out.train)]
     places = find_positions(popular, by_interactions).astype(np.float32)
     model = PopularLists(by_interactions)
@@ -133,11 +137,11 @@ def test_only_the_events_that_count_are_chosen_and_popular() -> None:
         for user in range(200)
         for step in range(10)
     ]
-    # Nobody is tested with too little data.
+    # With too little data, no user is tested.
     assert measure_popularity(to_frame(rows[:1]), 30) is None
     assert measure_popularity(to_frame(rows), 30, ["refund"]) is None
     assert measure_popularity(to_frame(rows), 30, (), ["refund"]) is None
-    # The last event of each user is with an item that they had before.
+    # The last event of each user is with an item that the user had before.
     assert measure_popularity(to_frame(rows), 30, ["purchase"], ["purchase"]) is None
     new = [row._replace(item="new") if row.event == "Purchase" else row for row in rows]
     measured = measure_popularity(to_frame(new), 30, ["purchase"], ["purchase"])
@@ -146,7 +150,7 @@ def test_only_the_events_that_count_are_chosen_and_popular() -> None:
 
 
 def test_the_better_popular_items_count() -> None:
-    # Everybody takes what is new.
+    # Everybody takes new items.
     data = make_trend(300, 7)
     recent = measure_popularity(data, 7)
     assert recent is not None

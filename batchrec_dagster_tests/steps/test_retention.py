@@ -1,5 +1,7 @@
-"""What is deleted after a publication, in a folder and in S3; guard/stories/test_retention.py has
-whole nights."""
+"""Tests of the deletions after a publication, in a folder and in S3.
+
+guard/stories/test_retention.py runs whole nights.
+"""
 
 from __future__ import annotations
 
@@ -35,10 +37,10 @@ ITEMS = {"source": "items.csv", "columns": {"item": "id", "title": "title"}}
 
 @dataclass(frozen=True)
 class FakeEnsure(Ensure):
-    """Lists these jobs, and is on AWS, so that no models are given up."""
+    """Resources on AWS with the given batch jobs, so that no models are given up."""
 
     statuses: dict[str, str] = field(default_factory=dict)
-    """The status of each job, by its name. Those of names with `new` are newer than the import."""
+    """The jobs' statuses by name. A job with `new` in its name is newer than the import."""
 
     def list(self, kind: ResourceKind, **within: str) -> list[Any]:
         return [
@@ -57,7 +59,7 @@ class FakeEnsure(Ensure):
 
 @dataclass
 class Place:
-    """A storage, with credentials where it is in S3."""
+    """A storage, with credentials if it is in S3."""
 
     root: str
     s3: S3Server | None = None
@@ -99,7 +101,7 @@ def make_work(storage: Storage, statuses: Any = (), **settings: Any) -> Personal
 
 
 def publish(work: PersonalizeWork, folder: Path, name: str = "", **facts: Any) -> None:
-    """Publish the next edition of the list, made from the job of its number."""
+    """Publish the next edition of the list, made from the job with the same number."""
     (published,) = (one for one in work.pipeline.user_lists if one.name == name)
     table = work.files_of(published).editions
     number = table.next_number()
@@ -117,13 +119,13 @@ def write_output(work: PersonalizeWork, job: str) -> None:
 
 
 def list_keys(storage: Storage, prefix: str) -> list[str]:
-    """The keys below the prefix, without it."""
+    """Return the keys below the prefix, without the prefix."""
     root = storage.uri(prefix)
     return [info.uri.removeprefix(root) for info in storage.store.list(root)]
 
 
 def list_jobs(storage: Storage) -> list[str]:
-    """The names of the jobs that have an output, or on this machine a folder for one."""
+    """Return the names of the jobs that have an output or, in a folder, an output folder."""
     prefix = "shop/curated/batch_inference/"
     names = {key.partition("/")[0] for key in list_keys(storage, prefix)}
     if not storage.in_s3:
@@ -132,7 +134,7 @@ def list_jobs(storage: Storage) -> list[str]:
 
 
 def delete_for_users(work: PersonalizeWork) -> None:
-    """Delete what nothing needs, after the first list of users was published."""
+    """Delete unneeded files after the first list of users was published."""
     delete_unneeded(work, work.pipeline.user_lists[0])
 
 
@@ -145,8 +147,8 @@ def test_outputs_go_with_their_editions(place: Place, tmp_path: Path) -> None:
         publish(work, tmp_path)
     for name in (*jobs, "shop-6"):
         write_output(work, name)
-    # Those of the current edition and of two older ones, of the job of this run and of one under
-    # way. Edition 1 is gone, and nothing was published of the others.
+    # The outputs of the current edition's job, of two older editions' jobs, of this run's job and
+    # of a job under way stay. Edition 1 is gone, and the remaining jobs were never published.
     for _ in range(2):
         delete_unneeded(work, work.pipeline.user_lists[0], f"{JOB}shop-6")
         assert list_jobs(storage) == ["shop-2", "shop-3", "shop-4", "shop-6", "shop-9"]
@@ -170,7 +172,7 @@ def test_outputs_that_another_list_needs_or_will_adopt_stay(tmp_path: Path) -> N
         write_output(work, name)
     for name in ("home", "app"):
         publish(work, tmp_path, name, job_arn=f"{JOB}{name}")
-    # A list that is made later in the run, or at the same time, adopts what was made of the data.
+    # A list that is made later in the run, or at the same time, adopts jobs on the same data.
     delete_for_users(work)
     assert list_jobs(storage) == ["app", "home", "new"]
 
@@ -186,7 +188,7 @@ UNDECLARED = {
     ],
     "experiment": ["transformed/batch_users_of_arms/model/users.json"],
 }
-# What a person put there, and what the pipeline itself still needs.
+# Files that a person put there, and files that the pipeline itself still needs.
 OTHER_FILES = [
     "raw/ratings/ratings.csv",
     "curated/exports/lists.csv",

@@ -1,4 +1,4 @@
-"""Editions replace each other whole, in a folder and in a bucket alike, and lose rows whole."""
+"""Tests that editions are replaced, and lose rows, as a whole, in a folder and in a bucket."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def open_editions(store: ObjectStore, bucket: str) -> Editions:
 
 
 def make_rows(lists: dict[str, int]) -> pa.Table:
-    """A list of this many items for each user."""
+    """Return a table with lists of the given lengths, by user."""
     rows = [
         {"user_id": user, "rank": rank, "item_id": f"{rank}", "score": None}
         for user, length in lists.items()
@@ -117,7 +117,7 @@ def test_a_number_is_not_given_twice_if_the_live_file_is_deleted(editions: Editi
 
 
 def test_a_run_that_was_overtaken_publishes_nothing(s3: S3Server) -> None:
-    """Such as one that was frozen until its lock had expired."""
+    """A run may be frozen until its lock has expired."""
     editions = open_editions(s3.store(), s3.create_bucket())
     uri, log = editions.uri.replace("lists.parquet", "lock"), logging.getLogger("lock")
     with (
@@ -134,7 +134,7 @@ def test_a_run_that_was_overtaken_publishes_nothing(s3: S3Server) -> None:
 def test_a_run_that_is_overtaken_at_the_put_replaces_nothing_newer(editions: Editions) -> None:
     @dataclass
     class LostAfterwards:
-        """A lock that another run takes over right after this run looked at it."""
+        """A lock that another run takes over right after this run checked it."""
 
         def require_held(self) -> None:
             publish(editions, "newer")

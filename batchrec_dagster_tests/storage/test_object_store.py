@@ -1,4 +1,4 @@
-"""Objects in a folder and in S3: what guard/contracts/test_store.py cannot see from outside."""
+"""Tests of objects in a folder and in S3 that guard/contracts/test_store.py cannot make."""
 
 from __future__ import annotations
 
@@ -121,8 +121,11 @@ def test_without_credentials_a_bucket_says_what_to_set(monkeypatch: pytest.Monke
 
 @pytest.mark.slow
 def test_credentials_that_expire_in_the_middle_of_a_night_are_renewed(s3: S3Server) -> None:
-    """Of a role, of which AWS hands out new ones before the old ones expire. The first are
-    withdrawn when they have expired: a store that kept them would be refused."""
+    """AWS hands out a role's new credentials before the old credentials expire.
+
+    The first credentials are withdrawn when they have expired: a store that kept them would be
+    refused.
+    """
     given_out: list[Keys] = []
 
     def hand_out() -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The progress log of a long job."""
+"""Tests of the progress log of a long job."""
 
 from __future__ import annotations
 

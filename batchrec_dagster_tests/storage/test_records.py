@@ -1,4 +1,4 @@
-"""Whatever is in the place of a record: it fits, or counts as none."""
+"""Tests that a stored record either fits its model or counts as missing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What killed processes left in temporary folders goes; what a live one has, or a person, stays."""
+"""Tests that only the temporary folders of killed processes are deleted."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ with temporary_folder() as folder:
 
 @contextmanager
 def holding(folder: Path) -> Iterator[tuple[subprocess.Popen[str], Path]]:
-    """A process with a temporary folder, until its input ends."""
+    """Yield a process that has a temporary folder until its input ends, and the folder."""
     with subprocess.Popen(
         [sys.executable, "-c", HOLD],
         env={**os.environ, "TMPDIR": str(folder)},

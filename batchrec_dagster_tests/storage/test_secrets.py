@@ -1,4 +1,4 @@
-"""What looks like a secret is hidden in what batchrec says, and ordinary words are left."""
+"""Tests that batchrec's output hides texts that look like secrets, and keeps ordinary words."""
 
 from __future__ import annotations
 

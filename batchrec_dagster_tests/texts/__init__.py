@@ -1,7 +1,7 @@
-"""What people read, as committed texts: one file a kind, and one test that renders all of it.
+"""Committed texts that people read, in a file for each kind, and a test that renders them.
 
-Other tests assert names and numbers, such as the file, the line and the setting, so that a better
-sentence changes one file: `BATCHREC_UPDATE_TEXTS=1` writes it again.
+All other tests assert only names and numbers, such as the file, the line and the setting. So a
+better sentence changes a single file, which `BATCHREC_UPDATE_TEXTS=1` writes.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ IS_UPDATE = os.environ.get("BATCHREC_UPDATE_TEXTS") == "1"
 
 
 def assert_texts(kind: str, texts: Iterable[tuple[str, str]]) -> None:
-    """Compare the texts with those of the file KIND.txt in this folder.
+    """Compare the texts with the file KIND.txt in this folder.
 
-    texts: what leads to a text, and the text.
+    texts: pairs of the text's cause and the text.
     """
     content = "\n".join(f"{title}\n{_indent(text)}\n" for title, text in texts)
     file = FOLDER / f"{kind}.txt"

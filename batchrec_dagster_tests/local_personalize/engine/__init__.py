@@ -1,1 +1,1 @@
-"""Tests of the engine: numbers against slow plain versions."""
+"""Tests that compare the engine's numbers with slow, plain versions."""

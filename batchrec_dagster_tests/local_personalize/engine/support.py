@@ -30,12 +30,12 @@ SCHEMA = {"USER_ID": pl.String, "ITEM_ID": pl.String, "TIMESTAMP": pl.Int64}
 
 
 def interactions_of(rows: Iterable[Row]) -> Interactions:
-    """Interactions from (user, item, timestamp) rows."""
+    """Return interactions from (user, item, timestamp) rows."""
     return Interactions.from_frame(pl.DataFrame(list(rows), schema=SCHEMA, orient="row"))
 
 
 def history_of(orders: Sequence[Sequence[int]], n_items: int) -> History:
-    """Histories of users with items in these orders, oldest first."""
+    """Return histories of users with items in these orders, oldest first."""
     rows = [
         (f"u{user:03}", f"i{item:03}", time)
         for user, order in enumerate(orders)
@@ -47,7 +47,7 @@ def history_of(orders: Sequence[Sequence[int]], n_items: int) -> History:
 
 
 def tastes(users: int = 60, items: int = 40, items_per_user: int = 12, seed: int = 0) -> list[Row]:
-    """Rows of users who each prefer one half of the items, the lower-numbered ones more often."""
+    """Return rows of users who each prefer a half of the items, above all its lower numbers."""
     rng = np.random.default_rng(seed)
     half = items // 2
     chance = 1 / np.arange(1, half + 1) ** 0.7
@@ -63,13 +63,13 @@ def tastes(users: int = 60, items: int = 40, items_per_user: int = 12, seed: int
 
 @dataclass(frozen=True)
 class PopularItems:
-    """The items with the most interactions, the same for all users: what a model has to beat."""
+    """A model that gives all users the items with the most interactions, which others must beat."""
 
     item_ids: Ids
-    """(n_items,) distinct str, the most popular first."""
+    """The distinct item ids, of shape (n_items,), the most popular first."""
 
     def score(self, history: History, out: Float32 | None = None) -> Float32:
-        """(users, n_items)"""
+        """Return scores of shape (users, n_items)."""
         falling = -np.arange(len(self.item_ids), dtype=np.float32)
         return np.tile(falling, (len(history.lengths), 1))
 
@@ -79,14 +79,14 @@ class PopularItems:
 
 
 def measure_popular_items(held_out: HeldOut) -> Measurements:
-    """What lists of popular items reach."""
+    """Return the metrics of lists of popular items."""
     item_ids = held_out.train.item_ids[order_by_popularity(held_out.train)]
     return measure(PopularItems(item_ids), held_out)
 
 
 @contextmanager
 def popular_blends() -> Iterator[None]:
-    """While this is open, trainings of blends select popularity alone."""
+    """Make trainings of blends select popularity alone until the end of the block."""
     popular = Blend({POPULARITY: 1.0}, {POPULARITY: 0.0})
     with patch.object(blend, "select_blend", lambda *_, **__: popular):
         yield
@@ -99,7 +99,7 @@ def lists(
     k: int,
     exclude: Exclude | None = None,
 ) -> list[list[str]]:
-    """The recommended item ids of each user, without padding."""
+    """Return the recommended item ids of each user, without padding."""
     return [
         [str(model.item_ids[item]) for item in row if item >= 0]
         for chunk in recommend(model, users, interactions, k, exclude)

@@ -1,4 +1,4 @@
-"""The features of the Items dataset, the component that scores by them, and new items."""
+"""Tests of the Items dataset's features, of the component that uses them, and of new items."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ NEWEST = 59_011  # the last moment of `tastes`
 
 
 def features_of(**columns: Sequence[object]) -> ItemFeatures | None:
-    """The features of items with these columns; ITEM_ID must be one of them."""
+    """Return the features of items with these columns, which must include ITEM_ID."""
     frame = pl.DataFrame(columns, strict=False)
     fields = [Field(name, TYPES.get(name, "string")) for name in columns]
     return read_features(fields, lambda name: frame.select("ITEM_ID", name))
 
 
 def halves(new: int = 2, **columns: Sequence[object]) -> ItemFeatures:
-    """Each item of `tastes` and its half, and new items of each half."""
+    """Return features with the half of each item of `tastes`, and new items of each half."""
     ids = [f"i{n}" for n in range(40)] + [f"{kind}{n}" for n in range(new) for kind in ("a", "b")]
     kinds = ["even" if n % 2 == 0 else "odd" for n in range(len(ids))]
     features = features_of(ITEM_ID=ids, GENRES=kinds, **columns)
@@ -50,7 +50,7 @@ def halves(new: int = 2, **columns: Sequence[object]) -> ItemFeatures:
 
 
 def train_model(features: ItemFeatures | None) -> tuple[BlendModel, Interactions]:
-    """The model of `tastes`, with its interactions."""
+    """Return a model trained on `tastes`, and the interactions."""
     data = interactions_of(tastes())
     return blend.train(data, features, {}, lambda _: None)[0], data
 
@@ -59,7 +59,7 @@ def test_rare_categories_weigh_more_and_rows_have_length_1() -> None:
     genres = ["a|b", " a ", "a|c", "c|a|a", "", None, "d"]
     features = features_of(ITEM_ID=list("1234567"), GENRES=genres)
     assert features is not None
-    assert features.matrix.shape == (7, 2)  # a and c: b and d are of a single item
+    assert features.matrix.shape == (7, 2)  # features a and c: only a single item has b or d
     dense = features.matrix.toarray()
     assert dense[0].tolist() == dense[1].tolist() == [1, 0]
     assert dense[2].tolist() == dense[3].tolist()
@@ -178,7 +178,7 @@ def test_the_newest_of_very_many_new_items_are_kept(monkeypatch: pytest.MonkeyPa
 def choose(
     own: list[float], new: list[float], share: float, excluded: Sequence[int] = ()
 ) -> list[int]:
-    """The list of four for a user who likes all items, by the scores of own and new items."""
+    """Return four items for a user who likes all items, by the scores of known and new items."""
     features = csr_matrix(np.ones((len(own) + len(new), 1), np.float32))
     new_items = NewItems(ContentScorer(features, np.ones((1, 1), np.float32)), np.array(new), share)
     scores: Float32 = np.array([[*own, *new]], np.float32)

@@ -1,4 +1,4 @@
-"""Interactions in order, and histories, compared with plain readings of the rows."""
+"""Tests of sorted interactions and histories, compared with plain readings of the rows."""
 
 from __future__ import annotations
 

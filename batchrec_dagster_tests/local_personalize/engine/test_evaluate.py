@@ -1,4 +1,4 @@
-"""What is held out, and metrics, compared with the developer guide and with plain readings."""
+"""Tests of held-out items and metrics, compared with the developer guide and plain readings."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from batchrec_dagster_tests.local_personalize.engine.support import (
 
 
 def choices_of(*rows: tuple[int, int, int]) -> pl.DataFrame:
-    """A row for each choice: the user, their group, and its place."""
+    """Return a table of choices with columns for the user, the user's group and the place."""
     schema = {"user": pl.Int64, "group": pl.Int64, "place": pl.Int64}
     return pl.DataFrame(rows, schema=schema, orient="row")
 
 
 def test_the_developer_guides_example() -> None:
-    """Hits at 2 and 5 of five, two relevant items."""
+    """The example has five recommendations, hits at ranks 2 and 5, and two relevant items."""
     metrics, _ = summarize_choices(choices_of((0, 9, 2), (0, 9, 5)))
     assert metrics["normalized_discounted_cumulative_gain_at_5"] == pytest.approx(0.6241, abs=5e-5)
     assert metrics["precision_at_5"] == 0.4
@@ -70,7 +70,7 @@ def test_without_choices_all_is_0() -> None:
 
 
 def read_plainly(held_out: HeldOut, part: str) -> dict[str, list[str]]:
-    """The items of each user, oldest first."""
+    """Return the items of each user, oldest first."""
     rows = getattr(held_out, part)
     items: dict[str, list[str]] = {}
     for user, item in zip(rows.users, rows.items, strict=True):

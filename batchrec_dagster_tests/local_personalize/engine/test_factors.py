@@ -1,4 +1,4 @@
-"""Implicit ALS, compared with the equations of the paper."""
+"""Tests of implicit ALS, compared with the equations of the paper."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def build_history(users: int = 40, items: int = 30) -> History:
 
 
 def solve(history: History, exponent: float, factors: FactorScorer) -> Float64:
-    """The scores by the paper's formula, user by user."""
+    """Return the scores by the paper's formula, user by user."""
     y = factors.item_factors.astype(np.float64)
     weights = history.recency_weights(exponent).toarray()
     rows = []
@@ -39,7 +39,7 @@ def test_scores_solve_the_equations_of_the_paper() -> None:
 
 
 def test_a_fit_lowers_the_loss_until_it_is_least() -> None:
-    """Going on from factors changes them little, and any other solution for an item is worse."""
+    """More iterations change the factors little, and any other solution for an item is worse."""
     history = build_history()
     factors = fit_factors(history, regularization=1.5, confidence=3.0, factors=8)
     factors = factors.fit(history, 30)

@@ -1,4 +1,4 @@
-"""Weights of pairs, compared with plain counts."""
+"""Tests of the weights of pairs, compared with plain counts."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ORDERS = st.lists(st.lists(st.integers(0, 7), unique=True, max_size=8), max_size
 
 
 def count_pairs(history: History, window: int) -> npt.NDArray[np.float64]:
-    """By definition: distance^-0.5 for each pair in the window, both counts discounted."""
+    """Sum distance^-0.5 of each pair in the window, and discount by both items' counts."""
     n = history.n_items
     sums = np.zeros((n, n))
     counts = np.bincount(history.items, minlength=n)
@@ -42,7 +42,7 @@ def count_pairs(history: History, window: int) -> npt.NDArray[np.float64]:
 
 
 def sort_by_popularity(orders: list[list[int]]) -> list[list[int]]:
-    """The same with items numbered by falling count, as models number them."""
+    """Return the orders with items numbered by falling count, as models number them."""
     counts = Counter(item for order in orders for item in order)
     numbers = {item: number for number, (item, _) in enumerate(counts.most_common())}
     return [[numbers[item] for item in order] for order in orders]

@@ -1,4 +1,4 @@
-"""Maps over all cores: in order, with bounded work in flight, and one BLAS thread each."""
+"""Tests of maps over all cores: their order, bounded work in flight, and a BLAS thread each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Segments: users ranked for items, compared with the scores of all pairs."""
+"""Tests of segments: users ranked for items, compared with the scores of all pairs."""
 
 from __future__ import annotations
 
@@ -28,8 +28,10 @@ def find_items(model: SegmentModel, *ids: str) -> Int32:
 
 
 def rank_plainly(model: SegmentModel, data: Interactions, items: Int32) -> list[int]:
-    """All users, by the mean probability of the items, which nobody has again, times the root of
-    their activity."""
+    """Rank all users by the items' mean probability times the square root of their activity.
+
+    A user does not get an item again.
+    """
     users = np.arange(len(data.user_ids), dtype=np.int32)
     history = read_histories(data, model.item_ids, users)
     logits = model.model.score(history).astype(np.float64)
@@ -85,7 +87,7 @@ def test_metrics_are_better_than_chance() -> None:
     _, measurements = train(interactions_of(rows), None, {}, lambda _: None)
     metrics = measurements.metrics
     assert metrics["coverage"] == 1
-    # Of about 400 tested users, those who have one of 12 items next are about 33; 4 are in 1 %.
+    # About 33 of 400 tested users have one of 12 items next. 1 % of the users are 4.
     assert metrics["hits_at_1_percent"] > 2 * 4 / 12
     assert 0 < metrics["recall_at_1_percent"] < 1
     assert measurements.groups is None

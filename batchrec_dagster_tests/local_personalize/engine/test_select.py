@@ -1,4 +1,4 @@
-"""Blends: which components are chosen, how they are weighed, and repeats."""
+"""Tests of blends: the choice of components, their weights, and repeats."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ USERS, ITEMS = 300, 60
 
 @dataclass(frozen=True)
 class Oracle:
-    """Knows what users want, but for noise; the exponent that it is best with has the least."""
+    """A component that knows the wanted items, but for noise, which its best exponent lowers."""
 
     noise: float
     best_exponent: float | None = None
@@ -59,7 +59,7 @@ class Oracle:
 
 @dataclass(frozen=True)
 class OracleOfSome(Oracle):
-    """Knows of some items whether users want them."""
+    """An oracle that knows only for some items whether users want them."""
 
     first: int = 0
     end: int = ITEMS
@@ -71,7 +71,7 @@ class OracleOfSome(Oracle):
 
 
 def wanted_items(history: History) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    """What each user has next: the item that follows the newest one by number."""
+    """Return each user's next item: the number after the newest item's number."""
     newest = history.items[history.starts[:-1]]
     return ((newest + 1) % ITEMS).astype(np.int64)
 
@@ -86,7 +86,7 @@ def tested() -> evaluate.Tested:
 
 
 def scorers_with(**noise: float) -> dict[str, Scorer]:
-    """Components with this noise, by name; the others know nothing."""
+    """Return all components by name, with this noise; components without a noise know nothing."""
     names = (SEQUENCE, COOCCURRENCE, FACTORS)
     scorers: dict[str, Scorer] = {
         name: Oracle(noise.get(name, 50.0), seed=number) for number, name in enumerate(names)
@@ -163,7 +163,7 @@ def test_few_users_tell_nothing() -> None:
 
 
 def test_the_temperature_makes_softmax_scores_probabilities(tested: evaluate.Tested) -> None:
-    """Items are drawn with known chances, from logits that are then multiplied by 2."""
+    """Items are drawn with known probabilities, from logits that are then multiplied by 2."""
     rng = np.random.default_rng(0)
     logits = 2 * rng.standard_normal((USERS, ITEMS)).astype(np.float32)
     drawn = np.argmax(logits + rng.gumbel(size=logits.shape), axis=1)
@@ -186,11 +186,13 @@ def test_weights_are_scaled_by_the_spread_of_scores(tested: evaluate.Tested) -> 
 
 def test_repeats_raise_what_is_frequent_and_recent_to_the_share() -> None:
     history = history_of([[0, 1]], 4)
-    object.__setattr__(history, "counts", np.array([1, 3], np.float32))  # 1 once, 0 three times
+    object.__setattr__(
+        history, "counts", np.array([1, 3], np.float32)
+    )  # item 1 once, item 0 three times
     logits = np.zeros((1, 4), np.float32)
     Repeats(0.5, 1.0).add(logits, history)
     odds = np.exp(logits[0].astype(float))
-    # The chances of 1 and 0 are as 1 / 1 and 3 / 2, and in all as much as the model's.
+    # The probabilities of items 1 and 0 are as 1 / 1 to 3 / 2, with the same sum as the model's.
     np.testing.assert_allclose(odds, [1 + 4 * 0.6, 1 + 4 * 0.4, 1, 1], rtol=1e-5)
 
 

@@ -1,4 +1,4 @@
-"""The best items of rows and users, compared with sorting all of them."""
+"""Tests of the best items of rows and users, compared with a sort of all items."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from batchrec_dagster_tests.local_personalize.engine.support import interactions
 
 
 def sort_rows(scores: Float32, k: int) -> list[list[int]]:
-    """The k best columns of each row, by a sort; -1 pads."""
+    """Return the k best columns of each row by a sort, padded with -1."""
     rows = []
     for row in scores:
         order = sorted(range(len(row)), key=lambda column: (-row[column], column))

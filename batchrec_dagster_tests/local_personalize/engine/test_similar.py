@@ -1,4 +1,4 @@
-"""Similar items: popularity, thresholds, fallbacks, filters."""
+"""Tests of similar items: popularity, thresholds, fallbacks, filters."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def model_of(rows: list[Row], recipe: str = SIMS, **hyperparameters: str) -> Sim
 def list_similar(
     model: SimilarItems, items: list[str], k: int, exclude: Exclude | None = None
 ) -> list[list[str]]:
-    """The similar items' ids, without padding."""
+    """Return the similar items' ids, without padding."""
     return [
         [str(model.item_ids[item]) for item in row if item >= 0]
         for chunk in model.list_similar(items, k, exclude)
@@ -40,7 +40,7 @@ def list_similar(
 
 
 def pairs(**together: int) -> list[Row]:
-    """For each key, this many users with all of its letters as items."""
+    """Return rows: for each key, the given number of users has all its letters as items."""
     return [
         (f"{letters}-{n}", letter, place)
         for letters, users in together.items()
@@ -50,7 +50,7 @@ def pairs(**together: int) -> list[Row]:
 
 
 def test_popularity_is_discounted_by_the_hyperparameter() -> None:
-    # With a: p 6 times, of 26; q 4 times, of 4.
+    # p occurs with a 6 of its 26 times, q 4 of its 4 times.
     rows = pairs(ap=6, aq=4, p=20)
     for discount, order in {"0": "pq", "0.1": "pq", "0.5": "qp", "1": "qp"}.items():
         model = model_of(rows, popularity_discount_factor=discount)

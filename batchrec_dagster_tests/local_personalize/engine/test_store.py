@@ -1,4 +1,4 @@
-"""Saved models answer the same, and what is damaged is not read."""
+"""Tests that saved models give the same lists, and that damaged models are not read."""
 
 from __future__ import annotations
 
@@ -75,6 +75,6 @@ def test_no_flipped_bit_changes_an_array_unnoticed(tmp_path: Path) -> None:
             loaded = SimilarItems.load(tmp_path)
         except ModelFileError:
             continue
-        # What remains are bytes of the archive's directory that nobody reads.
+        # The remaining bytes belong to the archive's directory, and nobody reads them.
         assert loaded.item_ids.tolist() == model.item_ids.tolist()
         assert (loaded.weights != model.weights).nnz == 0
