@@ -1,12 +1,12 @@
-"""Time of the demo's command in a new home, and again on unchanged data, by stage.
+"""Time of the demo's command by stage, in a new home and again on unchanged data.
 
     python benchmarks/end_to_end.py [--rounds 3] [--out end_to_end.json]
 
-A round runs `batchrec run movielens` twice, as `make demo` does. The stages are Dagster's steps;
-within them, Personalize's jobs from creation to last update; those that overlap count once.
-"Start and end" is what the command takes besides its steps: to start two processes, to import and
-load, to say what came out. CPU is that of all processes. The output is the round with the median
-total, and how the second run compares with the first.
+A round runs `batchrec run movielens` twice, as `make demo` does. The stages are Dagster's steps
+and, within the steps, Personalize's jobs from creation to last update. The time in which jobs
+overlap counts once. "Start and end" is the command's time outside the steps: to start two
+processes, to import and load, and to print the result. CPU is the CPU time of all processes. The
+output is the round with the median total, and the second run's ratios to the first.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from batchrec_dagster.cli.dagster_home import open_dagster_instance
 from batchrec_dagster.pipeline.deployment import Deployment
 
 COMMAND = (str(Path(sys.executable).parent / "batchrec"), "run", "movielens")
-Span = tuple[float, float]  # epoch seconds
+Span = tuple[float, float]  # start and end in epoch seconds
 
 
 @dataclass(frozen=True)
 class Run:
-    """Seconds of one run of the command: all, of CPU, of each stage, and of Personalize's jobs."""
+    """Seconds of a run: in total, of CPU time, of each stage, and of Personalize's jobs."""
 
     all: float
     cpu: float
@@ -77,7 +77,7 @@ def measure_cpu_of_children() -> float:
 
 
 def list_jobs(client: Any) -> Iterator[tuple[str, list[Span]]]:
-    """Personalize's jobs with their start and end."""
+    """Yield the names of Personalize's jobs, with the start and end of each."""
     resources_by_kind = {
         "import": client.list_dataset_import_jobs()["datasetImportJobs"],
         "training": client.list_solution_versions()["solutionVersions"],
@@ -93,7 +93,7 @@ def list_jobs(client: Any) -> Iterator[tuple[str, list[Span]]]:
 
 
 def measure_covered(spans: list[Span]) -> float:
-    """Seconds in which at least one of them was at work."""
+    """Return the seconds that at least one span covers."""
     seconds, covered_until = 0.0, -math.inf
     for start, end in sorted(spans):
         seconds += max(0.0, end - max(start, covered_until))
@@ -102,7 +102,7 @@ def measure_covered(spans: list[Span]) -> float:
 
 
 def build_rows(first: Run, second: Run) -> Iterator[dict[str, str]]:
-    """The stages of both runs, and what is not in a stage."""
+    """Yield a table row for each stage of the two runs, and for the time outside all stages."""
     for name, seconds in first.stages.items():
         yield build_row(name, seconds, second.stages[name])
     for name, seconds in first.jobs.items():
@@ -128,7 +128,7 @@ def main() -> None:
             os.environ["BATCHREC_HOME"] = folder
             os.environ.pop("BATCHREC_STORAGE", None)
             os.environ.pop("DAGSTER_HOME", None)
-            # With it, both processes would compile the package in each run, as no user's do.
+            # With this variable, each run would compile the package, unlike a user's runs.
             os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
             rounds.append((run(), run()))
     first, second = sorted(rounds, key=lambda pair: pair[0].all)[len(rounds) // 2]

@@ -1,8 +1,9 @@
-"""Generated interactions of any size, shaped like MovieLens: seeded, block by block.
+"""Generated interactions of any size, shaped like MovieLens, from a seed and block by block.
 
-The interactions per user are lognormal, item popularity is Zipf-Mandelbrot, both fitted to
-MovieLens. Items belong to clusters of taste. Users come in sessions; a session stays in one
-cluster, mostly the user's first, sometimes the second, or in none.
+The number of interactions per user is lognormal and the popularity of items is Zipf-Mandelbrot;
+both are fitted to MovieLens. Items belong to clusters of taste. The interactions of a user come in
+sessions. A session draws from a single cluster, which is mostly the user's first and sometimes the
+user's second, or from all items.
 """
 
 from __future__ import annotations
@@ -19,22 +20,24 @@ CLUSTERS = 24
 SHELVES = 400  # values of a column of the Items dataset
 ACTIVITY_SPREAD = 1.0  # standard deviation of the logarithm
 ZIPF, SHIFT = 1.05, 0.01  # exponent; shift as a share of the items
-FIRST_TASTE, SECOND_TASTE = 0.55, 0.25  # shares of sessions; the rest are of no cluster
+# Shares of sessions. The remaining sessions draw from all items.
+FIRST_TASTE, SECOND_TASTE = 0.55, 0.25
 SESSION = 12  # interactions, on average
-SPARE = 1.8  # drawn more, for what is drawn twice counts once
+SPARE = 1.8  # more draws than interactions, because an item that is drawn twice counts once
 BEGIN, YEARS = 1_500_000_000, 3
 
 
 @dataclass(frozen=True)
 class Size:
-    """About this many interactions."""
+    """The numbers of users, items and, approximately, interactions."""
 
     rows: int
     users: int
     items: int
 
 
-# By millions of interactions; between the sizes users grow with them, items with their root.
+# Sizes by millions of interactions. Between them, users grow linearly with the interactions, and
+# items with the square root.
 SIZES = {
     1: Size(1_000_000, 7_000, 6_000),
     3: Size(3_000_000, 21_000, 10_400),
@@ -47,12 +50,12 @@ SIZES = {
 
 
 def generate_blocks(size: Size, seed: int = 0) -> Iterator[pl.DataFrame]:
-    """USER_ID, ITEM_ID (str) and TIMESTAMP (i64, epoch seconds): a block of users at a time."""
+    """Yield tables of USER_ID and ITEM_ID (str) and TIMESTAMP (i64, epoch seconds) by users."""
     rng = np.random.default_rng(seed)
     weight = (np.arange(size.items) + 1 + SHIFT * size.items) ** -ZIPF
     cluster = rng.integers(0, CLUSTERS, size.items)
     items_by_cluster = np.argsort(cluster, kind="stable")
-    # A draw from a cluster is one from its stretch of this line; one from all is from all of it.
+    # The clusters are stretches of this line. A draw from all items is a draw from the whole line.
     line = np.concatenate([[0], np.cumsum(weight[items_by_cluster])])
     edges = line[np.searchsorted(cluster[items_by_cluster], np.arange(CLUSTERS + 1))]
     activity = np.exp(ACTIVITY_SPREAD * rng.standard_normal(size.users))
@@ -94,7 +97,7 @@ def generate_blocks(size: Size, seed: int = 0) -> Iterator[pl.DataFrame]:
 
 
 def write_items_csv(path: Path, size: Size, seed: int = 0) -> None:
-    """The Items dataset: the cluster of taste of each item, and one of SHELVES at random."""
+    """Write the Items dataset, with the cluster of taste and a random shelf of each item."""
     cluster = np.random.default_rng(seed).integers(
         0, CLUSTERS, size.items
     )  # as in `generate_blocks`
@@ -104,7 +107,7 @@ def write_items_csv(path: Path, size: Size, seed: int = 0) -> None:
 
 
 def write_csv(path: Path, size: Size, seed: int = 0) -> int:
-    """The interactions as the CSV file of an import job; returns how many they are."""
+    """Write the interactions as the CSV file of an import job, and return their number."""
     rows = 0
     with path.open("wb") as file:
         for block in generate_blocks(size, seed):

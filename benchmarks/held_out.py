@@ -1,4 +1,4 @@
-"""How a model ranks what held-out users had next: NDCG at 25 of each user."""
+"""NDCG at 25 of each held-out user, for the items that the user had next."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ from batchrec_dagster.local_personalize.engine.serve import UserModel, recommend
 
 @dataclass(frozen=True)
 class GivenLists:
-    """Lists that are made already, for the held-out users in their order."""
+    """Finished lists for the held-out users, in the order of the users."""
 
     item_ids: Ids
-    """(n_items,) distinct str, the most popular first."""
+    """The distinct item ids, of shape (n_items,), the most popular first."""
 
     lists: Int32
-    """(users, 25) item indices, best first."""
+    """The items' indices, of shape (users, 25), the best first."""
 
 
 def split_users(data: Interactions, users: Int32) -> HeldOut:
-    """The split that holds out the users with these indices."""
+    """Return the split that holds out the users with these indices."""
     is_tested_user = np.zeros(len(data.user_ids), bool)
     is_tested_user[users] = True
     held_out = hold_out_users(data, is_tested_user)
@@ -47,7 +47,9 @@ def split_users(data: Interactions, users: Int32) -> HeldOut:
 def measure_users(
     model: UserModel | GivenLists, held_out: HeldOut, *, include_seen: bool = False
 ) -> npt.NDArray[np.float64]:
-    """(users,): NDCG at 25 of the held-out users who had something next that the training knows.
+    """Return NDCG at 25, of shape (users,), of the tested held-out users.
+
+    A held-out user is tested if the training knows one of the items that the user had next.
 
     include_seen: whether items that a user had may be in the list, and count.
     """

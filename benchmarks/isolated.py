@@ -1,8 +1,8 @@
-"""Peers whose packages need another NumPy than this project: RecTools and LensKit.
+"""RecTools and LensKit as peers. Their packages need another NumPy than this project.
 
-They run in an environment of their own, which is built once, by isolated_models.py there. They are
-fitted on the training users and on the histories of the held-out users, which they have to know;
-the other models see these only when they recommend.
+isolated_models.py runs them in a separate environment, which is built once. The models are fitted
+on the training users and on the histories of the held-out users, because they can recommend to
+known users only. All other models see the held-out users' histories only when they recommend.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class IsolatedModel:
     grid: Mapping[str, Sequence[Any]]
 
     def list_choices(self) -> list[dict[str, Any]]:
-        """All combinations of the grid."""
+        """Return all combinations of the grid."""
         return [
             dict(zip(self.grid, values, strict=True))
             for values in itertools.product(*self.grid.values())
@@ -68,9 +68,10 @@ ISOLATED: Mapping[str, IsolatedModel] = {
 
 
 def find_python() -> Path:
-    """The interpreter of the environment, which is built if it is missing."""
+    """Return the environment's interpreter, and build the environment if it is missing."""
     program = ENVIRONMENT / "bin" / "python"
-    packages_marker = ENVIRONMENT / PACKAGES.name  # copied last
+    # The file is copied last, so that its presence marks a finished environment.
+    packages_marker = ENVIRONMENT / PACKAGES.name
     if not packages_marker.exists() or packages_marker.read_text() != PACKAGES.read_text():
         print("building the environment of RecTools and LensKit", flush=True)
         subprocess.run([sys.executable, "-m", "venv", "--clear", ENVIRONMENT], check=True)
@@ -82,10 +83,10 @@ def find_python() -> Path:
 def fit_lists(
     held_out: HeldOut, models: Sequence[tuple[str, Mapping[str, Any]]]
 ) -> list[GivenLists]:
-    """For each model and its options, its lists for the held-out users."""
+    """Return the lists for the held-out users, for each model and its options."""
     train, inputs = held_out.train, held_out.inputs
     order = order_by_popularity(train)
-    item = np.full(len(train.item_ids), len(order), np.int32)  # others were had by nobody
+    item = np.full(len(train.item_ids), len(order), np.int32)  # nobody had the remaining items
     item[order] = np.arange(len(order), dtype=np.int32)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -1,8 +1,9 @@
-"""Fits models of RecTools and LensKit on a folder's interactions; writes lists of their items.
+"""Program that fits models of RecTools and LensKit on a folder's interactions and writes lists.
 
-Runs in an environment of its own, which `isolated.py` builds; it imports nothing of this project.
-The folder has `interactions.csv` (user, item, timestamp: numbers), `users.npy` and `models.json`,
-a list of [model, options]; `lists-N.npy` is the answer to the Nth: (users, 25) items, -1 pads.
+The program runs in an environment that `isolated.py` builds, and imports nothing of this project.
+The folder has `interactions.csv` (the columns user, item and timestamp are numbers), `users.npy`
+and `models.json`, a list of [model, options]. `lists-N.npy` has the lists of model N: items, of
+shape (users, 25), padded with -1.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ Lists = npt.NDArray[np.int32]
 
 
 def sasrec(rows: pd.DataFrame, users: npt.NDArray[np.int64], options: dict[str, Any]) -> Lists:
-    """SASRec (Kang and McAuley 2018) with the softmax over all items, by RecTools."""
+    """Return lists of RecTools' SASRec (Kang and McAuley 2018) with a softmax over all items."""
     from pytorch_lightning import seed_everything
     from rectools.models import SASRecModel
 
@@ -36,7 +37,7 @@ def sasrec(rows: pd.DataFrame, users: npt.NDArray[np.int64], options: dict[str, 
         n_heads=2,
         session_max_len=100,
         lr=3e-3,
-        batch_size=32,  # a thousand users give few steps an epoch
+        batch_size=32,  # a thousand users give few steps per epoch
         deterministic=True,
         recommend_torch_device="cpu",
         **options,
@@ -45,7 +46,7 @@ def sasrec(rows: pd.DataFrame, users: npt.NDArray[np.int64], options: dict[str, 
 
 
 def pure_svd(rows: pd.DataFrame, users: npt.NDArray[np.int64], options: dict[str, Any]) -> Lists:
-    """PureSVD (Cremonesi, Koren, Turrin 2010), by RecTools."""
+    """Return lists of RecTools' PureSVD (Cremonesi, Koren, Turrin 2010)."""
     from rectools.models import PureSVDModel
 
     return _recommend_by_rectools(PureSVDModel(**options), rows, users)
@@ -70,7 +71,7 @@ def _recommend_by_rectools(model: Any, rows: pd.DataFrame, users: npt.NDArray[np
 
 
 def lenskit(kind: str) -> Callable[..., Lists]:
-    """A model of LensKit, by the name of its scorer's class."""
+    """Return a function that makes the lists of a LensKit scorer, named by its class."""
 
     def lists(rows: pd.DataFrame, users: npt.NDArray[np.int64], options: dict[str, Any]) -> Lists:
         from lenskit.als import ImplicitMFScorer
@@ -104,7 +105,7 @@ MODELS: dict[str, Callable[..., Lists]] = {
 
 
 def main(folder: Path) -> None:
-    """Answer each model of the folder."""
+    """Write the lists of each model that the folder asks for."""
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
     rows = pd.read_csv(folder / "interactions.csv")

@@ -1,15 +1,15 @@
-"""Time and memory of all rules of lists, against the same table without any.
+"""Time and memory of a table of lists with all rules, compared with the table without rules.
 
     python benchmarks/list_rules.py [--users 1000000] [--results 25] [--interactions 20000000]
                                     [--rounds 1] [--out FILE]
 
-The input is generated as in recommendation_table.py, with a file of items: a category, a price, the
-stock and the age. "without" makes the table from lists of `--results` items, and leaves out what is
-seen. "all rules" makes it from `--longer` results, by default three times as many, as `candidates`
-is. "without, as long" is the first with as many results as the second, which tells what the longer
-lists cost by themselves. Each runs in its own process, and all in turn in each round, so that a
-busy machine slows all of them. Reported are the wall time, the CPU time of all threads and the
-process's peak memory, each the least of the rounds, also as ratios to "without".
+The input is generated as in recommendation_table.py, with a file of items that have a category, a
+price, a stock and an age. "without" makes the table from lists of `--results` items, and leaves out
+seen items. "all rules" makes the table from `--longer` results, by default three times as many,
+like the default of `candidates`. "without, as long" is "without" from `--longer` results, which
+shows the cost of the longer lists alone. Each variant runs in a separate process. A round runs all
+variants in turn, so that a busy machine slows all of them. Reported are the wall time, the CPU time
+of all threads and the process's peak memory: the minimum of the rounds, and its ratio to "without".
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ DECLARED: dict[str, Any] = {
 
 
 def generate_items(folder: Path) -> None:
-    """items.parquet: what rules know of the items."""
+    """Write items.parquet with the columns that the rules use."""
     import polars as pl
 
     chance = np.random.default_rng(1)
@@ -66,7 +66,7 @@ def generate_items(folder: Path) -> None:
 def prepare(
     folder: Path, results: int, users: Any, interactions: Any, *, has_rules: bool
 ) -> tuple[Any, Any]:
-    """The rules, prepared, and what they know; or what leaves out what is seen alone."""
+    """Return the prepared rules and their context; without rules, only seen items are left out."""
     import polars as pl
 
     from batchrec_dagster.config.rules import ExcludeSeen, ListRules
@@ -96,7 +96,7 @@ def prepare(
 
 
 def make_table(name: str, folder: Path, results: int) -> dict[str, Any]:
-    """What the asset does from the job's output to the published table."""
+    """Do the asset's work from the job's output to the published table, and return the figures."""
     import polars as pl
 
     from batchrec_dagster.personalize.formats import scan_interactions
@@ -130,9 +130,9 @@ def make_table(name: str, folder: Path, results: int) -> dict[str, Any]:
 
 
 def run_alone(name: str, folder: Path, results: int) -> dict[str, Any]:
-    """What a process of its own reports, and its peak in memory."""
+    """Return the figures of a separate process, with its peak memory."""
     command = [sys.executable, __file__, "--work", name, "--folder", str(folder)]
-    # The edition is made as tests make it.
+    # The edition is made like in the tests.
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     process = subprocess.run(
         [*command, "--results", str(results)],
@@ -146,7 +146,7 @@ def run_alone(name: str, folder: Path, results: int) -> dict[str, Any]:
 
 
 def measure(arguments: argparse.Namespace) -> None:
-    """Generate both lengths, run all in turn, tell."""
+    """Generate lists of the two lengths, run all variants in turn, and print the figures."""
     rounds: dict[str, list[dict[str, Any]]] = {WITHOUT: [], WITHOUT_AS_LONG: [], WITH_RULES: []}
     with (
         tempfile.TemporaryDirectory(dir=arguments.scratch) as of_short,
@@ -190,7 +190,7 @@ def measure(arguments: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """Measure, or be one of those who are measured."""
+    """Measure all variants or, in a separate process, run a single variant."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--users", type=int, default=1_000_000)
     parser.add_argument("--results", type=int, default=25)

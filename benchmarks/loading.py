@@ -1,11 +1,11 @@
-"""CPU time of loading pipelines, compared with as many plain assets and jobs of bare Dagster.
+"""CPU time of loading pipelines, compared with the same number of assets and jobs in plain Dagster.
 
     python benchmarks/loading.py [--pipelines 1 --pipelines 50 --pipelines 200] [--out loading.json]
 
-Each measurement is a process of its own: its user and system time, from the start of Python. It
-imports, builds the definitions and resolves every job, as `dagster definitions validate` does. The
-bare project declares in Python, for each pipeline, as many assets in a chain, two jobs that select
-them, a job of one op, and a schedule.
+A measurement is the user and system time of a separate process, from the start of Python. The
+process imports, builds the definitions and resolves every job, as `dagster definitions validate`
+does. For each pipeline, the plain project declares the same number of assets in a chain, two jobs
+that select the assets, a job with a single op, and a schedule.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 import yaml
 from report import RESULTS, table, write
 
-ASSETS = 9  # of a pipeline without items, segments and sinks
+ASSETS = 9  # assets of a pipeline without items, segments and sinks
 START = "import dagster as dg; from pathlib import Path; import os"
 OURS = f"""{START}
 from batchrec_dagster.definitions import load
@@ -46,14 +46,14 @@ def shop(name):
 shops = [shop("shop%d" % number) for number in range({{pipelines}})]
 dg.Definitions.merge(*shops).get_repository_def().load_all_definitions()
 """
-# What a step's own process imports besides: what it needs to train and to answer.
+# The further imports of a step's process, for training and inference.
 STEP = f"""{OURS}
 import batchrec_dagster.local_personalize.api.service, batchrec_dagster.steps.lists
 """
 
 
 def create_project(root: Path, pipelines: int) -> Path:
-    """A package with this many pipelines; its folder."""
+    """Create a package with this many pipelines, and return its folder."""
     package = root / "shops"
     for number in range(pipelines):
         folder = package / "defs" / f"shop{number:03}"
@@ -72,7 +72,7 @@ def create_project(root: Path, pipelines: int) -> Path:
 
 
 def measure_cpu_seconds(code: str, folder: Path) -> float:
-    """User and system time of a Python process that runs the code; the lesser of two."""
+    """Return the user and system time of a Python process with the code, the less of two runs."""
     cpu_times = []
     for _ in range(2):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -83,7 +83,7 @@ def measure_cpu_seconds(code: str, folder: Path) -> float:
 
 
 def measure(pipelines: int) -> dict[str, float]:
-    """CPU seconds of each way."""
+    """Return the CPU seconds of each kind of project."""
     with tempfile.TemporaryDirectory() as root:
         folder = str(create_project(Path(root), pipelines))
         return {

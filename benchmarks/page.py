@@ -3,11 +3,11 @@
     python benchmarks/page.py [--users 1000000] [--results 25] [--interactions 20000000]
                               [--out FILE]
 
-The input is generated: two editions of lists, in which items have titles, and the interactions that
-they were made from. Measured is what the asset recommendation_report does, apart from reading
-small records: it compares the editions, reads and explains people, and writes the page. It runs in
-its own process. Reported are the wall time, the CPU time of all threads, the process's peak memory,
-and the size of the page.
+The input is generated: two editions of lists with titled items, and the interactions behind the
+lists. The benchmark does the work of the asset recommendation_report, except for reading small
+records: it compares the editions, reads and explains the lists of some users, and writes the page.
+The work runs in a separate process. Reported are the wall time, the CPU time of all threads, the
+process's peak memory, and the size of the page.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ EDITIONS = ("before", "now")
 
 
 def generate(folder: Path, users: int, results: int, interactions: int) -> None:
-    """before.parquet, now.parquet, titles.parquet and interactions.csv."""
+    """Write before.parquet, now.parquet, titles.parquet and interactions.csv."""
     import polars as pl
     import pyarrow.parquet as pq
 
@@ -49,7 +49,7 @@ def generate(folder: Path, users: int, results: int, interactions: int) -> None:
         begins = chance.integers(0, ITEMS, (count, 1))
         steps = chance.integers(1, 97, (count, 1))
         for number, name in enumerate(EDITIONS):
-            # Half of each list stays.
+            # Half of every list stays.
             items = (begins + (np.arange(results) + number * results // 2) * steps) % ITEMS
             lists = pl.DataFrame(
                 {
@@ -78,7 +78,7 @@ def generate(folder: Path, users: int, results: int, interactions: int) -> None:
 
 
 def make_page(folder: Path, users: int) -> dict[str, Any]:
-    """Make the page, and say how long that took and how large it is."""
+    """Make the page, and return the time and the page's size."""
     import polars as pl
 
     from batchrec_dagster.personalize.formats import scan_interactions
@@ -116,12 +116,12 @@ def make_page(folder: Path, users: int) -> dict[str, Any]:
 
 
 def measure(arguments: argparse.Namespace) -> None:
-    """Generate, make the page in a process of its own, and tell."""
+    """Generate the input, make the page in a separate process, and print the figures."""
     with tempfile.TemporaryDirectory(dir=arguments.scratch) as scratch:
         folder = Path(scratch)
         generate(folder, arguments.users, arguments.results, arguments.interactions)
         command = [sys.executable, __file__, "--folder", str(folder)]
-        # The editions are described as tests describe them.
+        # The editions are described like in the tests.
         process = subprocess.run(
             [*command, "--users", str(arguments.users)],
             check=True,
@@ -144,7 +144,7 @@ def measure(arguments: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """Measure, or be what is measured."""
+    """Measure or, in a separate process, do the measured work."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--users", type=int, default=1_000_000)
     parser.add_argument("--results", type=int, default=25)

@@ -1,6 +1,6 @@
-"""Open-source models to compare with, and the grids they are tuned on.
+"""Open-source models to compare with, and the grids of their options.
 
-Each is fitted on a (users, n_items) matrix of ones, the most popular items first.
+Each model is fitted on a matrix of ones, of shape (users, n_items), the most popular items first.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ from batchrec_dagster.local_personalize.engine.serve import top_k
 
 Float32 = npt.NDArray[np.float32]
 Options = Mapping[str, Any]
-Score = Callable[[History, float], Float32]  # with the exponent of History.recency_weights
+# A function from a history and the exponent of History.recency_weights to scores.
+Score = Callable[[History, float], Float32]
 
 PLAIN, RECENT = (0.0,), (0.3, 0.5, 0.7, 0.9, 1.2)
 IALS, OWN_ITEMS = "iALS (implicit)", "own items, recent first"
@@ -44,7 +45,7 @@ NEAREST = 200  # candidate items of SLIM for each item
 
 @dataclass(frozen=True)
 class Family:
-    """A kind of model with its grid of options, all combinations of which are tried."""
+    """A kind of model and the grid of its options. The tuning tries all combinations."""
 
     fit: Callable[[csr_matrix, Options], Score]
     grid: Mapping[str, Sequence[Any]]
@@ -61,7 +62,7 @@ class Peer:
     recency: float
 
     def score(self, history: History, out: Float32 | None = None) -> Float32:
-        """(users, n_items)"""
+        """Return scores of shape (users, n_items)."""
         return self.scorer(history, self.recency)
 
     def choose(self, scores: Float32, history: History, k: int) -> Int32:
@@ -70,7 +71,7 @@ class Peer:
 
 
 def fit_family(family: Family, data: Interactions, options: Options) -> Callable[[float], Peer]:
-    """The fitted model of a family, as a function of the recency exponent."""
+    """Return a function from the recency exponent to the family's fitted model."""
     item_ids = data.item_ids[order_by_popularity(data)]
     matrix = read_histories(data, item_ids, np.unique(data.users)).recency_weights(0.0)
     score = family.fit(matrix, options)
@@ -78,8 +79,8 @@ def fit_family(family: Family, data: Interactions, options: Options) -> Callable
 
 
 def fit_ials(matrix: csr_matrix, options: Options) -> Score:
-    """Implicit-feedback matrix factorization (Hu, Koren, Volinsky 2008), by `implicit`."""
-    with one_blas_thread():  # implicit has threads of its own and asks for it
+    """Fit implicit-feedback matrix factorization (Hu, Koren, Volinsky 2008) by `implicit`."""
+    with one_blas_thread():  # implicit runs its own threads and asks for a single BLAS thread
         model = AlternatingLeastSquares(
             iterations=15, random_state=0, num_threads=count_cores(), use_gpu=False, **options
         )
@@ -94,7 +95,7 @@ def fit_ials(matrix: csr_matrix, options: Options) -> Score:
 
 
 def fit_irspack(matrix: csr_matrix, options: Options) -> Score:
-    """iALS with regularization proportional to frequency (Rendle et al. 2022), by irspack."""
+    """Fit irspack's iALS with regularization proportional to frequency (Rendle et al. 2022)."""
     from irspack import IALSRecommender
 
     model = IALSRecommender(matrix, n_threads=count_cores(), random_seed=0, **options)
@@ -110,7 +111,7 @@ def fit_irspack(matrix: csr_matrix, options: Options) -> Score:
 
 
 def fit_ease(matrix: csr_matrix, options: Options) -> Score:
-    """EASE (Steck 2019) with all of its weights."""
+    """Fit EASE (Steck 2019) and keep all its weights."""
     gram = (matrix.T @ matrix).toarray().astype(np.float32)
     gram[np.diag_indices_from(gram)] += options["regularization"]
     inverse = np.linalg.inv(gram)
@@ -120,12 +121,12 @@ def fit_ease(matrix: csr_matrix, options: Options) -> Score:
 
 
 def fit_knn(matrix: csr_matrix, options: Options) -> Score:
-    """Item-kNN with cosine similarity (Sarwar 2001; Deshpande and Karypis 2004)."""
+    """Fit item-kNN with cosine similarity (Sarwar 2001; Deshpande and Karypis 2004)."""
     return score_by_item(_find_nearest(matrix, options["neighbours"]).T.tocsr())
 
 
 def fit_slim(matrix: csr_matrix, options: Options) -> Score:
-    """SLIM (Ning and Karypis 2011), by scikit-learn's ElasticNet, on the nearest items (fsSLIM)."""
+    """Fit SLIM (Ning and Karypis 2011) on the nearest items (fsSLIM) by ElasticNet."""
     from sklearn.linear_model import ElasticNet
 
     near = _find_nearest(matrix, NEAREST)
@@ -156,15 +157,16 @@ def fit_slim(matrix: csr_matrix, options: Options) -> Score:
 
 
 def fit_slist(matrix: csr_matrix, options: Options) -> Score:
-    """SLIST (Choi et al., WWW 2021): what follows what within WINDOW, and what goes together.
+    """Fit SLIST (Choi et al., WWW 2021): which items follow within WINDOW, or occur together.
 
-    `share` of the loss is of the second kind. Distances in a history decay by exp(-1 / `decay`).
+    The loss weighs co-occurrence by `share`, and order by 1 - `share`. Weights fall with the
+    distance in a history by exp(-1 / `decay`).
     """
     n = matrix.shape[1]
     share = options["share"]
     regularization = options["regularization"]
     owner = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))[::-1]
-    items = matrix.indices[::-1]  # from old to new; a cut before each
+    items = matrix.indices[::-1]  # from old to new, with a cut before each
     past, future = [], []
     for k in range(WINDOW):
         ahead = np.flatnonzero(owner[k + 1 :] == owner[: len(owner) - k - 1])  # k + 1 later
@@ -195,7 +197,7 @@ def fit_slist(matrix: csr_matrix, options: Options) -> Score:
 
 
 def fit_own_items(matrix: csr_matrix, options: Options) -> Score:
-    """What the user had, by count and recency; then the most popular items."""
+    """Fit a model that ranks a user's items by count and recency before popular items."""
     popularity = np.asarray(matrix.sum(axis=0)).ravel() / (1e6 * matrix.shape[0])
 
     def score(history: History, recency: float) -> Float32:
@@ -207,7 +209,7 @@ def fit_own_items(matrix: csr_matrix, options: Options) -> Score:
 
 
 def _find_nearest(matrix: csr_matrix, neighbours: int) -> csr_matrix:
-    """(n_items, n_items): cosines of the nearest neighbours of each item, with ties; else 0."""
+    """Return cosines of each item's nearest neighbours, with ties, of shape (n_items, n_items)."""
     lengths = np.sqrt(np.maximum(np.diff(matrix.tocsc().indptr), 1))
     unit = (matrix @ diags(1 / lengths)).astype(np.float32).tocsr()
     near = (unit.T @ unit).tocsr()
@@ -222,7 +224,7 @@ def _find_nearest(matrix: csr_matrix, neighbours: int) -> csr_matrix:
 
 
 def score_by_item(weights: csr_matrix) -> Score:
-    """Scores of item-item weights over histories weighted by (1 + rank)^-recency."""
+    """Return scores by item-item weights, with histories weighted by (1 + rank)^-recency."""
     return lambda history, recency: (history.recency_weights(recency) @ weights).toarray()
 
 
@@ -262,7 +264,7 @@ FAMILIES: dict[str, Family] = {
 
 
 def list_available() -> dict[str, Family]:
-    """The families whose libraries are installed; prints what is missing."""
+    """Return the families with an installed library, and print the missing libraries."""
     families = {}
     for name, family in FAMILIES.items():
         if family.needs and find_spec(family.needs) is None:

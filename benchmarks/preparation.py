@@ -1,11 +1,12 @@
-"""Time and memory to prepare ratings, compared with scripts one would write by hand.
+"""Time and memory to prepare ratings, compared with scripts written by hand.
 
     python benchmarks/preparation.py [--rows 10000000] [--rounds 5] [--out preparation.json]
 
-All do the same with the same file: keep ids as text and ratings of at least 3.5, write
-interactions.csv for Amazon Personalize and users.json with every user once, sorted, and count the
-rows read and kept. Ours also checks every row for errors. Each runs in its own process. Time is the
-median of the rounds, without imports and without starting Spark; memory is the process's peak.
+All contenders do the same work on the same file: keep ids as text and ratings of at least 3.5,
+write interactions.csv for Amazon Personalize and users.json with the distinct users in order, and
+count the rows read and kept. batchrec also checks every row for errors. Each contender runs in a
+separate process. Time is the median of the rounds, without imports and the start of Spark. Memory
+is the process's peak.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ Work = Callable[[Path, Path], tuple[int, int]]
 
 
 def generate(path: Path, rows: int) -> None:
-    """A CSV of ratings as skewed as real ones, written piece by piece."""
+    """Write a CSV file of ratings that are as skewed as real ratings, in pieces."""
     import polars as pl
 
     chance = np.random.default_rng(0)
@@ -63,7 +64,7 @@ def generate(path: Path, rows: int) -> None:
 
 
 def prepare_by_product(source: Path, folder: Path) -> tuple[int, int]:
-    """What the assets interactions and batch_users do."""
+    """Prepare like the assets interactions and batch_users."""
     import polars as pl
 
     from batchrec_dagster.personalize.formats import choose_csv_types
@@ -86,7 +87,7 @@ def prepare_by_product(source: Path, folder: Path) -> tuple[int, int]:
 
 
 def prepare_by_hand(source: Path, folder: Path) -> tuple[int, int]:
-    """Polars, lazily and streaming, as its documentation has it."""
+    """Prepare by Polars, lazily and streaming, as its documentation recommends."""
     import polars as pl
 
     text = {"userId": pl.String, "movieId": pl.String}
@@ -105,7 +106,7 @@ def prepare_by_hand(source: Path, folder: Path) -> tuple[int, int]:
 
 
 def prepare_with_pandas(source: Path, folder: Path) -> tuple[int, int]:
-    """pandas, with its faster reader."""
+    """Prepare by pandas with its faster reader."""
     import pandas as pd
 
     text = {"userId": "string[pyarrow]", "movieId": "string[pyarrow]"}
@@ -121,7 +122,7 @@ def prepare_with_pandas(source: Path, folder: Path) -> tuple[int, int]:
 
 
 def prepare_with_spark(source: Path, folder: Path) -> tuple[int, int]:
-    """Spark on all cores of this machine; it writes folders of parts."""
+    """Prepare by Spark on all cores of this machine; Spark writes folders of parts."""
     from pyspark.sql import SparkSession
     from pyspark.sql import functions as f
 
@@ -153,12 +154,12 @@ CONTENDERS: dict[str, Work] = {
     PANDAS: prepare_with_pandas,
     SPARK: prepare_with_spark,
 }
-# When the work began; what a session takes to start is no part of it.
+# The work begins now: the start of the session does not count.
 start: list[float] = []
 
 
 def run_child(name: str, source: Path) -> None:
-    """Do the work once and print what it took."""
+    """Do the work once and print the time and memory."""
     with tempfile.TemporaryDirectory(dir=source.parent) as folder:
         for module in ("polars", "pandas") if name != SPARK else ():
             importlib.import_module(module)
@@ -185,13 +186,13 @@ def run_child(name: str, source: Path) -> None:
 
 
 def measure_cpu_seconds() -> float:
-    """Of this process up to now; Spark works in another."""
+    """Return this process's CPU time up to now. Spark works in another process."""
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return usage.ru_utime + usage.ru_stime
 
 
 def measure(name: str, source: Path) -> dict[str, Any]:
-    """One round in a process of its own."""
+    """Run a contender once in a separate process, and return its figures."""
     command = [sys.executable, __file__, "--child", name, "--source", str(source)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     process = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
@@ -202,7 +203,7 @@ def measure(name: str, source: Path) -> dict[str, Any]:
 
 
 def compare(source: Path, rounds: int, names_chosen: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """The median round of each, in turn so that what else the machine does hits all alike."""
+    """Return each contender's median round; they take turns, so that other load hits all alike."""
     names = [name for name in CONTENDERS if name in names_chosen]
     if importlib.util.find_spec("pyspark") is None or shutil.which("java") is None:
         names = [name for name in names if name != SPARK]
@@ -224,14 +225,14 @@ def compare(source: Path, rounds: int, names_chosen: Sequence[str]) -> dict[str,
     for name, row in middle.items():
         if OURS in middle:
             row["ours_times_as_fast"] = row["seconds"] / middle[OURS]["seconds"]
-            if name != SPARK:  # Which works in another process.
+            if name != SPARK:  # Spark works in another process.
                 cpu_factor = row["cpu_seconds"] / middle[OURS]["cpu_seconds"]
                 row["ours_times_as_fast_by_cpu"] = cpu_factor
     return middle
 
 
 def format_results(rows: int, middle: dict[str, dict[str, Any]]) -> str:
-    """The numbers for reading."""
+    """Return the figures as a table."""
     lines = [
         f"\n{rows:,} rows, {next(iter(middle.values()))['rows_kept']:,} kept",
         f"{'':18}{'seconds':>9}{'CPU s':>8}{'peak MB':>9}{'rows/s':>13}{'ours is':>10}"
@@ -248,7 +249,7 @@ def format_results(rows: int, middle: dict[str, dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    """Measure, print and write down."""
+    """Measure, print and write the figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--rows", type=int, default=10_000_000)
     parser.add_argument("--rounds", type=int, default=5)

@@ -1,13 +1,15 @@
-"""Quality of the recommendations, compared with open-source models that are tuned as fairly.
+"""Quality of the recommendations, compared with open-source models that are tuned.
 
     python benchmarks/quality.py [--folds 5] [--first 0] [--data FOLDER] [--only SET] [--isolated]
 
-Amazon Personalize's split, several times: each fold holds out another tenth of the users, so no
-user counts twice. Peers are tuned on the grids of peers.py, by mean NDCG at 25 over splits of the
-first fold's training data (`--tuning-splits 9`, `--every 1`); ours selects its blend in every
-training. The output is NDCG at 25 over all held-out users, the paired difference to ours with its
-95 % interval, and ours over the best peer of each set. `--isolated` adds RecTools and LensKit, in
-an environment of their own (isolated.py), tuned on one split. Where a tenth of the interactions are
+The split is Amazon Personalize's, repeated: each fold holds out another tenth of the users, so that
+no user counts twice. Peers are tuned on the grids of peers.py, by mean NDCG at 25 over splits of
+the first fold's training data (`--tuning-splits 9`, `--every 1`). The embedded engine selects its
+blend in every training.
+
+The output is NDCG at 25 over all held-out users, the paired difference to our engine with its 95 %
+interval, and our ratio to the best peer of each set. `--isolated` adds RecTools and LensKit, in a
+separate environment (isolated.py), tuned on a single split. If a tenth of a set's interactions are
 repeats, the set is also compared with seen items in the lists and in the truth. Some sets and peers
 need more packages: pip install -r benchmarks/requirements.lock
 """
@@ -47,7 +49,7 @@ from batchrec_dagster.local_personalize.trained_recipes import train
 OURS = "ours (aws-user-personalization)"
 NDCG = "ndcg_at_25"
 TUNING_SPLITS = 9
-REPEATS = 0.1  # share of interactions from which a set is compared with seen items too
+REPEATS = 0.1  # from this share of repeats on, a set is also compared with seen items
 FIRST_SPLITS = 3  # with the whole grid
 FINALISTS = 10  # the best of the grid, on the other splits
 FILMS = "ml-100k"
@@ -60,7 +62,7 @@ THIN = (f"{FILMS}, a random tenth", f"{FILMS}, in pieces of 2 to 5")
 def tune(
     family: Family, data: Interactions, count: int, include_seen: bool
 ) -> tuple[dict[str, Any], float]:
-    """The options and recency exponent with the best mean NDCG at 25 over all splits."""
+    """Return the options and recency exponent with the best mean NDCG at 25 over all splits."""
     splits = folds(data, count, seed=1)
     grid = family.grid
     choices = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
@@ -94,7 +96,7 @@ def tune(
 def film_ratings(
     path: Path, separator: str, columns: tuple[str, ...], min_rating: float
 ) -> pl.DataFrame:
-    """Ratings of at least `min_rating`, as interactions."""
+    """Return ratings of at least `min_rating` as interactions."""
     user, item, rating, timestamp = columns
     frame = pl.read_csv(path, separator=separator, infer_schema=False)
     return frame.filter(pl.col(rating).cast(pl.Float64) >= min_rating).select(
@@ -105,7 +107,7 @@ def film_ratings(
 
 
 def data_sets(shared_folder: Path) -> Iterator[tuple[str, pl.DataFrame]]:
-    """Name and interactions of each data set that is present."""
+    """Yield the name and interactions of each data set that is present."""
     films = ROOT / ".batchrec" / "benchmarks" / "ml-100k"
     fetch = shared_folder / "fetch-ml-100k"
     if not films.exists() and fetch.exists():
@@ -130,7 +132,7 @@ def data_sets(shared_folder: Path) -> Iterator[tuple[str, pl.DataFrame]]:
 
 
 def random_tenth(frame: pl.DataFrame) -> pl.DataFrame:
-    """A random tenth of each history, two interactions at least."""
+    """Return a random tenth of each history, and at least two interactions."""
     rows = frame.sort("USER_ID", "TIMESTAMP", "ITEM_ID")
     drawn = pl.Series(np.random.default_rng(0).random(len(rows)))
     place = pl.col("drawn").rank("ordinal").over("USER_ID")
@@ -139,7 +141,7 @@ def random_tenth(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def in_pieces(frame: pl.DataFrame) -> pl.DataFrame:
-    """Each history cut into pieces of 2 to 5 interactions, each of a user of its own."""
+    """Return histories cut into pieces of 2 to 5 interactions; each piece becomes a user."""
     rows = frame.sort("USER_ID", "TIMESTAMP", "ITEM_ID")
     starts = np.random.default_rng(0).integers(2, 6, len(rows)).cumsum()
     piece = np.searchsorted(starts, np.arange(len(rows)), side="right")
@@ -148,7 +150,7 @@ def in_pieces(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def folds(data: Interactions, count: int, seed: int = 0) -> list[HeldOut]:
-    """Up to ten splits; each holds out another tenth of the users with a history."""
+    """Return up to ten splits that each hold out another tenth of the users with a history."""
     candidates = np.flatnonzero(np.diff(data.starts) >= 2)
     user_order = np.random.default_rng(seed).permutation(candidates).astype(np.int32)
     return [split_users(data, np.sort(part)) for part in np.array_split(user_order, 10)[:count]]
@@ -159,16 +161,16 @@ def folds(data: Interactions, count: int, seed: int = 0) -> list[HeldOut]:
 
 @dataclass(frozen=True)
 class Comparison:
-    """How models are compared on a data set."""
+    """The settings of a comparison of models on a data set."""
 
     data: Interactions
     folds: range
     tuning_splits: int
-    every: int  # every Nth value of each grid of options is tried
+    every: int  # the tuning tries every Nth value of a grid
     isolated: bool  # whether RecTools and LensKit are compared too
 
     def train_own(self) -> tuple[list[HeldOut], dict[str, list[tuple[AnyModel, float]]]]:
-        """The folds; our model and the popular items of each, with the seconds of the training."""
+        """Return the folds, and each fold's own model and popular items with training seconds."""
         splits = folds(self.data, self.folds.stop)[self.folds.start :]
         trainers = {
             OURS: lambda interactions: train("aws-user-personalization", interactions, {})[0],
@@ -185,7 +187,7 @@ class Comparison:
         own: dict[str, list[tuple[AnyModel, float]]],
         include_seen: bool,
     ) -> dict[str, dict[str, Any]]:
-        """For each model: NDCG of all held-out users, options, mean training seconds."""
+        """Return the held-out users' NDCG, the options and mean training seconds of each model."""
         results = {
             name: measure_models(models, splits, {}, include_seen) for name, models in own.items()
         }
@@ -222,7 +224,7 @@ class Comparison:
     def compare_isolated(
         self, isolated_model: IsolatedModel, splits: list[HeldOut]
     ) -> dict[str, Any]:
-        """NDCG of all held-out users, of a model in the other environment."""
+        """Return the held-out users' NDCG for a model in the other environment."""
         choices = isolated_model.list_choices()[:: self.every]
         [tuning_split] = folds(splits[0].train, 1, seed=1)
         tried_models = fit_lists(
@@ -241,13 +243,13 @@ class Comparison:
 
 @dataclass(frozen=True)
 class PopularItems:
-    """The items with the most interactions, the same for all users: what a model has to beat."""
+    """A model that gives all users the items with the most interactions, which others must beat."""
 
     item_ids: Ids
-    """(n_items,) distinct str, the most popular first."""
+    """The distinct item ids, of shape (n_items,), the most popular first."""
 
     def score(self, history: History, out: Float32 | None = None) -> Float32:
-        """(users, n_items)"""
+        """Return scores of shape (users, n_items)."""
         falling = -np.arange(len(self.item_ids), dtype=np.float32)
         return np.tile(falling, (len(history.lengths), 1))
 
@@ -257,12 +259,12 @@ class PopularItems:
 
 
 def find_popular_items(interactions: Interactions) -> PopularItems:
-    """The items with the most interactions, the same for all users."""
+    """Return a model that gives all users the items with the most interactions."""
     return PopularItems(interactions.item_ids[order_by_popularity(interactions)])
 
 
 def train_and_time(make: Callable[[Interactions], Any], fold: HeldOut) -> tuple[AnyModel, float]:
-    """The model of a fold, and the seconds that it took."""
+    """Train a fold's model, and return the model and the seconds of its training."""
     start = time.perf_counter()
     return make(fold.train), time.perf_counter() - start
 
@@ -273,7 +275,7 @@ def measure_models(
     options: dict[str, Any],
     include_seen: bool,
 ) -> dict[str, Any]:
-    """NDCG at 25 of all held-out users, options, mean training seconds."""
+    """Return NDCG at 25 of all held-out users, the options and the mean training seconds."""
     users = [
         measure_users(model, fold, include_seen=include_seen)
         for (model, _), fold in zip(models, splits, strict=True)
@@ -283,7 +285,7 @@ def measure_models(
 
 
 def summarize(results: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Means, ratios to ours, and paired differences with their standard errors."""
+    """Return means, ratios to our model, and paired differences with standard errors."""
     ours = results[OURS]["users"]
     out = {}
     for name, facts in results.items():
@@ -301,7 +303,7 @@ def summarize(results: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 def lines(rows: dict[str, dict[str, Any]]) -> list[dict[str, str]]:
-    """The table rows of one data set, the best model first."""
+    """Return the table rows of a data set, the best model first."""
     return [
         {
             "model": name,
@@ -317,7 +319,7 @@ def lines(rows: dict[str, dict[str, Any]]) -> list[dict[str, str]]:
 
 
 def verdict(results: dict[str, dict[str, dict[str, Any]]]) -> str:
-    """Ours over the best peer, per data set and on average, and the difference to it."""
+    """Return our ratio to the best peer, and the difference, by data set and on average."""
     best = {
         name: max((row[NDCG], peer) for peer, row in rows.items() if peer != OURS)[1]
         for name, rows in results.items()

@@ -3,12 +3,12 @@
     python benchmarks/recommendation_table.py [--users 1000000] [--results 25] [--rounds 1]
                                               [--interactions 20000000] [--out FILE]
 
-The input is generated: `.out` files as Personalize writes them, and the interactions whose items
-are dropped from the lists. "ours" does what the asset recommendations does once the job has
-finished: it reads the users and the interactions, drops seen items, writes the table, computes
-every check and publishes the table. The other contender does the same with Polars, each file read
-whole, without a check. Each runs in its own process. Reported are the wall time (best of the
-rounds), the CPU time of all threads, and the process's peak memory.
+The input is generated: `.out` files in Personalize's format, and the interactions with the seen
+items. "ours" does the work of the asset recommendations after the job has finished: it reads the
+users and the interactions, drops seen items, writes the table, computes every check and publishes
+the table. The other contender makes the same table by Polars, reads each file whole, and has no
+checks. Each contender runs in a separate process. Reported are the wall time (best of the rounds),
+the CPU time of all threads, and the process's peak memory.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ TABLE = "recommendations.parquet"
 
 
 def generate(folder: Path, users: int, results: int, interactions: int) -> None:
-    """users.json, interactions.csv and FILES files under out/, each user in one line."""
+    """Write users.json, interactions.csv and FILES files under out/, with a line for each user."""
     import polars as pl
 
     (folder / "out").mkdir()
@@ -71,7 +71,7 @@ def generate(folder: Path, users: int, results: int, interactions: int) -> None:
 
 
 def _generate_lines(ids: Any, count: int, results: int, chance: np.random.Generator) -> Any:
-    """Lines of different items each, best first, some of which the user has seen."""
+    """Return a line of distinct items for each user, the best first, with some seen items."""
     import polars as pl
 
     begin = chance.integers(0, ITEMS, (count, 1))
@@ -86,7 +86,7 @@ def _generate_lines(ids: Any, count: int, results: int, chance: np.random.Genera
 
 
 def declare_list(results: int, **settings: Any) -> Any:
-    """The declared list of users whose table is made. settings: more of its recommendations."""
+    """Return the declaration of the list of users. settings: further keys of `recommendations`."""
     from batchrec_dagster.config import Pipeline
 
     recommendations = {"num_results": results, **settings}
@@ -96,9 +96,9 @@ def declare_list(results: int, **settings: Any) -> Any:
 
 
 def start_table(published: Any, context: Any, rules: Any) -> Any:
-    """The empty table of the list.
+    """Return the list's empty table.
 
-    context: what the rules know.
+    context: the facts about users and items for the rules.
     """
     from batchrec_dagster.steps.list_context import ListContext
     from batchrec_dagster.steps.list_table import ListTable
@@ -116,7 +116,7 @@ def start_table(published: Any, context: Any, rules: Any) -> Any:
 
 
 def check(published: Any, table: Any, users: Any, results: int) -> list[Any]:
-    """What is found of the written table."""
+    """Return the findings about the written table."""
     from batchrec_dagster.steps.list_checks import check_table
 
     work: Any = SimpleNamespace(
@@ -129,8 +129,7 @@ def check(published: Any, table: Any, users: Any, results: int) -> list[Any]:
 
 
 def run_product(folder: Path, results: int) -> dict[str, Any]:
-    """What the asset does."""
-
+    """Do the asset's work, and return the figures."""
     from batchrec_dagster.config.rules import ExcludeSeen, ListRules
     from batchrec_dagster.pipeline.io_managers import InteractionsIOManager, UsersIOManager
     from batchrec_dagster.pipeline.storage_resource import S3ConnectionResource, StorageResource
@@ -179,7 +178,7 @@ def run_product(folder: Path, results: int) -> dict[str, Any]:
 
 
 def build_at_once(folder: Path, results: int) -> dict[str, Any]:
-    """Everything in memory, without a check."""
+    """Make the table in memory, without checks."""
     import polars as pl
 
     from batchrec_dagster.personalize.formats import read_output_lines
@@ -207,9 +206,9 @@ WORKS: dict[str, Callable[[Path, int], dict[str, Any]]] = {OURS: run_product, WH
 
 
 def run_alone(name: str, folder: Path, results: int) -> dict[str, Any]:
-    """What a process of its own reports, and its peak in memory."""
+    """Return the figures of a separate process, with its peak memory."""
     command = [sys.executable, __file__, "--work", name, "--folder", str(folder)]
-    # The edition is made as tests make it.
+    # The edition is made like in the tests.
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     process = subprocess.run(
         [*command, "--results", str(results)],
@@ -226,7 +225,7 @@ def run_alone(name: str, folder: Path, results: int) -> dict[str, Any]:
 
 
 def measure(arguments: argparse.Namespace) -> None:
-    """Generate, run each in turn, tell."""
+    """Generate the input, run the contenders in turn, and print the figures."""
     names = [OURS] if arguments.only_ours else list(WORKS)
     with tempfile.TemporaryDirectory(dir=arguments.scratch) as scratch:
         folder = Path(scratch)
@@ -263,7 +262,7 @@ def measure(arguments: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """Measure, or be one of those who are measured."""
+    """Measure all contenders or, in a separate process, run a single contender."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--users", type=int, default=1_000_000)
     parser.add_argument("--results", type=int, default=25)

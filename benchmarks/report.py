@@ -16,7 +16,7 @@ RESULTS = ROOT / ".batchrec" / "benchmarks"  # git-ignored
 
 
 def machine() -> dict[str, Any]:
-    """The machine that the numbers were measured on."""
+    """Return facts about the machine of the measurement."""
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
     return {
         "cores": count_cores(),
@@ -43,7 +43,7 @@ def write(path: Path, facts: Mapping[str, Any]) -> None:
 
 
 def table(title: str, rows: Sequence[Mapping[str, str]]) -> str:
-    """A text table; the first column is left-aligned, the others right-aligned."""
+    """Return a text table with a left-aligned first column and right-aligned other columns."""
     columns = list(rows[0])
     widths = [max(len(name), *(len(row[name]) for row in rows)) for name in columns]
     lines = [title]

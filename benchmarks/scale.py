@@ -4,13 +4,15 @@
     python benchmarks/scale.py 1 3 10 30 100 --plot docs/images
     python benchmarks/scale.py 5 --users 20000 --items 1200000 --with-items
 
-The sizes are millions of generated interactions. Everything goes through the local Personalize, as
-in a pipeline: an import job, a training of aws-user-personalization-v2, a batch inference job with
-25 items for every user. Each runs in its own process; peak memory is the operating system's. 100
-takes half an hour or more, and 10 GB of disk. `--plot` adds the sizes to scale.csv of a folder, in
-place of those with as many interactions, and draws scale.svg of all in it. `--users` and `--items`
-replace those of the sizes, for catalogues that are large for their users; not all items have
-interactions. `--with-items` imports an Items dataset too.
+The sizes are millions of generated interactions. All steps go through the local Personalize, as in
+a pipeline: an import job, a training of aws-user-personalization-v2, and a batch inference job with
+25 items for every user. Each step runs in a separate process. Peak memory comes from the operating
+system. Size 100 takes half an hour or more, and 10 GB of disk.
+
+`--plot` writes the figures into a folder's scale.csv, in place of rows with the same number of
+interactions, and draws scale.svg of all its rows. `--users` and `--items` replace the numbers of a
+size, for catalogues that are large for their users. Some of these items have no interactions.
+`--with-items` imports an Items dataset too.
 """
 
 from __future__ import annotations
@@ -47,19 +49,19 @@ RESULTS_EACH = 25
 
 @dataclass(frozen=True)
 class StepMeasurement:
-    """One step at one size."""
+    """The figures of a step at a size."""
 
     step: str
     rows: int
     users: int
     seconds: float
-    cpu_seconds: float  # of all cores, the system's work among it
+    cpu_seconds: float  # CPU seconds of all cores, including the system's work
     system_seconds: float
     peak_gb: float
 
 
 class Local:
-    """A local Personalize in a folder, with its storage next to it."""
+    """A local Personalize in a folder, with a storage folder next to it."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -73,7 +75,7 @@ class Local:
         )
 
     def create_ready(self, kind: str, operation: str, **params: Any) -> str:
-        """Create a resource, wait until it is ACTIVE and remember its ARN."""
+        """Create a resource, wait until it is ACTIVE, and store and return its ARN."""
         answer = getattr(self._client, f"create_{operation}")(**params)
         arn = next(value for key, value in answer.items() if key.endswith("Arn"))
         while True:
@@ -110,7 +112,7 @@ class Local:
         )
 
     def train(self, recipe: str) -> float:
-        """Train a solution version; NDCG at 25 of its held-out users."""
+        """Train a solution version, and return the NDCG at 25 of its held-out users."""
         solution = self.create_ready(
             "solution",
             "solution",
@@ -125,7 +127,7 @@ class Local:
 
 
 def import_(local: Local) -> None:
-    """The import jobs."""
+    """Run the import jobs."""
     local.create_ready("datasetGroup", "dataset_group", name="scale")
     if (local.root / "storage" / ITEMS_FILE).exists():
         columns = make_items_schema(created=False, categories=["CLUSTER", "SHELF"], numbers=[]).avro
@@ -136,12 +138,12 @@ def import_(local: Local) -> None:
 
 
 def train(local: Local) -> None:
-    """The solution version."""
+    """Train the solution version."""
     print(f"NDCG at 25: {local.train('aws-user-personalization-v2'):.4f}", flush=True)
 
 
 def infer(local: Local) -> None:
-    """The batch inference job, for everybody."""
+    """Run the batch inference job for all users."""
     local.create_ready(
         "batchInferenceJob",
         "batch_inference_job",
@@ -158,7 +160,7 @@ STEPS: dict[str, Callable[[Local], None]] = {"import": import_, "train": train, 
 
 
 def write_files(storage: Path, size: Size, *, has_items: bool) -> int:
-    """Write what is imported and who gets lists; the number of interactions."""
+    """Write the files to import and the list of users, and return the number of interactions."""
     rows = write_csv(storage / "interactions.csv", size)
     if has_items:
         write_items_csv(storage / ITEMS_FILE, size)
@@ -168,11 +170,12 @@ def write_files(storage: Path, size: Size, *, has_items: bool) -> int:
 
 
 def measure(size: Size, work: Path, *, has_items: bool) -> list[StepMeasurement]:
-    """All steps at one size, each in its own process."""
+    """Run all steps at a size, each in a separate process, and return their figures."""
     shutil.rmtree(work, ignore_errors=True)
     storage = work / "storage"
     storage.mkdir(parents=True)
-    # In another process: the peak memory of a child is at least that of its parent when it starts.
+    # Another process writes the files, because a child's peak memory is at least the memory of its
+    # parent at the start.
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as generator:
         rows = generator.submit(write_files, storage, size, has_items=has_items).result()
     out = []
@@ -195,7 +198,7 @@ def measure(size: Size, work: Path, *, has_items: bool) -> list[StepMeasurement]
 
 
 def build_rows(measurements: dict[int, list[StepMeasurement]]) -> list[dict[str, str]]:
-    """A line for each size and step, with how it grew since the size before."""
+    """Return a table row for each size and step, with the growth since the size before."""
     lines: list[dict[str, str]] = []
     before: dict[str, StepMeasurement] = {}
     for millions, steps in measurements.items():
@@ -228,7 +231,7 @@ def build_rows(measurements: dict[int, list[StepMeasurement]]) -> list[dict[str,
 
 
 def plot(folder: Path, measurements: dict[int, list[StepMeasurement]]) -> None:
-    """Add what was found to the folder's scale.csv, and draw scale.svg again."""
+    """Add the figures to the folder's scale.csv, and draw scale.svg again."""
     new = [
         {
             "interactions": str(measurement.rows),
@@ -251,7 +254,7 @@ def plot(folder: Path, measurements: dict[int, list[StepMeasurement]]) -> None:
 
 
 def main() -> None:
-    """Measure every size asked for; with --step, be the process that is measured."""
+    """Measure every given size or, with --step, run a single step in this process."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("millions", nargs="*", type=int, help=f"of {', '.join(map(str, SIZES))}")
     parser.add_argument("--users", type=int, help="as many as this, in place of the size's")

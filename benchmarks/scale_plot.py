@@ -1,4 +1,4 @@
-"""The plot of scale.py: CPU time and memory by interactions, as SVG without a library."""
+"""Plot of scale.py's CPU time and memory by interactions, as SVG without a library."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from pathlib import Path
 
 COLUMNS = ("interactions", "users", "step", "seconds", "cpu_seconds", "peak_gb")
 COLOURS = {"import": "#4e79a7", "train": "#f28e2b", "infer": "#59a14f", "all": "#333333"}
-WIDTH, HEIGHT, LEFT, TOP, RIGHT, BOTTOM = 400, 300, 56, 34, 62, 44  # of a panel, its margins
+WIDTH, HEIGHT, LEFT, TOP, RIGHT, BOTTOM = 400, 300, 56, 34, 62, 44  # the margins of a panel
 
 Row = Mapping[str, str]
 Points = Sequence[tuple[float, float]]
 
 
 def read(path: Path) -> list[Row]:
-    """The rows of an earlier run, if there are any."""
+    """Return the rows of earlier runs; empty without a file."""
     return list(csv.DictReader(path.open())) if path.exists() else []
 
 
 def write(path: Path, rows: Iterable[Row]) -> None:
-    """The rows as CSV, by size."""
+    """Write the rows as CSV, by size."""
     with path.open("w", newline="") as file:
         out = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         out.writeheader()
@@ -29,7 +29,7 @@ def write(path: Path, rows: Iterable[Row]) -> None:
 
 
 def draw_svg(rows: Sequence[Row]) -> str:
-    """Two panels with logarithmic axes: CPU seconds, and GB at most, by interactions."""
+    """Return an SVG with two log-log panels: CPU seconds and peak GB by interactions."""
     sizes = sorted({int(row["interactions"]) for row in rows})
     panels = []
     for number, (column, title) in enumerate((("cpu_seconds", "CPU s"), ("peak_gb", "GB at most"))):

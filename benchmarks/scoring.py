@@ -2,8 +2,8 @@
 
     python benchmarks/scoring.py [--users 20000] [--items 27000] [--factors 64] [--rounds 5]
 
-All use the same factors and leave out the same seen items. The rounds take turns, so that other
-load hits all alike; the best round of each counts.
+All contenders use the same factors and leave out the same seen items. They take turns in each
+round, so that other load on the machine slows all of them. The best round of each contender counts.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ Int32 = npt.NDArray[np.int32]
 OURS, ARGPARTITION = "ours", "ours with np.argpartition"
 IMPLICIT, PRODUCT = "implicit topk", "matrix product only"
 K = 25
-SEEN = 144  # items per user, as in 20 million interactions of 138,000 users
+SEEN = 144  # seen items per user, as in 20 million interactions of 138,000 users
 
 
 def generate(count: int, n_items: int, factors: int) -> tuple[Float32, Float32, csr_matrix]:
-    """Factors of users and items, and what each user has seen."""
+    """Return factors of users and items, and the items that each user has seen."""
     rng = np.random.default_rng(0)
     users = rng.normal(0, 0.1, (count, factors)).astype(np.float32)
     items = rng.normal(0, 1, (n_items, factors)).astype(np.float32)
@@ -53,8 +53,8 @@ def generate(count: int, n_items: int, factors: int) -> tuple[Float32, Float32, 
 def score_by_product(
     users: Float32, items: Float32, seen_matrix: csr_matrix, choose: Callable[[Float32, int], Int32]
 ) -> Int32:
-    """As in `serve.recommend`: score a chunk, mask seen items, choose the top k."""
-    columns = np.ascontiguousarray(items.T)  # as in FactorScorer
+    """Return the top k like `serve.recommend`: score a chunk, mask seen items, choose."""
+    columns = np.ascontiguousarray(items.T)  # the same product as in FactorScorer
     parts = split_requests(len(users), len(items))
     threads_own = threading.local()
 
@@ -71,15 +71,15 @@ def score_by_product(
 
 
 def argpartition(scores: Float32, k: int) -> Int32:
-    """What `serve.top_k` gives, but for the order of equal scores."""
+    """Return the result of `serve.top_k`, except for the order of equal scores."""
     best = np.argpartition(scores, -k, axis=1)[:, -k:]
     order = np.argsort(-np.take_along_axis(scores, best, axis=1), axis=1)
     return np.take_along_axis(best, order, axis=1).astype(np.int32)
 
 
 def run_implicit(users: Float32, items: Float32, seen_matrix: csr_matrix) -> Int32:
-    """As in implicit's `recommend`."""
-    with one_blas_thread():  # implicit has threads of its own and asks for it
+    """Return the top k by implicit's `topk`, called as in implicit's `recommend`."""
+    with one_blas_thread():  # implicit runs its own threads and asks for a single BLAS thread
         best_items, _ = topk(
             items, users, K, filter_query_items=seen_matrix, num_threads=count_cores()
         )
@@ -87,7 +87,7 @@ def run_implicit(users: Float32, items: Float32, seen_matrix: csr_matrix) -> Int
 
 
 def multiply(users: Float32, items: Float32, seen_matrix: csr_matrix) -> None:
-    """The lower bound for scoring all items."""
+    """Multiply users and items, which is the lower bound for scoring all items."""
     columns = np.ascontiguousarray(items.T)
     parts = split_requests(len(users), len(items))
     for _ in ordered_map(lambda part: (users[part] @ columns).shape, parts):

