@@ -1,1 +1,1 @@
-"""What each store, sink, source, recipe and API must do, as one class of tests for all of them."""
+"""Tests that all stores, sinks, sources, recipes and APIs must pass, as classes of shared tests."""

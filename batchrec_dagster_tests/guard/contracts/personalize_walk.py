@@ -1,4 +1,4 @@
-"""A walk that asks for every batch operation, with every member that a request may have."""
+"""A walk that requests every batch operation, with every member that a request may have."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from batchrec_dagster_tests.guard.servers.personalize_data import (
 )
 
 MODEL = botocore.session.get_session().get_service_model("personalize")
-# The kinds of resources that batch recommendations need.
+# Kinds of resources that batch recommendations need.
 KINDS = (
     *("DatasetGroup", "Schema", "Dataset", "DatasetImportJob", "Solution", "SolutionVersion"),
     *("Filter", "BatchInferenceJob", "BatchSegmentJob", "DataDeletionJob", "Recipe"),
@@ -47,19 +47,19 @@ SOLUTION_CONFIG = {
     "trainingDataConfig": {"excludedDatasetColumns": {}},
 }
 SCHEMA = write_interactions_schema({"name": "EVENT_VALUE", "type": ["float", "null"]})
-# The last two are of data deletion jobs.
+# The last two operations belong to data deletion jobs.
 BUSY = {"CREATE PENDING", "CREATE IN_PROGRESS", "PENDING", "IN_PROGRESS"}
 
 
 def find_input(operation: str) -> StructureShape:
-    """The shape of an operation's input."""
+    """Return the shape of an operation's input."""
     shape = MODEL.operation_model(operation).input_shape
     assert shape is not None
     return shape
 
 
 class Exchange(NamedTuple):
-    """A request, and its answer both as sent on the wire and as boto3 parses it."""
+    """A request, its answer on the wire, and the answer parsed by boto3."""
 
     operation: str
     params: dict[str, Any]
@@ -68,7 +68,7 @@ class Exchange(NamedTuple):
 
 
 class Walk:
-    """Sends one request after another and keeps every exchange."""
+    """A sequence of requests with all exchanges."""
 
     def __init__(self, personalize: StartedPersonalize, client: Any) -> None:
         self.personalize, self.client = personalize, client
@@ -86,7 +86,7 @@ class Walk:
         return self.exchanges[-1].parsed_answer
 
     def create(self, kind: str, *, status: str = "ACTIVE", **params: Any) -> str:
-        """Creates a resource, waits for it, describes it and returns its ARN."""
+        """Create a resource, wait for it, describe it and return its ARN."""
         (arn,) = self.ask(f"Create{kind}", **params).values()
         self.wait_until_settled(arn)
         (description,) = self.ask(f"Describe{kind}", **{_build_arn_member(kind): arn}).values()
@@ -94,7 +94,7 @@ class Walk:
         return str(arn)
 
     def wait_until_settled(self, arn: str) -> None:
-        """Returns when nothing more happens to the resource."""
+        """Wait until the resource's status is final."""
         for _ in poll_until_deadline(120):
             description = describe(self.client, arn)
             if description.get("status", "ACTIVE") not in BUSY:
@@ -115,7 +115,7 @@ def _build_arn_member(kind: str) -> str:
 
 
 def walk_through(personalize: StartedPersonalize, client: Any) -> Walk:
-    """Sends every request of the walk and returns it with its exchanges."""
+    """Send every request of the walk, and return the walk with its exchanges."""
     walk = Walk(personalize, client)
     group = walk.create(
         "DatasetGroup",
@@ -241,7 +241,7 @@ def _run_segment_job(walk: Walk, group: str) -> None:
 
 
 def _ask_every_list(walk: Walk, group: str, version: str) -> None:
-    """Asks for every list: in full, for one parent where it takes one, and in pages."""
+    """Request every list: in full, by parent if the operation takes a parent, and in pages."""
     solution = version.rpartition("/")[0]
     dataset = group.replace("dataset-group", "dataset") + "/INTERACTIONS"
     parents = {

@@ -1,4 +1,4 @@
-"""Queries of sources, as a run makes them."""
+"""Helpers to run queries of sources like a pipeline's run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from batchrec_dagster_tests.guard.seams import preparation
 
 @pytest.fixture
 def base(tmp_path: Path) -> Path:
-    """The folder in which relative paths of sources start."""
+    """Return the folder to which relative paths of sources refer."""
     folder = tmp_path / "project"
     folder.mkdir()
     return folder
@@ -22,7 +22,7 @@ def base(tmp_path: Path) -> Path:
 def query_rows(
     base: Path, query: str, source: str | dict[str, str], **settings: Any
 ) -> pl.DataFrame:
-    """The rows of the query, as a run copies them."""
+    """Return the rows of the query that a run copies."""
     (copy,) = preparation.copy_raw(base, {"source": source, "query": query, **settings})
     return pl.read_parquet(copy.path)
 

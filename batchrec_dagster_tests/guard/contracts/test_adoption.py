@@ -1,6 +1,6 @@
-"""A run creates each thing in Personalize once, whatever happens to its requests, and waits for it.
+"""Tests that a run creates each resource in Personalize once, and waits for it.
 
-What costs money is the pipeline's: imports, trainings and jobs. Answers get lost, lists lag behind,
+The resources that cost money are imports, trainings and jobs. Answers get lost, lists lag behind,
 requests are throttled, quotas are reached, and jobs fail.
 """
 
@@ -54,7 +54,7 @@ Params = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a run asks for."""
+    """A resource that a run requests."""
 
     kind: str
     params: Params
@@ -69,13 +69,13 @@ class Wanted:
 
     @property
     def create(self) -> str:
-        """The operation that creates it."""
+        """The operation that creates the resource."""
         return "Create" + self.kind.title().replace(" ", "")
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A Personalize with all that the kinds are created in: data, and a version of each recipe."""
+    """A Personalize with the parents of all kinds: data and a solution version of each recipe."""
 
     root: Path
     versions: Mapping[str, str]
@@ -140,7 +140,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """botocore's pauses before it repeats a request are of seconds."""
+    """Shorten botocore's pauses before repeated requests, which take seconds."""
     sleep = time.sleep
     monkeypatch.setattr("time.sleep", lambda seconds: sleep(min(seconds, 0.002)))
 
@@ -148,7 +148,7 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 def open_fake(
     prepared: Prepared, folder: Path, *misbehaviours: Misbehaviour, attempts: int = 1
 ) -> tuple[PersonalizeClient, WorstAws]:
-    """A client of a copy that misbehaves, and that leaves what it is asked for to be done."""
+    """Return a client of a misbehaving copy that does not run the requested jobs."""
     local = prepared.copy(folder)
     return misbehave(local.open_idle_client(), *misbehaviours, attempts=attempts)
 
@@ -162,7 +162,7 @@ def test_what_is_there_is_adopted_and_has_the_pipeline_s_tag(
     arn = wanted.start(client)
     assert wanted.start(client) == arn
     assert aws.creates_by_operation() == {wanted.create: 1}
-    if kind != "schema":  # It can have none.
+    if kind != "schema":  # This resource cannot have tags.
         tags = client.list_tags_for_resource(resourceArn=arn)["tags"]
         assert {"tagKey": "batchrec:pipeline", "tagValue": "shop"} in tags
 
@@ -174,7 +174,7 @@ def test_what_was_created_by_a_request_whose_answer_is_lost_is_adopted(
     wanted = prepared.want(kind)
     lost = LostAnswers(wanted.create)
     lists = LaggingLists(random.Random(0))
-    # The lists lag behind what was created, whether or not its answer arrives.
+    # Lists lag behind creation, whether or not the answer arrives.
     client, aws = open_fake(prepared, tmp_path, lists, lost, attempts=3)
     arn = wanted.start(client)
     assert lost.count == 1
@@ -214,7 +214,7 @@ def test_other_data_or_a_job_that_cannot_serve_start_another(
     arns = [
         wanted.start(client, "shop-a"),
         wanted.start(client, "shop-b"),
-        # One that others have replaced is not adopted.
+        # A job that another run has replaced is not adopted.
         wanted.start(client, "shop-a"),
         wanted.start(client, "shop-a", is_usable=False),
     ]
@@ -246,7 +246,7 @@ def test_a_job_that_fails_twice_is_reported_with_personalizes_reason(
         wanted.ensure(client)
     assert any(arn in str(error.value) for arn in failing.failed)
     assert aws.creates_by_operation() == {wanted.create: 2}
-    # The next run does not adopt what failed.
+    # The next run does not adopt failed resources.
     failing.reasons.clear()
     assert wanted.ensure(client) not in failing.failed
 
@@ -291,7 +291,7 @@ def test_a_run_that_is_stopped_leaves_its_work_to_be_adopted_by_the_next_one(
         signals.setattr("time.sleep", interrupt)
         with pytest.raises(KeyboardInterrupt):
             wanted.ensure(client)
-    # What is paid for is not stopped.
+    # Paid work is not stopped.
     assert not [operation for operation in aws.requests if operation.startswith("Stop")]
     wanted.ensure(client)
     assert aws.creates_by_operation() == {wanted.create: 1}

@@ -1,4 +1,4 @@
-"""Any bytes that somebody sends get an answer of Personalize's protocol, and a short one."""
+"""Tests that any bytes get a short answer in Personalize's protocol."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ANYTHING: st.SearchStrategy[Any] = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=8,
 )
-# Values that get past the checks of the model, and those that nearly do.
+# Values that pass the checks of the model, or nearly pass.
 TEXTS = st.sampled_from(
     [
         "films",
@@ -56,7 +56,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Local:
 
 
 def draw_shaped_values(shape: Shape) -> st.SearchStrategy[Any]:
-    """Values that have the shape, mostly."""
+    """Return a strategy of values that mostly match the shape."""
     if isinstance(shape, StructureShape):
         members = {name: draw_shaped_values(member) for name, member in shape.members.items()}
         required_values = {name: members.pop(name) for name in shape.required_members}
@@ -82,9 +82,9 @@ REQUESTS = st.sampled_from(sorted(OPERATIONS)).flatmap(
 
 def _check(shared: Local, operation: str, body: Any, target: str = "AmazonPersonalize.") -> None:
     reply = shared.send(operation, body, target)
-    # Never 500: that is an error of this service.
+    # The status is never 500, which would be an error of the service.
     assert reply.status in (200, 400), reply.content
-    assert len(reply.text) < 50_000  # however big the request was
+    assert len(reply.text) < 50_000  # regardless of the request's size
     if reply.status == 400:
         assert reply.content["__type"].endswith("Exception")
         assert reply.content["message"]
@@ -126,7 +126,7 @@ def test_any_schema_is_refused_with_a_reason(shared: Local, value: Any, fields: 
 
 
 def _build_big_values(shape: Shape) -> Iterator[Any]:
-    """Values as big as a request can be, in each place that the shape has for one."""
+    """Yield values with the largest possible part in each place of the shape."""
     if isinstance(shape, StructureShape):
         for name, member in shape.members.items():
             yield from ({name: value} for value in _build_big_values(member))
@@ -143,7 +143,7 @@ def _build_big_values(shape: Shape) -> Iterator[Any]:
         yield 10**4000
 
 
-# The requests with most members; the others at night.
+# These requests have the most members. The remaining requests are tested at night.
 BIGGEST = ("CreateBatchInferenceJob", "CreateSchema")
 
 

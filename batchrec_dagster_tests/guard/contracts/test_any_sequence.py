@@ -1,6 +1,7 @@
-"""Any sequence of requests gets the answers of a plain account of what there is.
+"""Tests that any sequence of requests gets the same answers as from a plain account.
 
-Groups, schemas, datasets, solutions and filters are created, deleted, described, listed and tagged.
+The sequences create, delete, describe, list and tag groups, schemas, datasets, solutions and
+filters.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ def name_arn_member(kind: str) -> str:
 
 @dataclass
 class Known:
-    """What the account knows of a resource."""
+    """A resource in the account."""
 
     kind: str
     group: str = ""

@@ -1,4 +1,4 @@
-"""A walk through batch recommendations with the `aws` command alone: docs/walkthrough.sh."""
+"""Tests of docs/walkthrough.sh, which makes batch recommendations with the `aws` command alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The stack that a new project brings to AWS, and the commands of the page that lead to it."""
+"""Tests of a new project's AWS stack, and of the docs' commands that create it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ EVERYTHING = {
 
 @pytest.fixture
 def account(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """An empty AWS account."""
+    """Mock an empty AWS account."""
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "testing")
     monkeypatch.setenv("AWS_DEFAULT_REGION", REGION)
@@ -50,7 +50,7 @@ def account(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def deploy(parameters: dict[str, str]) -> dict[str, str]:
-    """The outputs of the stack, by their names."""
+    """Deploy the stack, and return its outputs by name."""
     cloudformation = boto3.client("cloudformation")
     cloudformation.create_stack(
         StackName="batchrec",
@@ -76,7 +76,7 @@ def test_cloudformation_s_linter_finds_nothing() -> None:
 
 
 def are_taken(outputs: dict[str, str], folder: Path) -> bool:
-    """Whether the settings among the outputs are ones of an environment."""
+    """Return whether the environment accepts the settings among the outputs."""
     lines = outputs["Environment"].strip().splitlines()
     settings = dict(line.split("=", 1) for line in lines)
     assert settings["BATCHREC_PERSONALIZE"] == "aws"
@@ -130,7 +130,7 @@ def test_the_bucket_is_private_encrypted_and_versioned_and_keeps_what_is_current
 def test_the_lifecycle_ends_what_retention_deletes_and_nothing_else() -> None:
     rules = resolve_stack()["Bucket"]["LifecycleConfiguration"]["Rules"]
     assert {rule["Status"] for rule in rules} == {"Enabled"}
-    # No rule expires or moves a current object: only the pipelines know what an edition needs.
+    # No rule expires a current object, because only pipelines know which files editions need.
     assert not any({"ExpirationInDays", "ExpirationDate"} & rule.keys() for rule in rules)
     deleted_prefixes = [
         *("shop/raw/", "shop/transformed/", "shop/records/", "shop/curated/batch_inference/"),
@@ -143,7 +143,7 @@ def test_the_lifecycle_ends_what_retention_deletes_and_nothing_else() -> None:
             for kind in rule
             if f"batchrec/{prefix}".startswith(rule.get("Prefix", ""))
         }
-        # Versions that were deleted, then the marks of their deletion; and uploads that broke off.
+        # Rules for deleted versions, for their delete markers, and for aborted uploads.
         assert kinds >= {
             *("NoncurrentVersionExpiration", "ExpiredObjectDeleteMarker"),
             "AbortIncompleteMultipartUpload",
@@ -235,13 +235,13 @@ def test_nobody_may_do_everything_or_reach_beyond_the_storage() -> None:
         assert not [action for action in read_actions(statement) if "*" in action]
         if any(action.startswith("s3:") for action in read_actions(statement)):
             assert statement["Resource"].startswith(f"arn:aws:s3:::{BUCKET}")
-        # Below it are all pipelines, and so all that their retention deletes.
+        # All pipelines are below this prefix, and so are all objects that their retention deletes.
         if "s3:DeleteObject" in read_actions(statement):
             assert statement["Resource"] == f"arn:aws:s3:::{BUCKET}/batchrec/*"
 
 
 def read_first_night() -> list[str]:
-    """The commands of the page from the account to the first night's lists, each in a line."""
+    """Return the page's commands, from the account to the first night's lists, by line."""
     page = (REPOSITORY / "docs" / "aws.md").read_text()
     section = page.partition("\n## The first night\n")[2].partition("\n## ")[0]
     blocks = re.findall(r"(?ms)^```bash\n(.*?)^```", section)
@@ -259,7 +259,7 @@ def test_fifteen_commands_lead_from_the_account_to_the_first_night() -> None:
 def test_the_commands_of_the_own_machine_make_the_stack_and_bring_the_project_to_a_machine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Those that need no session on the machine."""
+    """Only commands without a session on the machine are run."""
     from awscli.clidriver import create_clidriver
 
     folder = tmp_path / "brought"
@@ -282,7 +282,7 @@ def test_the_commands_of_the_own_machine_make_the_stack_and_bring_the_project_to
             capfd.readouterr()
             assert create_clidriver().main(arguments) == 0, capfd.readouterr().err
             if "deploy" in arguments:
-                # Because moto gives a stack of the deploy command no outputs.
+                # moto gives no outputs to a stack of the deploy command.
                 boto3.client("cloudformation").update_stack(
                     StackName="batchrec", TemplateBody=FILE.read_text()
                 )
@@ -303,7 +303,7 @@ def test_the_commands_of_the_own_machine_make_the_stack_and_bring_the_project_to
 
 
 def read_settings(folder: Path) -> dict[str, str]:
-    """The settings in the project's .env, and the name of the `bucket`, once it is there."""
+    """Return the settings in the project's .env and, if it exists, the name of the `bucket`."""
     lines = (folder / ".env").read_text().splitlines()
     settings = dict(line.split("=", 1) for line in lines if re.match(r"\w+=", line))
     if "BATCHREC_STORAGE" in settings:

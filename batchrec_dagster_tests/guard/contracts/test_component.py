@@ -1,4 +1,4 @@
-"""What a pipeline brings into a Dagster project, in whichever way it is declared."""
+"""Tests of a pipeline's definitions in a Dagster project, for each way to declare it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from batchrec_dagster_tests.guard.seams.declaration import find_refusals
 from batchrec_dagster_tests.guard.servers.inbox import ON_FAILURE, ON_LISTS, Inbox, tick
 
 TYPE = "batchrec_dagster.BatchRecommendations"
-# A pipeline NAME with alerts, as Python makes it.
+# A pipeline NAME with alerts, declared in Python.
 MAKE = """\
 import dagster as dg
 from batchrec_dagster import BatchRecommendations
@@ -31,7 +31,7 @@ def make(name, cls=BatchRecommendations, **settings):
     alerts = {"urls_env": "SHOP_ALERTS"}
     return cls.model_validate({"name": name, "ratings": ratings, "alerts": alerts, **settings})
 """
-# Each way gives the pipelines `one` and `two`.
+# Each way to declare gives the pipelines `one` and `two`.
 INSTANCES = f"""{MAKE}
 @dg.component_instance
 def first(context: dg.ComponentLoadContext) -> BatchRecommendations:
@@ -95,7 +95,7 @@ def list_jobs(defs: dg.Definitions) -> set[str]:
 
 @pytest.mark.parametrize("declare", WAYS)
 class TestEachWayToDeclare:
-    """What holds for two pipelines of a project, however they are declared."""
+    """Tests of two pipelines in a project, for each way to declare them."""
 
     @pytest.fixture(autouse=True)
     def in_the_project(
@@ -109,7 +109,7 @@ class TestEachWayToDeclare:
     def test_their_jobs_are_there_and_their_failures_alert(
         self, project: Project, instance: dg.DagsterInstance, inbox: Inbox
     ) -> None:
-        # Another one has no alerts.
+        # The other pipeline has no alerts.
         project.declare(declaration("quiet", "missing.csv"))
         with definitions(project) as defs:
             jobs = {f"{name}_{kind}" for name in ("one", "two") for kind in ("refresh", "rollback")}
@@ -201,7 +201,7 @@ def test_sinks_of_pipelines_of_python_need_places_of_their_own(project: Project)
         pass
 
 
-# What it brings
+# Its definitions
 
 
 def test_each_asset_says_what_it_is(project: Project) -> None:
@@ -236,7 +236,7 @@ def test_assets_are_there_for_what_is_declared(
         with definitions(project) as defs:
             specs = [*defs.resolve_all_asset_specs()]
         names = {spec.key.to_user_string() for spec in specs}
-        # Each depends on others of the pipeline alone.
+        # The assets depend only on assets of the pipeline.
         for spec in specs:
             assert {dep.asset_key.to_user_string() for dep in spec.deps} <= names
         return {name.rpartition("/")[2]: set() for name in names}
@@ -280,7 +280,7 @@ def test_the_schedule_runs_the_refresh_as_declared(project: Project) -> None:
     assert (shop.job_name, shop.cron_schedule) == ("shop_refresh", "30 4 * * 1")
     assert shop.execution_timezone == "Europe/Berlin"
     assert shop.default_status is dg.DefaultScheduleStatus.RUNNING
-    # Nothing starts by itself that was not switched on.
+    # No automation starts without being enabled.
     assert club.default_status is dg.DefaultScheduleStatus.STOPPED
 
 
@@ -300,7 +300,7 @@ def test_what_dg_scaffolds_loads(project: Project) -> None:
     clubs = project.package / "defs" / "2 clubs"
     scaffold_object(clubs, TYPE, parameters, "yaml", project.root)
     assert "source: club.csv" in (clubs / "defs.yaml").read_text()
-    # Once, whatever else is there.
+    # only once, even with other definitions
     assert gitignore.read_text() == "*.pyc\n.batchrec/\n"
     in_python = project.package / "defs" / "code"
     scaffold_object(in_python, TYPE, json.dumps({"ratings": 'a "b".csv'}), "python", project.root)

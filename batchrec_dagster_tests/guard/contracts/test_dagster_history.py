@@ -1,4 +1,4 @@
-"""Dagster's history in PostgreSQL, with `[postgres]`: by a URL, and as a project's server does."""
+"""Tests of Dagster's history in PostgreSQL, by a URL and by a project's deployment settings."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def server() -> Iterator[PostgresServer]:
 
 
 def of_a_url(server: PostgresServer) -> dict[str, Any]:
-    """What Dagster's docs say, and teams write."""
+    """Return the storage settings by URL, as in Dagster's docs."""
     return {"storage": {"postgres": {"postgres_url": server.create_database("by_url")}}}
 
 
 def of_deploy(server: PostgresServer) -> dict[str, Any]:
-    """What the deploy/dagster.yaml of a project says."""
+    """Return the storage settings of a project's deploy/dagster.yaml."""
     server.create_database("by_fields")
     settings = yaml.safe_load((NEW_PROJECT / "deploy" / "dagster.yaml").read_text())
     return {"storage": settings["storage"]}
@@ -64,7 +64,7 @@ def test_runs_are_remembered_in_postgresql(
     def orders() -> None: ...
 
     with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
-        # As the web server opens it, whose connections another driver closed at once.
+        # The web server does the same, where another driver would close the connections at once.
         instance.optimize_for_webserver(15000, 3600, 10)
         assert dg.materialize([orders], instance=instance).success
     with dg.DagsterInstance.from_config(str(tmp_path)) as instance:

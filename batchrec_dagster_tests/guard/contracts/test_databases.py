@@ -1,4 +1,4 @@
-"""`source: sql+env://VARIABLE`: real databases, asked and not changed."""
+"""Tests of `source: sql+env://VARIABLE` with real databases, which are read but not changed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SOURCE = "sql+env://SHOP_DATABASE_URL"
 
 
 def read(folder: Path, query: str, version_query: str | None = None) -> tuple[pl.DataFrame, str]:
-    """The rows as a run copies them, and their version."""
+    """Return the rows that a run copies, and their version."""
     ratings = {"source": SOURCE, "query": query, "version_query": version_query}
     (copy,) = preparation.copy_raw(folder, ratings)
     return pl.read_parquet(copy.path), copy.version
@@ -207,7 +207,7 @@ def test_what_a_driver_does_not_accept_is_not_repeated(
     (tmp_path / "shop.db").touch()
     monkeypatch.setenv("SHOP_DATABASE_URL", url.format(file=tmp_path / "shop.db"))
     if "?owner" in url and url.startswith("sqlite"):
-        read(tmp_path, "SELECT 1 AS a")  # SQLAlchemy ignores such an option, and warns.
+        read(tmp_path, "SELECT 1 AS a")  # SQLAlchemy ignores such an option with a warning.
     else:
         message = read_refusal(tmp_path, "SELECT 1 AS a")
         assert "secret" not in message

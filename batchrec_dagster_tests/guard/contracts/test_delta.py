@@ -1,5 +1,7 @@
-"""A Delta table as a source: its current rows are read, nothing in it is executed, and it reads no
-file but its own."""
+"""Tests of Delta tables as sources.
+
+The current rows are read, nothing in a table is executed, and only the table's files are read.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,7 @@ pytestmark = pytest.mark.attack
 
 ROWS = pa.table({"user": ["a", "b", "c"], "item": [1, 2, 3], "day": ["x", "x", "y"]})
 LEFT = [("a", 1, "x"), ("c", 3, "y")]
-# What is said of a file out of the folder; an absolute path is taken for one in it.
+# The message about a file outside the folder. An absolute path is read as relative to the folder.
 OUTSIDE = "names a file that is not in its folder|a file of it is missing"
 
 
@@ -36,26 +38,26 @@ class Table:
     """A table in a folder or in S3, and functions that read and write its files there."""
 
     base: Path
-    """The folder in which relative paths start."""
+    """The folder to which relative paths refer."""
     location: str
     """The URI of the table's folder."""
     source: str
-    """The same as a declaration has it."""
+    """The table's source in a declaration."""
     read: Callable[[str], bytes]
     write: Callable[[str, bytes], object]
     names: Callable[[], list[str]]
     options: dict[str, str] | None
-    """What deltalake needs to reach it."""
+    """The storage options that deltalake needs to reach the table."""
 
     def create(self, rows: pa.Table = ROWS, **options: Any) -> None:
-        # Here and below imported where it is used: each worker collects all tests.
+        # Imported inside functions, because each worker collects all tests.
         from deltalake import write_deltalake
 
         write_deltalake(self.location, rows, storage_options=self.options, **options)
 
     @property
     def commit(self) -> str:
-        """The name of the file of its last commit."""
+        """The name of the last commit's file."""
         return max(name for name in self.names() if name.endswith(".json"))
 
 
@@ -84,7 +86,7 @@ def table(
         return
     s3: S3Server = request.getfixturevalue("s3")
     bucket, client = s3.create_bucket(), s3.client()
-    # The run itself may only read.
+    # The run's credentials may only read.
     for name, value in s3.environment(READER).items():
         monkeypatch.setenv(name, value)
 
@@ -119,14 +121,14 @@ in_folder = pytest.mark.parametrize("table", ["folder"], indirect=True)
 
 
 def read_rows(table: Table, query: str | None = None) -> pl.DataFrame:
-    """The rows as a run copies them."""
+    """Return the rows that a run copies."""
     ratings = {"source": table.source, "format": "delta", "query": query}
     (copy,) = preparation.copy_raw(table.base, ratings)
     return pl.read_parquet(copy.path)
 
 
 def read_refusal(table: Table) -> str:
-    """The message with which the table is refused, which is one line; nothing is copied."""
+    """Return the one-line message that refuses the table, and require that nothing is copied."""
     shutil.rmtree(table.base / "raw", ignore_errors=True)
     with pytest.raises(preparation.UserError) as error:
         read_rows(table)
@@ -136,7 +138,7 @@ def read_refusal(table: Table) -> str:
 
 
 def change_commit(commit: bytes, change: Mapping[str, Any]) -> bytes:
-    """The commit with other values in its action `add`."""
+    """Return the commit with other values in its action `add`."""
     actions = [json.loads(line) for line in commit.splitlines()]
     for action in actions:
         if "add" in action:
@@ -179,9 +181,9 @@ def test_deletion_vectors_are_obeyed(table: Table) -> None:
     table.create(ROWS.select(["user", "item"]))
     actions = [json.loads(line) for line in table.read(table.commit).splitlines()]
     (add_action,) = [action["add"] for action in actions if "add" in action]
-    # The second row is deleted. Row 1 as a Roaring bitmap of 64 bits in its portable format: one
-    # part, whose key is 0, with the cookie of one without runs, one container, and its key, its
-    # size less one, its offset and the row.
+    # The second row is deleted. This is row 1 as a 64-bit Roaring bitmap in the portable format: a
+    # single part with key 0, the cookie of a bitmap without runs, a container count of one, and the
+    # container's key, size minus one, offset and row.
     bitmap = struct.pack("<IQIIIHHIH", DELTA_MAGIC, 1, 0, 12346, 1, 0, 0, 16, 1)
     vector = {
         **{"storageType": "i", "pathOrInlineDv": encode_z85(bitmap)},
@@ -210,7 +212,7 @@ def test_a_missing_or_damaged_file_of_a_table_is_named(table: Table) -> None:
 
 
 def name_outside_files(table: Table, web: Web, secret: Path) -> dict[str, str]:
-    """Names of a file that is not the table's, by the way in which they lead out of it."""
+    """Return names of a file outside the table, by the way in which they leave the folder."""
     ways = {
         "a path from the folder": "../secret.parquet",
         "such a path with percent signs": "%2e%2e/secret.parquet",
@@ -280,14 +282,14 @@ def test_a_link_does_not_lead_out_of_a_table(table: Table, tmp_path: Path) -> No
     log = root / "_delta_log"
     data = next(root.rglob("*.parquet"))
     for linked_path in (data, log, max(log.glob("*.json"))):
-        # The content is the same, but it lies outside the folder.
+        # The content is the same, but the file is outside the folder.
         outside_folder = tmp_path / "elsewhere"
         shutil.move(linked_path, outside_folder)
         linked_path.symlink_to(outside_folder)
         assert "it is a link out of the folder" in read_refusal(table), linked_path
         linked_path.unlink()
         shutil.move(outside_folder, linked_path)
-    # A link to another file of the table harms nobody.
+    # A link to another file of the table is harmless.
     data.rename(data.with_name("other.parquet"))
     data.symlink_to(data.with_name("other.parquet"))
     assert len(read_rows(table)) == len(ROWS)

@@ -1,4 +1,4 @@
-"""How a project of `batchrec init` deploys itself: its image and its services."""
+"""Tests of the image and the services that deploy a project of `batchrec init`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ OURS = ("code_location", "webserver", "daemon")
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A new project, whose module is `deployed`."""
+    """Return a new project with the module `deployed`."""
     folder = tmp_path_factory.mktemp("made") / "deployed"
     result = CliRunner().invoke(main, ["init", str(folder)])
     assert result.exit_code == 0, result.output
@@ -79,7 +79,7 @@ def test_the_image_is_pinned_and_not_root_and_has_nothing_but_the_project(
     dockerfile = (project / "Dockerfile").read_text()
     base = re.search(r"(?m)^ARG PYTHON=(python:3\.11\.\d+-slim-bookworm)$", dockerfile)
     assert base
-    for name in OURS:  # by digest, if .env says so
+    for name in OURS:  # pinned by digest, if .env has one
         arguments = compose["services"][name]["build"]["args"]
         assert arguments == {"PYTHON": f"${{PYTHON_IMAGE:-{base[1]}}}"}
     assert re.search(r"(?m)^USER 10001:10001$", dockerfile)

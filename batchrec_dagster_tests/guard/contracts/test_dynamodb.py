@@ -1,5 +1,8 @@
-"""The lists in DynamoDB, on moto's: what the table does not take at once is sent again, nobody who
-is gone stays, and a list that nobody renews expires."""
+"""Tests of the sink to DynamoDB, on moto's server.
+
+Unprocessed writes are sent again, lists of absent users are removed, and lists that no run renews
+expire.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +46,7 @@ def client() -> Iterator[Any]:
 
 @pytest.fixture
 def sink(client: Any, tmp_path: Path) -> Sink:
-    """The sink of a table that is there."""
+    """Return the sink of an existing table."""
     create(client)
     return Sink("dynamodb", {"table": TABLE, "ttl_days": 7}, Store.open(tmp_path, AWS))
 
@@ -64,7 +67,7 @@ def read_items(client: Any) -> dict[str, Any]:
 
 @contextmanager
 def replaced_writes(write: Callable[[Send, dict[str, Any]], Any]) -> Iterator[None]:
-    """A block in which this function gets the requests that write, and what sends them on."""
+    """Pass write requests, and a function that sends them on, to `write` until the block ends."""
     call = BaseClient._make_api_call  # type: ignore[attr-defined]
 
     def call_or_write(client: Any, operation: str, parameters: dict[str, Any]) -> Any:
@@ -93,7 +96,7 @@ def test_what_is_not_processed_is_sent_again(client: Any, sink: Sink) -> None:
 
 
 def test_a_write_that_is_killed_forgets_nobody(client: Any, sink: Sink) -> None:
-    """Who got a list from it, or had one before, is removed by the next that has none for them."""
+    """The next complete write removes users without a list, whichever write gave them one."""
     new_users = build_lists_table({f"new {user}": ["a"] for user in range(30)})
     for requests_left in range(5):
         sink.write(build_large_table(30))

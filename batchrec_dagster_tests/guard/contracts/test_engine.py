@@ -1,4 +1,4 @@
-"""The embedded engine: what its models recommend, on data of every kind, and how good they are."""
+"""Tests of the embedded engine's recommendations and their quality, on data of every kind."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ from batchrec_dagster_tests.guard.seams.personalize import infer, train
 pytestmark = pytest.mark.slow
 
 RECIPES = ("aws-user-personalization", "aws-user-personalization-v2")
-# Of the items that users had next, the share among the ten that are recommended. It was 0.6225 when
-# this was written.
+# The share of users' next items among the ten recommended items. The measured share was 0.6225.
 LEAST_HIT_RATE = 0.6
 Row = tuple[str, str, int]
 
@@ -30,7 +29,7 @@ def to_frame(rows: list[Row]) -> pl.DataFrame:
 
 
 def build_tastes(users: int = 200, items: int = 120, length: int = 14) -> list[Row]:
-    """Users of four tastes, who have the popular items of their taste more often."""
+    """Return rows of users with four tastes, who have their taste's popular items more often."""
     chance = np.random.default_rng(0)
     each = items // 4
     weights = 1 / np.arange(1, each + 1) ** 0.7
@@ -78,7 +77,7 @@ def test_lists_have_what_users_had_next_far_more_often_than_popular_items(
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_the_order_of_items_is_learned(recipe: str, tmp_path: Path) -> None:
-    """Everybody goes round a ring of items, so that the next one is known."""
+    """All users go round a ring of items, so that the next item is known."""
     rows = [
         (f"u{user}", f"i{(user + step) % 60}", 100 * user + step)
         for user in range(240)

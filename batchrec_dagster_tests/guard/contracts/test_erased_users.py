@@ -1,4 +1,4 @@
-"""Who was erased is remembered without an id, and by a file that nobody can change unnoticed."""
+"""Tests that the file of erased users has no ids, and that changes of the file are noticed."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_a_damaged_file_is_not_taken_for_an_empty_one(store: Store, content: byt
 
 
 def test_each_changed_digit_is_noticed(store: Store) -> None:
-    """With another salt nobody would be found, and they would all come back."""
+    """With another salt, no erased user would be recognised, and all would come back."""
     store.erase([PERSON, "7"])
     content = store.get(KEY).decode()
     digits = [place for place, letter in enumerate(content) if letter in "0123456789"]

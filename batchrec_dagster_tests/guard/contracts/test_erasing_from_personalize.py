@@ -1,4 +1,4 @@
-"""People are erased from Personalize once, whatever happens to the requests, the run or the job."""
+"""Tests that people are erased from Personalize once, despite faults of requests, runs or jobs."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ RECORDS = sum(user in USERS for user, *_ in build_taste_rows())
 
 @pytest.fixture
 def shop(local: Local) -> Local:
-    """A Personalize with data of the pipeline `shop`, and a group of somebody else's."""
+    """Return a Personalize with data of the pipeline `shop`, and another person's group."""
     group, _ = local.import_rows(build_taste_rows(), group_name="shop-0123abcd")
     own = {"batchrec:pipeline": "shop", "batchrec:storage": "s3://data/"}
     local.client.tag_resource(
@@ -71,7 +71,7 @@ def erase(
 
 @dataclass
 class SeenLists(Misbehaviour):
-    """Looks at the list of people whenever the job is described, and changes nothing."""
+    """A misbehaviour that only reads the list of people whenever the job is described."""
 
     shop: Local
     lists: list[bytes] = field(default_factory=list, init=False)
@@ -122,7 +122,7 @@ def test_a_run_that_ends_early_leaves_a_job_that_the_next_one_finds(shop: Local)
     slow, aws = misbehave(shop.open_idle_client())
     with pytest.raises(PersonalizeFailure, match="data deletion job"):
         erase(shop, slow, deadline=0.1)
-    # The job may still read it.
+    # The job may still read the list.
     assert len(shop.store.list(FOLDER)) == 1
     client, aws_later = misbehave(shop.client)
     result = erase(shop, client)
@@ -147,7 +147,7 @@ def test_a_failed_job_leaves_no_list_and_the_next_run_starts_another(shop: Local
 
 
 class RefusedRequests(Misbehaviour):
-    """Refuses each data deletion job."""
+    """A misbehaviour that refuses each data deletion job."""
 
     def refuse(self, request: Request) -> Answer | None:
         is_deletion = request.operation == OPERATION

@@ -1,4 +1,4 @@
-"""The lists in a file that any reader of CSV or JSON Lines understands, and no spreadsheet runs."""
+"""Tests of exported lists, which any reader of CSV or JSON Lines reads, and no spreadsheet runs."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ STARTS = tuple("=+-@\uff1d\uff0b\uff0d")
 
 
 def write(folder: Path, lists: pl.DataFrame, **settings: Any) -> str:
-    """What the file holds then."""
+    """Export the lists, and return the file's content."""
     path = folder / "out/lists"
     block = {"path": str(path), **settings}
     Sink("export", block, Store.open(folder / "storage"), project=folder).write(lists)

@@ -1,5 +1,8 @@
-"""Files of a source on this machine and in S3: which they are, what becomes of them while they are
-read, and that nothing leads out of a folder or an archive."""
+"""Tests of a source's files on this machine and in S3.
+
+The tests cover the choice of files, changes during reading, and paths that would leave a folder or
+an archive.
+"""
 
 from __future__ import annotations
 
@@ -27,13 +30,13 @@ ARCHIVE = zip_members({"ml/ratings.csv": CONTENT, "ml/README.txt": b"read me"})
 
 
 def copy(folder: Path, source: str, meanwhile: Callable[[], object] = lambda: None) -> bytes:
-    """The copy of a source of one file."""
+    """Return the copy of a source with a single file."""
     (copied,) = preparation.copy_raw(folder, {"source": source}, meanwhile)
     return copied.path.read_bytes()
 
 
 def read_refusal(folder: Path, source: str, meanwhile: Callable[[], object] = lambda: None) -> str:
-    """Why a run refuses the source, in a line; nothing of it is copied."""
+    """Return the one-line message that refuses the source, and require that nothing is copied."""
     with pytest.raises(preparation.UserError) as error:
         copy(folder, source, meanwhile)
     assert "\n" not in str(error.value)
@@ -72,7 +75,7 @@ def append(file: Path, content: bytes) -> None:
 def test_what_is_no_source_is_refused_before_a_look(source: str, reason: str) -> None:
     with pytest.raises(preparation.UserError) as error:
         preparation.declare({"ratings": {"source": source}})
-    # pydantic shows what it was given; what a user sees is one line, without it.
+    # pydantic's message shows the given value. The user's message is a line without it.
     message = str(error.value).partition("Value error, ")[2].partition(" [type=")[0]
     assert reason in message
     assert "secret" not in message
@@ -252,7 +255,7 @@ def test_a_link_out_of_the_folder_is_refused_by_name(tmp_path: Path, source: str
         preparation.copy_raw(tmp_path, {"source": source}, lambda: link_to(secret))
     with pytest.raises(preparation.UserError, match=r"in/a\.csv: it is a link out of the folder"):
         preparation.list_files(tmp_path, {"source": source})
-    # A person who names the link itself means it.
+    # A person who names the link wants the link's target.
     assert copy(tmp_path, str(link)) == CONTENT
 
 
@@ -276,14 +279,14 @@ def test_what_is_not_in_an_archive_is_answered_with_what_is(
     (tmp_path / "a.zip").write_bytes(content)
     with pytest.raises(preparation.UserError) as error:
         preparation.copy_raw(tmp_path, {"source": source})
-    # A source that cannot be declared is shown by pydantic with what it was given.
+    # pydantic shows the given value of a source that cannot be declared.
     assert message in str(error.value)
 
 
 def test_an_archive_is_listed_without_being_opened(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The sensor of new files lists it each minute."""
+    """The sensor of new files lists the archive every minute."""
     (tmp_path / "a.zip").write_bytes(ARCHIVE)
     monkeypatch.setattr(subprocess, "Popen", None)
     monkeypatch.setattr(zipfile, "ZipFile", None)
@@ -297,7 +300,7 @@ def test_a_damaged_or_encrypted_member_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.zip").write_bytes(content.replace(b"3.5,", b"4.5,"))
     assert "ratings.csv: it is damaged" in read_refusal(tmp_path, "a.zip!/ratings.csv")
     encrypted = bytearray(content)
-    # General purpose flags, in the local header and in the directory.
+    # the general purpose flags in the local header and in the directory
     encrypted[6] |= 1
     encrypted[encrypted.index(b"PK\x01\x02") + 8] |= 1
     (tmp_path / "a.zip").write_bytes(encrypted)

@@ -1,5 +1,8 @@
-"""`preparation: {engine: glue}`: the job gets the data in S3, what it makes is what one machine
-makes, and when it fails the run says why."""
+"""Tests of `preparation: {engine: glue}`.
+
+The job reads data in S3 and makes the same files as a single machine. If the job fails, the run
+says why.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +39,7 @@ ENGINE = {"engine": "glue", "job_name": "prepare", "role": ROLE, "workers": 4}
 
 @pytest.fixture
 def in_s3(project: Project, s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project]:
-    """A project whose storage is a bucket, and a Glue."""
+    """Yield a project with its storage in a bucket, and a Glue service."""
     for name, value in s3.environment().items():
         monkeypatch.setenv(name, value)
     storage = f"s3://{s3.create_bucket()}/data"
@@ -80,7 +83,7 @@ def test_glue_makes_in_s3_what_one_machine_makes(
     stored = f"{root}/shop/transformed"
     written = s3.store().get(f"{stored}/interactions/interactions.csv")
     users = s3.store().get(f"{stored}/batch_users_input/users.json")
-    # Nothing that the job wrote meanwhile stays.
+    # Files that the job wrote meanwhile are deleted.
     assert not [info.uri for info in s3.store().list(f"{root}/") if "/work/" in info.uri]
 
     again = {**in_s3.environment, "BATCHREC_STORAGE": root}
@@ -106,7 +109,7 @@ def test_glue_reads_files_in_s3_where_they_are(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    """They are neither copied nor, when the source is another or has erased people, deleted."""
+    """The files are not copied, and not deleted if the source changes or people are erased."""
     ratings = write_ratings(in_s3.root / "ratings.csv").read_bytes()
     source = f"s3://{s3.create_bucket()}/ratings.csv"
     s3.store().put(source, ratings)

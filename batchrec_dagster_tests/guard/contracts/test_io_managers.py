@@ -1,4 +1,4 @@
-"""What Dagster records of a step whose value cannot be read or stored."""
+"""Tests of Dagster's records of a step that cannot read or store its value."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def count(orders: pl.DataFrame) -> int:
 
 @pytest.fixture
 def io_manager(tmp_path: Path) -> dict[str, Any]:
-    """The IO manager of tables in the storage of a new home, by its key."""
+    """Return the IO manager of tables in the storage of a new home, by its key."""
     return {KEY: batchrec_dagster.resources({"BATCHREC_HOME": str(tmp_path)})[KEY]}
 
 
 def find_error(io_manager: dict[str, Any], asset: dg.AssetsDefinition) -> Any:
-    """The error that Dagster records of the asset's step."""
+    """Run the asset, and return the error that Dagster records for its step."""
     result = dg.materialize(
         [orders, count], selection=[asset], resources=io_manager, raise_on_error=False
     )
@@ -54,7 +54,7 @@ def test_a_table_that_was_deleted_is_named_without_a_stack(
 def test_a_value_that_cannot_be_stored_fails_without_a_stack(
     io_manager: dict[str, Any], tmp_path: Path
 ) -> None:
-    # A file stands where the folder of the storage has to be.
+    # A file is in the place of the storage's folder.
     (tmp_path / "storage").write_text("")
     error = find_error(io_manager, orders)
     assert error.message.startswith("Failure: ")

@@ -1,4 +1,4 @@
-"""The AWS SDK for JavaScript v3, a client that nobody here wrote, does the walkthrough."""
+"""Tests of the walkthrough by the AWS SDK for JavaScript v3, an independent client."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from batchrec_dagster_tests.guard.servers.personalize_data import (
 
 pytestmark = pytest.mark.slow
 
-# Its packages are installed there, once for each clone.
+# The SDK's packages are installed in this folder, once for each clone.
 FOLDER = REPOSITORY / "batchrec_dagster_tests/local_personalize/javascript"
 USERS = ["u1", "u2", "u3"]
 

@@ -1,4 +1,4 @@
-"""One process at a time works at a step, in a folder and in a bucket, however the last ended."""
+"""Tests that a single process at a time works at a step, in a folder and in a bucket."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ with Store.open(root, environment).lock("step", "other"):
 
 @dataclass(frozen=True)
 class Place:
-    """Where a lock is, in words that another process understands."""
+    """The location of a lock, in a form that another process understands."""
 
     root: str
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -43,7 +43,7 @@ class Place:
 
     @contextmanager
     def hold_elsewhere(self) -> Iterator[subprocess.Popen[str]]:
-        """Another process that holds the lock, until it is killed at the end at the latest."""
+        """Yield another process that holds the lock, and kill it at the end of the block."""
         command = [sys.executable, "-c", HOLD, json.dumps([self.root, dict(self.environment)])]
         with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) as other:
             try:
@@ -137,7 +137,7 @@ def test_a_lock_that_is_renewed_does_not_expire(place: Place) -> None:
 
 
 def test_in_a_bucket_a_lock_that_nobody_renews_expires(s3: S3Server) -> None:
-    """As that of another machine, of which nothing is heard any more."""
+    """Another machine held the lock, and has stopped renewing it."""
     store = Place(f"s3://{s3.create_bucket()}", s3.environment()).store
     with (
         store.lock("step", "silent", renew_seconds=LONG_SECONDS),
@@ -147,7 +147,7 @@ def test_in_a_bucket_a_lock_that_nobody_renews_expires(s3: S3Server) -> None:
 
 
 def test_who_was_overtaken_publishes_nothing(s3: S3Server) -> None:
-    """As a process that was frozen until its lock had expired."""
+    """The process was frozen until its lock had expired."""
     store = Place(f"s3://{s3.create_bucket()}", s3.environment()).store
     with (
         store.lock("step", "frozen", renew_seconds=LONG_SECONDS) as frozen,

@@ -1,7 +1,7 @@
-"""The local Personalize answers as Amazon's does: each batch operation, to the member.
+"""Tests that the local Personalize answers each batch operation like Amazon's, to the member.
 
-One walk asks for every operation (`personalize_walk`), through the embedded client and over HTTP.
-What comes back is compared with botocore's model as it is on the wire.
+A walk requests every operation (`personalize_walk`), by the embedded client and over HTTP. The
+tests compare the answers on the wire with botocore's model.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from batchrec_dagster_tests.guard.contracts.personalize_walk import (
 pytestmark = pytest.mark.slow
 
 WAYS = ("embedded", "HTTP")
-# Updates and stops are no part of a night, so that they may be offered or not.
+# Updates and stops are no part of a night, so the service may leave them out.
 OTHER_CREATIONS = {name for name in MODEL.operation_names if name.startswith("Create")} - OPERATIONS
 TIMES = {"creationDateTime", "lastUpdatedDateTime"}
 NAMED = {"name", "status", *TIMES}
@@ -43,8 +43,8 @@ def _list_output_members(operation: str) -> set[str]:
     return set(shape.members) if shape else set()
 
 
-# The members that AWS documents for every answer: those of a description, of each entry of a list,
-# or of the answer itself. They are from the API reference and from the examples of the guide.
+# The members that AWS documents for every answer: for a description, for each entry of a list, or
+# for the answer itself. The sources are the API reference and the examples of the guide.
 ALWAYS: dict[str, set[str]] = {
     "DescribeDatasetGroup": NAMED | {"datasetGroupArn"},
     "DescribeSchema": NAMED - {"status"} | {"schemaArn", "schema"},
@@ -104,7 +104,7 @@ ALWAYS: dict[str, set[str]] = {
 
 @pytest.fixture(scope="module")
 def walks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Walk]]:
-    """The walk both ways, each on a Personalize of its own."""
+    """Yield a walk by the embedded client and a walk over HTTP, on separate Personalizes."""
     walks, services = {}, []
     for way in WAYS:
         personalize = StartedPersonalize(tmp_path_factory.mktemp("walk"))
@@ -125,7 +125,7 @@ def walk(request: pytest.FixtureRequest, walks: dict[str, Walk]) -> Walk:
 
 
 def _find_differences(value: Any, shape: Shape, path: str) -> Iterator[str]:
-    """Yields the places where a value differs from what the model says."""
+    """Yield the places where a value differs from the model."""
     type_checks: dict[str, Callable[[Any], bool]] = {
         "structure": lambda v: isinstance(v, dict),
         "map": lambda v: isinstance(v, dict),
@@ -168,7 +168,7 @@ def is_equal_on_wire(parsed_value: Any, raw: Any) -> bool:
 
 
 def _list_structures(exchange: Exchange) -> list[dict[str, Any]]:
-    """The structures that ALWAYS speaks of: the described one, a list's entries, or the answer."""
+    """Return the structures of ALWAYS: the described resource, a list's entries, or the answer."""
     raw: dict[str, Any] = exchange.raw
     if exchange.operation.startswith("Describe"):
         return list(raw.values())
@@ -231,7 +231,7 @@ def test_describe_has_the_latest_version(walk: Walk) -> None:
 
 
 def test_summaries_agree_with_describe(walk: Walk) -> None:
-    """A list's entry is a part of the description, as far as nothing has changed between."""
+    """An entry of a list is a part of the description, unless the resource changed in between."""
     last: dict[str, dict[str, Any]] = {}
     comparisons = 0
     for exchange in walk.exchanges:
@@ -251,7 +251,7 @@ def test_summaries_agree_with_describe(walk: Walk) -> None:
 
 
 def _is_own_arn(exchange: Exchange, member: str) -> bool:
-    """Whether this member of a description or summary is its own ARN."""
+    """Return whether this member of a description or summary is the resource's ARN."""
     kind = re.sub("^(Describe|List)", "", exchange.operation).removesuffix("s")
     return member.lower() == f"{kind}arn".lower()
 
@@ -270,7 +270,7 @@ def test_both_ways_answer_the_same(walks: dict[str, Walk]) -> None:
 
 
 def _describe_exchange(exchange: Exchange) -> str:
-    """An exchange without what no two walks share: times, and the names of versions."""
+    """Return an exchange without times and names of versions, which differ between walks."""
     text = json.dumps([exchange.operation, exchange.params, exchange.raw], sort_keys=True)
     text = re.sub(r'"(\w+DateTime|trainingHours)": [\d.e-]+', r'"\1": 0', text)
     text = re.sub(r"(solution/\w+)/[0-9a-f]{8}", r"\1/version", text)
@@ -295,7 +295,7 @@ def test_kinds_for_real_time_cannot_be_created_and_there_are_none(walks: dict[st
 
 
 def _build_valid_value(shape: Shape) -> Any:
-    """Anything that botocore's own checks let through."""
+    """Return a value that passes botocore's checks."""
     if isinstance(shape, StructureShape):
         return {name: _build_valid_value(shape.members[name]) for name in shape.required_members}
     return {"list": [], "map": {}, "integer": 1}.get(shape.type_name, "arn:aws:personalize:::x/y")

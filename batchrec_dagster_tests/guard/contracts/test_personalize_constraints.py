@@ -1,7 +1,7 @@
-"""The local Personalize refuses what Amazon's would, by the constraints of botocore's model.
+"""Tests that the local Personalize enforces the constraints of botocore's model, like Amazon's.
 
-Each constraint on a batch operation's input is broken, and just kept. The cases are walked out of
-the model, so that a constraint that a later botocore adds is tested too.
+Each constraint on a batch operation's input is broken, and just kept. The cases are derived from
+the model, so that constraints of a later botocore are tested too.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from botocore.model import ListShape, MapShape, Shape, StructureShape
 from batchrec_dagster_tests.guard.contracts.personalize_walk import OPERATIONS, find_input
 from batchrec_dagster_tests.guard.servers.personalize import Local
 
-# For each pattern of the model: the start of a text that fits, and what makes it longer.
+# For each pattern of the model, the start of a matching text, and a text that makes it longer.
 FITTING = {
     None: ("x", "x"),
     r"^[a-zA-Z0-9][a-zA-Z0-9\-_]*": ("a-_9", "Z"),
@@ -49,7 +49,7 @@ UNFITTING = {
     r"\p{ASCII}{0,1500}": ["ä"],
     r"^([\p{L}\p{Z}\p{N}_.:/=+\-@]*)$": ["#", "a\tb", "💥"],
 }
-# A value of each JSON type; those that a member's own type takes are left out.
+# A value of each JSON type. Values that fit the member's type are left out.
 WRONG: dict[str, list[Any]] = {
     "string": [5, True, [], {}, "\ud800"],
     "boolean": ["true", 1, []],
@@ -62,7 +62,7 @@ WRONG: dict[str, list[Any]] = {
 
 
 class Case(NamedTuple):
-    """A request, and the member that breaks a constraint (None: none does)."""
+    """A request, and the member that breaks a constraint (None if no member does)."""
 
     params: dict[str, Any]
     member: str | None
@@ -70,7 +70,7 @@ class Case(NamedTuple):
 
 
 def _build_smallest_value(shape: Shape, depth: int = 0) -> Any:
-    """The smallest value that keeps the constraints."""
+    """Return the smallest value that keeps the constraints."""
     if isinstance(shape, StructureShape):
         return {
             name: _build_smallest_value(shape.members[name], depth + 1)
@@ -94,7 +94,7 @@ def _find_pattern(shape: Shape) -> str | None:
 
 
 def _list_values(shape: Shape) -> Iterator[tuple[Any, str, str]]:
-    """Values of a shape, the part of the path that breaks a constraint, and what is said of it.
+    """Yield values of a shape, the path to the broken constraint, and the constraint's message.
 
     An empty constraint means that the value is just allowed.
     """
@@ -185,7 +185,7 @@ def _list_cases(operation: str) -> Iterator[Case]:
 
 @pytest.fixture(scope="module")
 def empty(tmp_path_factory: pytest.TempPathFactory) -> Local:
-    """A Personalize without any resources but those that the cases make."""
+    """Return a Personalize without any resources except the cases' own."""
     return Local(tmp_path_factory.mktemp("empty"))
 
 
@@ -197,7 +197,7 @@ def test_each_constraint_of_the_model_is_kept(empty: Local, operation: str) -> N
         message = reply.content.get("message", "")
         if case.member is None:
             accepted_count += 1
-            # It may be refused for a rule beyond the model, but with another message.
+            # A rule beyond the model may refuse the value, but with another message.
             assert "failed to satisfy constraint" not in message, (case, message)
             assert reply.status in (200, 400)
         else:

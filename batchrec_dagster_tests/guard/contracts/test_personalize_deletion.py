@@ -1,4 +1,4 @@
-"""Data deletion jobs: no byte of the erased users stays, and nobody else's lists change."""
+"""Tests that data deletion jobs leave no byte of erased users, and change no other lists."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def build_rows(seed: int) -> list[Row]:
 
 
 def find_with_text(folder: Path, text: str) -> list[Path]:
-    """The files under the folder that have the text in their name or anywhere in their bytes."""
+    """Return the files under the folder with the text in their name or bytes."""
     return [
         path
         for path in sorted(folder.rglob("*"))
@@ -41,7 +41,7 @@ def find_with_text(folder: Path, text: str) -> list[Path]:
 
 
 def _read_plain(path: Path) -> bytes:
-    """The bytes of a file, and of Parquet what is packed in it, too."""
+    """Return the bytes of a file and, for Parquet, its unpacked content too."""
     data = path.read_bytes()
     if path.suffix != ".parquet":
         return data
@@ -49,7 +49,7 @@ def _read_plain(path: Path) -> bytes:
 
 
 def find_erased(local: Local) -> dict[str, list[Path]]:
-    """The files of the home that still have one of the users."""
+    """Return the home's files that still contain an erased user, by user."""
     files = {user: find_with_text(local.root / "home", user) for user in TO_ERASE}
     return {user: paths for user, paths in files.items() if paths}
 
@@ -57,7 +57,7 @@ def find_erased(local: Local) -> dict[str, list[Path]]:
 def start_deletion(
     local: Local, users: Iterable[str] = TO_ERASE, name: str = "erase", location: str = LIST
 ) -> str:
-    """Creates a data deletion job, which may still run, and returns its ARN."""
+    """Create a data deletion job, which may still run, and return its ARN."""
     local.store.put(LIST, "".join(f"{line}\n" for line in ("USER_ID", *users)).encode())
     (group,) = local.client.list_dataset_groups()["datasetGroups"]
     return local.client.create_data_deletion_job(
@@ -70,14 +70,14 @@ def start_deletion(
 
 @dataclass
 class Trained:
-    """A home with two imports of interactions, one of users, two models and a rejected file."""
+    """A home with two imports of interactions, an import of users, two models, a rejected file."""
 
     root: Path
     versions: dict[str, str]
-    """The ARNs of the solution versions, by their recipes."""
+    """The ARNs of the solution versions by recipe."""
 
     def copy(self, folder: Path) -> Local:
-        """Opens a copy in the folder."""
+        """Open a copy in the folder."""
         shutil.copytree(self.root, folder, dirs_exist_ok=True)
         return Local(folder)
 
@@ -97,7 +97,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     versions = {
         recipe: local.train_version(group, recipe, name=recipe) for recipe in (FOR_USERS, BY_ITEM)
     }
-    # A file whose columns are mixed up: the reason of the failure quotes a user.
+    # The file's columns are mixed up, so the reason of the failure quotes a user.
     wrong = f"USER_ID,ITEM_ID,TIMESTAMP,EVENT_TYPE\n1,i1,{TO_ERASE[0]},watch\n"
     local.store.put("s3://data/wrong.csv", wrong.encode())
     job = local.wait(local.start_import(dataset, "s3://data/wrong.csv", "wrong"))
@@ -109,7 +109,7 @@ RECORDS = sum(user in TO_ERASE for seed in (0, 1) for user, *_ in build_rows(see
 
 
 def make_lists(local: Local, trained: Trained, job: str) -> tuple[dict[str, list[str]], list[str]]:
-    """The items recommended to the users who stay, and the users in a segment."""
+    """Return the recommended items of the remaining users, and the users in a segment."""
     lists = local.recommend(trained.versions[FOR_USERS], USERS[4:], job)
     query = {"itemId": "i2"}
     (answer,) = local.answer_lines(trained.versions[BY_ITEM], [query], f"{job}-2", numResults=60)
@@ -128,7 +128,7 @@ def test_no_byte_of_the_erased_stays_and_the_others_get_the_same_lists(
     lists_after, segment_after = make_lists(local, trained, "after")
     assert lists_after == lists
     assert segment_after == [user for user in segment if user not in TO_ERASE]
-    # To the model they are strangers now, who get what is popular.
+    # To the model, the erased users are strangers now, who get popular items.
     erased = local.recommend(trained.versions[FOR_USERS], [TO_ERASE[0], "stranger"], "erased")
     assert erased[TO_ERASE[0]] == erased["stranger"]
 

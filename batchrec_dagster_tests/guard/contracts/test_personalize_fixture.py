@@ -1,4 +1,4 @@
-"""The fixture for other people's pipelines, used as they would: in a project of their own."""
+"""Tests of the fixture for other people's pipelines, in a project like theirs."""
 
 from __future__ import annotations
 

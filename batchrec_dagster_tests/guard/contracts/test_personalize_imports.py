@@ -1,6 +1,6 @@
-"""What is imported into the local Personalize counts, and what is wrong is named by file and line.
+"""Tests of imports into the local Personalize: the rows that count, and errors by file and line.
 
-How much was imported is seen in the lists: those of a stranger have each item of the data.
+The lists show the imported rows: the list of a stranger has every item of the data.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def replace_line(number: int, line: bytes) -> bytes:
     return b"".join(lines)
 
 
-# What is wrong with a file, the line that the reason names, and the file.
+# The mistake in a file, the line that the reason names, and the file.
 BAD_FILES: dict[str, tuple[int | None, bytes]] = {
     "empty": (None, b""),
     "missing column": (None, GOOD.replace(HEADER, b"USER_ID,TIMESTAMP,EVENT_TYPE\n")),
@@ -91,7 +91,7 @@ def test_a_location_without_data_is_named(local: Local, location: str) -> None:
 
 
 def import_and_list(local: Local, data: bytes) -> list[str]:
-    """A stranger's list of all items, after an import of this file alone."""
+    """Import this file alone, and return a stranger's list of all items."""
     local.store.put(FILE, data)
     group = local.create_group()
     local.wait_until_active(local.start_import(local.create_dataset(group), FILE))
@@ -107,7 +107,7 @@ def good_list(films: Films) -> list[str]:
 
 
 def shuffle_columns() -> bytes:
-    """Other columns are ignored, even two of one name, and a line break in one of them."""
+    """Return data with further columns, two with the same name, and a line break in a cell."""
     lines = [b"RATING,TIMESTAMP,ITEM_ID,RATING,EVENT_TYPE,USER_ID,\n"]
     for line in GOOD.splitlines()[1:]:
         user, item, time, event = line.split(b",")
@@ -131,7 +131,7 @@ def test_a_file_in_another_form_gives_the_same_lists(
 
 
 def test_an_empty_marker_of_success_is_passed_over(local: Local) -> None:
-    """Spark writes it next to its files."""
+    """Spark writes the marker next to its files."""
     local.store.put("s3://data/parts/_SUCCESS", b"")
     dataset = local.create_dataset(local.create_group())
     job = local.wait(local.start_import(dataset, "s3://data/parts/"))
@@ -221,7 +221,7 @@ def test_a_bad_item_is_refused_with_its_line_and_column(
         assert word in str(error.value)
 
 
-# Text that breaks readers: quotes, NUL, line ends, marks, bad UTF-8, malformed numbers, and size.
+# Texts that break readers: quotes, NUL, line ends, marks, bad UTF-8, malformed numbers, long texts.
 NASTY = st.sampled_from(
     [
         *(b'"', b'""', b'"\n"', b'","', b"\0", b"\r", b"\r\n", b"\n\n", b",", b",,,,", b"|"),
@@ -237,7 +237,7 @@ SHORT = encode_csv(build_taste_rows(1000))
 
 @st.composite
 def damaged_files(draw: st.DrawFn) -> bytes:
-    """A good file with some places overwritten, or pushed apart."""
+    """Draw a good file with some places overwritten, or bytes inserted."""
     data = SHORT
     for place, length, nasty in draw(st.lists(CHANGES, max_size=4)):
         position = int(place * (len(data) + 1))

@@ -1,4 +1,4 @@
-"""Jobs of the local Personalize: what shows while they run, and what becomes of dead ones."""
+"""Tests of the local Personalize's jobs: their status while running, and after a kill."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def _import_until_killed(root: Path) -> None:
 
 
 def start_and_kill(local: Local) -> str:
-    """The ARN of an import job whose process was killed while it worked."""
+    """Start an import job, kill its process during the work, and return the job's ARN."""
     process = FORKS.Process(target=_import_until_killed, args=(local.root,), daemon=True)
     process.start()
     for _ in poll_until_deadline():
@@ -101,7 +101,7 @@ def test_a_job_whose_process_was_killed_has_failed_and_leaves_nothing(local: Loc
     assert killed["status"] == "CREATE FAILED"
     assert "has ended" in killed["failureReason"]
     assert [set(folder.iterdir()) for folder in folders] == before
-    # It is in nobody's way.
+    # The dead job blocks no other job.
     local.wait_until_active(local.start_import(dataset, DATA, "another"))
     local.client.delete_dataset(datasetArn=dataset)
     local.wait_until_gone(dataset)
@@ -114,7 +114,7 @@ def test_a_copy_of_the_catalogue_is_a_backup(tmp_path: Path) -> None:
     assert process.exitcode == 0
     home = tmp_path / "second" / "home"
     home.mkdir(parents=True)
-    # Without the log of SQLite's writes next to it.
+    # without SQLite's write-ahead log next to it
     shutil.copyfile(tmp_path / "first/home/catalog.sqlite", home / "catalog.sqlite")
     client = Local(tmp_path / "second").client
     (version,) = client.list_solution_versions()["solutionVersions"]
@@ -171,7 +171,7 @@ def test_no_request_but_list_reads_the_jobs_that_ended(local: Local) -> None:
     local.store.put(LINES, encode_user_lines(["u1"]))
     with counted_reads() as reads:
         job = local.create_batch_job(version, jobName="another")
-        # Of the resources that the request names, with what they belong to.
+        # the resources that the request names, and their parents
         assert len(reads) < 15
     local.wait_until_active(job)
     (dataset,) = local.client.list_datasets()["datasets"]

@@ -1,6 +1,6 @@
-"""What there is in an account of the local Personalize, and what it refuses, as Amazon's does.
+"""Tests of the resources in an account of the local Personalize, and of its refusals.
 
-Names, pages, tags, what is in use, and requests that nobody should send.
+The tests cover names, pages, tags, resources in use, and invalid requests.
 """
 
 from __future__ import annotations
@@ -64,7 +64,8 @@ def test_what_does_not_exist(local: Local) -> None:
     group = local.create_group()
     requests = (
         lambda: client.describe_dataset_group(datasetGroupArn=arn),
-        lambda: client.describe_schema(schemaArn=group),  # it exists, as something else
+        # The ARN exists, for a resource of another kind.
+        lambda: client.describe_schema(schemaArn=group),
         lambda: client.delete_solution(solutionArn=arn),
         lambda: client.list_tags_for_resource(resourceArn=arn),
         lambda: client.get_solution_metrics(solutionVersionArn=arn),
@@ -95,7 +96,7 @@ def test_lists_come_in_pages(local: Local) -> None:
     first = client.list_schemas(maxResults=3)
     client.delete_schema(schemaArn=first["schemas"][2]["schemaArn"])
     second = client.list_schemas(maxResults=3, nextToken=first["nextToken"])
-    assert [schema["name"] for schema in second["schemas"]] == names[3:6]  # none is left out
+    assert [schema["name"] for schema in second["schemas"]] == names[3:6]  # no resource is left out
     recipes = [
         recipe["name"]
         for page in client.get_paginator("list_recipes").paginate(PaginationConfig={"PageSize": 1})
@@ -162,7 +163,8 @@ def test_tags(local: Local) -> None:
     client.delete_dataset_group(datasetGroupArn=arn)
     local.wait_until_gone(arn)
     local.create_group()
-    assert client.list_tags_for_resource(resourceArn=arn)["tags"] == []  # they went with it
+    # The tags were deleted with their resource.
+    assert client.list_tags_for_resource(resourceArn=arn)["tags"] == []
 
 
 def test_a_resource_in_use_cannot_be_deleted(local: Local) -> None:

@@ -1,5 +1,8 @@
-"""The lists in PostgreSQL: readers see the old or the new ones, whatever happens to who writes, and
-what a team has added to the table stays."""
+"""Tests of the sink to PostgreSQL.
+
+Readers see either the old or the new lists, whatever happens to the writer. A team's additions to
+the table stay.
+"""
 
 from __future__ import annotations
 
@@ -144,7 +147,7 @@ def test_a_column_that_would_get_another_type_is_reported(
     with pytest.raises(SinkFailedError, match="price") as error:
         sink.write(texts)
     assert read_rows(postgres, postgres_url) == before
-    # The statement in the message lets the next run add the column as it has to be.
+    # After the statement in the message, the next run adds the right column.
     statement = f'ALTER TABLE "public"."{TABLE}" DROP COLUMN "price"'
     assert statement in str(error.value)
     postgres.query(statement, url=postgres_url)
@@ -220,7 +223,7 @@ def test_readers_see_all_the_old_or_all_the_new(
     for reader in readers:
         reader.start()
     try:
-        # This transaction has begun before the change, and has not read yet.
+        # This transaction began before the change, and has not read yet.
         with closing(psycopg2.connect(postgres_url)) as early, early.cursor() as cursor:
             early.set_session(isolation_level="REPEATABLE READ")
             cursor.execute("SELECT 1")
@@ -247,7 +250,7 @@ open_sink(sys.argv[1]).write(build_large_table(500))
 
 @contextmanager
 def write_half(postgres: PostgresServer, url: str) -> Iterator[subprocess.Popen[str]]:
-    """A process that has written some of 500 lists, and stays in its transaction."""
+    """Yield a process that has written some of 500 lists, and stays in its transaction."""
     for statement in (
         "CREATE FUNCTION stop() RETURNS trigger LANGUAGE plpgsql AS"
         " 'BEGIN PERFORM pg_sleep(600); RETURN NEW; END'",
@@ -270,7 +273,7 @@ def write_half(postgres: PostgresServer, url: str) -> Iterator[subprocess.Popen[
 
 
 def let_write(postgres: PostgresServer, url: str) -> None:
-    """End what still sleeps, and what makes it sleep."""
+    """End the sleeping queries, and drop the trigger that makes them sleep."""
     sleeping = "FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
     postgres.query(f"SELECT pg_terminate_backend(pid, 60000) {sleeping}", url=url)
     postgres.query(f"DROP TRIGGER stop ON {TABLE}", url=url)
@@ -282,7 +285,7 @@ def test_a_writer_that_is_killed_half_way_leaves_the_old_lists(
     sink.write(build_large_table(3))
     with write_half(postgres, postgres_url):
         assert len(read_rows(postgres, postgres_url)) == 15
-        # Another writer is told to come back later.
+        # Another writer gets the message to try later.
         with pytest.raises(SinkRetryError, match="another run"):
             sink.write(build_large_table(4))
     assert len(read_rows(postgres, postgres_url)) == 15
@@ -334,7 +337,7 @@ def test_what_is_wrong_with_the_connection_is_said_without_the_password(
 
 
 def test_off_this_machine_it_is_tls_unless_the_url_says_otherwise(postgres_url: str) -> None:
-    # Another spelling of 127.0.0.1, on which this server has no TLS.
+    # This is another spelling of 127.0.0.1, where the server has no TLS.
     url = postgres_url.replace("127.0.0.1", "127.1")
     sink = open_sink(url)
     for attempt in (sink.check, lambda: sink.write(build_large_table(1))):
@@ -344,7 +347,7 @@ def test_off_this_machine_it_is_tls_unless_the_url_says_otherwise(postgres_url: 
 
 
 def check_until_refused(sink: Sink) -> None:
-    """The server reads its configuration a moment after it was asked to."""
+    """Check until the sink is refused: the server takes a moment to reload its configuration."""
     for _ in range(2000):
         sink.check()
         time.sleep(0.05)

@@ -1,5 +1,7 @@
-"""Whichever engine prepares the ratings, one machine's or Spark, the same rows become interactions,
-and the same are left out for the same reasons."""
+"""Tests that all engines, on this machine or Spark, prepare the same interactions.
+
+The engines leave out the same rows for the same reasons.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,7 @@ def spark() -> Iterator[SparkSession]:
 
 @pytest.fixture(params=["local", pytest.param("spark", marks=at_night)])
 def prepare(request: pytest.FixtureRequest, tmp_path: Path) -> Prepare:
-    """Prepares the blocks of a declaration in the test's folder, by an engine."""
+    """Return a function that prepares a declaration's blocks in the test's folder by an engine."""
     session = request.getfixturevalue("spark") if request.param == "spark" else None
 
     def prepare(ratings: dict[str, Any], erased: tuple[str, ...] = (), **blocks: Any) -> Any:
@@ -103,7 +105,7 @@ def test_a_bad_row_stops_the_run_and_is_named(prepare: Prepare, tmp_path: Path) 
 
 
 def make_ratings() -> str:
-    """Rows of which each rule leaves out some, and no two rows of a pair have the same time."""
+    """Return rows with some for each rule to leave out; the rows of a pair differ in time."""
     chance = random.Random(0)
     rows = [
         f"u{chance.randrange(8)},i{chance.randrange(9)},{chance.choice([1, 3.5, 4, 5])},"

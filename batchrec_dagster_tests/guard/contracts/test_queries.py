@@ -1,4 +1,4 @@
-"""`query`: what SQL makes of the declared sources."""
+"""Tests of `query`: SQL over the declared sources."""
 
 from __future__ import annotations
 
@@ -186,7 +186,7 @@ def test_what_is_read_is_what_python_reads(
     writer.writerows([("user", "item", "note"), *table])
     put(base, "a.csv", text.getvalue())
     read = query_rows(base, "SELECT * FROM source", "a.csv", delimiter=delimiter)
-    # An empty cell is a missing one.
+    # An empty cell is a missing cell.
     assert read.rows() == [tuple(cell or None for cell in row) for row in table]
 
 

@@ -1,4 +1,4 @@
-"""`query`: what it may not do or read, and how that is reported."""
+"""Tests of what a `query` may not do or read, and of the messages about it."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ OUTSIDE = (
     "SELECT * FROM sqlite_scan('{secret}', 't')",
     "SELECT * FROM duckdb_secrets()",
     "SELECT getenv('HOME')",
-    # It is the name of a variable of the program that runs the query.
+    # The program that runs the query has a variable with this name.
     "SELECT * FROM files",
 )
 

@@ -1,6 +1,6 @@
-"""What a recipe is trained on: event types, values and weights, and items that nobody had yet.
+"""Tests of a recipe's training data: event types, values and weights, and items nobody had yet.
 
-The data have two tastes: even users like even items, odd users odd ones.
+The data have two tastes: even users like even items, odd users like odd items.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def test_event_type_chooses_what_is_trained_on(local: Local, recipe: str) -> Non
 
 
 def import_valued_lines(local: Local, lines: list[str]) -> str:
-    """The group whose interactions are these lines, with EVENT_TYPE and EVENT_VALUE."""
+    """Import these lines with EVENT_TYPE and EVENT_VALUE, and return the dataset group."""
     schema = write_interactions_schema({"name": "EVENT_VALUE", "type": ["null", "double"]})
     group = local.create_group()
     answer = local.client.create_dataset(
@@ -57,7 +57,7 @@ def test_events_below_the_threshold_are_seen_and_not_trained_on(local: Local, re
         for kind, value in values.items()
         for user, item, time in ROWS
     ]
-    # A user whose items are all below the threshold has seen them, and gets a stranger's list.
+    # A user with all items below the threshold has seen the items, and gets a stranger's list.
     item = f"whole-{ROWS[0][1]}"
     lines += [f"new,{item},{time},watch,0.1" for time in (1, 2)]
     group = import_valued_lines(local, lines)
@@ -85,7 +85,7 @@ def test_event_weights_choose_what_is_trained_on_and_what_comes_first(local: Loc
     version = local.train_version(group, solutionConfig=config)
     items = local.recommend(version, ["u1"], numResults=500)["u1"]
     assert {item.split("-")[0] for item in items} == {"buy", "rate"}
-    # Each user bought what they rated, and a purchase counts four times as much.
+    # All users bought the items that they rated. A purchase counts four times as much as a rating.
     assert all(item.startswith("buy") for item in items[:5])
     with pytest.raises(local.client.exceptions.InvalidInputException, match="eventsConfig"):
         local.create_solution(group, FOR_USERS[0], name="first", solutionConfig=config)
@@ -104,7 +104,7 @@ ITEM_FIELDS = (
 
 
 def import_with_items(local: Local, kinds: dict[str, str]) -> str:
-    """A group with interactions, and with items that have a kind; of NEW nobody had any."""
+    """Import interactions and items with a kind, where nobody had any of NEW; return the group."""
     group, _ = local.import_rows(ROWS)
     lines = [f"{item},{kind}" for item, kind in kinds.items()]
     local.import_metadata(group, "Items", ITEM_FIELDS, lines)
@@ -139,7 +139,7 @@ def test_exploration_weight_bounds_the_share_of_new_items(local: Local) -> None:
         shares = [len(NEW & set(items)) for items in lists.values()]
         assert max(shares) <= most
         assert any(shares) == bool(most)
-    # What a user has had counts, too, where the filter lets it in.
+    # Items that a user has had count too, if the filter lets them in.
     bought = 'EXCLUDE ItemID WHERE Interactions.EVENT_TYPE IN ("buy")'
     (group,) = local.client.list_dataset_groups()["datasetGroups"]
     filter_arn = local.create_filter(group["datasetGroupArn"], bought, "bought")
@@ -167,7 +167,7 @@ def test_filters_hold_for_new_items(local: Local) -> None:
     items = local.recommend(version, ["u1"], numResults=20, filterArn=odd)["u1"]
     assert NEW & set(items)
     assert {KINDS[item] for item in items} == {"odd"}
-    # What a user has had since the training is seen, though it was new to the training.
+    # An item since the training counts as seen, though the training did not know it.
     later = [*ROWS, ("u1", "new1", 1_700_000_000), ("u1", "new3", 1_700_000_001)]
     local.store.put("s3://data/more.csv", encode_csv(later))
     dataset = f"{group.replace('dataset-group', 'dataset')}/INTERACTIONS"

@@ -1,6 +1,6 @@
-"""What a user gets of each recipe for recommendations: trained and asked by boto3, as on AWS.
+"""Tests of each recipe for recommendations, trained and queried by boto3, as on AWS.
 
-The data have two tastes: even users like even items, odd users odd ones.
+The data have two tastes: even users like even items, odd users like odd items.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def test_a_training_has_the_metrics_that_aws_documents(films: Films, recipe: str
         *(f"normalized_discounted_cumulative_gain_at_{depth}" for depth in depths),
         *(f"precision_at_{depth}" for depth in depths),
     }
-    # Half of the items are of a user's taste, so chance would find half as many.
+    # Half of the items fit a user's taste, so chance would find half as many.
     assert 0.1 < metrics["normalized_discounted_cumulative_gain_at_25"] <= 1
 
 
@@ -108,7 +108,7 @@ def test_a_bad_line_is_answered_in_its_place(films: Films) -> None:
         assert bad["output"] == {"recommendedItems": []}
         assert good["error"] is None
         assert good["output"] == answers[1]["output"]
-    assert answers[8]["input"] == {"userId": 7.5}  # what can be repeated is
+    assert answers[8]["input"] == {"userId": 7.5}  # items that can be repeated are repeated
 
 
 def test_a_number_is_an_id_and_a_line_of_a_mebibyte_is_refused(films: Films) -> None:
@@ -186,7 +186,7 @@ def test_similar_items_are_those_of_the_same_users(films: Films, recipe: str) ->
     assert len(set(items_of(even))) == len(set(items_of(unknown))) == 10
     assert list(even["output"]) == ["recommendedItems"]  # no scores
     assert bad["error"] == "User error: Required fields for the provided recipe are itemId"
-    # Nobody asks, so there is nobody who had any.
+    # Without users, nobody had any items.
     filter_arn = films.create_filter(films.films, name=recipe)
     (others,) = films.answer_lines(version, lines[:1], numResults=100, filterArn=filter_arn)
     assert len(items_of(others)) == 39
@@ -206,7 +206,7 @@ def test_interactions_imported_after_the_training_count(local: Local) -> None:
     version = local.train_version(group)
     filter_arn = local.create_filter(group)
     before = local.recommend(version, ["fresh"], "before", filterArn=filter_arn, numResults=40)
-    assert len(before["fresh"]) == 40  # a stranger is offered everything
+    assert len(before["fresh"]) == 40  # a stranger may get every item
     evens = [("fresh", f"i{number}", 1_700_000_000 + number) for number in range(0, 30, 2)]
     unknown = [("filler", "new", 1_700_001_000 + number) for number in range(1000)]
     local.store.put("s3://data/more.csv", encode_csv([*ROWS, *evens, *unknown]))
@@ -214,7 +214,7 @@ def test_interactions_imported_after_the_training_count(local: Local) -> None:
     after = local.recommend(version, ["fresh"], "after", filterArn=filter_arn, numResults=40)
     assert not set(after["fresh"]) & {item for _, item, _ in evens}
     assert count_even(after["fresh"][:5]) == 5
-    assert "new" not in after["fresh"]  # the training did not know it
+    assert "new" not in after["fresh"]  # the training did not know this item
     newer = local.train_version(group, name="newer")
     assert "new" in local.recommend(newer, ["u1"], "newer", numResults=100)["u1"]
 
@@ -275,5 +275,5 @@ def test_a_filter_knows_a_users_latest_100_interactions_of_each_event_type(local
     lists = local.recommend(version, ["reader", "clicker"], filterArn=filter_arn, numResults=500)
     books = {item for item in lists["reader"] if item.startswith("b")}
     assert books == {f"b{number:03}" for number in range(50)}  # the oldest 50
-    # 60 of one type and 90 of the other: all are seen.
+    # 60 interactions of one type and 90 of the other; all items are seen
     assert not [item for item in lists["clicker"] if item.startswith("b")]

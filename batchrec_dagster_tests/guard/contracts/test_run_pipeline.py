@@ -1,4 +1,4 @@
-"""What a team's tests may rely on: `run_pipeline` runs their own YAML in a temporary home."""
+"""Tests of `run_pipeline`, by which a team's tests run their YAML in a temporary home."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TYPE = "batchrec_dagster.BatchRecommendations"
 
 @pytest.fixture
 def team(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
-    """A project in production: its ratings are in a warehouse, its lists in S3 and a database."""
+    """Return a production project with ratings in a warehouse, and lists in S3 and a database."""
     monkeypatch.chdir(project.root)
     monkeypatch.delitem(sys.modules, project.package.name, raising=False)
     write_ratings(project.root / "tests" / "orders.csv")

@@ -1,6 +1,6 @@
-"""What a user gets of the recipes for segments, and filters of items and users in jobs, by boto3.
+"""Tests of the recipes for segments, and of filters on items and users in jobs, by boto3.
 
-The data have two tastes: even users like even items, odd users odd ones.
+The data have two tastes: even users like even items, odd users like odd items.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ BY_ATTRIBUTE = "aws-item-attribute-affinity"
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Films:
-    """Interactions, items with a kind and the quarter of the catalogue, and users with an age."""
+    """Return a group with interactions, items with a kind and a quarter, and users with an age."""
     shop = Films(tmp_path_factory.mktemp("shop"))
-    # i1 has no quarter.
+    # The item i1 has no quarter.
     items = [f"i{n},{('even', 'odd')[n % 2]}|all,{n // 10 if n != 1 else ''}" for n in range(40)]
     quarter = {"name": "QUARTER", "type": ["null", "int"]}
     fields: list[dict[str, Any]] = [

@@ -1,4 +1,4 @@
-"""What each sink promises of the lists it writes: in PostgreSQL, in DynamoDB and in a file."""
+"""Tests of the promises of each sink: PostgreSQL, DynamoDB and files."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ AWS = {
 }
 URL_ENV = "SHOP_DATABASE_URL"
 TABLE = "shop-lists"
-# What PostgreSQL and UTF-8 can hold.
+# Texts that PostgreSQL and UTF-8 can hold.
 TEXT = st.text(
     st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=8
 )
@@ -51,15 +51,16 @@ Rows = list[dict[str, Any]]
 
 @dataclass
 class Place:
-    """A sink, and how its readers read it."""
+    """A sink, and its readers' way to read it."""
 
     sink: Sink
     read: Callable[[str, list[str]], Rows]
-    """The rows of a table with these columns, in order of user and rank. Takes the column by which
-    lists are found, and the columns."""
+    """The function that reads the rows of a table, in order of user and rank.
+
+    Its arguments are the column that identifies a list, and the columns to read."""
 
     def read_rows(self, table: pl.DataFrame) -> list[tuple[Any, ...]]:
-        """What the place has in the columns of the table."""
+        """Return the sink's rows in the columns of the table."""
         key, columns = table.columns[0], table.columns
         rows = self.read(key, columns)
         return sorted(tuple(row.get(column) for column in columns) for row in rows)
@@ -71,7 +72,7 @@ def read_postgres(postgres: PostgresServer, url: str, key: str, columns: list[st
 
 
 def read_dynamodb(key: str, columns: list[str]) -> Rows:
-    """One item for each user, with the list best first."""
+    """Return the rows of DynamoDB's items, which have a user's list each, the best first."""
     pages = open_dynamodb().get_paginator("scan").paginate(TableName=TABLE)
     rows = []
     for item in (item for page in pages for item in page["Items"]):
@@ -170,7 +171,7 @@ def test_lists_of_similar_items_are_found_by_the_item(place: Place) -> None:
 
 
 def test_users_are_whole_however_many_there_are(place: Place) -> None:
-    # A sink has so many rows in memory that two lists lie at the ends of batches.
+    # A sink's batch of rows in memory is so small that two lists lie at the ends of batches.
     users = 200 if place.sink.kind == "dynamodb" else 21_000
     lists = build_large_table(users)
     assert place.sink.write(lists) == (5 * users, users)

@@ -1,7 +1,6 @@
-"""What every source of ratings does, wherever the rows are: in files, in S3, on the web, in a
-database or in a table.
+"""Tests of every source of ratings: files, S3, the web, databases and tables.
 
-A source lists its files with a version of each, and a run copies them as they were then.
+A source lists its files with a version for each, and a run copies exactly these versions.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ Rows = list[tuple[str, str, int]]
 
 START = 1_500_000_000
 ROWS: Rows = [(f"u{n}", f"00{n % 7}", START + n) for n in range(20)]
-# As many bytes, however they are written.
+# The file has the same number of bytes in every format.
 OTHERS: Rows = [*ROWS[:-1], ("u91", "001", START + 91)]
 COLUMNS = {"user": "user", "item": "item", "timestamp": "time"}
 NAMES = [*COLUMNS.values()]
@@ -35,23 +34,23 @@ NAMES = [*COLUMNS.values()]
 
 @dataclass(frozen=True)
 class Source:
-    """A place of rows, and how to declare it."""
+    """A place of rows, and its declaration."""
 
     write: Callable[[Rows], object]
-    """Writes the rows there, in place of those before."""
+    """The function that writes the rows to the place, and replaces the rows before."""
     source: str | dict[str, str]
     others: dict[str, Any] = field(default_factory=dict)
-    """The other settings that it needs."""
+    """Further settings that the source needs."""
 
     @property
     def name(self) -> str:
-        """What messages call it: without a query, which may be a signature."""
+        """The source's name in messages, without a URL's query, which may be a signature."""
         texts = [self.source] if isinstance(self.source, str) else [*self.source.values()]
         return texts[0].partition("?")[0].partition("!/")[0]
 
     @property
     def ratings(self) -> dict[str, Any]:
-        """The block of the YAML."""
+        """The block of the YAML file."""
         return {"source": self.source, "columns": COLUMNS, **self.others}
 
 
@@ -65,7 +64,7 @@ def zip_rows(rows: Rows) -> bytes:
 
 
 class Places:
-    """The sources of a test, by name."""
+    """The sources of a test by name."""
 
     def __init__(self, folder: Path, request: pytest.FixtureRequest) -> None:
         self.folder = folder
@@ -78,7 +77,7 @@ class Places:
     def write_file(self, name: str, content: bytes) -> None:
         path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Readers that hold the file open keep the old one.
+        # Readers with an open file keep the old file.
         part = path.with_name(f".{path.name}")
         part.write_bytes(content)
         part.replace(path)
@@ -253,7 +252,7 @@ def source(request: pytest.FixtureRequest, tmp_path: Path) -> Source:
 
 
 def read_copies(folder: Path, source: Source, copies: list[preparation.RawFile]) -> Rows:
-    """The rows of the copies, which are read as any other files."""
+    """Return the rows of the copies, which are read like any other files."""
     others = {name: value for name, value in source.others.items() if name not in QUERIED}
     rows: Rows = []
     for copy in copies:
@@ -262,7 +261,7 @@ def read_copies(folder: Path, source: Source, copies: list[preparation.RawFile])
     return rows
 
 
-# The settings of rows that become Parquet before they are copied.
+# Settings of rows that become Parquet before the copy.
 QUERIED = ("query", "version_query", "format")
 
 
@@ -279,7 +278,7 @@ class TestSource:
         source.write(ROWS)
         versions = preparation.list_files(tmp_path, source.ratings)
         assert preparation.list_files(tmp_path, source.ratings) == versions
-        # A file system may tell times apart no better.
+        # A file system's times may be no more precise.
         time.sleep(0.02)
         source.write(OTHERS)
         assert preparation.list_files(tmp_path, source.ratings) != versions
@@ -295,7 +294,7 @@ class TestSource:
         assert not [path for path in tmp_path.glob("raw/**/*") if path.is_file()]
 
     def test_rows_of_two_states_are_never_mixed(self, source: Source, tmp_path: Path) -> None:
-        """The run reads one of them, or says that there are two. The next run misses nothing."""
+        """The run reads one state, or reports two states. The next run misses nothing."""
         source.write(ROWS)
         try:
             copies = preparation.copy_raw(tmp_path, source.ratings, lambda: source.write(OTHERS))

@@ -1,8 +1,8 @@
-"""Requests as "Maintaining Personalized Experiences with Machine Learning" sends them.
+"""Tests with the requests of AWS's "Maintaining Personalized Experiences with Machine Learning".
 
-Written from the documented behaviour of that AWS solution: its state machines know a resource by
-the ARN that they build from STS's account, describe it, create it if it is not there, compare the
-description with the configuration, and take the newest ACTIVE one of a list. No code of it is here.
+The requests follow the documented behaviour of that AWS solution, and no code of it is here. Its
+state machines build a resource's ARN from STS's account, describe the resource, create it if it is
+missing, compare the description with the configuration, and take the newest ACTIVE entry of a list.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ TAGS = [{"tagKey": "solution", "tagValue": "SO0170"}]
 
 
 class Machine:
-    """A state machine's steps on one client."""
+    """A state machine's steps on a client."""
 
     def __init__(self, local: Local) -> None:
         self.client: Any = local.open_client(account=ACCOUNT, region=REGION)
@@ -41,7 +41,7 @@ class Machine:
         return f"arn:aws:personalize:{REGION}:{ACCOUNT}:{resource}"
 
     def ensure(self, resource: str, operation: str, **config: Any) -> str:
-        """Describes a resource, or creates it and waits until it is ACTIVE; returns its ARN."""
+        """Describe a resource, or create it and wait until it is ACTIVE, and return its ARN."""
         arn = self.build_arn(resource)
         try:
             description = describe(self.client, arn)
@@ -63,14 +63,14 @@ class Machine:
         return description
 
     def find_newest(self, operation: str, member: str, **parent: str) -> Mapping[str, Any]:
-        """The newest ACTIVE entry of all pages."""
+        """Return the newest ACTIVE entry of all pages."""
         pages = self.client.get_paginator(operation).paginate(**parent)
         entries = [entry for page in pages for entry in page[member]]
         active = [entry for entry in entries if entry["status"] == "ACTIVE"]
         return max(active, key=lambda entry: entry["creationDateTime"])
 
     def run_night(self, date: str) -> str:
-        """Imports, trains and recommends like a scheduled run; returns the folder of the output."""
+        """Import, train and recommend like a scheduled run, and return the folder of the output."""
         group = self.ensure("dataset-group/films", "create_dataset_group", name="films", tags=TAGS)
         text = write_interactions_schema()
         schema = self.ensure("schema/films_s", "create_schema", name="films_s", schema=text)
@@ -168,7 +168,7 @@ def _require_real_time_refused(machine: Machine) -> None:
 
 
 def _clean_up(machine: Machine) -> None:
-    """Everything by its lists, what depends on something first."""
+    """Delete all listed resources, dependent resources first."""
     client = machine.client
     steps: list[tuple[str, str, str, Callable[..., Any]]] = [
         ("list_campaigns", "campaigns", "campaignArn", client.delete_campaign),

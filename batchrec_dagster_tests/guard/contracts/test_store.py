@@ -1,5 +1,7 @@
-"""What a storage promises, in a folder and in a real bucket: an object is whole or not there, and
-what is refused is said with what to do."""
+"""Tests of the promises of a storage, in a folder and in a real bucket.
+
+An object is whole or absent. Messages about refused operations say what to do.
+"""
 
 from __future__ import annotations
 
@@ -138,7 +140,7 @@ def test_a_page_in_a_bucket_is_called_one_so_that_browsers_show_it(
 
 @pytest.mark.parametrize("times", [1, 3])
 def test_what_nobody_confirmed_is_done_all_the_same(s3: S3Server, bucket: str, times: int) -> None:
-    """Its own write is known again, and not taken for another's."""
+    """The store recognises its own write, and does not take it for another process's."""
     with proxy(s3.endpoint) as s3_proxy:
         environment = s3.environment() | {"AWS_ENDPOINT_URL_S3": s3_proxy.address}
         store = Store.open(f"s3://{bucket}", environment)
@@ -215,21 +217,21 @@ def test_a_folder_that_cannot_be_made_or_written_is_named(tmp_path: Path) -> Non
     (tmp_path / "file").touch()
     with pytest.raises(StorageError, match=f"{tmp_path / 'file/storage'}: Not a directory"):
         Store.open(tmp_path / "file/storage").put("a", b"x")
-    kernel = "/sys/kernel"  # nobody may write there
+    kernel = "/sys/kernel"  # nobody may write to this folder
     with pytest.raises(StorageError, match=f"cannot write {kernel}/a: permission denied"):
         Store.open(kernel).put("a", b"x")
 
 
 @pytest.fixture
 def umask() -> Iterator[Callable[[int], int]]:
-    """Sets the umask, which is the usual one until a test sets another."""
+    """Yield a function that sets the umask, which is the usual one at first."""
     before = os.umask(0o022)
     yield os.umask
     os.umask(before)
 
 
 def read_modes(root: Path) -> tuple[set[int], set[int]]:
-    """The permissions of the folders and of the files."""
+    """Return the permissions of the folders and of the files."""
     modes: tuple[set[int], set[int]] = (set(), set())
     for path in [root, *root.rglob("*")]:
         modes[path.is_file()].add(path.stat().st_mode & 0o777)
@@ -240,7 +242,7 @@ def read_modes(root: Path) -> tuple[set[int], set[int]]:
 def test_a_storage_that_is_new_can_be_read_by_its_user_alone(
     tmp_path: Path, umask: Callable[[int], int]
 ) -> None:
-    # What is in a folder that others may not open is closed to them anyway.
+    # Files in a folder that other users may not open are protected anyway.
     tmp_path.chmod(0o755)
     root = tmp_path / "srv/storage"
     store = Store.open(root)
@@ -248,7 +250,8 @@ def test_a_storage_that_is_new_can_be_read_by_its_user_alone(
         store.put("raw/ratings.csv", b"ana bought a test")
         store.create("lock", b"x")
         assert read_modes(root.parent) == ({0o700}, {0o600})
-        shutil.rmtree(root.parent)  # Somebody starts over while this process lives.
+        # A person deletes the storage and starts over while this process lives.
+        shutil.rmtree(root.parent)
 
 
 @pytest.mark.parametrize(

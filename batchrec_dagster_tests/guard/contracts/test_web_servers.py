@@ -1,8 +1,8 @@
-"""Each HTTP server answers this machine and its own pages, and nobody else.
+"""Tests that each HTTP server answers only this machine and the server's own pages.
 
-`batchrec ui` and `batchrec local-personalize` have no login: whoever reaches them may use them. So
-both refuse what a page of another site could send, and neither size nor slowness of requests takes
-them away from others.
+`batchrec ui` and `batchrec local-personalize` have no login: anybody who reaches them may use them.
+So both refuse requests that a page of another site could send, and neither large nor slow requests
+block other clients.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from batchrec_dagster_tests.guard.servers.web import Page, serving
 
 pytestmark = [pytest.mark.attack, pytest.mark.slow]
 
-REQUESTS = repeats(10_000, 200)  # to each server
+REQUESTS = repeats(10_000, 200)  # the requests to each server
 MOST_CONNECTIONS = 256
 MAX_BODY_BYTES = 1 << 20
 PAGE = {"Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
@@ -51,7 +51,7 @@ def server(
 
 @pytest.fixture(scope="module")
 def slow_clients(server: GuardedServer) -> Iterator[dict[str, socket.socket]]:
-    """Clients that begin a request, and send no more."""
+    """Yield clients that begin a request and send no more."""
     with ExitStack() as stack:
         yield {
             name: stack.enter_context(server.connect(first_bytes))
@@ -151,18 +151,18 @@ def test_no_hostile_request_changes_anything(server: GuardedServer) -> None:
 
 
 def send_hostile_requests(server: GuardedServer) -> Iterator[int]:
-    """The status of each answer; 0 if there was none."""
+    """Send hostile requests, and yield the status of each answer, or 0 without an answer."""
     chance = random.Random(None if IS_LONG else 18)
     for _ in range(REQUESTS):
         kind = chance.randrange(3)
-        if kind == 0:  # a stranger's, otherwise right
+        if kind == 0:  # a stranger's request that is otherwise right
             status = server.change(
                 [(name, value.format(port=server.port)) for name, value in chance.choice(STRANGERS)]
             )
-        elif kind == 1:  # by a method that changes nothing
+        elif kind == 1:  # a method that changes nothing
             method = chance.choice(["GET", "HEAD", "PUT", "DELETE", "OPTIONS", "TRACE"])
             status, _ = server.ask(method, server.change_path, server.change_body)
-        else:  # cut off, and bytes
+        else:  # a request that is cut off, and random bytes
             cut = chance.randrange(len(server.change_body))
             noise = server.change_body[:cut] + chance.randbytes(chance.randrange(1, 40))
             path = chance.choice([server.change_path, "/" + quote(noise[:20])])
@@ -190,10 +190,10 @@ def test_more_connections_than_it_keeps_get_503_until_the_others_end(
     assert server.ask("GET", server.health)[0] == 200
 
 
-# Of Dagster's page alone ------------------------------------------------------------------------
+# Only Dagster's page ----------------------------------------------------------------------------
 
 UI = pytest.mark.parametrize("server", ["ui"], indirect=True)
-# These bodies are no GraphQL requests. Dagster alone would answer them with 500.
+# These bodies are no GraphQL requests. Dagster without the guard would answer with 500.
 MALFORMED = (
     *(b"", b"\xff", b"{", b"[" * 100_000, b"null", b"1", b'"x"'),
     *(b"[]", b"[1]", b"[[]]", b'[{"query": "{version}"}]'),
@@ -283,11 +283,11 @@ def test_the_own_page_opens_a_websocket_and_a_stranger_does_not(server: GuardedS
 
 
 def build_hostile_page(server: GuardedServer) -> Page:
-    """Starts a run in every way that a browser lets a page send to another site."""
+    """Return a page that tries to start a run in every way that browsers allow across sites."""
     url = f"{server.address}/graphql?query={quote(LAUNCH)}"
     query = server.change_body.decode()
     start = json.dumps({"id": "1", "type": "start", "payload": {"query": LAUNCH}})
-    # What a form sends as text/plain is NAME=VALUE: JSON, with the = in a string.
+    # A form sends NAME=VALUE as text/plain, which is JSON if the = is in a string.
     name, value = escape(f'{query[:-1]}, "x": "'), escape('"}')
     return Page(
         f"""<img src='{url}'><iframe src='{url}'></iframe><script src='{url}'></script>

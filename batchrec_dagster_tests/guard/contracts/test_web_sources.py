@@ -1,5 +1,8 @@
-"""A file from the web arrives whole, whatever happens on the way, and its address leads nowhere but
-to the web and shows no secret."""
+"""Tests of files from the web.
+
+A file arrives whole despite faults. A URL leads only to public addresses, and no message shows its
+secrets.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,7 @@ def server() -> Iterator[Web]:
 
 @pytest.fixture
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The pauses between attempts, which are noted and not made."""
+    """Return a list that records the pauses between attempts, instead of sleeping."""
     seconds_slept: list[float] = []
     monkeypatch.setattr("urllib3.util.retry.time.sleep", seconds_slept.append)
     monkeypatch.setenv("no_proxy", "*")
@@ -50,14 +53,14 @@ def serve(web: Web, page: Page) -> str:
 
 
 def fetch(folder: Path, url: str) -> bytes:
-    """The copy of the file; nothing else is left of it."""
+    """Return the copy of the file, and require that no other file is left."""
     (copied,) = preparation.copy_raw(folder, {"source": url})
     assert not [*folder.rglob("*.part")]
     return copied.path.read_bytes()
 
 
 def read_refusal(folder: Path, url: str) -> str:
-    """Why a run refuses the file, in a line without its signature; nothing is copied."""
+    """Return the one-line message that refuses the file, without its signature."""
     with pytest.raises(preparation.UserError) as error:
         preparation.copy_raw(folder, {"source": f"{url}?X-Amz-Signature=secret"})
     message = str(error.value)
@@ -105,7 +108,7 @@ def test_what_is_cut_for_good_leaves_what_was_there(
     with pytest.raises(preparation.UserError, match="the server says 500"):
         preparation.copy_raw(tmp_path, {"source": serve(web, page)})
     assert [path.read_bytes() for path in tmp_path.glob("raw/*")] == [CONTENT]
-    # It is asked again, and not forever.
+    # The request is repeated, but not forever.
     assert 2 < len(web.requests) < 12
 
 
@@ -205,7 +208,7 @@ def test_a_file_that_is_too_large_is_refused_and_the_setting_named(
 
 
 def test_no_server_at_all_is_said_so(tmp_path: Path, waits: list[float]) -> None:
-    # Nobody listens on this port, and no other test can take it while it is bound.
+    # No server listens on this port, and no other test can take the port while it is bound.
     with socket.socket() as mute:
         mute.bind(("127.0.0.1", 0))
         port = mute.getsockname()[1]

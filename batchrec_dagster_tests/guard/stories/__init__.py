@@ -1,1 +1,1 @@
-"""What happens to a team over nights: a first run, a refused one, a kill, an erasure."""
+"""Tests of a team's nights: a first run, a refused run, a kill, an erasure."""

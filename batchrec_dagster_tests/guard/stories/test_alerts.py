@@ -1,4 +1,4 @@
-"""The people whom an alert names get one message of a failed run."""
+"""Tests that each receiver of an alert gets a single message about a failed run."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 def fail(
     defs: dg.Definitions, instance: dg.DagsterInstance, name: str = "shop"
 ) -> dg.ExecuteInProcessResult:
-    """A refresh that ends at the first step."""
+    """Run a refresh that fails at the first step."""
     result = defs.resolve_job_def(f"{name}_refresh").execute_in_process(
         instance=instance,
         asset_selection=[dg.AssetKey([name, "raw_ratings"])],
@@ -44,7 +44,7 @@ def test_a_failed_run_is_told_once_with_step_reason_and_link(
     project.declare(declaration("shop_2", source))
     with definitions(project) as defs:
         cursor = tick(defs, ON_FAILURE, instance, None).cursor
-        # Another pipeline's failure is not this one's, though its name begins with it.
+        # A failure of `shop_2` is not a failure of `shop`, though the names begin alike.
         for job in ("shop_2_refresh", "shop_refresh"):
             result = defs.resolve_job_def(job).execute_in_process(
                 instance=instance, raise_on_error=False
@@ -67,7 +67,7 @@ def test_a_failed_run_of_some_assets_or_of_a_teams_job_is_told_too(
     project.declare(declaration("toys", "missing.csv"))
     with definitions(project) as defs:
         cursor = tick(defs, ON_FAILURE, instance, None).cursor
-        # The job of which the UI and `dagster asset materialize` run a part.
+        # The UI and `dagster asset materialize` run a part of this job.
         defs.resolve_implicit_global_asset_job_def().execute_in_process(
             instance=instance,
             asset_selection=[dg.AssetKey(["shop", "raw_ratings"])],
@@ -120,13 +120,13 @@ def test_data_in_a_message_are_text(
         )
         tick(defs, ON_FAILURE, instance, cursor)
     (text,) = inbox.texts
-    # What chats read as a mention, a command or a link is broken by a space of no width.
+    # A zero-width space breaks texts that chats read as a mention, a command or a link.
     for mark in ("<!", "<https", "@every", "]("):
         assert mark not in text
     visible = text.replace("\u200b", "")
     assert chats in visible
     assert not CONTROLS.search(visible)
-    # No line of the data passes for one of batchrec's.
+    # No line from the data looks like a line of batchrec's.
     links = [line for line in text.splitlines() if line.startswith("Run: ")]
     assert links == [f"Run: https://dagster.example.com/runs/{result.run_id}"]
 

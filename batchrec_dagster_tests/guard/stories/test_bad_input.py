@@ -1,5 +1,8 @@
-"""Bad input: one clear line that names the file, the line or setting, and the mend; and nothing
-half-written, nothing lost."""
+"""Tests of bad input.
+
+The message is a line that names the file, the line or setting, and the fix. Nothing is half-written
+or lost.
+"""
 
 from __future__ import annotations
 
@@ -109,7 +112,7 @@ def test_bad_input_is_reported_in_one_line_and_loses_nothing(
     assert "\n" not in message
     for part in parts:
         assert part in message
-    # Nothing is prepared, and nothing published.
+    # Nothing is prepared or published.
     files = {path.suffix for path in project.storage.rglob("*") if path.is_file()}
     assert files <= {".csv", ".json"}
     assert not [*project.storage.rglob("interactions.csv")]

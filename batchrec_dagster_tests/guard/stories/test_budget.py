@@ -1,4 +1,4 @@
-"""The budget of a run: what would cost more starts nothing, and a night's cost is what it paid."""
+"""Tests of a run's budget: work above it is not started, and a night's cost is the paid sum."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ TOO_LITTLE, ENOUGH = 1e-7, 1.0
 
 @dataclass
 class Shop:
-    """A pipeline that has run once, whose Personalize costs what AWS's does."""
+    """A pipeline that has run once, with a Personalize that costs as much as AWS's."""
 
     project: Project
     instance: dg.DagsterInstance
@@ -46,20 +46,20 @@ class Shop:
     def run(
         self, max_usd: float | None = None, *assets: str, **options: bool
     ) -> dg.ExecuteInProcessResult:
-        """options: as the Launchpad has them."""
+        """Refresh the pipeline. options: the switches of the Launchpad."""
         budget = {"max_usd_per_run": max_usd} if max_usd else {}
         self.project.declare({**DECLARATION, "budget": budget, "solution": V2})
         with paid_personalize():
             return refresh(self.project, "shop", self.instance, options, assets)
 
     def take_created(self) -> dict[str, int]:
-        """How many imports, models and jobs were started since the last call."""
+        """Return the numbers of imports, models and jobs created since the last call."""
         created = count_created(self.project)
         since, self.created_before = created - self.created_before, created
         return dict(since)
 
     def read_nights(self) -> list[dict[str, Any]]:
-        """What `batchrec list --editions` says of each night, newest first."""
+        """Return the nights of `batchrec list --editions`, newest first."""
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(self.project.root)
             environment = {"BATCHREC_HOME": str(self.project.root / ".batchrec")}
@@ -96,7 +96,7 @@ def test_within_its_budget_it_runs_and_the_night_costs_what_all_its_steps_paid(s
     night, *_, first = shop.read_nights()
     # A training on some 1,600 interactions costs 0.003 USD, and lists for 60 users 0.009.
     assert night["cost_usd"] == pytest.approx(0.012, abs=1e-3)
-    # The first run was a local one.
+    # The first run was local.
     assert first["cost_usd"] == 0
 
 
@@ -127,7 +127,7 @@ def test_what_failed_is_started_once_more(shop: Shop, kind: str) -> None:
 @pytest.mark.parametrize("kind", ["models", "jobs"])
 def test_what_failed_is_not_started_once_more_beyond_the_budget(shop: Shop, kind: str) -> None:
     with misbehaving_clients(FailingResources({CREATE[kind]: ["a hiccup"]})):
-        # The run costs 0.012 USD, and once more what failed costs 0.003 or 0.009 USD.
+        # The run costs 0.012 USD. Repeating the failed work costs 0.003 or 0.009 USD.
         refused = shop.run(0.014, **WORK)
     assert not refused.success
     for words in ("a hiccup", "not started once more", "budget.max_usd_per_run allows 0.01"):
@@ -155,5 +155,5 @@ def test_the_embedded_personalize_costs_nothing_so_no_budget_is_too_small(
     project.environment["BATCHREC_PRICES"] = str(prices)
     result = refresh(project, "shop", instance)
     assert result.success, why(result)
-    # What it would cost on AWS is said, by the team's prices, for 60 lists.
+    # The run reports its cost on AWS, by the team's prices, for 60 lists.
     assert "about 3.00 USD" in (checks(result)["within_budget"].description or "")

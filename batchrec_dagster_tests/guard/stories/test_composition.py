@@ -1,4 +1,4 @@
-"""A pipeline fits into a team's code location, and touches nothing of the team's own."""
+"""Tests that a pipeline fits into a team's code location, and leaves the team's things alone."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ from batchrec_dagster_tests.guard.builders import (
 )
 from batchrec_dagster_tests.guard.first_run import FirstRun
 
-# Downstream of the lists, under the pipeline's prefix and in its group.
+# The team's asset downstream of the lists, under the pipeline's prefix and in its group.
 OF_THE_TEAM = """\
 import dagster as dg
 
 @dg.asset(key_prefix="shop", group_name="shop", deps=[dg.AssetKey(["shop", "recommendations"])])
 def mailing() -> None: ...
 """
-# A partitioned asset of the team, upstream.
+# The team's partitioned upstream asset.
 ORDERS_BY_DAY = """\
 import dagster as dg
 
@@ -57,7 +57,7 @@ def team(project: Project) -> Project:
 
 
 def post_process(project: Project, **attributes: Any) -> None:
-    """Let the team change all assets of the pipeline, by Dagster's own means."""
+    """Change all assets of the pipeline by Dagster's post-processing, like a team."""
     file = project.package / "defs" / "shop" / "defs.yaml"
     change = {"assets": [{"target": "*", "attributes": attributes}]}
     declared = yaml.safe_load(file.read_text())
@@ -107,7 +107,7 @@ def test_jobs_select_what_the_pipeline_made(team: Project, group: str | None) ->
 
 
 def read_example(marker: str) -> str:
-    """The only example of docs/plug-in.md that has this text."""
+    """Return the only example of docs/plug-in.md that has this text."""
     page = (REPOSITORY / "docs" / "plug-in.md").read_text()
     blocks = re.findall(r"^```\w+\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
     (text,) = (block for block in blocks if marker in block)
@@ -132,10 +132,10 @@ def test_post_processing_fits_the_assets_into_the_project(
             assert node.tags["domain"] == "marketing"
         policy = graph.get(lists).freshness_policy
         assert isinstance(policy, type(dg.FreshnessPolicy.cron("@daily", timedelta(hours=1))))
-        # An open browser keeps a loop running in the main thread.
+        # An open browser keeps an event loop running in the main thread.
         with ThreadPoolExecutor(1) as thread:
             first = thread.submit(dg.evaluate_automation_conditions, defs, instance).result()
-            # Of four days, three are missing.
+            # Three of four days are missing.
             one_day = dg.AssetMaterialization(orders, partition="2026-01-02")
             instance.report_runless_asset_event(one_day)
             requested = thread.submit(
@@ -229,7 +229,7 @@ def test_partitions_that_mean_nothing_are_refused(
 def test_check_judges_by_the_projects_own_definitions(
     team: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They load with those of the team: a key of ours is taken there."""
+    """The team's definitions take a key that batchrec would use."""
     monkeypatch.chdir(team.root)
     monkeypatch.setenv("BATCHREC_HOME", str(team.root / ".batchrec"))
     own = team.package / "definitions.py"

@@ -1,4 +1,4 @@
-"""Dagster's page in a browser: the lineage, a run of all assets, and what each says of itself."""
+"""Tests of Dagster's page in a browser: the lineage, a run of all assets, and their pages."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from batchrec_dagster_tests.guard.repeats import nightly
 from batchrec_dagster_tests.guard.servers.dagster_ui import UPRIGHT, go, ui_of
 
 pytestmark = pytest.mark.slow
-# What such URLs stand for is in the page or in the browser.
+# Content behind such URLs is part of the page or of the browser.
 LOCAL_SCHEMES = ("data", "blob", "chrome-extension")
 
 
@@ -40,7 +40,7 @@ def test_each_asset_and_check_says_what_a_run_found(instance: dg.DagsterInstance
             checked[evaluation.check_name] = evaluation.description or ""
     assert materialized == set(ASSETS)
     assert {"enough_interactions", "quality_gate"} <= set(checked)
-    # In words, with a number.
+    # in words, with a number
     assert [
         name for name, text in checked.items() if not re.search(r"[a-z].*\d|\d.*[a-z]", text)
     ] == []
@@ -73,7 +73,7 @@ def test_the_page_shows_the_lineage_and_materializes_it(
         go(page, lineage)
         expect(page.get_by_text("Materialized")).to_have_count(len(ASSETS))
         page.close()
-    # Nothing is asked of the internet.
+    # The page requests nothing from the internet.
     hosts = {urlsplit(url).hostname for url in urls if urlsplit(url).scheme not in LOCAL_SCHEMES}
     assert hosts == {"127.0.0.1"}
     assert table(project, "shop").get_column("user_id").n_unique() == 60

@@ -1,4 +1,4 @@
-"""Files of the storage that something emptied, cut or changed: made again, or refused by name."""
+"""Tests of emptied, cut or changed files in the storage, which are made again or refused."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ def half_of_the_lines(file: Path) -> None:
 
 
 def other_digits(file: Path) -> None:
-    """Other data of the same length and the same time."""
+    """Change the file's digits, but not its length and time."""
     times = file.stat()
     file.write_bytes(file.read_bytes().replace(b"3", b"8"))
     os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
 
 
 def run(project: Project) -> str:
-    """Why the refresh without its report failed; nothing if it did not."""
+    """Run the refresh without its report, and return why it failed, or an empty text."""
     lists = dg.AssetSelection.keys("shop/recommendations").upstream()
     with definitions(project) as defs, dg.DagsterInstance.ephemeral() as instance:
         result = defs.resolve_implicit_global_asset_job_def().execute_in_process(
@@ -54,7 +54,7 @@ def run(project: Project) -> str:
 
 @pytest.fixture(scope="module")
 def prepared(first_run: FirstRun, tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A pipeline after its first run."""
+    """Return a pipeline after its first run."""
     project = module_project(tmp_path_factory.mktemp("prepared"))
     first_run.copy_to(project)
     return project
@@ -62,7 +62,7 @@ def prepared(first_run: FirstRun, tmp_path_factory: pytest.TempPathFactory) -> P
 
 @pytest.fixture
 def project(prepared: Project) -> Iterator[Project]:
-    """The prepared one, put back as it was afterwards."""
+    """Yield the prepared project, and restore its files afterwards."""
     home, copy = prepared.root / ".batchrec", prepared.root / "copy"
     shutil.copytree(home, copy)
     yield prepared

@@ -1,4 +1,4 @@
-"""`batchrec diff` says what changed between two editions, counted here from their files."""
+"""Tests that `batchrec diff` counts the changes between two editions' files."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_two_editions_are_compared(strange_shop: StrangeShop) -> None:
     result = diff("1", "2")
     assert result.exit_code == 0, result.output
     kept = strict.lists.join(first.lists, on=["user_id", "item_id"], how="semi").height
-    # All lists are full, so that each person's share counts alike.
+    # All lists are full, so that each person's share has the same weight.
     assert f"{kept / first.lists.height:.1%}" in result.output
     assert re.search(r"interactions\.min_rating +3\.5 +4\.5\n", result.output)
     before, now = (night.interactions.height for night in (first, strict))
@@ -44,7 +44,7 @@ def test_two_editions_are_compared(strange_shop: StrangeShop) -> None:
 def test_by_default_it_is_what_readers_have_and_what_they_had_before(
     strange_shop: StrangeShop,
 ) -> None:
-    """Edition 4 was rolled back: readers have edition 3 again, and had edition 2 before it."""
+    """Edition 4 was rolled back. Readers have edition 3 again, and had edition 2 before it."""
     result = diff("--json")
     assert result.exit_code == 0, result.output
     described = json.loads(result.output)
@@ -77,7 +77,7 @@ def test_people_and_items_that_came_and_went_are_counted(
         publish_rows(files, pl.DataFrame(rows, columns, orient="row"))
     described = json.loads(diff("--json").output)
     assert (described["gained"], described["lost"]) == (2, 1)
-    # Of those who have both lists, bob kept half of his, and eve all.
+    # Among the people with two lists, bob kept half of his items, and eve all.
     assert (described["compared"], described["kept"], described["same_lists"]) == (2, 0.75, 1)
     changes = [
         [(one["item"], one["before"], one["after"]) for one in described[name]]

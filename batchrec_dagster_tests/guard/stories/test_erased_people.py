@@ -1,6 +1,6 @@
-"""Who was erased does not come back from a source that still has them.
+"""Tests that an erased person does not come back from a source that still has the person.
 
-One shop with two lists. A test asks for the erasure, so that it also passes alone.
+The tests share a shop with two lists. A test requests the erasure, so that it also passes alone.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ PERSON = f"{MARK}-person"
 
 @dataclass
 class Shop:
-    """A shop whose ratings have a person who will be erased, first with a bad row."""
+    """A shop with ratings by a person to erase, who has a bad row first."""
 
     project: Project
     instance: dg.DagsterInstance
@@ -51,7 +51,7 @@ class Shop:
         (self.project.root / "users.csv").write_text(text)
 
     def declare(self, **exports: dict[str, Any]) -> None:
-        """Declare these lists, each with its export."""
+        """Declare lists by name, each with an export."""
         users = {"source": "users.csv"}
         settings: dict[str, Any] = {
             "batch_users": users,
@@ -79,7 +79,7 @@ class Shop:
             return CliRunner().invoke(main, ["forget", *users, "--yes"], env=environment)
 
     def list_mentions(self) -> list[str]:
-        """The files of the deployment, and of its sinks, that have the person in them."""
+        """Return the files of the deployment and its sinks that contain the person's id."""
         folders = (".batchrec", "mail")
         files = (read_files(self.project.root / folder) for folder in folders)
         return find_marks(chain.from_iterable(files))
@@ -95,8 +95,10 @@ def read_csv_users(export: Path) -> set[str]:
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
-    """The shop after two nights. On the first alone, the list `app` was declared, and `home` was
-    exported as CSV."""
+    """Yield the shop after two nights.
+
+    Only on the first night, the list `app` was declared, and `home` was exported as CSV.
+    """
     with dg.DagsterInstance.ephemeral() as instance:
         shop = Shop(module_project(tmp_path_factory.mktemp("shop")), instance)
         (shop.project.root / "dagster").mkdir()
@@ -116,13 +118,13 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
 
 @pytest.fixture(scope="module")
 def lists_before(shop: Shop) -> dict[str, pl.DataFrame]:
-    """The published lists, by their names, before the person is erased."""
+    """Return the published lists by name, before the erasure of the person."""
     return {name: shop.read_list(name) for name in ("home", "app")}
 
 
 @pytest.fixture(scope="module")
 def erased_shop(shop: Shop, lists_before: dict[str, pl.DataFrame]) -> Shop:
-    """The shop after the erasure of the person, whom its source still has."""
+    """Return the shop after the erasure of the person, who is still in its source."""
     assert lists_before
     result = shop.forget(PERSON)
     assert result.exit_code == 0, result.output

@@ -1,6 +1,7 @@
-"""`batchrec forget`: who is erased is in no byte that batchrec keeps, in no sink, and stays out.
+"""Tests that `batchrec forget` removes people from all kept bytes and sinks, and keeps them out.
 
-The people to erase have ids that nothing else contains, so that a search of all bytes finds them.
+The people to erase have ids that nothing else contains, so that a search of all bytes finds the
+ids.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ USERS = {
 
 
 def write_source(path: Path, *, nights: int) -> None:
-    """Ratings with the people to erase first, and one of their rows unreadable."""
+    """Write ratings that begin with the people to erase, with an unreadable row of theirs."""
     write_ratings(path)
     header, *lines = path.read_text().splitlines()
     renamed = {"1": PLAIN, "2": '"{}"'.format(ODD.replace('"', '""'))}
@@ -48,7 +49,7 @@ def write_source(path: Path, *, nights: int) -> None:
 
 
 def write_users(path: Path) -> None:
-    """What is known of the users of `write_source`. The people to erase have an unreadable row."""
+    """Write a file of the users of `write_source`. The people to erase have an unreadable row."""
     odd = '"{}"'.format(ODD.replace('"', '""'))
     rows = [f"{PLAIN},yes,bad", f"{PLAIN},yes,30", f"{odd},yes,", f"{odd},yes,31"]
     rows += [f"{user},yes,{user}" for user in range(3, 61)]
@@ -62,7 +63,7 @@ def read_store(store: Store) -> Iterator[tuple[str, bytes]]:
 
 @pytest.fixture
 def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shop:
-    """A shop with the people to erase, in which nothing has run."""
+    """Return a shop with the people to erase, before any run."""
     project = module_project(tmp_path)
     write_source(project.root / "ratings.csv", nights=1)
     write_users(project.root / "users.csv")
@@ -73,7 +74,7 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shop:
 
 @pytest.fixture
 def dynamodb(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """moto's DynamoDB with a table for lists. The embedded Personalize is not moto's."""
+    """Yield moto's DynamoDB with a table for lists. Personalize is the embedded one, not moto's."""
     for name, value in (("ACCESS_KEY_ID", "key"), ("SECRET_ACCESS_KEY", "secret")):
         monkeypatch.setenv(f"AWS_{name}", value)
     monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
@@ -99,7 +100,7 @@ def test_who_is_erased_is_in_no_byte_and_no_sink_and_stays_out(
     dynamodb: Any,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A proof on all places at once, which takes three refreshes."""
+    """All places are tested together, which takes three refreshes."""
     monkeypatch.setenv("SHOP_DATABASE_URL", postgres_url)
     shop.declare(
         sinks={
@@ -107,7 +108,7 @@ def test_who_is_erased_is_in_no_byte_and_no_sink_and_stays_out(
             "dynamodb": {"table": "shop-lists"},
             "export": {"path": "mail/lists.csv"},
         },
-        # DynamoDB's answers take moto seconds for longer lists.
+        # With longer lists, moto's DynamoDB takes seconds to answer.
         recommendations={"num_results": 5},
         segments={"items": ["1", "3"]},
         experiment={"name": "first", "control": "popular", "control_share": 0.3},
@@ -129,7 +130,7 @@ def test_who_is_erased_is_in_no_byte_and_no_sink_and_stays_out(
     marked = find_marks(shop.files)
     assert len(marked) > 15, "the people are in few files: does the search find anything?"
 
-    # Who looks, or does not answer yes, erases nothing.
+    # A dry run, or an answer other than yes, erases nothing.
     assert shop.is_found(PLAIN, ODD)
     assert shop.forget(PLAIN, ODD, answer="n\n").exit_code == 1
     assert find_marks(shop.files) == marked
@@ -151,7 +152,7 @@ def test_who_is_erased_is_in_no_byte_and_no_sink_and_stays_out(
     assert pl.read_parquet(segments_file).equals(without_people(segments))
     assert len([*(storage / "records/erasures").iterdir()]) == 1
 
-    # The source still has them. The next refresh makes all that people see, without them.
+    # The source still has the people. The next refresh makes everything without them.
     assert shop.run(report=True).success
     assert find_marks(shop.files) == []
     assert (storage / "curated/report/index.html").exists()

@@ -1,4 +1,4 @@
-"""An experiment over two nights: who gets what in the table and the export, and what came of it."""
+"""Tests of an experiment over two nights: lists in the table and the export, and outcomes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ ARMS = {user: assign_arm(user, HOLDOUT) for user in USERS}
 
 
 def write_night(file: Path, night: int) -> None:
-    """Ratings until that night: what each user chose on the second comes after all of the first."""
+    """Write ratings until this night; the second night's choices are after all of the first's."""
     ratings = pl.read_csv(write_ratings(file))
     order = pl.col("timestamp").rank("ordinal").over("userId")
     shift = pl.when(order > 26).then(20_000_000).otherwise(0)
@@ -61,7 +61,7 @@ def read_outcomes(project: Project) -> pl.DataFrame:
 
 @pytest.fixture(scope="module")
 def nights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Project, pl.DataFrame]]:
-    """The project after two nights, and the lists of the first."""
+    """Yield the project after two nights, and the lists of the first night."""
     with dg.DagsterInstance.ephemeral() as instance:
         project = module_project(tmp_path_factory.mktemp("shop"))
         run(project, instance, "popular", 1)
@@ -108,7 +108,7 @@ def test_each_arm_has_its_outcomes(nights: tuple[Project, pl.DataFrame]) -> None
         assert row["users"] == [*ARMS.values()].count(row["arm"])
         assert row["active_users"] > 0
     (control,) = outcomes.filter(arm="control").iter_rows(named=True)
-    # Its lists reach what the outcomes say that popular items would reach.
+    # The control's lists reach the figure that the outcomes report for popular items.
     assert control["gain"] == 0
     assert control["recall"] == control["popular_recall"]
 

@@ -1,5 +1,8 @@
-"""Faults other than a kill: throttling, errors, cut connections, refused keys, jobs that fail or do
-not end, a full disk, a clock set back. The last good lists stay; nothing is done twice."""
+"""Tests of faults other than kills.
+
+The faults are throttling, errors, cut connections, refused keys, jobs that fail or do not end, a
+full disk, and a clock that is set back. The last good lists stay, and nothing is done twice.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +56,7 @@ S3 = (
 
 @contextmanager
 def behind_proxies(folder: Path, s3: S3Server) -> Iterator[tuple[Night, Proxy, Proxy]]:
-    """A night that reaches S3, and Personalize, through proxies."""
+    """Yield a night that reaches S3 and Personalize through proxies, and the two proxies."""
     with (
         proxy(s3.endpoint) as to_s3,
         night(folder, s3, s3_endpoint=to_s3.address) as shop,
@@ -91,7 +94,7 @@ def test_answers_that_are_lost_lead_to_nothing_twice(tmp_path: Path, s3: S3Serve
 
 
 def burst(before: Proxy, fault: bytes) -> None:
-    """For a while nothing else is answered; before that, time for some work."""
+    """Answer only with the fault for a while, after some time for normal work."""
     time.sleep(0.5)
     before.misbehave(fault)
     time.sleep(BURST_SECONDS)
@@ -128,7 +131,7 @@ def test_a_job_that_fails_is_reported_and_made_again(tmp_path: Path, s3: S3Serve
         good = shop.lists()
         shop.new_data(1)
         shop.kill_personalize()
-        shop.start_personalize(keys=READER)  # it cannot write the lists
+        shop.start_personalize(keys=READER)  # The job cannot write the lists.
         failure = shop.start_run().end()
         assert "batch inference job failed: " in failure
         assert "then run again: it creates a new one" in failure
@@ -137,7 +140,7 @@ def test_a_job_that_fails_is_reported_and_made_again(tmp_path: Path, s3: S3Serve
         shop.start_personalize()
         assert not shop.start_run().end()
         assert_frame_equal(shop.lists(), shop.make_expected_lists(tmp_path / "expected"))
-        # It was started once more in its run, and no more often.
+        # The run started the job once more, but no more often.
         assert shop.count_jobs() == {**made_once(2), "failed lists": 2}
 
 
@@ -156,7 +159,7 @@ def test_a_job_that_does_not_end_is_given_up_and_found_again(tmp_path: Path, s3:
 
 
 def count_jobs(project: Project) -> dict[str, int]:
-    """As Night.count_jobs, of an embedded Personalize."""
+    """Return the numbers of Night.count_jobs for an embedded Personalize."""
     client = open_personalize(project)
     return {
         "import": len(client.list_dataset_import_jobs()["datasetImportJobs"]),
@@ -188,7 +191,7 @@ def test_a_clock_that_is_set_back_misleads_nobody(
 
 @contextmanager
 def small_disk(folder: Path, megabytes: int) -> Iterator[None]:
-    """A file system of its own in the folder; skips the test where none can be mounted."""
+    """Mount a small file system in the folder. Skips the test if mounting is not permitted."""
     folder.mkdir()
     mount = shutil.which("mount")
     options = f"size={megabytes}m"

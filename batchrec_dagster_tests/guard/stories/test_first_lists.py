@@ -1,4 +1,4 @@
-"""The lists of a pipeline that declares ratings alone: whole, new to each user, of their taste."""
+"""Tests of a pipeline with ratings alone: full lists of new items that fit each user's taste."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 def test_nobody_gets_an_item_again_that_personalizes_filter_forgot(
     project: Project, instance: dg.DagsterInstance
 ) -> None:
-    """On AWS a filter sees the last 100 interactions of a user; here it has to see 20."""
+    """On AWS, a filter sees the last 100 interactions of a user. Here it sees the last 20."""
     write_ratings(project.root / "ratings.csv")
     project.declare(declaration("shop", "ratings.csv", recommendations={"num_results": 10}))
     with short_filter_history(20):
@@ -49,14 +49,14 @@ def test_a_ratings_file_becomes_a_list_of_their_taste_for_every_user(first_run: 
     assert lists.height == 60 * 25
     had = had.select(user_id="USER_ID", item_id="ITEM_ID")
     assert lists.join(had, on=["user_id", "item_id"], how="semi").is_empty()
-    # Users and items have two tastes, odd and even: who has learned something keeps them apart.
+    # Users and items have two tastes, odd and even. A trained model separates the tastes.
     first = lists.filter(pl.col("rank") <= 5)
     is_own_taste = (first["user_id"].cast(int) - first["item_id"].cast(int)) % 2 == 0
     assert is_own_taste.sum() > 0.9 * first.height
 
 
 def test_personalize_is_asked_to_leave_out_what_users_had(first_run: FirstRun) -> None:
-    """Otherwise the lists of those who have most of what the model would give are cut short."""
+    """Without the filter, lists would be short for users who have most of the model's items."""
     requests = {request.operation: request.params for request in first_run.requests}
     filtered = requests["CreateFilter"]
     assert filtered["filterExpression"] == 'EXCLUDE ItemID WHERE Interactions.EVENT_TYPE IN ("*")'

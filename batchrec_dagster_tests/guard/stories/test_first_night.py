@@ -1,4 +1,4 @@
-"""A first night, command by command, as a team types it in a project of its own."""
+"""Tests of a first night in a new project, command by command."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ HOME = ".batchrec/dagster"
 
 @dataclass
 class Evening:
-    """A project, and what its commands have said so far, by what was typed."""
+    """A project, and the results of its typed commands."""
 
     project: Project
     said: dict[str, CompletedProcess[str]] = field(default_factory=dict)
 
     def type(self, command: str, folder: Path | None = None) -> CompletedProcess[str]:
-        """Type `batchrec COMMAND` in the project's folder, or in another."""
+        """Type `batchrec COMMAND` in the project's folder, or in another folder."""
         result = subprocess.run(
             [BATCHREC, *command.split()],
             cwd=folder or self.project.root,
@@ -66,14 +66,14 @@ class Evening:
 
     @contextmanager
     def starting(self, *command: str) -> Iterator[Started]:
-        """A command that goes on until the test has seen what it wanted."""
+        """Yield a command that runs until the end of the block."""
         log = self.project.root / f"{command[-1]}.log"
         with started([BATCHREC, *command], self.project.root, bare_environment(), log) as process:
             yield process
 
     @contextmanager
     def history(self) -> Iterator[dg.DagsterInstance]:
-        """What Dagster's page shows."""
+        """Yield Dagster's instance with the history of the project."""
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("DAGSTER_HOME", str(self.project.root / HOME))
             with dg.DagsterInstance.get() as instance:
@@ -85,19 +85,19 @@ class Evening:
 
 
 def bare_environment() -> dict[str, str]:
-    """The environment of a user who has set nothing."""
+    """Return the environment of a user who has set no variables."""
     prefixes = ("BATCHREC_", "DAGSTER_", "AWS_")
     return {name: value for name, value in os.environ.items() if not name.startswith(prefixes)}
 
 
 def parse_stages(output: str) -> list[tuple[str, str]]:
-    """The name and the status of each stage that a run tells of in a pipe, a line each."""
+    """Return the name and status of each stage in the output of a run that writes to a pipe."""
     return re.findall(r"^(\w+) +(done|failed|stopped) ", output, re.MULTILINE)
 
 
 @pytest.fixture(scope="module")
 def evening(tmp_path_factory: pytest.TempPathFactory) -> Evening:
-    """The first night has been typed: init, new, check, run."""
+    """Yield a project after the commands of a first night: init, new, check, run."""
     folder = tmp_path_factory.mktemp("evening")
     evening = Evening(Project(folder / "lists"))
     write_ratings(folder / "ratings.csv")
@@ -130,7 +130,7 @@ def test_a_run_is_in_the_history_that_dagsters_page_shows(evening: Evening) -> N
     with evening.history() as instance:
         first = instance.get_runs()[-1]
     assert (first.job_name, first.status) == ("shop_refresh", dg.DagsterRunStatus.SUCCESS)
-    # With the settings of the project; and nobody else may read it.
+    # The home has the settings of the project, and nobody else may read it.
     home = evening.project.root / HOME
     assert "telemetry: {enabled: false}" in (home / "dagster.yaml").read_text()
     assert {path.stat().st_mode & 0o077 for path in (home, home.parent)} == {0}
@@ -150,7 +150,7 @@ def test_show_list_and_open_know_what_was_published(evening: Evening) -> None:
 
 
 def run_on_terminal(evening: Evening, *arguments: str) -> tuple[int, list[str]]:
-    """The exit code, and what a terminal of 80 columns and 25 lines shows in the end."""
+    """Run a command in a terminal of 80 by 25, and return its exit code and the final screen."""
     controller, terminal = pty.openpty()
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 25, 80, 0, 0))
     process = subprocess.Popen(
@@ -164,7 +164,7 @@ def run_on_terminal(evening: Evening, *arguments: str) -> tuple[int, list[str]]:
     )
     os.close(terminal)
     output = b""
-    # The end of a terminal is an error on Linux.
+    # Linux reports the end of a terminal as an error.
     with suppress(OSError):
         while piece := os.read(controller, 65_536):
             output += piece
@@ -173,7 +173,7 @@ def run_on_terminal(evening: Evening, *arguments: str) -> tuple[int, list[str]]:
 
 
 def render_screen(output: str) -> list[str]:
-    """The lines that a terminal shows in the end: lines are erased and written again."""
+    """Return the lines of the final screen, because commands erase and rewrite lines."""
     lines, row = [""], 0
     for part in re.findall(r"\x1b\[[?\d;]*[a-zA-Z]|\r|\n|[^\x1b\r\n]+", output):
         if part == "\n":
@@ -214,7 +214,7 @@ def test_an_option_of_a_run_imports_and_trains_again(evening: Evening) -> None:
 
 @contextmanager
 def waiting_in_import(evening: Evening) -> Iterator[Started]:
-    """A run that waits in its import, as somebody else has its lock."""
+    """Yield a run that waits in its import for a lock that another process holds."""
     store = Store.open(evening.project.storage)
     with (
         store.lock("personalize_dataset", "another"),
@@ -238,7 +238,7 @@ def test_ctrl_c_cancels_the_run(evening: Evening) -> None:
 def test_a_run_whose_process_was_killed_says_so_and_what_to_do(evening: Evening) -> None:
     with waiting_in_import(evening) as run:
         children = Path(f"/proc/{run.process.pid}/task/{run.process.pid}/children")
-        # A step in which Polars runs out of memory ends like this.
+        # A step ends like this if Polars runs out of memory.
         os.kill(int(children.read_text()), signal.SIGABRT)
         assert run.process.wait(300) == 1
         text = run.log.read_text()
@@ -250,7 +250,7 @@ def test_a_run_whose_process_was_killed_says_so_and_what_to_do(evening: Evening)
 
 @nightly("a process for each step takes seconds")
 def test_a_run_that_fails_says_why_and_where_its_log_is(evening: Evening) -> None:
-    """Names in the file do not control the terminal."""
+    """Names in the file cannot control the terminal."""
     source = evening.project.root / "strange.csv"
     source.write_text(f"{quote_cells(*HOSTILE)}\n{quote_cells(*HOSTILE)}\n")
     file = evening.project.declare(declaration("strange", "strange.csv"))
@@ -315,7 +315,7 @@ def test_the_page_answers_and_ctrl_c_ends_all_its_processes(evening: Evening) ->
         address = f"http://127.0.0.1:{port}/server_info"
         ui.wait_for(lambda: answers(address), "answer of the page", timeout=300)
         ui.wait_for(lambda: "daemons" in ui.log.read_text() or None, "daemon", timeout=300)
-        assert len(list_processes(ui.process.pid)) >= 4  # with the code server's own child
+        assert len(list_processes(ui.process.pid)) >= 4  # including the code server's child process
         os.killpg(ui.process.pid, signal.SIGINT)
         assert ui.process.wait(300) == 0
         deadline = time.monotonic() + 300
@@ -325,10 +325,10 @@ def test_the_page_answers_and_ctrl_c_ends_all_its_processes(evening: Evening) ->
 
 
 def list_processes(session: int) -> list[str]:
-    """The commands of the session's processes that run."""
+    """Return the commands of the session's running processes."""
     commands = []
     for folder in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):  # it has just ended
+        with suppress(OSError):  # The process has just ended.
             state, _, _, its_session, *_ = (folder / "stat").read_text().rpartition(")")[2].split()
             if its_session == str(session) and state != "Z":
                 commands.append((folder / "cmdline").read_text())

@@ -1,4 +1,4 @@
-"""Ratings in a folder of a bucket, copied or read where they are, on a real S3 server."""
+"""Tests of ratings in a folder of a bucket, copied or read in place, on a real S3 server."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PARTS = 5
 
 @pytest.fixture
 def bucket(s3: S3Server, tmp_path: Path) -> str:
-    """The ratings in parts, one packed, one empty, and a neighbour that is not asked for."""
+    """Return a bucket with ratings in parts, one packed and one empty, and an unrelated object."""
     bucket, client = s3.create_bucket(), s3.client()
     header, *rows = write_ratings(tmp_path / "ratings.csv").read_text().splitlines(keepends=True)
     rows_per_part = len(rows) // PARTS
@@ -75,7 +75,7 @@ def test_a_folder_of_a_bucket_is_what_its_files_are(
 ) -> None:
     prepare(project, instance, project.root / "ratings.csv")
     whole = read_interactions(project)
-    # These keys may only read the source.
+    # The keys may only read the source.
     for name, value in s3.environment(READER).items():
         monkeypatch.setenv(name, value)
     project.environment["AWS_ENDPOINT_URL_S3"] = s3.endpoint

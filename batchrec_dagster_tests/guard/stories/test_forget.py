@@ -1,4 +1,4 @@
-"""`batchrec forget` when it is interrupted, refused, or told of nobody who can be found."""
+"""Tests of `batchrec forget` that is interrupted or refused, or finds nobody."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from batchrec_dagster_tests.guard.repeats import repeats
 pytestmark = pytest.mark.slow
 
 LISTS = "shop/curated/recommendations/recommendations.parquet"
-# How many of an erasure's writes it ends at, in a run of the tests for a commit.
+# The number of an erasure's writes to interrupt in the tests of a commit.
 CRASHES = 3
 
 
 @pytest.fixture
 def first_shop(first_run: FirstRun, project: Project, monkeypatch: pytest.MonkeyPatch) -> Shop:
-    """The pipeline of the session's first run, with its Personalize and storage."""
+    """Return the pipeline of the session's first run, with its Personalize and storage."""
     first_run.copy_to(project)
     shop = Shop(project, monkeypatch)
     shop.enter()
@@ -42,10 +42,10 @@ def first_shop(first_run: FirstRun, project: Project, monkeypatch: pytest.Monkey
 def test_an_erasure_that_ends_at_any_write_is_continued(
     first_run: FirstRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By the same command, which may name the people in another order."""
+    """The same command continues the erasure, and may name the people in another order."""
 
     def forget_and_end(write: int) -> tuple[Shop, Crash]:
-        """A shop in which an erasure ends before this write."""
+        """Return a shop, and the crash that ended an erasure before this write."""
         root = tmp_path / f"{write}"
         root.mkdir()
         shop = Shop(module_project(root), monkeypatch)
@@ -104,7 +104,7 @@ def test_nothing_is_erased_while_a_run_is_under_way(first_shop: Shop) -> None:
 
 
 def test_until_the_next_refresh_lists_are_shown_and_rolled_back(first_shop: Shop) -> None:
-    """What people were erased from is made again by the refresh; the lists are there before."""
+    """The refresh makes the cleaned files again. The lists can be used before it."""
     write_ratings(first_shop.project.root / "ratings.csv", seed=5)
     assert first_shop.run().success
     assert first_shop.forget("7", "--yes").exit_code == 0
@@ -133,7 +133,7 @@ def test_a_sink_that_cannot_be_reached_is_named_after_all_else_is_erased(
         assert result.exit_code == 1
         assert "SHOP_DATABASE_URL is not set" in " ".join(result.output.split())
         assert "7" not in {*table(first_shop.project, "shop").get_column("user_id")}
-    # The message says what to delete if the database is gone for good.
+    # The message says which file to delete if the database is gone for good.
     (record,) = (first_shop.project.storage / "shop/records/sinks").iterdir()
     assert str(record) in "".join(result.output.split())
     record.unlink()

@@ -1,6 +1,7 @@
-"""A machine without room or descriptors: one line, nothing half-written, the next run right.
+"""Tests of a machine without disk space or file descriptors.
 
-A limit on the size of files stands for a full disk: both fail in the middle of a write.
+The message is a line, nothing is half-written, and the next run is right. A limit on the size of
+files stands in for a full disk: both fail in the middle of a write.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from batchrec_dagster_tests.guard.repeats import nightly
 
 pytestmark = pytest.mark.slow
 
-# The limit holds for this process alone: pytest could not live with it.
+# The limit is set in a separate process, because pytest could not work with it.
 RUN = """
 import resource, signal, sys
 from pathlib import Path
@@ -38,7 +39,7 @@ print("because: " + ("" if result.success else why(result)))
 
 
 def limited(project: Path, limit: str, value: int) -> str:
-    """Why a refresh under the limit failed; nothing if it did not."""
+    """Run a refresh under the limit, and return why it failed, or an empty text."""
     command = [sys.executable, "-c", RUN, str(project), limit, str(value)]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
     return ran.stdout.partition("because: ")[2].strip()
@@ -52,7 +53,7 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path) -> None:
     assert "\n" not in reason
     assert "File too large" in reason
     assert not list((project.storage / "shop" / "raw" / "ratings").iterdir())
-    # Room for every file but the log of the catalogue, which the jobs in the background write.
+    # There is room for every file but the catalogue's log, which background jobs write.
     reason = limited(project.root, "RLIMIT_FSIZE", 90_000)
     assert "\n" not in reason
     assert "cannot be read or written" in reason

@@ -1,6 +1,6 @@
-"""A shop whose data break: the published lists stay until the data are good, or a person says so.
+"""Tests of a shop with broken data: its lists stay until the data are good, or a person overrides.
 
-One shop, night by night; the tests run in their order.
+The tests share a shop, night by night, and run in their order.
 """
 
 from __future__ import annotations
@@ -67,24 +67,24 @@ class Shop:
         ratings.with_columns(pl.col("userId").shuffle(seed=1)).write_csv(file)
 
     def run(self, *assets: str, **options: bool) -> dg.ExecuteInProcessResult:
-        """options: as the Launchpad has them."""
+        """Run the refresh or these assets. options: the switches of the Launchpad."""
         return refresh(self.project, "shop", self.instance, options, assets)
 
     def read_published(self) -> dict[str, bytes]:
-        """What readers and sinks have."""
+        """Return the files of readers and sinks."""
         folder = self.project.storage / "shop/curated"
         files = [path for path in folder.rglob("*") if path.is_file()]
         return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
     def count_jobs(self) -> tuple[int, int]:
-        """Imports of interactions and batch inference jobs."""
+        """Return the numbers of imports of interactions and of batch inference jobs."""
         created = count_created(self.project)
         return created["imports"], created["jobs"]
 
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
-    """The shop after a good night."""
+    """Yield the shop after a good night."""
     with dg.DagsterInstance.ephemeral() as instance:
         shop = Shop(module_project(tmp_path_factory.mktemp("shop")), instance)
         shop.write_ratings()
@@ -108,7 +108,7 @@ def test_half_of_the_items_are_refused_before_anything_is_imported(shop: Shop) -
     assert not result.success
     assert "gate.max_shrink" in why(result)
     assert "200 to 100" in why(result)
-    # Another run does not take them for the data of now either.
+    # Another run does not take these data for the current data either.
     assert not shop.run("raw_items", "items").success
     assert (shop.read_published(), shop.count_jobs()) == (published, jobs)
 
@@ -147,7 +147,7 @@ def test_a_model_that_learned_from_broken_data_is_refused_and_infers_nothing(sho
     assert "--publish-anyway" in why(result)
     verdict = checks(result)["quality_gate"]
     assert (verdict.passed, verdict.blocking) == (False, True)
-    # The training was paid for, but nothing that people read has changed.
+    # The training was paid for, but the lists have not changed.
     assert shop.count_jobs()[1] == inferences
     assert shop.read_published() == published
 
@@ -178,17 +178,17 @@ def test_a_person_may_publish_anyway_and_the_lists_stay_published(shop: Shop) ->
     anyway = shop.run(publish_anyway=True)
     assert anyway.success, why(anyway)
     assert not table(shop.project, "shop").equals(before)
-    # The model serves now, and continues to do so.
+    # The model is live now, and stays so.
     again = shop.run()
     assert again.success, why(again)
-    # That somebody decided so stays to be seen.
+    # The person's decision stays visible.
     verdict = checks(again)["quality_gate"]
     assert (verdict.passed, verdict.severity) == (False, dg.AssetCheckSeverity.WARN)
     assert "published anyway" in (verdict.description or "")
 
 
 def write_events(path: Path, *, orders: int) -> None:
-    """Clicks of 60 people, and this many orders."""
+    """Write clicks of 60 people and this many orders."""
     lines = ["user,item,time,kind"]
     for user in range(60):
         lines += [

@@ -1,5 +1,7 @@
-"""A night whose storage or source is a bucket: the same lists as in a folder, and what S3 refuses
-is said with what to do."""
+"""Tests of nights with the storage or a source in a bucket.
+
+The lists are the same as in a folder. Messages about S3's refusals say what to do.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,7 @@ def bucket(s3: S3Server) -> str:
 
 @pytest.fixture
 def log_in(monkeypatch: pytest.MonkeyPatch, s3: S3Server) -> Callable[[Keys], dict[str, str]]:
-    """Puts credentials where boto3 finds them, and nothing of this machine's beside them."""
+    """Return a function that gives boto3 these keys, and hides this machine's credentials."""
     for name in os.environ:
         if name.startswith("AWS_"):
             monkeypatch.delenv(name)
@@ -75,7 +77,7 @@ def list_keys(s3: S3Server, bucket: str) -> list[str]:
 
 
 def read_error_chain(result: dg.ExecuteInProcessResult) -> str:
-    """What the failed step says, from the outermost error to its cause."""
+    """Return the failed step's messages, from the outermost error to its cause."""
     (event,) = [event for event in result.all_events if event.is_step_failure]
     error, messages = event.step_failure_data.error, []
     while error is not None:
@@ -106,7 +108,7 @@ def test_a_bucket_gets_the_same_bytes_as_a_folder(
     for name in SAME:
         body = s3.client().get_object(Bucket=bucket, Key=f"some/prefix/shop/{name}")["Body"]
         assert body.read() == (first_run.storage / "shop" / name).read_bytes(), name
-    # The lists say of which run they are, too.
+    # The lists' metadata name their run, too.
     table = (
         s3.client()
         .get_object(Bucket=bucket, Key=f"some/prefix/shop/{RECOMMENDATIONS}")["Body"]
@@ -131,7 +133,7 @@ def test_a_night_downloads_each_file_once_for_all_its_steps(
         shutil.copy(first_run.folder / "ratings.csv", project.root)
         assert refresh(project, "shop", instance).success
         files = Counter(path.rpartition("/")[2] for path in door.downloads)
-        # The embedded Personalize imports the interactions by a request of its own.
+        # The embedded Personalize reads the interactions by a separate request.
         assert files["ratings.csv"] <= 1
         assert files["interactions.csv"] <= 2
         door.downloads.clear()

@@ -1,5 +1,8 @@
-"""A shop tells what it knows of its items and users: titles reach the lists, filters and conditions
-read attributes, and a change makes again what depends on it and nothing else."""
+"""Tests of a shop's files of items and users.
+
+Titles reach the lists, and filters and conditions read attributes. After a change, only the assets
+that depend on it are made again.
+"""
 
 from __future__ import annotations
 
@@ -26,12 +29,12 @@ from batchrec_dagster_tests.guard.repeats import nightly
 
 pytestmark = pytest.mark.slow
 
-# Whatever the model, items and users are the same.
+# Items and users do not depend on the model.
 QUICK = {"recipe": "aws-user-personalization"}
 
 
 def write_users(path: Path, users: int = 50) -> Path:
-    """Write a CSV of users, of whom odd ones are Austrians and those from 41 on said no."""
+    """Write a CSV file of users. Odd users are Austrians, and users from 41 on declined mails."""
     lines = ["customer,country,age,newsletter"]
     for user in range(1, users + 1):
         country = "AT" if user % 2 else "DE"
@@ -41,7 +44,7 @@ def write_users(path: Path, users: int = 50) -> Path:
 
 
 def declare_shop(project: Project, **attributes: Any) -> dict[str, Any]:
-    """A shop of 60 customers and 80 films, of which files have 50 and all."""
+    """Return a shop of 60 customers and 80 films; the files have 50 of the customers."""
     ratings = write_ratings(project.root / "ratings.csv")
     columns = {
         "user": "customer",
@@ -69,7 +72,7 @@ def replace(file: Path, old: str, new: str) -> None:
 
 
 def find_model(project: Project) -> str:
-    """The ARN of the solution version that was trained last."""
+    """Return the ARN of the latest solution version."""
     client = open_personalize(project)
     (solution,) = client.list_solutions()["solutions"]
     described = client.describe_solution(solutionArn=solution["solutionArn"])
@@ -77,7 +80,7 @@ def find_model(project: Project) -> str:
 
 
 def list_datasets(project: Project) -> set[str]:
-    """The types of the data sets in Personalize."""
+    """Return the types of the datasets in Personalize."""
     datasets = open_personalize(project).list_datasets()["datasets"]
     return {dataset["datasetType"] for dataset in datasets}
 
@@ -107,19 +110,19 @@ def test_a_change_of_items_or_users_reaches_the_lists_of_the_next_night(
     assert list_datasets(project) == {"INTERACTIONS", "ITEMS", "USERS"}
     assert lists.columns == ["user_id", "rank", "item_id", "title", "score"]
     assert (lists["title"] == "Film, no. " + lists["item_id"].cast(pl.String)).all()
-    # Consent and age hold, also for those whom the file of users does not have.
+    # The conditions on consent and age hold, also for users who are not in the file.
     assert set(lists["user_id"]) == set(range(1, 35))
     is_austrian, is_comedy = pl.col("user_id") % 2 == 1, pl.col("item_id") % 2 == 1
-    # Austrians rate comedies, and the filter leaves them none.
+    # Austrians rate comedies, and the filter leaves no comedies.
     assert lists.filter(is_austrian & is_comedy).is_empty()
 
-    # Titles change the table, and no model.
+    # Titles change the table, but no model.
     model = find_model(project)
     replace(project.root / "items.csv", "Film,", "Movie,")
     assert run()["title"].str.starts_with("Movie").all()
     assert find_model(project) == model
 
-    # What Personalize learns changes the model, and the lists obey it.
+    # A change of Personalize's columns changes the model and the lists.
     replace(project.root / "items.csv", "Comedy", "Fun")
     replace(project.root / "users.csv", "\n1,AT,21,yes", "\n1,AT,21,no")
     lists = run()
@@ -151,7 +154,7 @@ def test_titles_alone_are_no_data_set_and_bad_rows_stop_the_night(
     without_title = lists.filter(pl.col("title").is_null())
     assert set(without_title["item_id"]) == {n for n in lists["item_id"] if n > 40}
 
-    # If ids are written differently, none is known. That is a warning, and nothing fails.
+    # If ids are written differently, no id matches. That is a warning, not a failure.
     lines = (project.root / "items.csv").read_text().splitlines()
     zeros = [lines[0], *(f"0{line}" for line in lines[1:])]
     (project.root / "items.csv").write_text("\n".join(zeros) + "\n")
@@ -173,7 +176,7 @@ def test_blocks_can_be_added_and_removed_once_a_pipeline_has_run(
         result = refresh(project, "shop", instance)
         assert result.success, why(result)
         assert ("title" in table(project, "shop").columns) == ("items" in declared)
-    # What was read of people goes with its block.
+    # The stored rows of users are deleted with their block.
     left = [file for file in (project.storage / "shop").rglob("*") if "users" in file.parts]
     assert left == []
 

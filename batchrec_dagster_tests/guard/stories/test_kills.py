@@ -1,6 +1,8 @@
-"""A process ends at any time: kill -9 of a run, of Personalize and of S3, and an end at any write
-of a publication, a rollback, an erasure and a preparation. In the end the right lists are there,
-and nothing was done twice."""
+"""Tests of processes that end at any time.
+
+Runs, Personalize and S3 are killed by kill -9. Publications, rollbacks, erasures and preparations
+end at any of their writes. In the end the lists are right, and nothing was done twice.
+"""
 
 from __future__ import annotations
 
@@ -77,7 +79,7 @@ def test_personalize_that_is_killed_goes_on(tmp_path: Path, s3: S3Server) -> Non
             shop.start_personalize()
         assert not run.end()
         assert_frame_equal(shop.lists(), shop.make_expected_lists(tmp_path / "expected"))
-        # A job that is killed has failed, and is replaced.
+        # A killed job has failed, and is replaced.
         jobs = {kind: jobs for kind, jobs in shop.count_jobs().items() if "failed" not in kind}
         assert jobs == made_once(2)
 
@@ -108,15 +110,17 @@ TIME = datetime(2026, 1, 5, 3, tzinfo=UTC)
 
 
 def make(letter: str) -> NightsWork:
-    """What the night of this letter has made: a list of 30 items that say so, and one of somebody
-    who may be erased."""
+    """Return the work of the night with this letter.
+
+    The work has a list of 30 items with the letter, and a list of a person who may be erased.
+    """
     users, ranks = ["1"] * 30 + ["gone"], [*range(1, 31), 1]
     rows = {"user_id": users, "rank": ranks, "item_id": [letter] * 31}
     return NightsWork(f"arn:m/{letter}", f"data {letter}", pl.DataFrame(rows), TIME)
 
 
 def read_letter(edition: PublishedEdition | None) -> str:
-    """The night whose whole list the edition has."""
+    """Return the letter of the night, and require that the edition has its whole list."""
     assert edition is not None
     assert edition.lists.filter(user_id="1").height == 30
     (letter,) = edition.lists.get_column("item_id").unique()
@@ -125,7 +129,7 @@ def read_letter(edition: PublishedEdition | None) -> str:
 
 @pytest.fixture(params=["folder", "bucket"])
 def root(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[], Store]]:
-    """Makes a new storage."""
+    """Yield a function that makes a new storage."""
     if request.param == "folder":
         numbers = itertools.count()
         yield lambda: Store.open(tmp_path / f"{next(numbers)}")
@@ -169,7 +173,7 @@ def test_a_process_that_ends_at_any_write_leaves_whole_editions_and_the_next_goe
         assert read_letter(editions.live()) == new
         if change is erase_somebody:
             assert not [edition for edition in editions.older() if "gone" in edition.users]
-        # What was left behind is gone with what is no longer kept.
+        # Leftover files are deleted with the files that are no longer kept.
         for letter in "XYZ":
             editions.publish(make(letter))
         older = editions.older()

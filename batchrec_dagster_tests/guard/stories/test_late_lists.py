@@ -1,4 +1,4 @@
-"""Who is to know gets one message: of late lists, and of new lists if wanted."""
+"""Tests that each receiver gets a single message about late lists and, if wanted, new lists."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from batchrec_dagster_tests.guard.servers.inbox import ALERTS, ON_LISTS, Inbox, 
 pytestmark = pytest.mark.slow
 
 DAILY = {"cron": "0 3 * * *", "timezone": "Europe/Berlin", "enabled": True}
-# 3:00 in Berlin.
+# 3:00 in Berlin
 DUE = datetime(2026, 1, 10, 2, tzinfo=UTC)
 HOUR = timedelta(hours=1)
 
 
 @pytest.fixture(scope="module")
 def empty_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Dagster's folder with its tables, which are copied ten times as fast as they are made."""
+    """Return a Dagster home with its tables, which is copied ten times as fast as made anew."""
     home = tmp_path_factory.mktemp("empty-home")
     with dg.instance_for_test(temp_dir=str(home)) as instance:
         assert not instance.all_instigator_state()
@@ -40,14 +40,14 @@ def empty_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def keeping_schedules(empty_home: Path, tmp_path: Path) -> Iterator[dg.DagsterInstance]:
-    """The instance in memory cannot keep schedules."""
+    """Yield an instance that stores schedules, which the instance in memory cannot."""
     home = shutil.copytree(empty_home, tmp_path / "dagster-home")
     with dg.instance_for_test(temp_dir=str(home)) as instance:
         yield instance
 
 
 class Watch:
-    """Someone who is told of the lists of `shop`: the sensor looks, at times of the test."""
+    """A receiver of messages about the lists of `shop`. The sensor looks at the test's times."""
 
     def __init__(
         self, project: Project, defs: dg.Definitions, instance: dg.DagsterInstance, inbox: Inbox
@@ -57,7 +57,7 @@ class Watch:
         self.reason = ""
 
     def look(self, time: datetime) -> list[str]:
-        """The messages that arrive when the sensor looks then."""
+        """Evaluate the sensor at this time, and return the messages that arrive."""
         texts_before = len(self.inbox.texts)
         with look_at(time):
             result = tick(self.defs, ON_LISTS, self.instance, self.cursor)
@@ -72,7 +72,7 @@ def watch(
     inbox: Inbox,
     request: pytest.FixtureRequest,
 ) -> Iterator[Watch]:
-    """With the settings of the test's parameter beside alerts and a daily schedule."""
+    """Return a watch with alerts, a daily schedule and the settings of the test's parameter."""
     settings: dict[str, Any] = {"schedule": DAILY, **getattr(request, "param", {})}
     alerts = {**ALERTS, **settings.pop("alerts", {})}
     project.declare(declaration("shop", "ratings.csv", alerts=alerts, **settings))
@@ -83,13 +83,13 @@ def watch(
 def test_a_schedule_that_brings_no_lists_is_told_once_a_day(watch: Watch) -> None:
     publish_lists(watch.project, "shop", DUE - 20 * HOUR)
     messages = []
-    # Every hour of three days, with new lists after the first time and the third only.
+    # The sensor runs every hour for three days. Only the first and third nights bring new lists.
     for hour in range(-5, 72):
         if hour in (1, 49):
             publish_lists(watch.project, "shop", DUE + hour * HOUR)
         messages += [(hour, text) for text in watch.look(DUE + hour * HOUR)]
     ((hour, text),) = messages
-    # A day, and the six hours after which lists are late unless it is declared otherwise.
+    # a day, and the default six hours after which lists are late
     assert hour == 24 + 6
     assert "shop" in text.splitlines()[0]
     assert "2026-01-11 03:00 CET" in text
@@ -137,7 +137,7 @@ def test_lists_that_cannot_be_read_do_not_repeat_the_messages_of_others(
 
 
 def test_a_night_without_news_publishes_nothing_and_is_late(watch: Watch) -> None:
-    """Whatever Dagster records of it."""
+    """The result does not depend on Dagster's records of the night."""
     publish_lists(watch.project, "shop", DUE - 20 * HOUR)
     assert watch.look(DUE - HOUR) == []
     key = dg.AssetKey(["shop", "recommendations"])
@@ -163,7 +163,7 @@ def test_new_lists_are_told_once_with_verdict_and_link(
     alerts = {**ALERTS, "published": True}
     project.declare(declaration("shop", "ratings.csv", alerts=alerts))
     with definitions(project) as defs:
-        # What was there before is not told.
+        # Earlier lists are not announced.
         cursor = tick(defs, ON_LISTS, keeping_schedules, None).cursor
         assert inbox.texts == []
     write_ratings(project.root / "ratings.csv", users=61)

@@ -1,4 +1,4 @@
-"""Each night is on record: what it published, which check refused it, or where it failed."""
+"""Tests that each night is recorded with its edition, its refusing check, or its failure."""
 
 from __future__ import annotations
 
@@ -73,18 +73,18 @@ def test_the_nights_of_a_pipeline_are_listed(
     ]
     first, failed, _, refused, second, restored = nights
     assert (failed["steps"], refused["checks"]) == (["raw_ratings"], ["quality_gate"])
-    # Each says why, in a line.
+    # Each night has a line with the reason.
     assert "there is no such file" in failed["reason"]
     assert "gate.min_ndcg_at_25 is 1" in refused["reason"]
     assert not any("\n" in night["reason"] for night in nights)
-    # The model that was refused is the one that was published next.
+    # The refused model is published next.
     assert refused["ndcg"] == second["ndcg"] > 0
     assert (first["users"], second["users"], restored["users"]) == (60, 61, 60)
     assert second["cost_usd"] == 0
     assert second["seconds"] > 0
     assert (second["until"], restored["is_live"]) == (restored["time"], True)
 
-    # What a person got then is what the edition of then has.
+    # A person's list at that time is the list of that time's edition.
     first_list = show("1", "--edition", "1")
     assert first_list["recommendations"] == show("1")["recommendations"]
     assert show("61", "--edition", "2")["edition"] == 2

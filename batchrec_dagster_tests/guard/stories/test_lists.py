@@ -1,6 +1,6 @@
-"""A shop's night with rules, newcomers and columns: what is in everybody's list, and what is not.
+"""Tests of a shop's lists with rules, newcomers and columns.
 
-One shop, which changes its declaration night by night; the tests run in their order.
+The tests share a shop that changes its declaration night by night, and run in their order.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from batchrec_dagster_tests.guard.ruled_shop import DAY, PEOPLE, REASONS, UNTITL
 
 pytestmark = pytest.mark.slow
 
-# The first is Austrian, as every third of the others; nobody else is from where the second is.
+# The first newcomer is Austrian, like every third user. Nobody else is from the second's country.
 NEWCOMERS = ["new in AT", "new in XX", "new"]
 
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
-    """The shop after its first night."""
+    """Yield the shop after its first night."""
     with dg.DagsterInstance.ephemeral() as instance:
         shop = Shop(module_project(tmp_path_factory.mktemp("shop")), instance)
         shop.write_data()
@@ -44,7 +44,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
 
 @pytest.fixture(scope="module")
 def first_lists(shop: Shop) -> pl.DataFrame:
-    """The lists of the first night, with what is known of the items."""
+    """Return the lists of the first night with the columns of the items."""
     return shop.lists.join(shop.items, left_on="item_id", right_on="sku", maintain_order="left")
 
 
@@ -135,7 +135,7 @@ def test_newcomers_get_what_is_popular_where_they_are_and_cost_nothing(shop: Sho
     (summary,) = client.list_batch_inference_jobs()["batchInferenceJobs"]
     arn = summary["batchInferenceJobArn"]
     job = client.describe_batch_inference_job(batchInferenceJobArn=arn)["batchInferenceJob"]
-    # This folder stands for the bucket.
+    # This folder stands in for the bucket.
     source = job["jobInput"]["s3DataSource"]["path"].partition("/shop/")[2]
     files = [*(shop.project.storage / "shop").glob(f"{source.rstrip('/')}*")]
     files = [path for file in files for path in ([file] if file.is_file() else file.iterdir())]
@@ -195,7 +195,7 @@ def test_other_columns_make_new_lists_of_the_job_that_is_there(shop: Shop) -> No
     names = ["user_id", "rank", "item_id"]
     assert shop.lists.columns[:6] == [*names, "title", "link", "kind"]
     assert shop.lists.select(names).equals(before.select(names))
-    # Without titles, items that have none may be listed.
+    # If lists show no titles, items without a title may be listed.
     shop.declare(columns=["link", "KIND"])
     assert shop.run().success
     assert {*shop.lists["item_id"]} & {f"{item}" for item in UNTITLED}
@@ -226,7 +226,7 @@ def test_who_is_new_on_the_list_of_users_gets_a_list_and_who_is_gone_has_none(sh
 def test_new_facts_of_items_are_imported_and_obeyed(shop: Shop) -> None:
     (item, *_) = shop.lists.filter(pl.col("reason").is_null())["item_id"]
     imports = shop.count_imports()
-    # Name, page, kind and stock: it is sold out.
+    # title, page, kind and stock; the item is sold out
     file = shop.project.root / "items.csv"
     rows = [row.split(",") for row in file.read_text().splitlines()]
     rows = [[*row[:4], "0", *row[5:]] if row[0] == item else row for row in rows]

@@ -1,4 +1,4 @@
-"""New files lead to one refresh that takes them in: in a folder, and in a real S3."""
+"""Tests that new files in a folder, or in a real S3, lead to a single refresh that reads them."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ HEADER = "userId,movieId,rating,timestamp\n"
 
 @dataclass
 class Evenings:
-    """The sensor shop_new_files, as Dagster's daemon runs it.
+    """The sensor shop_new_files, run like by Dagster's daemon.
 
-    The cursor is kept, and a request with a known run key is not launched. Of each refresh only
-    raw_ratings is run.
+    The cursor is kept, and a request with a known run key is not launched. A refresh runs only
+    raw_ratings.
     """
 
     defs: dg.Definitions
@@ -38,14 +38,14 @@ class Evenings:
     skip_message: str = ""
 
     def tick(self, *, dies: bool = False) -> list[list[str]]:
-        """The refreshes that this tick starts, each as the names of the files that it takes in.
+        """Run a tick, and return the names of the files that each started refresh reads.
 
-        dies: whether the daemon dies before it has kept the cursor.
+        dies: whether the daemon dies before it has stored the cursor.
         """
         return [self.refresh() for _ in self.ask(dies=dies)]
 
     def ask(self, *, dies: bool = False) -> set[str]:
-        """The run keys of the refreshes that a tick asks for, and that were not known."""
+        """Run a tick, and return the new run keys of the requested refreshes."""
         with dg.build_sensor_context(
             instance=self.instance,
             cursor=self.cursor,
@@ -85,7 +85,7 @@ Put = Callable[[str, str], None]
 def place(
     request: pytest.FixtureRequest, project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[str, Put]:
-    """A source of many files, and what puts a file there."""
+    """Return a source of many files, and a function that puts a file there."""
     if request.param == "folder":
         folder = project.root / "orders"
         folder.mkdir()
@@ -132,7 +132,7 @@ def test_a_new_file_and_a_changed_one_are_refreshed_on_once(
     assert evenings.looks() == [["1.csv", "2.csv"]]
     put("notes.txt", "not of the pattern")
     assert evenings.looks() == []
-    # What was there before is new again.
+    # Files that existed before are new again.
     put("1.csv", ratings(1))
     assert len(evenings.looks()) == 1
 
@@ -178,7 +178,7 @@ def test_a_daemon_that_dies_before_it_has_kept_its_cursor_does_not_ask_twice(
 
 @pytest.fixture
 def in_folder(project: Project, instance: dg.DagsterInstance) -> Iterator[Evenings]:
-    """The sensor over the files of the project's folder `orders`."""
+    """Yield the sensor over the files of the project's folder `orders`."""
     (project.root / "orders").mkdir()
     source = f"{project.root}/orders/*.csv"
     project.declare(declaration("shop", source, on_new_files=ON))
@@ -188,7 +188,7 @@ def in_folder(project: Project, instance: dg.DagsterInstance) -> Iterator[Evenin
 
 def test_a_refresh_that_fails_is_not_asked_for_again(project: Project, in_folder: Evenings) -> None:
     (project.root / "orders/1.csv").write_text(ratings(1))
-    # The requests of these looks come to nothing.
+    # The requests of these ticks start no run.
     requests = [in_folder.ask() for _ in range(6)]
     assert sum(map(len, requests)) == 1
 

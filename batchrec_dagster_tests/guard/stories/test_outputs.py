@@ -1,6 +1,6 @@
-"""Outputs of batch inference jobs that are not right: refused, or published without few users.
+"""Tests of wrong outputs of batch inference jobs: refused, or published without a few users.
 
-Personalize here is the embedded one, whose finished jobs' files a test changes.
+Personalize is the embedded one. The tests change files of finished jobs.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Lines = list[dict[str, Any]]
 
 
 def fail_users(lines: Lines, count: int) -> Lines:
-    """The same lines with an error in place of the first lists."""
+    """Return the lines with an error in place of the first lists."""
     failed = [
         {**line, "output": None, "error": "Service error: try again"} for line in lines[:count]
     ]
@@ -41,11 +41,11 @@ class Shop:
     instance: dg.DagsterInstance
 
     def run(self) -> dg.ExecuteInProcessResult:
-        """Make the lists alone."""
+        """Run only the asset of the lists."""
         return refresh(self.project, "shop", self.instance, assets=["recommendations"])
 
     def find_output(self) -> Path:
-        """The file of the newest job's output."""
+        """Return the output file of the newest job."""
         outputs = (self.project.storage / "shop/curated/batch_inference").glob("*/*.out")
         return max(outputs, key=lambda file: file.stat().st_mtime_ns)
 
@@ -83,7 +83,7 @@ def test_a_damaged_output_fails_the_run_and_the_next_one_starts_a_new_job(shop: 
         assert result.success, why(result)
         assert shop.count_jobs() == jobs + 1
         assert shop.lists.equals(good)
-    # The right one is used from then on.
+    # The right output is used from then on.
     assert shop.run().success
     assert shop.count_jobs() == len(changes) + 1
 
@@ -123,7 +123,7 @@ def test_few_failed_users_are_published_without_lists_and_named(shop: Shop) -> N
 
 def test_a_filter_that_leaves_nothing_is_named_and_its_job_is_paid_for_once(shop: Shop) -> None:
     good = shop.lists
-    # Of what people had, which exclude_seen leaves out.
+    # Items that people had, which exclude_seen leaves out.
     nothing = 'INCLUDE ItemID WHERE Interactions.EVENT_TYPE IN ("*")'
     shop.project.declare({**DECLARATION, "recommendations": {"filter": nothing}})
     for _ in range(2):

@@ -1,4 +1,4 @@
-"""Data of one's own, as the docs show them: from the declaration to interactions and users."""
+"""Tests of "Your own data" in the docs, from the declaration to interactions and users."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def prepare(
 
 
 def read_documented_yaml(section: str) -> str:
-    """The declaration in that section of the pages."""
+    """Return the declaration in a section of the pages."""
     pages = "".join((REPOSITORY / "docs" / page).read_text() for page in PAGES)
     text = pages.partition(f"## {section}\n")[2]
     return text.partition("```yaml\n")[2].partition("```")[0]
@@ -63,14 +63,14 @@ def read_users(project: Project) -> list[str]:
 
 
 def count_left_out(result: dg.ExecuteInProcessResult) -> dict[str, int]:
-    """How many rows the asset `interactions` says were left out, by reason."""
+    """Return the number of rows left out by reason, from the metadata of `interactions`."""
     assert result.success, why(result)
     counts: dict[str, int] = metadata(result, "interactions")["left_out_by_reason"]
     return counts
 
 
 def find_time_of_making(project: Project) -> int:
-    """When interactions.csv was written."""
+    """Return the time when interactions.csv was written."""
     file = project.storage / "shop/transformed/interactions/interactions.csv"
     return file.stat().st_mtime_ns
 
@@ -101,7 +101,7 @@ def test_orders_of_a_shop_in_parquet(project: Project, instance: dg.DagsterInsta
 
 
 def test_orders_and_clicks_in_two_files(project: Project, instance: dg.DagsterInstance) -> None:
-    # A minute before midnight in Vienna, in summer and in winter.
+    # a minute before midnight in Vienna, in summer and in winter
     moments = {"2026-07-14T23:59:00": 1_784_066_340, "2026-01-14T23:59:00": 1_768_431_540}
     orders = [f"{user},{item},{local}" for user, item in EVENTS[::9] for local in moments]
     (project.root / "orders.csv").write_text(
@@ -177,7 +177,7 @@ def test_events_in_json_lines(project: Project, instance: dg.DagsterInstance) ->
 def test_orders_and_their_products_by_sql(project: Project, instance: dg.DagsterInstance) -> None:
     folder = project.root / "instacart"
     folder.mkdir()
-    # Each user has two orders: one of the even products and one of the odd ones.
+    # Each user has an order of the even products and an order of the odd products.
     (folder / "orders.csv").write_text(
         "order_id,user_id,order_number,days_since_prior_order\n"
         + "".join(f"{2 * u},u{u:03},1,\n{2 * u + 1},u{u:03},2,{u}.0\n" for u in range(1, 61))

@@ -1,4 +1,4 @@
-"""Dagster's databases and logs have no id of a user, whatever becomes of a run."""
+"""Tests that Dagster's databases and logs have no user's id, however a run ends."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ USERS = {
     "source": "users.csv",
     "columns": {"user": "id", "categories": {"CONSENT": "consent"}, "numbers": {"AGE": "age"}},
 }
-# What shows people where it can.
+# Settings that show people wherever possible.
 SHOP: dict[str, Any] = {
     "users": USERS,
     "batch_users": {"source": "recipients.csv", "filter": 'USERS.CONSENT = "yes"'},
@@ -40,7 +40,7 @@ SHOP: dict[str, Any] = {
 SWAPPED = {**COLUMNS, "user": "rating", "rating": "userId"}
 LATE = {**COLUMNS, "user": "timestamp", "timestamp": "userId"}
 POSITIONS = {"user": 1, "item": 2, "rating": 3, "timestamp": 4}
-# As `batchrec init` writes it.
+# The file that `batchrec init` writes.
 DEFINITIONS = """\
 from pathlib import Path
 
@@ -56,7 +56,7 @@ GOOD_ROW = f"{MARK}-1,3,5,1500000000"
 
 
 def write_shop(root: Path) -> None:
-    """The files of a shop whose users all have the mark in their ids."""
+    """Write the files of a shop in which every user's id contains the mark."""
     header, *lines = write_ratings(root / "ratings.csv").read_text().splitlines()
     rows = "\n".join([header, *(f"{MARK}-{line}" for line in lines)]) + "\n"
     (root / "ratings.csv").write_text(rows)
@@ -76,7 +76,7 @@ def project(tmp_path: Path) -> Project:
 
 
 def find_marks_of_dagster(project: Project) -> list[str]:
-    """Where Dagster's databases and logs have the mark."""
+    """Return the places in Dagster's databases and logs that contain the mark."""
     files = [*read_files(project.root / ".batchrec/dagster")]
     assert any(name.endswith(".err") for name, _ in files)
     assert "values of index.db" in [name for name, _ in files]
@@ -123,7 +123,7 @@ BAD_ROWS = {
 
 
 def fail(project: Project, instance: dg.DagsterInstance, **attributes: Any) -> str:
-    """What a run says that fails, if it has no id."""
+    """Return the message of a failing run, and require that Dagster has no id."""
     project.declare(declaration("shop", "ratings.csv", **attributes))
     result = refresh(project, "shop", instance)
     assert not result.success
@@ -141,7 +141,7 @@ def test_no_id_of_a_bad_row(project: Project, instance: dg.DagsterInstance, is_c
         if is_csv:
             source.write_text(f"{good}{row}\n")
         elif problem == "more fields":
-            continue  # JSON has none
+            continue  # JSON has no such value
         else:
             rows = [*good.splitlines()[1:], row]
             fields = [dict(zip(COLUMNS.values(), row.split(","), strict=False)) for row in rows]

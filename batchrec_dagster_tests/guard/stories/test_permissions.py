@@ -1,6 +1,6 @@
-"""The template's policies let the pipelines do what they do on AWS, no less and no more.
+"""Tests that the template's policies allow exactly the actions that pipelines need on AWS.
 
-Each permission that is missing is named, with the resource.
+A message about a missing permission names the permission and the resource.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from batchrec_dagster_tests.guard.servers.s3 import S3Server
 
 pytestmark = pytest.mark.slow
 
-# The runner may do this too, though no run of these tests does it.
+# The runner may do these actions too, though no run of these tests does them.
 BESIDE = {
     "personalize:CreateDataDeletionJob": "the erasure of people",
     "personalize:DescribeDataDeletionJob": "the erasure of people",
@@ -73,16 +73,16 @@ class NeededActions:
     """The actions that a run needs."""
 
     steps: dict[str, list[str]]
-    """For each step, in order, the actions that no step before it needed."""
+    """The actions of each step, in order, that no earlier step needed."""
     role: set[str]
-    """Those that Personalize needs by its role."""
+    """The actions that Personalize needs by its role."""
     refusals: dict[str, str]
-    """What steps said that were not permitted all that they did."""
+    """The messages of steps that lacked a permission."""
 
 
 @pytest.fixture(scope="module")
 def needed_actions(tmp_path_factory: pytest.TempPathFactory, s3: S3Server) -> NeededActions:
-    """The actions that a run needs which may do all that the template's policies allow."""
+    """Return the needed actions of a run that may do everything that the policies allow."""
     bucket = s3.create_bucket()
     steps = dict[str, list[str]]()
     refusals = dict[str, str]()
@@ -133,7 +133,7 @@ def test_the_runner_deletes_nothing_that_another_deployment_made(
 
 
 def test_the_roles_policy_is_what_personalize_does(needed_actions: NeededActions) -> None:
-    # The developer guide asks for the listing, which the local one does not do for single objects.
+    # The developer guide requires the listing. The local Personalize lists no single objects.
     assert list_actions(read_role_statements()) - needed_actions.role == {"s3:ListBucket"}
     assert needed_actions.role <= list_actions(read_role_statements())
 
@@ -143,7 +143,7 @@ def test_each_permission_that_is_taken_away_is_named_with_the_resource(
     needed_actions: NeededActions, tmp_path: Path, s3: S3Server
 ) -> None:
     pairs = [(step, action) for step in STEPS for action in needed_actions.steps[step]]
-    # All of them at night, and a few that differ from step to step for each commit.
+    # All actions are tested at night, and a few that differ between steps for each commit.
     chosen = random.Random(0).sample(pairs, min(len(pairs), repeats(len(pairs), 3)))
     with account(tmp_path, s3, s3.create_bucket()) as own:
         for step in STEPS:
@@ -159,7 +159,7 @@ def test_each_permission_that_is_taken_away_is_named_with_the_resource(
                     if permission.action == action
                 )
                 assert action in message, f"{step}: {message}"
-                # The account may be a star, as AWS does not always tell it.
+                # The account may be a star, because AWS does not always tell the account.
                 names = [word.strip(".,;:()") for word in re.split(r"\s", message)]
                 assert any(fnmatchcase(resource, name) for name in names), f"{step}: {message}"
             own.take_away(None)

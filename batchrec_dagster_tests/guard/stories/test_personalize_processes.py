@@ -1,6 +1,6 @@
-"""One local Personalize for many: processes share its home, are killed, and a server restarts.
+"""Tests of processes that share a local Personalize's home, are killed, or restart its server.
 
-What is done in the end is what one undisturbed process does, and once only.
+In the end, the same work is done as by a single undisturbed process, and only once.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ KEY_ID, SECRET = "AKIDEXAMPLE", "a secret of the tests"
 
 
 def run_chain(root: Path, name: str) -> None:
-    """All that a night needs, from the data to a batch of this name, as a pipeline asks for it."""
+    """Make a night's requests like a pipeline, from the data to a batch job of this name."""
     local = Local(root)
     resources = Resources(local.client)
     group = resources.ensure("dataset group", "films", {})
@@ -107,7 +107,7 @@ def read_output(root: Path, name: str) -> dict[str, bytes]:
 
 
 def count_active(client: PersonalizeClient) -> dict[str, int]:
-    """How many imports, versions and jobs are ACTIVE."""
+    """Return the numbers of ACTIVE imports, solution versions and jobs."""
     (solution,) = client.list_solutions()["solutions"]
     arn = solution["solutionArn"]
     summaries: dict[str, Sequence[Mapping[str, Any]]] = {
@@ -123,7 +123,7 @@ def count_active(client: PersonalizeClient) -> dict[str, int]:
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, bytes], float]:
-    """The output of a process that is left alone, and the seconds that it took."""
+    """Return the output of an undisturbed process, and its duration in seconds."""
     root = make_root(tmp_path_factory.mktemp("undisturbed"))
     start = time.monotonic()
     process = start_chain(root, "one")
@@ -144,7 +144,7 @@ def test_killed_at_any_moment_the_next_process_ends_the_work(
     process.join(random.Random(seed).random() * seconds)
     process.kill()
     process.join()
-    # Nothing is half written, whenever that was.
+    # Nothing is half written, whenever the process was killed.
     assert read_output(root, "one").items() <= expected.items()
     run_chain(root, "one")
     assert read_output(root, "one") == expected
@@ -199,7 +199,7 @@ def test_nothing_fails_or_is_lost_when_processes_and_threads_ask_at_once(tmp_pat
     pages = local.client.get_paginator("list_schemas").paginate()
     schemas = [schema["name"] for page in pages for schema in page["schemas"]]
     assert len(schemas) == len(set(schemas)) == 7 * 10
-    assert len(local.store.list("s3://data/made/")) == 1  # All others were refused.
+    assert len(local.store.list("s3://data/made/")) == 1  # All other requests were refused.
 
 
 def test_regions_and_accounts_of_one_home_are_apart(local: Local) -> None:
@@ -216,7 +216,7 @@ def test_regions_and_accounts_of_one_home_are_apart(local: Local) -> None:
 
 @contextmanager
 def running_server(root: Path, **environment: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """The URL of `batchrec local-personalize`, and its process."""
+    """Yield the URL of `batchrec local-personalize` and its process."""
     (port,) = free_ports(1)
     command = [str(Path(sys.executable).parent / "batchrec"), "local-personalize"]
     command += ["--port", str(port), "--home", str(root / "home")]

@@ -1,4 +1,4 @@
-"""Several pipelines, and other people's assets beside them, in one project."""
+"""Tests of several pipelines, and other people's assets, in a project."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import dagster as dg
 import polars as pl
 import pytest
 
-# Dagster has no public way to ask what its UI shows.
+# Dagster has no public function for the status that its UI shows.
 from dagster._core.definitions.data_version import CachingStaleStatusResolver
 from dagster._core.loader import LoadingContextForTest
 
@@ -44,7 +44,7 @@ def test_two_pipelines_share_nothing(project: Project, instance: dg.DagsterInsta
 
 
 def stale(project: Project, instance: dg.DagsterInstance) -> dict[str, str]:
-    """What the UI says of each asset that is not up to date."""
+    """Return the UI's status of each asset that is not up to date."""
     with definitions(project) as defs:
         graph = defs.resolve_asset_graph()
         resolver = CachingStaleStatusResolver(instance, graph, LoadingContextForTest(instance))
@@ -92,7 +92,7 @@ def test_real_movielens_by_yaml_alone(project: Project, instance: dg.DagsterInst
     assert interactions(project, "small").height == frame.height
     assert set(table(project, "small")["user_id"]) == set(frame["userId"])
 
-    # Other columns, separators and units are the same interactions.
+    # Files with different columns, separators and units have the same interactions.
     twin = project.root / "twin.dat"
     pl.read_csv(ratings).with_columns(pl.col("timestamp") * 1000).rename(
         {"userId": "userID", "movieId": "movieID"}

@@ -1,7 +1,7 @@
-"""Power cuts: what was not synced is lost, and the next run publishes the right lists all the same.
+"""Tests that the next run publishes the right lists after a power cut lost all unsynced writes.
 
-One night is recorded with a library that is preloaded, so that SQLite's, Polars' and Arrow's writes
-count too. Then the disk is put together as many power cuts would have left it.
+A preloaded library records a night's writes, including those of SQLite, Polars and Arrow. From the
+record, the tests rebuild the disk as various power cuts would leave it.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ pytestmark = [
 
 SEED = 11
 CUTS = repeats(18, 6)
-# Reading the disk after a cut is cheap, while running a night after it is not.
+# Reading the disk after a cut is cheap, but running a night is not.
 CUTS_PER_NIGHT = 3
 LISTS = ["user_id", "rank", "item_id"]
 NIGHT = """
@@ -55,7 +55,7 @@ run_night(Project(Path(sys.argv[1])))
 
 @dataclass
 class Node:
-    """A file, with what of its content is on the disk, or a folder."""
+    """A folder, or a file with the part of its content that is on the disk."""
 
     content: bytes = b""
     names: dict[str, Node] | None = None
@@ -63,9 +63,9 @@ class Node:
 
 @dataclass
 class Disk:
-    """What is on the disk after a power cut.
+    """The content of the disk after a power cut.
 
-    Of each folder's changes after its last sync, only the first few were written.
+    Only the first few changes of a folder after its last sync were written.
     """
 
     top: Path
@@ -142,14 +142,14 @@ def _write(node: Node, path: Path) -> None:
 
 
 def run_night(project: Project) -> str:
-    """Runs a refresh and returns why it failed, or an empty text."""
+    """Run a refresh, and return why it failed, or an empty text."""
     with dg.DagsterInstance.ephemeral() as instance:
         result = refresh(project, "shop", instance)
     return "" if result.success else why(result)
 
 
 def run_next_night(project: Project, result_file: Path) -> str:
-    """Runs a refresh in a process of its own, as no thread survives a power cut."""
+    """Run a refresh in a new process, because no thread survives a power cut."""
     process = FORKS.Process(target=_write_night_result, args=(project, result_file))
     process.start()
     process.join(600)
@@ -162,7 +162,7 @@ def _write_night_result(project: Project, result_file: Path) -> None:
 
 
 def record_night(project: Project, folder: Path) -> Path:
-    """Run a night in a process of its own that records what it changes and syncs."""
+    """Run a night in a separate process that records its changes and syncs."""
     library, log = folder / "power_cut.so", folder / "log"
     source = Path(__file__).with_name("power_cut.c")
     command = ["gcc", "-shared", "-fPIC", "-O1", "-o", str(library), str(source), "-ldl"]
@@ -184,7 +184,7 @@ def test_a_power_cut_damages_no_table_and_the_next_run_is_right(
     (tmp_path / "project").mkdir()
     project = module_project(tmp_path / "project")
     first_run.copy_to(project)
-    # The log is not in the project, because a power cut changes that.
+    # The log is outside the project, because a power cut changes the project.
     ratings = write_ratings(tmp_path / "ratings.csv")
     project.declare(declaration("shop", ratings))
     first = table(project, "shop").select(LISTS)

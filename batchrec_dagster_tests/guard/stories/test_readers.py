@@ -1,5 +1,7 @@
-"""Readers always get one whole edition, in a folder and in a bucket, while it is replaced again and
-again by processes that are killed."""
+"""Tests that readers always get a whole edition, in a folder and in a bucket.
+
+Meanwhile, processes that are killed replace the edition repeatedly.
+"""
 
 from __future__ import annotations
 
@@ -28,9 +30,9 @@ KILLS = repeats(5, 2)
 EDITIONS_BEFORE_KILL = 3
 KEPT = 2
 ROWS = 20_000
-# One edition in five is so long that it is uploaded in several parts.
+# One edition in five is so long that it is uploaded in parts.
 SHORT, LONG = 8, 500
-"""Hexadecimal digits of noise in each row."""
+"""The number of random hexadecimal digits in each row of a short and of a long edition."""
 TABLE = "shop/curated/recommendations/recommendations.parquet"
 TIME = datetime(2026, 1, 5, 3, tzinfo=UTC)
 PATIENCE_SECONDS = 600
@@ -38,7 +40,7 @@ PATIENCE_SECONDS = 600
 
 @dataclass(frozen=True)
 class Place:
-    """Where editions are, in words that another process understands."""
+    """The location of editions, in a form that another process understands."""
 
     root: str
     environment: Mapping[str, str]
@@ -49,9 +51,9 @@ class Place:
 
 
 def publish(place: Place, say: Connection | None = None) -> None:
-    """Publish the next edition, each row of which has the edition's number.
+    """Publish the next edition, with the edition's number in each row.
 
-    say: gets a message when the edition is made, and when it is published.
+    say: receives a message when the edition is made, and when it is published.
     """
     editions = place.editions
     live = editions.live()
@@ -79,7 +81,7 @@ def keep_publishing(place: Place, say: Connection) -> None:
 
 
 def kill_while_publishing(place: Place, chance: random.Random) -> None:
-    """Publish some editions, and be killed at a random moment of publishing the next."""
+    """Publish editions in a process, and kill it at a random moment of the last publication."""
     reader, writer = FORKS.Pipe(duplex=False)
     publisher = FORKS.Process(target=keep_publishing, args=(place, writer))
     publisher.start()
@@ -96,7 +98,7 @@ def kill_while_publishing(place: Place, chance: random.Random) -> None:
 
 
 def find_edition(lists: pl.DataFrame) -> int:
-    """The edition whose rows these are, all of them."""
+    """Return the number of the edition, and require that all rows belong to it."""
     (number,) = lists.get_column("user_id").unique()
     if lists.get_column("rank").to_list() != [*range(ROWS)]:
         raise AssertionError(f"not one whole edition: {lists}")
@@ -104,9 +106,9 @@ def find_edition(lists: pl.DataFrame) -> int:
 
 
 def keep_reading(place: Place, say: Connection) -> None:
-    """Read as this project does, and as others do, until it gets the message to stop.
+    """Read by batchrec and by other libraries until the message to stop arrives.
 
-    Then it sends how often it has read, or what was wrong.
+    At the end, send the number of readings, or an error.
     """
     editions, reads, last = place.editions, 0, 0
     try:
@@ -149,7 +151,7 @@ def test_readers_get_one_whole_edition_while_publishers_are_killed(place: Place)
         reader.join()
     assert isinstance(report, int), report
     assert report > KILLS
-    # What killed publishers left does not disturb others, and the next editions remove it.
+    # Files of killed publishers do not disturb others, and the next editions delete them.
     for _ in range(KEPT + 1):
         publish(place)
     assert len(place.editions.older()) == KEPT

@@ -1,4 +1,4 @@
-"""A reader opens the report: it is readable for everyone, says what happened, and loads nothing."""
+"""Tests of the report in a browser: accessible, right about the night, and loading nothing."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ TITLES = {name_item(item): name_title(item) for item in range(1, ITEM_COUNT + 1)
 
 @pytest.fixture
 def page(strange_shop: StrangeShop) -> Path:
-    """The file of the last report."""
+    """Return the file of the last report."""
     return strange_shop.night("last").page
 
 
 @pytest.fixture
 def restored_page(strange_shop: StrangeShop) -> Path:
-    """The file of the report after a rollback, which is what the project has now."""
+    """Return the file of the report after a rollback, which is the project's current report."""
     return strange_shop.night("restored").page
 
 
@@ -49,7 +49,7 @@ def tab(browser: Any, page: Path) -> Iterator[Any]:
 
 @pytest.mark.attack
 def test_no_name_of_the_shop_runs_or_is_fetched(tab: Any, page: Path) -> None:
-    # One person for each text of the stranger: an id ends with a number.
+    # There is a person for each text of the stranger, with an id that ends in a number.
     users = {user.rpartition(" ")[0]: user for user in read_page(page.read_text()).people}
     addresses: set[str] = set()
     for user in users.values():
@@ -57,7 +57,7 @@ def test_no_name_of_the_shop_runs_or_is_fetched(tab: Any, page: Path) -> None:
         assert tab.evaluate("document.images.length") == 0
         addresses |= {*tab.evaluate("[...document.querySelectorAll('a[href]')].map((a) => a.href)")}
     assert tab.evaluate("window.shot") is None
-    # Links lead to the pages of items alone, and only by https.
+    # Links lead only to pages of items, and only by https.
     outside = {address for address in addresses if not address.startswith(page.as_uri())}
     assert len(outside) > 10
     assert all(re.fullmatch(r"https://shop\.invalid/\d+", address) for address in outside)
@@ -97,7 +97,7 @@ def test_the_verdict_is_seen_first(tab: Any, page: Path) -> None:
 
 
 def simplify(text: str) -> str:
-    """Without what differs between a heading, a sentence and a wrapped line."""
+    """Return the text without the differences between a heading, a sentence and a wrapped line."""
     return " ".join(re.findall(r"[\w@.]+", text.lower()))
 
 
@@ -169,7 +169,7 @@ def test_a_night_that_publishes_nothing_is_told_on_the_page_of_the_lists_that_pe
         shown = read_page(night.page.read_text())
         assert night.lists.equals(published.lists)
         assert re.search(reason, shown.strip), shown.strip
-        # The lists, their numbers and the people are those that were published.
+        # The lists, their numbers and the people are the published ones.
         assert (shown.verdict, shown.numbers, shown.people) == (
             page.verdict,
             page.numbers,

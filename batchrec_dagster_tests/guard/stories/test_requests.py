@@ -1,8 +1,8 @@
-"""What whole runs ask of Personalize: valid requests, the same on AWS and without it, and once.
+"""Tests of whole runs' requests to Personalize: valid, the same on AWS and off it, and sent once.
 
-On AWS means as there: the settings, boto3's client with its signatures and retries, S3, and
-AWS's limits. Only the server behind the client is the local one. `texts/requests.txt` has all that
-is created. To record another pipeline, add it to PIPELINES.
+"On AWS" means AWS's settings, boto3's client with signatures and retries, S3, and AWS's limits.
+Only the server behind the client is local. `texts/requests.txt` has all Create requests. To record
+another pipeline, add it to PIPELINES.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ NUM_RESULTS = re.compile(r"numResults=\d+")
 
 
 def write_shop(folder: Path) -> None:
-    """Files of a shop of 45 people and 200 items. Most people have more than 100 interactions."""
+    """Write files of 45 people and 200 items. Most people have more than 100 interactions."""
     write_ratings(folder / "ratings.csv", users=40, items=200, own=100, other=10)
     chance = random.Random(0)
     ratings = (folder / "ratings.csv").read_text().splitlines()
@@ -56,7 +56,7 @@ def write_shop(folder: Path) -> None:
         f"{item},Title {item},{kinds[item % 4]},{item % 5},{1 + item % 7},2017-01-01"
         for item in range(1, 201)
     ]
-    # The last five have no interactions.
+    # The last five people have no interactions.
     people = [
         f"{user},{'DE' if user % 3 else 'AT'},{'yes' if user % 5 else 'no'}"
         for user in range(1, 46)
@@ -107,7 +107,7 @@ RULES = {
         "pin": [{"item": "77", "rank": 2, "for": 'USERS.COUNTRY = "AT"'}],
     },
 }
-# Found by aws-similar-items, as the items have categories.
+# aws-similar-items finds similar items, because the items have categories.
 SIMILAR_ITEMS = {
     "num_results": 4,
     "rules": {"block": {"source": "blocked.csv", "column": "sku"}, "only": "ITEMS.STOCK > 0"},
@@ -116,11 +116,11 @@ SIMILAR_ITEMS = {
 
 @dataclass(frozen=True)
 class RecordedPipeline:
-    """A pipeline whose requests are recorded."""
+    """A pipeline with recorded requests."""
 
     declaration: Mapping[str, Any]
     tags: str = ""
-    """The deployment's tags, as BATCHREC_TAGS has them."""
+    """The deployment's tags, in the form of BATCHREC_TAGS."""
 
 
 PIPELINES = {
@@ -128,8 +128,8 @@ PIPELINES = {
         {**SHOP, "recommendations": RULES, "similar_items": SIMILAR_ITEMS},
         tags="team=data",
     ),
-    # One training, and two jobs: home and app ask for the same users with the same filter. Items
-    # bought together need no request.
+    # There are a training and two jobs: home and app are for the same users with the same filter.
+    # Items bought together need no request.
     "three lists": RecordedPipeline(
         {
             **{name: SHOP[name] for name in ("name", "ratings", "users")},
@@ -162,7 +162,7 @@ class Nights:
 
 @dataclass(frozen=True)
 class Recording:
-    """The lines of a pipeline's requests."""
+    """The requests of a pipeline, as lines."""
 
     first_on_aws: list[str]
     second_on_aws: list[str]
@@ -170,7 +170,7 @@ class Recording:
 
 
 def _run(project: Project) -> list[RecordedRequest]:
-    """The requests of a run."""
+    """Run the refresh, and return its requests."""
     with record_requests() as requests, dg.DagsterInstance.ephemeral() as instance:
         result = refresh(project, "shop", instance)
     assert result.success, why(result)
@@ -198,7 +198,7 @@ def _run_on_aws(root: Path, pipeline: RecordedPipeline, s3: S3Server, bucket: st
             patch.setenv(name, value)
         services = stack.enter_context(record_signed_services())
         nights = Nights(_run(project), _run(project))
-    # Neither STS nor IAM, nor Personalize of another region.
+    # no requests to STS, to IAM, or to Personalize in another region
     assert services - {("s3", REGION)} == {("personalize", REGION)}
     return nights
 
@@ -213,7 +213,7 @@ def _run_embedded(root: Path, pipeline: RecordedPipeline) -> list[RecordedReques
 
 @pytest.fixture(scope="module")
 def recordings(tmp_path_factory: pytest.TempPathFactory, s3: S3Server) -> dict[str, Recording]:
-    """By the names of PIPELINES."""
+    """Return the recordings of PIPELINES by name."""
     recordings = {}
     for name, pipeline in PIPELINES.items():
         bucket = s3.create_bucket()
@@ -222,7 +222,7 @@ def recordings(tmp_path_factory: pytest.TempPathFactory, s3: S3Server) -> dict[s
         for requests in (nights.first, nights.second, embedded):
             validate(requests)
         on_aws = RequestRenderer({f"s3://{bucket}/batchrec": "<storage>", ROLE: "<role>"})
-        # The embedded one has an account, a region and a role of its own.
+        # The embedded Personalize has its own account, region and role.
         (role,) = {request.params["roleArn"] for request in embedded if "roleArn" in request.params}
         locally = RequestRenderer({"s3://batchrec-local": "<storage>", role: "<role>"})
         recordings[name] = Recording(
@@ -249,7 +249,7 @@ def test_what_whole_runs_create_on_aws(recordings: dict[str, Recording]) -> None
 
 @pytest.mark.parametrize("name", PIPELINES)
 def test_without_aws_the_same_is_created(recordings: dict[str, Recording], name: str) -> None:
-    # Filters on AWS know the last 100 interactions of a user, so that numResults is larger.
+    # Filters on AWS know the last 100 interactions of a user, so numResults is larger.
     on_aws, embedded = (
         [NUM_RESULTS.sub("", line) for line in list_created(lines)]
         for lines in (recordings[name].first_on_aws, recordings[name].first_embedded)

@@ -1,4 +1,4 @@
-"""What stays of earlier nights: the declared editions, their jobs' outputs, and models in use."""
+"""Tests that retention keeps the declared editions, their jobs' outputs, and models in use."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def list_outputs(project: Project) -> list[Path]:
 
 
 def list_models(project: Project) -> list[Path]:
-    """The folders of the embedded engine's models."""
+    """Return the folders of the embedded engine's models."""
     return [*(project.root / ".batchrec/personalize/models").iterdir()]
 
 
@@ -53,12 +53,12 @@ def test_sizes_level_off_and_nothing_is_deleted_that_is_needed(
     for seed in range(3):
         make_night(project, instance, seed)
         assert len(list_models(project)) == 1
-        # Those of the live edition, and of the one that a rollback goes back to.
+        # The models of the live edition, and of the edition before it, for a rollback.
         assert len(list_outputs(project)) == min(2, seed + 1)
     lists, jobs = table(project, "shop"), count_jobs(project)
     make_night(project, instance, seed=2)
     assert count_jobs(project) == jobs
-    # Settings of a while ago, whose output is gone, are inferred again.
+    # Earlier settings, with a deleted output, are inferred again.
     for number in (5, 6):
         make_night(project, instance, seed=2, recommendations={"num_results": number})
     make_night(project, instance, seed=2)

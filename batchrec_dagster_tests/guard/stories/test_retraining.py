@@ -1,6 +1,6 @@
-"""solution.retrain: between trainings, new data get lists by the last model.
+"""Tests of solution.retrain: between trainings, the last model makes lists from new data.
 
-One shop, night by night, on a clock that the tests move; they run in their order.
+The tests share a shop, move its clock night by night, and run in their order.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ class Shop:
     def run(
         self, days: float = 0, *, users: int | None = None, train: bool = False, **settings: Any
     ) -> dg.ExecuteInProcessResult:
-        """A night, some days after the first run.
+        """Run a night some days after the first run.
 
-        users: how many there are in new data; None for the data of the night before.
+        users: the number of users in new data; None for the data of the night before.
         """
         if users is not None:
             write_ratings(self.project.root / RATINGS, users=users)
@@ -55,7 +55,7 @@ class Shop:
             return refresh(self.project, "shop", self.instance, {"train": True} if train else {})
 
     def take_trainings(self) -> int:
-        """How many models were trained since the last call."""
+        """Return the number of models trained since the last call."""
         models = count_created(self.project)["models"]
         since, self.models = models - self.models, models
         return since
@@ -79,12 +79,12 @@ def long_lived(tmp_path_factory: pytest.TempPathFactory, first_run: FirstRun) ->
 
 
 def test_new_data_get_lists_by_the_last_model(long_lived: Shop) -> None:
-    # What somebody else trained meanwhile does not count.
+    # A model that somebody else trained meanwhile does not count.
     client = open_personalize(long_lived.project)
     ours = client.list_solution_versions()["solutionVersions"][0]["solutionVersionArn"]
     client.create_solution_version(solutionArn=ours.rpartition("/")[0])
     long_lived.take_trainings()
-    # Enough for the lists, and not for a training.
+    # The budget is enough for the lists, but not for a training.
     with paid_personalize():
         result = long_lived.run(days=6, users=61, budget={"max_usd_per_run": 0.01})
     assert result.success, why(result)
@@ -102,7 +102,7 @@ def test_after_the_days_new_data_are_trained_on(long_lived: Shop) -> None:
 def test_a_weekly_schedule_trains_each_week_although_its_runs_vary_by_hours(
     long_lived: Shop,
 ) -> None:
-    # The training before was on the seventh day.
+    # The previous training was on the seventh day.
     assert long_lived.run(days=14 - 5 / 24, users=62).success
     assert long_lived.take_trainings() == 1
 
@@ -142,7 +142,7 @@ def test_a_model_that_the_gate_refused_is_not_kept(
         assert "gate.min_ndcg_at_25" in why(shop.run(users=users, gate=refusing))
         assert shop.take_trainings() == 1
         assert not (project.storage / "shop/curated/recommendations").exists()
-    # One that may be published now is kept.
+    # A model that may be published now is kept.
     assert shop.run(users=62).success
     assert shop.take_trainings() == 0
 

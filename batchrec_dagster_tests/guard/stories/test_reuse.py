@@ -1,4 +1,4 @@
-"""Prepared data are reused while nothing has changed, and made again when anything has."""
+"""Tests that prepared data are reused while nothing has changed, and else made again."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def declare_shop(**attributes: Any) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A project in which everything has been prepared once, and that no test writes to."""
+    """A project with all data prepared once. No test writes to it."""
 
     folder: Path
     result: dg.ExecuteInProcessResult
@@ -84,9 +84,9 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
 
 @pytest.fixture
 def project(project: Project, prepared: Prepared) -> Project:
-    """A copy of it. What is reused does not depend on what Dagster remembers."""
+    """Return a copy of the prepared project. Reuse does not depend on Dagster's history."""
     for name in (RATINGS, ITEMS):
-        # With its time, so that it counts as unchanged.
+        # The copy keeps the file's time, so that the file counts as unchanged.
         shutil.copy2(prepared.folder / name, project.root)
     shutil.copytree(prepared.folder / ".batchrec", project.root / ".batchrec")
     project.declare(declare_shop())
@@ -142,7 +142,7 @@ def test_a_run_on_unchanged_data_says_the_same_of_what_it_reuses(
             old, new = metadata(prepared.result, asset), metadata(second_result, asset)
             assert old.keys() == new.keys() - ({"outcome"} - old.keys())
             differ = {key for key in old if old[key] != new[key]}
-            # The file is in the copy's folder.
+            # The file is in the folder of the copy.
             assert differ <= {"seconds", "outcome", "file"}, asset
 
 
@@ -150,7 +150,7 @@ def test_a_copy_of_other_content_is_made_again(
     project: Project,
     instance: dg.DagsterInstance,
 ) -> None:
-    # As long as before, and written at the same moment.
+    # The file is as long as before, and has the same modification time.
     copy = project.storage / "shop/raw/ratings/ratings.csv"
     moment, text = copy.stat().st_mtime_ns, copy.read_text()
     copy.write_text(text.replace("userId", "nobody"))
@@ -159,7 +159,7 @@ def test_a_copy_of_other_content_is_made_again(
     outcome = metadata(result, "raw_ratings")["outcome"]
     assert outcome == f"copied; {copy} had another content than recorded"
     assert copy.read_text() == text
-    # The data are those of before.
+    # The data are the earlier data.
     again = prepare(project, instance)
     assert list_reused(again) == {*PREPARED}
 
@@ -216,7 +216,7 @@ def test_changed_items_are_prepared_again_and_unchanged_ratings_are_not(
             {"interactions"},
         ),
         ({"batch_users": {"active_since": "2017-11-05"}}, {"batch_users"}, {"batch_users"}),
-        # What could have become something else, but did not.
+        # assets that could have changed, but did not
         ({"ratings": {"null_values": ["-"]}}, {"interactions", "items", "item_titles"}, set()),
     ],
 )

@@ -1,4 +1,4 @@
-"""Going back to lists that people had before, and what becomes of those that were taken back."""
+"""Tests of going back to earlier lists, and of the withdrawn lists afterwards."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def editions(tmp_path: Path) -> Editions:
 
 
 def make(letter: str, items: str = "") -> NightsWork:
-    """What the night of this letter has made, by a model and of data of its own."""
+    """Return the work of the night with this letter, with its own model and data."""
     lists = pl.DataFrame({"user_id": ["1"], "rank": [1], "item_id": [items or f"item {letter}"]})
     night = NightsWork(f"arn:m/{letter}", f"data {letter}", lists, TIME)
     return replace(night, time=TIME + timedelta(days=ord(letter)))
@@ -71,7 +71,7 @@ def test_each_time_it_goes_one_further_back_and_to_any_by_its_number(editions: E
     assert roll_back(editions, run="run 1") == 3
     assert roll_back(editions, run="run 2") == 2
     assert read_item(editions) == "item B"
-    # What somebody goes forward to is good again, and what was taken back is passed over.
+    # An edition that somebody goes forward to is good again. Withdrawn editions are skipped.
     assert roll_back(editions, 4, run="run 3") == 4
     assert editions.publish(replace(make("D"), time=TIME)) == 4
     assert roll_back(editions, run="run 4") == 1
@@ -108,7 +108,7 @@ def test_lists_that_were_rolled_back_do_not_come_back_from_another_model(
         with pytest.raises(Refused, match="rolled back"):
             editions.publish(night)
     assert read_item(editions) == "item A"
-    # Somebody wants them all the same. Then they may also be published again.
+    # A person publishes them anyway. Then they may also be published again.
     assert editions.publish(retrained, anyway=True) == 3
     assert read_item(editions) == "other items"
     publish(editions, "C")
@@ -171,7 +171,7 @@ def test_what_is_blocked_today_is_on_no_list_that_comes_back(tmp_path: Path) -> 
     assert live is not None
     assert live.lists.rows() == [("1", 1, "c"), ("1", 2, "a"), ("3", 1, "d")]
     assert editions.count_against_only() == 1
-    # The edition that is kept is whole, and what is not blocked any more comes back.
+    # The kept edition is whole, and items that are no longer blocked come back.
     (tmp_path / "blocked.csv").write_text("item\nx\n")
     editions.publish(make("C"))
     assert roll_back(editions, 1, run="later") == 1
@@ -214,7 +214,7 @@ def test_an_edition_that_somebody_copied_back_is_live_again(editions: Editions) 
     (first,) = editions.store.list(HISTORY)
     editions.store.put(LISTS, editions.store.get(first))
     assert read_item(editions) == "item A"
-    # The next edition is compared with what people have.
+    # The next edition is compared with the live lists.
     publish(editions, "C")
     assert editions.before() == 1
 
@@ -231,7 +231,7 @@ def test_a_record_that_is_lost_is_made_from_the_editions_that_are_kept(editions:
 
 @pytest.fixture
 def shop(first_run: FirstRun, project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
-    """The pipeline of the session's first run, in whose folder commands are typed."""
+    """Return the project of the session's first run, in the working folder."""
     first_run.copy_to(project)
     project.declare({**DECLARATION, "gate": {"max_drop": 1}})
     project.environment["BATCHREC_HOME"] = str(project.root / ".batchrec")
@@ -249,7 +249,7 @@ def type_command(*words: str, answer: str = "") -> Result:
 @pytest.mark.slow
 @nightly("three runs and a process")
 def test_a_rollback_and_the_nights_after_it(shop: Project) -> None:
-    """By the job, by the command, and by a process that is killed."""
+    """Rollbacks are made by the job, by the command, and by a process that is killed."""
     editions = Editions(Store.open(shop.storage))
     first = table(shop, "shop")
     page = shop.storage / "shop/curated/report/index.html"
@@ -268,20 +268,20 @@ def test_a_rollback_and_the_nights_after_it(shop: Project) -> None:
     assert table(shop, "shop").equals(first)
     assert page.exists()
 
-    # Nothing is new: the same lists are not published again by themselves.
+    # Without new data, a run does not publish the withdrawn lists again.
     assert not run_night().success
     assert table(shop, "shop").equals(first)
-    # What is new is, and is compared with what people have.
+    # New lists are published, after a comparison with the live lists.
     write_ratings(shop.root / "ratings.csv", users=62, seed=2)
     assert run_night().success
     assert editions.before() == 1
     assert "edition 3 compared with edition 1" in type_command("diff").output
 
-    # Somebody finds that the second was good after all, and is asked first.
+    # A person wants the second edition after all, and is asked first.
     assert type_command("rollback", "shop", "--to", "2", answer="n\n").exit_code == 1
     third = table(shop, "shop")
     assert third.get_column("user_id").n_unique() == 62
-    # The process dies when they are published. The same command goes on, and no further back.
+    # The process dies at the publication. The same command continues it, and goes no further back.
     page.unlink()
 
     def is_published() -> bool:

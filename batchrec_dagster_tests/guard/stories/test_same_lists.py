@@ -1,7 +1,7 @@
-"""The pipeline gives the same table over HTTP as embedded, also for people with long histories.
+"""Tests that a pipeline makes the same table by Personalize over HTTP as by the embedded one.
 
-The embedded engine's filter knows all interactions. A real endpoint's filter knows the last 100, so
-the pipeline asks it for more results and drops what people had.
+The embedded engine's filter knows all interactions. A real endpoint's filter knows the last 100 of
+a user, so the pipeline requests more results and drops seen items.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ FILTER_HISTORY = 100
 MAX_RESULTS = 500
 ITEMS = {"source": "movies.csv", "columns": {"item": "movieId", "categories": {"GENRES": "genres"}}}
 
-# Half of the people get lists of even films only, and one in four gets none.
+# Half of the people get lists of even films only, and one in four people gets no list.
 ON_USERS: dict[str, Any] = {
     "users": {
         "source": "users.csv",
@@ -47,7 +47,7 @@ FILTER_BY_AGE = 'EXCLUDE ItemID WHERE Items.GENRES = "odd" IF CurrentUser.AGE < 
 
 
 def _write_long_histories(folder: Path) -> None:
-    """Ratings of 40 people of two tastes, most of them with 165, and films that nobody rated."""
+    """Write ratings by 40 people of two tastes, mostly 165 each, and films that nobody rated."""
     chance = random.Random(0)
     lines = ["userId,movieId,rating,timestamp"]
     for user in range(40):
@@ -79,7 +79,7 @@ def _make_embedded(root: Path, files: Path, settings: dict[str, Any]) -> pl.Data
     return pl.read_parquet(project.storage / TABLE)
 
 
-# Of two lengths, and on real data.
+# histories of two lengths, and real data
 LONG_HISTORIES = [(_write_long_histories, 10), (_write_long_histories, 25), (_copy_real_films, 10)]
 
 
@@ -104,14 +104,14 @@ def test_long_histories_get_the_same_lists_over_http_as_embedded(
     assert not set(over_http["item_id"]) <= rated_items  # there are new items in the lists
     embedded_lists = _make_embedded(tmp_path / "embedded", root, settings)
     order = ["user_id", "rank"]
-    # Of 500 results, Personalize's most, too few may be new to a person with more films.
+    # Among 500 results, Personalize's maximum, too few may be new to a person with more films.
     most = FILTER_HISTORY + MAX_RESULTS - num_results
     people = lengths.filter(pl.col("len") <= most)["userId"].cast(pl.String)
     over_http, embedded_lists = (
         lists.filter(pl.col("user_id").is_in(people.implode()))
         for lists in (over_http, embedded_lists)
     )
-    # Each has trained a model of its own. Sums of several threads differ in the last digits.
+    # Two models were trained. Sums by several threads differ in the last digits.
     assert_frame_equal(
         over_http.sort(order),
         embedded_lists.sort(order),
@@ -127,7 +127,7 @@ def test_conditions_on_users_hold_over_http_as_embedded(tmp_path: Path, s3: S3Se
         **ON_USERS,
         "items": ITEMS,
         "solution": {"recipe": "aws-user-personalization"},
-        # More than there are even films, so that whoever may have odd ones does.
+        # The length exceeds the number of even films, so that users who may get odd films do.
         "recommendations": {"num_results": 250, "exclude_seen": False, "filter": FILTER_BY_AGE},
     }
     root = tmp_path / "http"
@@ -148,7 +148,7 @@ def test_conditions_on_users_hold_over_http_as_embedded(tmp_path: Path, s3: S3Se
 def test_the_example_shop_gets_the_same_lists_over_http_as_embedded(
     tmp_path: Path, s3: S3Server
 ) -> None:
-    """All its rules, in S3 and in a folder."""
+    """The shop has all its rules. Its storage is in S3 and in a folder."""
     root = tmp_path / "http"
     root.mkdir()
     settings = write_example_shop(root)

@@ -1,4 +1,4 @@
-"""No secret that a pipeline needs is in a message, a log, metadata or what is stored."""
+"""Tests that messages, logs, metadata and stored files have none of a pipeline's secrets."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_no_secret_is_in_logs_metadata_messages_or_storage(
             "shop",
             source,
             alerts=ALERTS,
-            # Its URL is wrong, so that the step fails and its message has to say why.
+            # The database's URL is wrong, so that the step fails with a message about the URL.
             sinks={"postgres": {"url_env": "SHOP_DATABASE_URL"}},
         )
     )

@@ -1,6 +1,6 @@
-"""Segments: the users to tell of an item, or of what items have in common.
+"""Tests of segments: the users to tell about an item, or about items with a common attribute.
 
-One shop, which changes its segments night by night; the tests run in their order.
+The tests share a shop that changes its segments night by night, and run in their order.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Shop:
         return count_created(self.project)["models"]
 
     def find_output(self) -> Path:
-        """The file of the newest job's output."""
+        """Return the output file of the newest job."""
         outputs = (self.project.storage / "shop/curated/batch_segments").glob("*/*.out")
         return max(outputs, key=lambda file: file.stat().st_mtime_ns)
 
@@ -119,7 +119,7 @@ def test_an_item_that_personalize_does_not_know_is_named_with_the_setting(shop: 
     assert "segments.items" in why(refused)
     assert "1 of 4 segments" in why(refused)
     assert shop.segments.equals(before)
-    # Another job would return the same error, and cost money.
+    # Another job would have the same error, and cost money.
     jobs = shop.count_jobs()
     assert not shop.run({"items": [*ITEMS, "no item"]}, "user_segments").success
     assert shop.count_jobs() == jobs

@@ -1,7 +1,7 @@
-"""Several lists of one model: one training, the jobs that they need, and each list on its own.
+"""Tests of several lists by the same model: a single training, shared jobs, separate lists.
 
-One shop, which changes its declaration night by night. A test asks for the nights before it, so
-that it also passes alone.
+The tests share a shop that changes its declaration night by night. A test requests the earlier
+nights, so that it also passes alone.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ LISTS: dict[str, Any] = {
         "rules": {"max_per": {"COLOUR": 2}, "block": {"source": "blocked.csv"}},
         "sinks": {"export": {"path": "mail.csv"}},
     },
-    # Without its file of blocked items it fails.
+    # Without the file of blocked items, this list fails.
     "home": {"num_results": 8, "rules": {"block": {"source": "home.csv"}}},
     "app": {"num_results": 4, "columns": ["COLOUR"], "rules": {"max_per": {"COLOUR": 1}}},
 }
@@ -45,7 +45,7 @@ ONE_OF_A_COLOUR = {**LISTS["newsletter"], "rules": {"max_per": {"COLOUR": 1}}}
 
 @dataclass
 class Shop:
-    """A shop whose items have one of four colours, and half of whose customers agree to mails."""
+    """A shop with items of four colours. Half of the customers agree to mails."""
 
     project: Project
     instance: dg.DagsterInstance
@@ -74,7 +74,7 @@ class Shop:
         )
 
     def run(self, job: str = "shop_refresh") -> set[str]:
-        """Run the job without reports, and return what failed."""
+        """Run the job without reports, and return the failed steps."""
         with definitions(self.project) as defs:
             resolved = defs.resolve_job_def(job)
             keys = resolved.asset_layer.selected_asset_keys
@@ -90,14 +90,14 @@ class Shop:
         return pl.read_parquet(folder / "recommendations.parquet")
 
     def count_jobs(self) -> tuple[int, int]:
-        """How many models were trained, and how many batch inference jobs there are."""
+        """Return the numbers of trained models and of batch inference jobs."""
         created = count_created(self.project)
         return created["models"], created["jobs"]
 
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
-    """The shop after a night in which the list `home` failed."""
+    """Yield the shop after a night with a failure of the list `home`."""
     with dg.DagsterInstance.ephemeral() as instance:
         shop = Shop(module_project(tmp_path_factory.mktemp("shop")), instance)
         shop.write_data()
@@ -109,7 +109,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
 
 @pytest.fixture(scope="module")
 def complete_shop(shop: Shop) -> Shop:
-    """The shop after a second night, in which the list `home` was published too."""
+    """Return the shop after a second night that published the list `home` too."""
     (shop.project.root / "home.csv").write_text("item\n4\n")
     assert shop.run() == set()
     return shop
@@ -137,7 +137,7 @@ def test_each_list_has_its_length_its_columns_its_rules_and_its_sinks(shop: Shop
 
 
 def test_what_failed_goes_on_from_the_model_and_the_job_that_are_there(complete_shop: Shop) -> None:
-    # Lists for the same users share a job, whatever their rules, columns and lengths.
+    # Lists for the same users share a job, regardless of their rules, columns and lengths.
     assert complete_shop.count_jobs() == (1, 2)
     home = complete_shop.read_list("home")
     assert home.height == USERS * 8
@@ -193,7 +193,7 @@ def test_a_list_is_refused_and_another_rolled_back_by_itself(complete_shop: Shop
     before = {name: complete_shop.read_list(name) for name in LISTS}
     home = {**LISTS["home"], "gate": {"min_ndcg_at_25": 1}}
     write_ratings(complete_shop.project.root / "ratings.csv", users=USERS, seed=1)
-    # A list that is declared no more stays as it was published.
+    # A list that is no longer declared stays published.
     complete_shop.declare({"newsletter": ONE_OF_A_COLOUR, "home": home})
     assert complete_shop.run() == {"shop__home__recommendations"}
     assert complete_shop.count_jobs()[0] == 2

@@ -1,4 +1,4 @@
-"""Similar items: what goes with each item, counted by batchrec or found by a recipe, as a table."""
+"""Tests of the table of similar items, counted by batchrec or found by a recipe."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Shop:
 def counted(
     tmp_path_factory: pytest.TempPathFactory, first_run: FirstRun
 ) -> Iterator[tuple[Shop, pl.DataFrame]]:
-    """A shop that has counted what was bought together, and its table."""
+    """Return a shop that has counted items bought together, and its table."""
     with dg.DagsterInstance.ephemeral() as instance:
         shop = Shop(module_project(tmp_path_factory.mktemp("shop")), instance)
         first_run.copy_to(shop.project, instance)
@@ -69,10 +69,10 @@ def test_each_item_has_what_the_same_people_had(counted: tuple[Shop, pl.DataFram
     assert lists["item_id"].n_unique() == 80
     assert lists["rank"].max() == 4
     assert lists.filter(pl.col("item_id") == pl.col("similar_item_id")).is_empty()
-    # People of one taste have the items of one half.
+    # People of a taste have the items of one half.
     half = pl.col("item_id").cast(int) % 2 == pl.col("similar_item_id").cast(int) % 2
     assert lists.select(half).to_series().all()
-    # Nothing was paid for.
+    # Counting costs nothing.
     assert shop.count_jobs() == 1
 
 
@@ -138,7 +138,7 @@ def test_a_recipe_finds_them_for_the_items_of_a_file_without_what_is_blocked(
     assert (
         similar == lists.filter(item_id=line["item_id"]).sort("rank")["similar_item_id"].to_list()
     )
-    # The lists of users have their job, and these have theirs, in the same dataset group.
+    # Lists of users and similar items have separate jobs in the same dataset group.
     assert shop.count_jobs() == 2
     assert len(open_personalize(project).list_dataset_groups()["datasetGroups"]) == 1
 
@@ -174,6 +174,6 @@ def test_an_item_with_nothing_similar_in_stock_has_no_list_and_keeps_no_other_fr
     result = refresh(shop.project, "shop", shop.instance, assets=assets)
     assert result.success, why(result)
     listed = shop.lists.select(pl.col("item_id", "similar_item_id").cast(int) % 2)
-    # What goes together is of one half, and only one half is in stock.
+    # Similar items are from the same half, and only one half is in stock.
     assert listed.unique().rows() == [(0, 0)]
     assert "40 of 80 items have a list" in (checks(result)["items_have_lists"].description or "")

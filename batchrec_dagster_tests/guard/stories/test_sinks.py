@@ -1,4 +1,4 @@
-"""Lists reach the places where people use them, each by itself, and follow a rollback."""
+"""Tests that lists reach their sinks independently of each other, and follow a rollback."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from batchrec_dagster_tests.guard.servers.postgres import PostgresServer
 pytestmark = pytest.mark.slow
 
 URL_ENV = "SHOP_DATABASE_URL"
-# Equal lists for everyone who had nothing: the fastest recipe.
+# The fastest recipe gives the same list to all users without a history.
 QUICK = {"recipe": "aws-user-personalization"}
 EVERYONE = [f"{user}" for user in range(1, 61)]
 
@@ -63,7 +63,7 @@ class Shop:
             )
 
     def read_published(self) -> set[tuple[str, str]]:
-        """The users and items of the published lists."""
+        """Return the users and items of the published lists."""
         return {*table(self.project, "shop").select("user_id", "item_id").rows()}
 
     def read_postgres(self) -> set[tuple[Any, ...]]:
@@ -71,7 +71,7 @@ class Shop:
         return {*self.postgres.query(query, url=self.url)}
 
     def read_export(self) -> set[tuple[str, str]]:
-        """A row for each user, with the items in columns."""
+        """Return the users and items of the export, with a row per user and a column per item."""
         with (self.project.root / "out/lists.csv").open(newline="") as file:
             rows = [*csv.DictReader(file)]
         return {
@@ -82,7 +82,7 @@ class Shop:
         }
 
     def read_run_text(self, run_id: str) -> str:
-        """Everything that Dagster keeps of a run."""
+        """Return all text that Dagster stores about a run."""
         run = self.instance.get_run_by_id(run_id)
         return repr(run) + "".join(repr(entry) for entry in self.instance.all_logs(run_id))
 
@@ -99,7 +99,7 @@ def shop(
 
 @contextmanager
 def variable(value: str | None) -> Iterator[None]:
-    """A block in which the variable of the connection has this value."""
+    """Set the connection's environment variable until the end of the block."""
     with pytest.MonkeyPatch.context() as patch:
         if value is None:
             patch.delenv(URL_ENV, raising=False)
@@ -109,7 +109,7 @@ def variable(value: str | None) -> Iterator[None]:
 
 
 def test_sinks_get_what_is_published_and_follow_a_rollback(shop: Shop) -> None:
-    # One that fails stops no other, and withdraws nothing.
+    # A failing sink stops no other sink, and withdraws nothing.
     with variable(None):
         failed = shop.refresh(EVERYONE, seed=0)
     assert not failed.success
@@ -118,7 +118,7 @@ def test_sinks_get_what_is_published_and_follow_a_rollback(shop: Shop) -> None:
     assert {user for user, _ in first} == {*EVERYONE}
     assert shop.read_export() == first
 
-    # The next run writes it again. A password that is refused is not kept.
+    # The next run writes the sink again. A refused password is not stored.
     with variable(shop.url.replace("owner-secret", "sesame")):
         refused = shop.refresh(EVERYONE, seed=0)
     assert not refused.success
@@ -132,7 +132,7 @@ def test_sinks_get_what_is_published_and_follow_a_rollback(shop: Shop) -> None:
         without_7 = [user for user in EVERYONE if user != "7"]
         assert shop.refresh(without_7, seed=1).success
         assert shop.read_postgres() == shop.read_export() == shop.read_published() != first
-        # The lists before come back, for those who are there.
+        # The earlier lists come back, for users who are still present.
         assert shop.run_all("shop_rollback").success
         back = {(user, item) for user, item in first if user != "7"}
         assert shop.read_postgres() == shop.read_export() == shop.read_published() == back
@@ -156,7 +156,7 @@ def test_a_secret_in_the_yaml_is_refused_and_not_repeated(
 
 
 def refuse(project: Project, pipelines: dict[str, dict[str, Any]]) -> str:
-    """Why these pipelines do not load."""
+    """Return the message that refuses to load these pipelines."""
     for name, blocks in pipelines.items():
         project.declare(declaration(name, "ratings.csv", **blocks))
     with pytest.raises(Exception, match="sinks") as error, definitions(project):

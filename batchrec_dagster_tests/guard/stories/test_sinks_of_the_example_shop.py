@@ -1,4 +1,4 @@
-"""The example shop writes its lists to PostgreSQL if one takes the comment away."""
+"""Tests that the example shop writes its lists to PostgreSQL with the uncommented setting."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""solution.success: the same model and lists, judged by purchases, and outcomes that count them."""
+"""Tests of solution.success: purchases judge the same model, and outcomes count purchases."""
 
 from __future__ import annotations
 
@@ -35,8 +35,10 @@ COLUMNS = {
 
 
 def write_events(file: Path) -> None:
-    """Everybody clicks on the popular items. What they buy is less popular, but for a part of them
-    the same."""
+    """Write events of users who all click on the popular items.
+
+    Users buy less popular items, and a part of the users buy the same items.
+    """
     chance = random.Random(3)
     lines = ["user,item,at,event,paid"]
     for user in range(USERS):
@@ -59,7 +61,7 @@ class Shop:
 
     def run(self, *success: str, assets: tuple[str, ...] = ()) -> dg.ExecuteInProcessResult:
         ratings = {"source": "events.csv", "columns": COLUMNS}
-        # Few people buy, so popular items are better or worse than the model by chance.
+        # Few people buy, so popular items may be better or worse than the model by chance.
         self.project.declare(
             declaration(
                 "shop",
@@ -73,7 +75,7 @@ class Shop:
         return refresh(self.project, "shop", self.instance, options, assets)
 
     def count(self) -> tuple[int, int]:
-        """Models and batch inference jobs."""
+        """Return the numbers of models and of batch inference jobs."""
         created = count_created(self.project)
         return created["models"], created["jobs"]
 
@@ -105,13 +107,13 @@ def test_what_counts_as_success_needs_no_other_training_and_no_other_lists(shop:
     verdicts = [checks(run)["quality_gate"].description or "" for run in (all_events, purchases)]
     assert verdicts[0] != verdicts[1]
     assert "purchase" in verdicts[1]
-    # One of the two types is in no row.
+    # No row has one of the two types.
     known = checks(purchases)["success_known"]
     assert (known.passed, known.severity) == (False, dg.AssetCheckSeverity.WARN)
 
 
 def test_outcomes_count_purchases_and_what_was_paid(shop: Shop) -> None:
-    """Each of 40 people buys something for 10, and clicks on two things."""
+    """Each of 40 people buys an item for 10, and clicks on two items."""
     file = shop.project.root / "events.csv"
     rows = [f"u{user},new,{LATER + user},purchase,10" for user in range(40)]
     rows += [

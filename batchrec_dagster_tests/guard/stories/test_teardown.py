@@ -1,4 +1,4 @@
-"""`batchrec teardown` deletes what a pipeline made, all of it, and nothing of anybody else's."""
+"""Tests that `batchrec teardown` deletes everything that a pipeline made, and nothing else."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("first_run_of_shop")]
 
 NOTHING_TO_DELETE = 3
 STORAGE_TAG = "batchrec:storage"
-# The order in which Personalize lets them be deleted.
+# Personalize allows deletions in this order.
 KINDS = ("filter", "solution", "dataset", "schema", "dataset group")
 
 
 def list_arns(client: PersonalizeClient) -> set[str]:
-    """The ARNs of all that can be deleted."""
+    """Return the ARNs of all resources that can be deleted."""
     return {
         *(group["datasetGroupArn"] for group in client.list_dataset_groups()["datasetGroups"]),
         *(schema["schemaArn"] for schema in client.list_schemas()["schemas"]),
@@ -64,7 +64,7 @@ def list_files(folder: Path) -> list[Path]:
 
 
 def create_solution(client: PersonalizeClient, tags: Mapping[str, str]) -> str:
-    """A solution that somebody adds to the pipeline's group."""
+    """Create a solution that another person adds to the pipeline's group, and return its ARN."""
     return client.create_solution(
         name="by-hand",
         datasetGroupArn=find_group(client),
@@ -79,7 +79,7 @@ def test_everything_of_the_pipeline_goes_and_nothing_of_another(
 ) -> None:
     client = open_personalize(project)
     own = list_arns(client)
-    # The other's name begins with this one's.
+    # The other pipeline's name begins with this pipeline's name.
     project.declare({**DECLARATION, "name": "shop_2"})
     assert refresh(project, "shop_2", instance).success
     others = list_arns(client) - own
@@ -98,7 +98,7 @@ def test_everything_of_the_pipeline_goes_and_nothing_of_another(
     assert list_files(project.storage) == files
     assert tear_down(project, "shop", instance).exit_code == NOTHING_TO_DELETE
 
-    # Everything can be created again, and what says that it was there does not mislead.
+    # Everything can be created again, and records of deleted resources do not mislead.
     lists = table(project, "shop")
     again = refresh(project, "shop", instance)
     assert again.success, why(again)
@@ -140,12 +140,12 @@ def test_what_earlier_settings_left_is_deleted_after_publishing(
         schemaArn=schema,
         tags=tag_list,
     )["datasetArn"]
-    # One run deletes the group, with everything that has to be deleted before it.
+    # A single run deletes the group, after everything that has to be deleted before.
     assert refresh(project, "shop", instance).success
     left = list_arns(client)
     assert current <= left
     assert not {old, schema, dataset} & left
-    # Of filters the newest stay, as lists that were published may need them.
+    # The newest filters stay, because published lists may need them.
     assert 0 < len(client.list_filters()["Filters"]) <= 3
 
 
@@ -171,7 +171,7 @@ def test_a_run_under_way_stops_it_and_is_named(
     def start_run(job: str) -> dg.DagsterRun:
         with definitions(project) as defs:
             run = instance.create_run_for_job(defs.resolve_job_def(job))
-        # A run that begins logs the same.
+        # A starting run logs the same.
         instance.report_dagster_event(dg.DagsterEvent("PIPELINE_START", job), run.run_id)
         return run
 
@@ -248,13 +248,13 @@ def test_another_deployments_group_is_refused_by_name_and_left_alone(
     assert tear_down(project, "shop", instance).exit_code == NOTHING_TO_DELETE
     assert list_arns(client) == before
 
-    # Another folder has the bucket's name too.
+    # Another folder has the name of the bucket too.
     tag(own)
     project.environment["BATCHREC_STORAGE"] = str(project.root / "other")
     assert own in why(refresh(project, "shop", instance))
     del project.environment["BATCHREC_STORAGE"]
 
-    # A group of the name without any tag may be anybody's.
+    # A group with the name but without tags may belong to anybody.
     client.untag_resource(resourceArn=arn, tagKeys=[STORAGE_TAG, "batchrec:pipeline"])
     refused = tear_down(project, "shop", instance, answer="n\n")
     assert "delete dataset group" not in refused.output

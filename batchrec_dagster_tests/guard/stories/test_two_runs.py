@@ -1,4 +1,4 @@
-"""Two runs of a pipeline at the same time: one waits for the other, and finds its work done."""
+"""Tests of two runs of a pipeline at once: the second waits, and finds the work done."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_two_runs_at_once_make_and_publish_everything_once(project: Project) -> 
         job = defs.resolve_job_def("shop_refresh")
 
         def run(_: int) -> bool:
-            # Threads that share an instance in memory meet each other's locks of its tables.
+            # Threads that share an instance in memory block each other by table locks.
             with dg.DagsterInstance.ephemeral() as instance:
                 return job.execute_in_process(instance=instance, raise_on_error=False).success
 
@@ -57,7 +57,7 @@ def test_a_run_waits_for_another_that_trains(project: Project) -> None:
     results: list[dg.ExecuteInProcessResult] = []
     with definitions(project) as defs:
         job = defs.resolve_job_def("shop_refresh")
-    # In files, as another thread reads what the run writes.
+    # The instance is in files, because another thread reads while the run writes.
     home = project.root / "dagster"
     home.mkdir()
     with dg.DagsterInstance.local_temp(str(home)) as instance:
@@ -82,7 +82,7 @@ def test_a_run_waits_for_another_that_trains(project: Project) -> None:
 
 
 def list_started_steps(instance: dg.DagsterInstance) -> list[str | None]:
-    """The steps that started in any run."""
+    """Return the steps that started in any run."""
     return [
         record.event_log_entry.step_key
         for run_record in instance.get_run_records()
@@ -104,7 +104,7 @@ def test_a_run_does_not_wait_for_one_whose_publication_failed(
     assert table(project, "shop").equals(good)
 
     history.unlink()
-    # A lock that was left would be waited for.
+    # A run would wait for a leftover lock.
     project.environment["BATCHREC_DEADLINE_HOURS"] = "0.002"
     assert refresh(project, "shop", instance).success
     assert read_edition(project) == 2

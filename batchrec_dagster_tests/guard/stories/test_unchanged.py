@@ -1,6 +1,6 @@
-"""What a run does again: what its inputs, settings or stored files call for, and nothing else.
+"""Tests that a run repeats only the work that changed inputs, settings or files call for.
 
-Each test starts from a pipeline that has run once, and counts what it pays for.
+A test starts from a pipeline that has run once, and counts paid work.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ class Shop:
     created_before: Counter[str]
 
     def run(self, **options: bool) -> dict[str, int]:
-        """Refresh the pipeline, and return how many of each kind it started.
+        """Refresh the pipeline, and return the number of created resources of each kind.
 
-        options: as the Launchpad has them.
+        options: the switches of the Launchpad.
         """
         result = refresh(self.project, "shop", self.instance, options)
         assert result.success, why(result)
@@ -86,7 +86,7 @@ def test_new_data_are_imported_and_trained_on_once(shop: Shop) -> None:
     write_ratings(shop.project.root / RATINGS, users=61)
     assert shop.run() == {"imports": 1, "models": 1, "jobs": 1}
     assert "61" in {*shop.lists["user_id"]}
-    # The first data come back: what Personalize holds now is the second.
+    # The first data come back, while Personalize holds the second data.
     write_ratings(shop.project.root / RATINGS)
     assert shop.run()["imports"] == 1
     assert "61" not in {*shop.lists["user_id"]}

@@ -1,4 +1,4 @@
-"""`source: asset://KEY`: another asset of the project is where the ratings come from."""
+"""Tests of `source: asset://KEY`, which reads ratings from another asset of the project."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def upstream(project: Project, returns: str, body: str, **metadata: str) -> None
 
 
 def run(project: Project, instance: dg.DagsterInstance) -> dg.ExecuteInProcessResult:
-    """The upstream asset and what is prepared of it."""
+    """Run the upstream asset and the preparation of its ratings."""
     selection = [
         ORDERS,
         *(dg.AssetKey(["shop", asset]) for asset in ("raw_ratings", "interactions")),
@@ -127,8 +127,8 @@ def test_what_is_no_table_is_refused(project: Project, instance: dg.DagsterInsta
     )
 
 
-# The ratings by the day of the week, as a team's partitioned asset has them. Its upstream metadata
-# and IO manager are the test's.
+# The ratings by day of the week, from a team's partitioned asset. The upstream metadata and the IO
+# manager are the test's.
 PARTITIONED = """\
 import dagster as dg
 import polars as pl
@@ -165,7 +165,7 @@ def partitioned(
     partitions: str = DAILY,
     io_manager: str = OURS,
 ) -> None:
-    """An upstream asset of three partitions, each with a third of the users."""
+    """Return an upstream asset of three partitions, each with a third of the users."""
     file = write_ratings(project.root / "ratings.csv")
     project.declare(declaration("shop", "asset://sales/orders"))
     text = PARTITIONED.format(
@@ -180,7 +180,7 @@ def partitioned(
 def materialize(
     project: Project, instance: dg.DagsterInstance, partitions: list[str]
 ) -> dg.ExecuteInProcessResult:
-    """These partitions of the asset, then the ratings of them."""
+    """Materialize these partitions of the asset, and then the ratings."""
     with definitions(project) as defs:
         job = defs.resolve_implicit_global_asset_job_def()
         for key in partitions:
@@ -195,7 +195,7 @@ def materialize(
 
 
 def users_of(project: Project) -> set[int]:
-    """Which thirds of the users have ratings."""
+    """Return the thirds of the users that have ratings."""
     return {user % 3 for user in read_raw(project)["userId"]}
 
 
@@ -224,7 +224,7 @@ def test_an_unchanged_asset_is_not_loaded_again(
 ) -> None:
     partitioned(project, io_manager=IO_MANAGERS[1])
     assert materialize(project, instance, PARTITIONS[DAILY]).success
-    # Whoever loads one of them now fails.
+    # Loading one of the assets now fails.
     stored = [file for file in (project.root / "theirs").rglob("*") if file.is_file()]
     assert len(stored) == 3
     for file in stored:
@@ -323,7 +323,7 @@ def test_a_run_of_objects_finds_it_too(project: Project) -> None:
 def test_it_waits_for_the_assets_that_write_its_source(
     project: Project, instance: dg.DagsterInstance
 ) -> None:
-    """Not by the data, which are in a file that another asset writes, but by `deps`."""
+    """The ratings are in a file that another asset writes; `deps` names that asset."""
     write_ratings(project.root / "all.csv")
     attributes = declaration("shop", "ratings.csv")
     attributes["ratings"]["deps"] = ["sales/orders"]

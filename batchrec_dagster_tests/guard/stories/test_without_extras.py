@@ -1,4 +1,4 @@
-"""Without any extra, a pipeline runs on a Personalize and an S3 elsewhere, as on AWS."""
+"""Tests that without extras, a pipeline runs on a remote Personalize and S3, as on AWS."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from batchrec_dagster_tests.guard.repeats import nightly
 from batchrec_dagster_tests.guard.servers.night import night
 from batchrec_dagster_tests.guard.servers.s3 import S3Server
 
-# What the extras of pyproject.toml install for a pipeline.
+# The packages that pyproject.toml's extras install for a pipeline.
 MODULES = (
     *("apprise", "dagster_webserver", "implicit", "psycopg2", "pyspark", "scipy"),
     *("starlette", "threadpoolctl", "uvicorn"),
 )
-# In one process: to start one for each step takes longer than the steps.
+# All steps run in one process, because starting processes takes longer than the steps.
 DEFINITIONS = """\
 from pathlib import Path
 
@@ -28,7 +28,7 @@ def defs() -> dg.Definitions:
 
 dg.multiprocess_executor = dg.in_process_executor
 """
-# Python imports this at its start: the packages of the extras are not to be found.
+# Python imports this module at its start, which hides the packages of the extras.
 ABSENT = f"""\
 import sys
 

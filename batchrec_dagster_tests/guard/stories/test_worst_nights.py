@@ -1,4 +1,4 @@
-"""Three nights on AWS at its worst: each publishes the right lists, and nothing is paid twice."""
+"""Tests of three nights with all of AWS's faults: right lists, and nothing paid twice."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ from batchrec_dagster_tests.guard.servers.s3 import S3Server
 
 pytestmark = pytest.mark.slow
 
-# The Creates that cost money, and how often a night needs each.
+# Create operations that cost money, and how often a night needs them.
 PAID = {
     "CreateDatasetImportJob": 1,
     "CreateSolutionVersion": 1,
     "CreateBatchInferenceJob": 1,
 }
-# The Creates of the first night that cost nothing.
+# Create operations of the first night that cost nothing.
 FREE = {
     "CreateDatasetGroup": 1,
     "CreateSchema": 1,
@@ -53,21 +53,22 @@ OUT_OF_MEMORY = "Internal server error: out of memory."
 
 @dataclass(frozen=True)
 class Start:
-    """One start of a night's run, and how AWS behaves in it besides its usual."""
+    """A start of a night's run, and AWS's faults during it."""
 
     fix: Sequence[str] = ()
-    """Words of the message with which it fails; none for a run that publishes."""
+    """Words of the failing run's message; empty for a run that publishes."""
     lost: str | None = None
-    """The operation whose first answer is lost."""
+    """The operation with a lost first answer."""
     expires_before: str | None = None
-    """The operation before whose next request the credentials expire."""
+    """The operation before which the credentials expire."""
     quotas: dict[str, str] = field(default_factory=dict)
-    """The message of the quota that each operation reaches once."""
+    """The quota messages by operation. Each operation reaches its quota once."""
     failing: dict[str, Sequence[str]] = field(default_factory=dict)
-    """The reasons for which the next resources of each operation fail. A run starts one that
-    failed once more, so it survives one failure and not two."""
+    """The reasons why the next resources fail, by operation.
+
+    A run starts a failed resource once more, so it survives one failure but not two."""
     damaged_outputs: int = 0
-    """How many outputs have lines with errors. The next run starts a job for each."""
+    """The number of outputs with failed lines. The next run starts a job for each output."""
 
 
 NIGHTS = (
@@ -110,7 +111,7 @@ NIGHTS = (
 
 @dataclass
 class Misbehaviours:
-    """All of AWS's misbehaviours."""
+    """All faults of AWS."""
 
     credentials: ExpiringCredentials
     throttling: Throttling
@@ -124,7 +125,7 @@ class Misbehaviours:
     lost: LostAnswers
 
     def prepare(self, start: Start) -> None:
-        """Be as this start of a run is to find AWS."""
+        """Prepare AWS's faults for this start of a run."""
         self.credentials.renew()
         self.credentials.expire_before = start.expires_before
         self.quotas.messages = {**start.quotas}
@@ -133,7 +134,7 @@ class Misbehaviours:
         self.lost.operation = start.lost
 
     def require_used(self) -> None:
-        """Fail if something that was prepared did not happen."""
+        """Fail unless all prepared faults happened."""
         assert not self.quotas.messages
         assert not any(self.failures.reasons.values())
         assert not self.errors.outputs_left
@@ -144,7 +145,7 @@ class Misbehaviours:
 def on_worst_aws(
     folder: Path, s3: S3Server, seed: int
 ) -> Iterator[tuple[Night, WorstAws, Misbehaviours]]:
-    """The project, on what it takes for AWS."""
+    """Return the project, on a server that it takes for AWS."""
     chance = random.Random(seed)
     ways = Misbehaviours(
         ExpiringCredentials(),
@@ -190,7 +191,7 @@ def test_three_nights_publish_the_right_lists_and_pay_for_nothing_twice(
                 for words in start.fix:
                     assert words in failure
                 ways.require_used()
-            # Rows are in the order of the job's output, which AWS does not promise.
+            # Rows have the order of the job's output, which AWS does not promise.
             lists, calm_lists = shop.lists(), shop.make_expected_lists(tmp_path / f"calm-{number}")
             assert_frame_equal(lists.sort("user_id", "rank"), calm_lists.sort("user_id", "rank"))
             failed = Counter[str]()

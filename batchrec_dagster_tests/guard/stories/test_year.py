@@ -1,5 +1,8 @@
-"""Random years of nights, next to a plain account of what people had: publications, refusals,
-rollbacks, people who leave or are erased, and a process that ends at any of its writes."""
+"""Tests of random years of nights against a plain account of the lists that people had.
+
+A year has publications, refusals, rollbacks, people who leave or are erased, and processes that end
+at any of their writes.
+"""
 
 from __future__ import annotations
 
@@ -39,15 +42,15 @@ FIRST_NIGHT = datetime(2026, 1, 5, 3, tzinfo=UTC)
 KEPT = 3
 USERS = [f"u{number}" for number in range(20)]
 ITEMS = [f"i{number}" for number in range(9)]
-# If more than a fifth of the users with lists were absent, a rollback would take that for a fault
-# of the data, and keep their lists.
+# If more than a fifth of the users with lists were absent, a rollback would assume a fault of the
+# data, and keep their lists.
 MOST_ABSENT = 2
 MOST_ERASED = 4
-# The gate's floor. Models worse than popular items pass if people chose more from earlier lists,
-# which random people do in some years.
+# The gate's floor. Models worse than popular items pass if people chose more from earlier lists, as
+# random people do in some years.
 GATE = {"max_drop": 1, "min_ndcg_at_25": 0.1}
-# The number of the write before which a process ends, or None. It may be higher than the number of
-# writes that a publication or a rollback makes: then the process does not end.
+# The process ends before the write with this number, or does not end if it is None. The number may
+# exceed the writes of a publication or a rollback; then the process does not end.
 CRASHES = st.none() | st.integers(0, 7)
 
 Lists = dict[str, list[str]]
@@ -55,47 +58,50 @@ Lists = dict[str, list[str]]
 
 @dataclass
 class Account:
-    """What people had, in plain Python."""
+    """A plain account of the lists that people had."""
 
     live: list[tuple[int, str, datetime]] = field(default_factory=list)
-    """The edition that became live each time, why, and when."""
+    """The edition, the reason and the time of each change of the live lists."""
     nights: dict[int, NightsWork] = field(default_factory=dict)
-    """What each edition was made of."""
+    """The night's work behind each edition."""
     lists: dict[int, Lists] = field(default_factory=dict)
-    """The lists of each edition, without those who were erased since."""
+    """The lists of each edition, without people erased since."""
     shown: Lists = field(default_factory=dict)
-    """The lists that people have now."""
+    """The current lists of all people."""
     withdrawn: set[int] = field(default_factory=set)
     """The editions that were rolled back."""
     erased: set[str] = field(default_factory=set)
     ended: int = 0
-    """How many processes ended since the last publication or rollback that came to its end. Each
-    may have left one edition more: the process that goes on finds the lists live already, and then
-    deletes no old edition."""
+    """The number of processes that ended since the last complete publication or rollback.
+
+    Each of them may leave a further old edition: the process that continues finds the lists live
+    already, and then deletes no old edition."""
 
     @property
     def current(self) -> int | None:
         return self.live[-1][0] if self.live else None
 
     def count_ended(self, has_crashed: bool) -> None:
-        """Say whether the process of a publication or rollback ended."""
+        """Record whether the process of a publication or rollback ended early."""
         self.ended = self.ended + 1 if has_crashed else 0
 
     def find_before(self, edition: int) -> int | None:
-        """What people had before this edition was first live, without what was rolled back."""
+        """Return the live edition before this edition first was, without withdrawn editions."""
         numbers = [number for number, _, _ in self.live]
         earlier = numbers[: numbers.index(edition)]
         return next((number for number in reversed(earlier) if number not in self.withdrawn), None)
 
     def find_live(self, time: float) -> int | None:
-        """The edition that was live then."""
+        """Return the edition that was live at this time."""
         numbers = [number for number, _, since in self.live if since.timestamp() < time]
         return numbers[-1] if numbers else None
 
 
 class Year(RuleBasedStateMachine):
-    """A pipeline over many nights. After each, all that says what was live before is
-    compared."""
+    """A pipeline over many nights.
+
+    After each night, all records of earlier live editions are compared with the account.
+    """
 
     open_store: Callable[[Path], Store] = Store.open
 
@@ -121,7 +127,7 @@ class Year(RuleBasedStateMachine):
         self.begin_night(set())
 
     def begin_night(self, absent: set[str]) -> None:
-        """A day passes: people act, and some are not among the users tonight."""
+        """Let a day pass: people act, and some are absent from tonight's users."""
         self.night += 1
         chance = random.Random(self.night)
         day = int(self.time.timestamp())
@@ -150,7 +156,7 @@ class Year(RuleBasedStateMachine):
     @rule(absent=st.sets(st.sampled_from(USERS), max_size=MOST_ABSENT), crash=CRASHES,
           goes_on=st.booleans())  # fmt: skip
     def publish(self, absent: set[str], crash: int | None, goes_on: bool) -> None:
-        """New lists, by a process that may end; the next one goes on, or does something else."""
+        """Publish lists by a process that may end; the next process may continue."""
         self.begin_night(absent)
         night, number = self.make_lists(), max(self.account.nights, default=0) + 1
         has_crashed = False
@@ -173,7 +179,7 @@ class Year(RuleBasedStateMachine):
     @precondition(lambda self: self.account.live)
     @rule()
     def publish_a_bad_model(self) -> None:
-        """Lists below the gate's floor change nothing."""
+        """Require that a model below the gate's floor changes nothing."""
         self.begin_night(set())
         night = self.make_lists()
         bad = NightsWork(f"{night.model}/bad", night.data, night.lists, night.time, ndcg=0.01)
@@ -183,7 +189,7 @@ class Year(RuleBasedStateMachine):
     @precondition(lambda self: self.account.withdrawn)
     @rule(data=st.data())
     def publish_what_was_rolled_back(self, data: st.DataObject) -> None:
-        """The same model of the same data makes the same lists, which do not come back."""
+        """Require that withdrawn lists do not come back by the same model of the same data."""
         withdrawn = data.draw(st.sampled_from(sorted(self.account.withdrawn)))
         with pytest.raises(Refused):
             self.editions.publish(self.account.nights[withdrawn])
@@ -194,7 +200,7 @@ class Year(RuleBasedStateMachine):
     def roll_back(
         self, absent: set[str], crash: int | None, is_retry: bool, data: st.DataObject
     ) -> None:
-        """Back to what was before, or to any edition; a process that ends is started again."""
+        """Roll back to the edition before, or to any; a process that ends is started again."""
         self.begin_night(absent)
         account, current = self.account, self.account.current
         assert current is not None
@@ -216,7 +222,7 @@ class Year(RuleBasedStateMachine):
                 assert live is not None
                 assert live.number in (current, target)
         if crash is None or has_crashed:
-            # A retry has the same run id. Another run sees in Dagster's history that this one has
+            # A retry has the same run id. Another run sees in Dagster's history that this run has
             # not finished.
             if not is_retry:
                 self.editions.unfinished_runs.add(run)
@@ -232,7 +238,7 @@ class Year(RuleBasedStateMachine):
     @precondition(lambda self: len(self.account.erased) < MOST_ERASED)
     @rule(user=st.sampled_from(USERS), crash=CRASHES)
     def erase(self, user: str, crash: int | None) -> None:
-        """Somebody is in no edition any more, and in none that comes back."""
+        """Erase a user from all editions, including editions that come back."""
         if crash is not None:
             with crash_at(crash, self.root):
                 self.editions.erase([user])
@@ -289,7 +295,7 @@ class Year(RuleBasedStateMachine):
 
 
 def read_lists(table: pl.DataFrame) -> Lists:
-    """The items of each user, best first."""
+    """Return the items of each user, the best first."""
     rows = table.sort("user_id", "rank").group_by("user_id", maintain_order=True).agg("item_id")
     return dict(rows.rows())
 

@@ -1,1 +1,1 @@
-"""Input beside what must come of it, a case a line: files and rows, refusals, filters, numbers."""
+"""Tests as tables of inputs and expected results: files and rows, refusals, filters, numbers."""

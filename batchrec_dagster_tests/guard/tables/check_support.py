@@ -1,4 +1,4 @@
-"""The command `check` in a project on a healthy machine, and what it finds."""
+"""Fixtures that run the command `check` in a project on a healthy machine."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from batchrec_dagster.cli import main
 from batchrec_dagster_tests.guard.builders import Project
 
 FINDING = re.compile(r"^[✗!] (warning|FAILED|unknown) +(\S+(?: \S+)*?)  +(.*)$", re.MULTILINE)
-# The names of what passed are in the last line.
+# The last line has the names of the passed checks.
 PASSED = re.compile(r"^✓ ok +\d+ passed: (.+)$", re.MULTILINE)
 
 
 @pytest.fixture(scope="module")
 def dagster_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of a healthy machine; made once, because to make its databases takes half a second."""
+    """Return a healthy machine's Dagster home, made once: its databases take half a second."""
     folder = tmp_path_factory.mktemp("dagster")
     folder.chmod(0o700)
     (folder / "dagster.yaml").write_text("run_monitoring: {enabled: true}\n")
@@ -30,14 +30,14 @@ def dagster_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def home(
     tmp_path: Path, project: Project, dagster_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Project:
-    """A project on a healthy machine."""
+    """Return a project on a healthy machine."""
     monkeypatch.setenv("BATCHREC_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("DAGSTER_HOME", str(dagster_home))
     return project
 
 
 def check(*options: str, **environment: str) -> dict[str, tuple[str, str]]:
-    """What the command finds: how each finding is judged, and what it says with its fix."""
+    """Return the status and the text, with its fix, of each finding of the command, by name."""
     result = CliRunner().invoke(main, ["check", *options], env=environment)
     assert "Traceback" not in result.output
     passed = PASSED.search(result.output)

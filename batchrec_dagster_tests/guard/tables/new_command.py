@@ -1,4 +1,4 @@
-"""What the tests of `batchrec new` share: a project to work in, the command, files."""
+"""Fixtures and helpers for tests of `batchrec new`: a project, the command, files."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from batchrec_dagster_tests.guard.builders import Project
 
 START = 1_500_000_000
 ROWS = [(user, item) for user in range(1, 61) for item in range(user % 7, 80, 3)]
-# Two of three are high, so that without the low ones, too, a file has the 1,000 interactions that
-# Personalize needs.
+# Two of three ratings are high, so that a file has the 1,000 interactions that Personalize needs,
+# even without the low ratings.
 RATINGS = [(2, 5, 4)[item // 3 % 3] for _, item in ROWS]
 
 
 @pytest.fixture
 def working_project(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
-    """The project, and the working folder in it."""
+    """Return the project, in whose folder the test runs."""
     monkeypatch.setenv("BATCHREC_HOME", str(project.root / ".batchrec"))
     monkeypatch.delenv("DAGSTER_HOME", raising=False)
     monkeypatch.chdir(project.root)
@@ -35,16 +35,16 @@ def run_new(*arguments: str) -> tuple[int, str]:
 
 
 def read_declaration(project: Project, name: str = "shop") -> dict[str, Any]:
-    """The attributes that were written for the pipeline."""
+    """Return the attributes that `new` wrote for the pipeline."""
     text = (project.package / "defs" / name / "defs.yaml").read_text()
-    # No other machine has this project's folder.
+    # No other machine has the folder of this project.
     assert str(project.root) not in text
     attributes: dict[str, Any] = yaml.safe_load(text)["attributes"]
     return attributes
 
 
 def list_leftovers(project: Project) -> list[str]:
-    """The names of the declared pipelines, and of anything that was left next to them."""
+    """Return the names of the declared pipelines, and of any files left next to them."""
     return sorted(
         path.name
         for path in [*(project.package / "defs").iterdir(), *project.root.glob(".batchrec-*")]
@@ -54,9 +54,9 @@ def list_leftovers(project: Project) -> list[str]:
 def write_ratings_file(
     path: Path, header: str, rows: Mapping[str, Any] | None = None, delimiter: str = ","
 ) -> None:
-    """Writes a file of ROWS: a user, an item, a rating, a time and further cells in each line.
+    """Write a file of ROWS with a user, an item, a rating, a time and further cells in each line.
 
-    rows: makes the further cells of a line from its number, by name.
+    rows: returns the further cells of a line by name, for the line's number.
     """
     lines = [header] if header else []
     for number, (user, item) in enumerate(ROWS):

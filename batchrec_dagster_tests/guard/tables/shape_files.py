@@ -1,4 +1,4 @@
-"""The files of the shapes: the same interactions, written in many ways."""
+"""Files of the shapes: the same interactions, written in many ways."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 import polars as pl
 import xlsxwriter
 
-# As many as Personalize needs, with days after the 12th of a month.
+# As many rows as Personalize needs, with days after the 12th of a month.
 START = datetime(2024, 1, 13, 14, 5, 6, tzinfo=UTC)
 STEP = timedelta(hours=8, minutes=1)
 
@@ -34,7 +34,7 @@ class Row:
 
 
 ROWS = [Row(f"u{n % 40}", f"i{n // 40}", START + n * STEP) for n in range(1000)]
-# Interactions on days that may be months.
+# Interactions on days that could be read as months.
 FIRST_DAYS = [
     Row(row.user, row.item, datetime(2024, 1 + number % 6, 1 + number % 12, tzinfo=UTC))
     for number, row in enumerate(ROWS)
@@ -42,7 +42,7 @@ FIRST_DAYS = [
 
 
 def write_text(name: str, content: str | bytes) -> Callable[[Path], str]:
-    """Writes one file."""
+    """Return a function that writes a file with this name and content."""
 
     def write(root: Path) -> str:
         (root / name).write_bytes(content if isinstance(content, bytes) else content.encode())
@@ -54,9 +54,10 @@ def write_text(name: str, content: str | bytes) -> Callable[[Path], str]:
 def format_lines(
     template: str, header: str = "", rows: Iterable[Row] = ROWS, time: str | None = None
 ) -> str:
-    """A line for each row, below the header.
+    """Return the header and a line for each row.
 
-    template: with {u}, {i}, {t} and {d} for its user, item, time, and its time in Excel's days.
+    template: a line with {u}, {i}, {t} and {d} for the user, the item, the time, and the time in
+        Excel's days.
     time: the strftime format of the times; None for seconds since 1970.
     """
     lines = [header] if header else []
@@ -72,7 +73,7 @@ def format_lines(
 
 
 def csv_file(header: str = "user_id,item_id,timestamp", **options: Any) -> Callable[[Path], str]:
-    """Writes a plain CSV file, of which something is different."""
+    """Return a function that writes a CSV file with these differences from the plain file."""
     template = options.pop("template", "{u},{i},{t}")
     return write_text("orders.csv", format_lines(template, header, **options))
 
@@ -82,7 +83,7 @@ def write_json(*values: Mapping[str, Any]) -> Callable[[Path], str]:
 
 
 def write_sheets(sheets: Mapping[str, Sequence[Sequence[Any]]]) -> Callable[[Path], str]:
-    """Writes a workbook with these rows on each sheet."""
+    """Return a function that writes a workbook with these rows on each sheet."""
 
     def write(root: Path) -> str:
         book = xlsxwriter.Workbook(root / "orders.xlsx", {"remove_timezone": True})

@@ -1,4 +1,4 @@
-"""Shapes in which people have their data: for each a small file, and what it takes to be right."""
+"""Shapes of people's data, with a small file for each, and the options that read it rightly."""
 
 from __future__ import annotations
 
@@ -34,26 +34,26 @@ class Shape:
     """A shape of data."""
 
     name: str
-    """What it is called."""
+    """The name of the shape."""
 
     write: Callable[[Path], str]
-    """Writes it into a folder. Returns the source."""
+    """The function that writes the file into a folder and returns the source."""
 
     message: str = ""
-    """What the first try says, if it is not right; of a shape that is refused, why."""
+    """The message of the first try if it fails; for a refused shape, the reason."""
 
     options: Sequence[str] = ()
-    """The options of the second try, as the message says."""
+    """The options of the second try, which the message names."""
 
     precision: int = 1
-    """To how many seconds the times are written; 0 if there are none."""
+    """The precision of the written times in seconds; 0 without times."""
 
     rows: Sequence[Row] = ()
-    """The interactions in it, if they are not ROWS."""
+    """The interactions in the file, if they differ from ROWS."""
 
     @property
     def expected_rows(self) -> list[tuple[str, str, int]]:
-        """The user, the item and the time of each interaction, in order; 0 without times."""
+        """Return the user, item and time of each interaction, in order; the time may be 0."""
         precision = self.precision
         return sorted(
             (row.user, row.item, row.seconds - row.seconds % precision if precision else 0)
@@ -62,7 +62,7 @@ class Shape:
 
 
 def timed(time: str, precision: int = 1, *, quoted: bool = False) -> dict[str, Any]:
-    """The file of a shape whose times are in this strftime format."""
+    """Return the arguments of a shape with times in this strftime format."""
     template = '{u},{i},"{t}"' if quoted or "," in time else "{u},{i},{t}"
     return {
         "write": csv_file(template=template, time=time),
@@ -74,7 +74,7 @@ REPORT = "Orders of May;;\n\nMade by;Ann;2024-06-01\n"
 
 
 SHAPES = [
-    # How CSV is written.
+    # Ways to write CSV.
     Shape("Commas and a header", csv_file()),
     Shape(
         "Semicolons, decimal commas",

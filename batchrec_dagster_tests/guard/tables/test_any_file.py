@@ -1,4 +1,4 @@
-"""What is kept of any file, against an independent reading by pandas."""
+"""Tests that batchrec keeps the same rows of any file as an independent reading by pandas."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from batchrec_dagster_tests.guard.builders import write_source
 from batchrec_dagster_tests.guard.repeats import repeats
 from batchrec_dagster_tests.guard.seams import preparation
 
-# What databases, pandas and JavaScript write for no value.
+# The texts that databases, pandas and JavaScript write for a missing value.
 NULL_VALUES = ["NULL", "null", "(null)", "\\N", "undefined", "nan", "None", "<NA>", "N/A", "#N/A"]
 LAST = 4_102_444_800
 NOTHING = [
@@ -62,7 +62,7 @@ def read_excel_days(text: pd.Series) -> pd.Series:
     return ((pd.to_numeric(text, errors="coerce") - 25_569) * 86_400).round()
 
 
-# How times are written, how they are declared, and how pandas reads them.
+# Formats of times, their declarations, and pandas' options to read them.
 FORMS: dict[str, tuple[Callable[[int], str], dict[str, Any], Times]] = {
     "s": (str, {}, read_epochs(1)),
     "fractions": (lambda s: f"{s}.{s % 1000}", {}, read_epochs(1)),
@@ -86,7 +86,7 @@ ENCODINGS = ["utf-8", "utf-8-sig", "utf-16", "cp1252", "cp1250", "cp1251"]
 
 @st.composite
 def files(draw: st.DrawFn) -> tuple[bytes, dict[str, Any], str]:
-    """The bytes of a file, how it is declared, and the name of its form of times."""
+    """Draw a file's bytes, its declaration, and the name of its form of times."""
     encoding = draw(st.sampled_from(ENCODINGS))
     codec = "utf-8" if encoding.startswith("utf") else encoding
     letters = st.characters(codec=codec, exclude_characters="\0\ufffd\ufeff")
@@ -97,7 +97,7 @@ def files(draw: st.DrawFn) -> tuple[bytes, dict[str, Any], str]:
     )
     form = draw(st.sampled_from(list(FORMS)))
     write, form_settings, _ = FORMS[form]
-    # These times are too late to be taken for the days of Excel or for milliseconds.
+    # These times are too late to be taken for Excel's days or for milliseconds.
     second = st.integers(1_000_000_000, 1_750_000_000).map(write)
     rows = draw(st.lists(st.tuples(ids, ids, st.one_of(second, st.sampled_from(NOTHING)))))
     file = io.StringIO(newline="")
@@ -105,7 +105,7 @@ def files(draw: st.DrawFn) -> tuple[bytes, dict[str, Any], str]:
     quotes_all = draw(st.booleans())
     end = draw(st.sampled_from(["\n", "\r\n"]))
     if not quotes_all and end == "\n":
-        # Python would not quote a carriage return there, which to pandas is the end of a line.
+        # Python would not quote a carriage return there, and pandas takes it for the end of a line.
         rows = [(user.replace("\r", ""), item.replace("\r", ""), time) for user, item, time in rows]
     writer = csv.writer(
         file,
@@ -125,7 +125,7 @@ def files(draw: st.DrawFn) -> tuple[bytes, dict[str, Any], str]:
 def prepare_by_pandas(
     content: bytes, ratings: dict[str, Any], form: str
 ) -> list[tuple[str, str, int]]:
-    """The rows that are to be kept."""
+    """Return the rows to keep."""
     encoding = ratings["encoding"]
     if encoding == "auto":
         encoding = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"

@@ -1,4 +1,4 @@
-"""Any text stays text where Dagster renders Markdown, in a terminal, and in the page's data."""
+"""Tests that any text stays text in Dagster's Markdown, in a terminal, and in the page's data."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from batchrec_dagster_tests.guard.seams.page import (
 
 pytestmark = pytest.mark.attack
 
-# It has no width: an address that has one in it is no address.
+# This space has no width. A URL with it is no URL.
 WORD_JOINER = "\u2060"
 WILD = st.text() | st.text("\\`*_[]<>|&~#!()-+=. 1:/@w\"'h")
 
@@ -30,7 +30,7 @@ def add_examples(test: Callable[[str], None]) -> Callable[[str], None]:
 
 
 def read_paragraph(markdown: str) -> str:
-    """The text of one paragraph, after a check that it is nothing but text."""
+    """Return the text of a paragraph, and require that the paragraph has nothing but text."""
     begin, inline, end = MARKDOWN.parse(markdown)
     assert (begin.type, end.type) == ("paragraph_open", "paragraph_close")
     assert inline.children is not None
@@ -44,7 +44,7 @@ def read_paragraph(markdown: str) -> str:
 @given(WILD)
 def test_dagster_shows_a_text_as_it_is(text: str) -> None:
     line = " ".join(text.split()).replace(WORD_JOINER, "")
-    # The parser itself replaces these.
+    # The Markdown parser replaces these characters.
     readable = line.replace("\0", "\ufffd")
     assert read_paragraph(f"x {as_markdown(text)}") == f"x {readable}".rstrip()
     if readable:

@@ -1,5 +1,7 @@
-"""What becomes of the rows of a file of items or users: what Personalize takes, titles that people
-read, and bad rows with their line and reason."""
+"""Tests of rows in files of items and users.
+
+Rows become Personalize's columns and titles for people. Bad rows are reported with line and reason.
+"""
 
 from __future__ import annotations
 
@@ -258,7 +260,7 @@ def test_a_file_of_items_that_cannot_be_used_says_why(
 
 
 def test_a_long_field_is_read_in_quotes_or_without_them(tmp_path: Path) -> None:
-    # More than the 131,072 characters that Python's csv reads, in a line that is not too long.
+    # The cell is longer than the 131,072 characters that Python's csv reads. The line is valid.
     columns = {"item": "id", "title": "title"}
     for note in ("x" * 200_000, '"' + "x" * 200_000 + '"'):
         text = f"id,title,note\n1,A,{note}\n"

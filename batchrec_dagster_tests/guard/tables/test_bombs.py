@@ -1,5 +1,8 @@
-"""Files that unfold to gigabytes, crash their library or never end are refused in a line that names
-the limit, without the memory, and harm nothing: the next good file works."""
+"""Tests of hostile files that unfold to gigabytes, crash their library or never end.
+
+Such a file is refused in a line that names the limit, without using the memory. The next good file
+works.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +51,7 @@ SHEET = (
 
 
 def write_workbook(path: Path, sheet: str) -> None:
-    """A workbook with one sheet of this XML."""
+    """Write a workbook with a single sheet of this XML."""
     pl.DataFrame({"userId": ["a"]}).write_excel(path)
     with zipfile.ZipFile(path) as book:
         parts = {name: book.read(name) for name in book.namelist()}
@@ -57,7 +60,7 @@ def write_workbook(path: Path, sheet: str) -> None:
 
 
 def write_far_cells(folder: Path) -> str:
-    """Two cells at the ends of a sheet, which has 17 billion."""
+    """Write two cells at the opposite corners of a sheet, which span 17 billion cells."""
     cell = '<row r="{1}"><c r="{0}{1}" t="inlineStr"><is><t>x</t></is></c></row>'
     rows = cell.format("A", 1) + cell.format("XFD", 1_048_576)
     write_workbook(folder / "bomb.xlsx", SHEET.format(f"<sheetData>{rows}</sheetData>"))
@@ -65,7 +68,7 @@ def write_far_cells(folder: Path) -> str:
 
 
 def write_lying_workbook(folder: Path) -> str:
-    """A large sheet, which the directory of the zip says has 1,000 bytes."""
+    """Write a large sheet that has 1,000 bytes according to the zip's directory."""
     size = repeats(500_000_000, 50_000_000)
     write_workbook(folder / "bomb.xlsx", SHEET.format(" " * (size - len(SHEET))))
     content = (folder / "bomb.xlsx").read_bytes()
@@ -77,7 +80,7 @@ def write_lying_workbook(folder: Path) -> str:
 
 
 def build_repeated_rows(rows: int, length: int) -> pa.Table:
-    """Rows whose user is one long text, which a dictionary holds once."""
+    """Return rows with the same long user id, which a dictionary stores once."""
     user = pa.DictionaryArray.from_arrays(pa.array(np.zeros(rows, np.int32)), ["x" * length])
     numbers = pa.array(np.arange(rows) % 23)
     times = pa.array(TIME + np.arange(rows))
@@ -85,20 +88,20 @@ def build_repeated_rows(rows: int, length: int) -> pa.Table:
 
 
 def write_long_ids(folder: Path) -> str:
-    """400 MB in a file whose footer speaks of a few hundred KB."""
+    """Write 400 MB in a file with a footer that declares a few hundred KB."""
     pq.write_table(build_repeated_rows(100_000, 4000), folder / "bomb.parquet", store_schema=False)
     return "bomb.parquet"
 
 
 def write_huge_cells(folder: Path) -> str:
-    """100 GB in 10 KB: a cell of a megabyte that a dictionary repeats."""
+    """Write 100 GB in 10 KB: a dictionary repeats a cell of a megabyte."""
     rows = build_repeated_rows(100_000, 1_000_000)
     pq.write_table(rows, folder / "bomb.parquet", compression="zstd", store_schema=False)
     return "bomb.parquet"
 
 
 def write_billion_rows(folder: Path) -> str:
-    """A valid file: a thousand row groups, all of which are the same million of equal rows."""
+    """Write a valid file of a thousand row groups that all share the same million equal rows."""
     path, rows = folder / "bomb.parquet", 1_000_000
     column = pl.select(pl.repeat(1, rows, dtype=pl.Int64)).to_series()
     frame = pl.DataFrame({"userId": column, "movieId": column, "timestamp": column})
@@ -117,7 +120,7 @@ def write_billion_rows(folder: Path) -> str:
 
 
 def write_packed_parquet(folder: Path) -> str:
-    """Parquet that unfolds, within gzip that unfolds: there is one budget for both."""
+    """Write Parquet that unfolds, packed in gzip that unfolds; the two share a budget."""
     rows = build_repeated_rows(50_000, 5_000)
     pq.write_table(rows, folder / "plain", compression="none", store_schema=False)
     path = folder / "bomb.parquet.gz"
@@ -127,7 +130,7 @@ def write_packed_parquet(folder: Path) -> str:
 
 
 def write_delta_table(folder: Path) -> str:
-    """A table whose data file unfolds to 6 GB."""
+    """Write a Delta table with a data file that unfolds to 6 GB."""
     from deltalake import write_deltalake
 
     location = folder / "bomb"
@@ -145,7 +148,7 @@ def write_delta_table(folder: Path) -> str:
 
 
 def write_lying_zip(folder: Path) -> str:
-    """A member of a megabyte, which the directory says has 1,000 bytes."""
+    """Write a zip member of a megabyte that has 1,000 bytes according to the directory."""
     content = zip_members({"bomb.csv": bytes(1_000_000)})
     lie = content.replace((1_000_000).to_bytes(4, "little"), (1000).to_bytes(4, "little"))
     (folder / "bomb.zip").write_bytes(lie)
@@ -157,13 +160,13 @@ def write(name: str, make_content: Callable[[], bytes]) -> Callable[[Path], str]
 
 
 def zip_gzip() -> bytes:
-    # A gzip file may have many members. These are all the same: 20 KB that unpack to 20 MB.
+    # A gzip file may have many members. These members are equal: 20 KB that unpack to 20 MB.
     return zip_members({"bomb.csv.gz": gzip.compress(bytes(20_000_000)) * 1000})
 
 
 @dataclass(frozen=True)
 class Bomb:
-    """How a hostile file is written, which limit its message names, and what else is declared."""
+    """A hostile file: its writer, the limit that the message names, and further settings."""
 
     write: Callable[[Path], str]
     words: str
@@ -201,7 +204,7 @@ BOMBS = {
 
 
 def require_little_memory() -> None:
-    """The peak of the largest process that any test of this process has started."""
+    """Require a small peak memory of the largest process that this process's tests started."""
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
     assert peak < MEMORY_GB * 1.1e9, peak
 
@@ -228,7 +231,7 @@ def test_a_bomb_is_refused_in_a_line_and_the_next_good_file_works(
     assert "\n" not in str(error.value)
     assert not (tmp_path / "interactions.csv").exists()
     require_little_memory()
-    # In KB.
+    # in KB
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     assert peak - max(before, written) < 1_500_000
     for name in bomb.limits:
@@ -276,12 +279,12 @@ def test_json_that_is_nested_too_deep_is_a_bad_row(tmp_path: Path, depth: int) -
     assert len(interactions.rows) == 2
 
 
-# Through the commands as people type them
+# By the commands that people type
 
 
 @pytest.fixture(scope="module")
 def shop(first_run: FirstRun, tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A project whose pipeline has published recommendations, and now reads a folder of ratings."""
+    """Return a project with published recommendations, which now reads a folder of ratings."""
     project = module_project(tmp_path_factory.mktemp("shop"))
     shutil.copy(REPOSITORY / "batchrec_dagster/definitions.py", project.package)
     first_run.copy_to(project)
@@ -292,7 +295,7 @@ def shop(first_run: FirstRun, tmp_path_factory: pytest.TempPathFactory) -> Proje
 
 
 def run_refused(project: Project, *command: str) -> str:
-    """The message of a command that refuses its input: a line, with exit status 1."""
+    """Return the one-line message of a command that refuses its input with exit status 1."""
     result = project.run("batchrec", *command)
     assert result.returncode == 1, (result.stdout, result.stderr)
     assert "Traceback" not in result.stderr + result.stdout

@@ -1,4 +1,4 @@
-"""Items bought together: what the same people had within some days, by the events that count."""
+"""Tests of items bought together: by the same people within some days, in events that count."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import pytest
 from batchrec_dagster_tests.guard.seams.lists import find_bought_together
 
 DAY = 86_400
-# As the product has it: how much people count who had both items at different times, and how many
-# people with both are half as good as very many.
+# The product's constants: the weight of people who had two items at different times, and the number
+# of people with the two items that is half as good as very many.
 WEIGHT_APART, DISCOUNT = 0.3, 5
 Rows = list[tuple[str, str, int, str]]
 
@@ -51,7 +51,7 @@ def test_of_equally_many_people_those_count_more_who_had_both_within_the_days() 
 
 
 def test_what_goes_together_is_found_in_baskets_that_were_not_counted() -> None:
-    """People buy two of a set of three at a time, with something else, and other sets later."""
+    """People buy two of a set of three at a time, with another item, and other sets later."""
     chance = random.Random(0)
     items = [f"i{number:03}" for number in range(60)]
     rows: Rows = []
@@ -71,12 +71,12 @@ def test_what_goes_together_is_found_in_baskets_that_were_not_counted() -> None:
         lists = dict(table.group_by("item_id").agg("similar_item_id").iter_rows())
         hits[days] = sum(other in lists.get(item, ()) for item, other in held_out)
     assert hits[7] > 0.95 * len(held_out)
-    # Whole histories mix what people bought at different times.
+    # Whole histories mix purchases of different times.
     assert hits[3_650] < 0.6 * len(held_out)
 
 
 def find_plainly(rows: Rows, days: int, most: int) -> list[tuple[str, str, float]]:
-    """The best items of each item, counted with loops."""
+    """Return the best neighbours of each item, counted with loops."""
     people_of_item, people_of_pair = defaultdict(set), defaultdict(set)
     together_of_pair = defaultdict(set)
     for user, item, _, _ in rows:

@@ -1,4 +1,4 @@
-"""What `batchrec check` finds before a run would: what it is about, how it is judged, the fix."""
+"""Tests of the findings of `batchrec check` before a run: their subject, status and fix."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ ITEMS = {"item": "itemId", "numbers": {"PRICE": "price"}}
 
 @pytest.fixture
 def another_dagster_home(home: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A new one, to be changed."""
+    """Set a new Dagster home that the test may change, and return it."""
     folder = tmp_path / "dagster"
     folder.mkdir(mode=0o700)
     (folder / "dagster.yaml").touch()
@@ -43,7 +43,7 @@ def another_dagster_home(home: Project, tmp_path: Path, monkeypatch: pytest.Monk
 def test_a_healthy_machine_passes_and_nothing_is_left(
     home: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # The disk of the machine that tests may be nearly full.
+    # The test machine's disk may be nearly full.
     usage = SimpleNamespace(total=10**12, used=10**11, free=9 * 10**11)
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
     findings = check()
@@ -93,7 +93,7 @@ def test_what_everybody_can_read_is_a_warning(another_dagster_home: Path, tmp_pa
     for mode, status in ((0o755, "warning"), (0o771, "warning"), (0o770, "ok"), (0o750, "ok")):
         storage.chmod(mode)
         assert check(BATCHREC_STORAGE=str(storage))["storage folder"][0] == status
-        # It is said, not changed.
+        # The permission is reported, not changed.
         assert storage.stat().st_mode & 0o777 == mode
 
 
@@ -193,7 +193,7 @@ def test_an_asset_that_the_project_does_not_have_is_told(home: Project) -> None:
     assert findings["orders"] == ("ok", "")
     assert findings["ordrs"][0] == "FAILED"
     assert "sales/orders" in findings["ordrs"][1]
-    # Another code location may have it.
+    # Another code location may have the pipeline.
     assert findings["visits"][0] == "warning"
 
 
@@ -223,7 +223,7 @@ def test_sources_that_are_as_declared_are_ok(home: Project) -> None:
 
 ORDERS_FILE = {"source": "orders.csv"}
 SWAPPED = {"user": "usrId", "item": "itemId", "timestamp": "timestamp"}
-# Beside orders.csv, items.csv and members.csv: what is declared, the finding, and what it names.
+# Declarations next to orders.csv, items.csv and members.csv, the finding, and the names in it.
 WRONG_SOURCES: list[tuple[dict[str, Any], str, list[str]]] = [
     ({"ratings": {"source": "gone.csv"}}, "shop ratings", ["gone.csv"]),
     ({"ratings": {"source": "gone/*.csv"}}, "shop ratings", ["gone/*.csv"]),

@@ -1,4 +1,4 @@
-"""What `batchrec check` finds in a bucket and of Personalize, on AWS and elsewhere."""
+"""Tests of `batchrec check` on a bucket and on Personalize, on AWS and elsewhere."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("bare_environment")]
 
 ORDERS = "userId,itemId,timestamp\n1,7,1700000000\n2,8,1700000100\n"
 ACCOUNT = "123456789012"
-# In place of an error code: the request is sent.
+# In place of an error code, this means that the request is sent.
 UNREACHABLE = "unreachable"
 
 
@@ -110,10 +110,10 @@ Check = Callable[..., dict[str, tuple[str, str]]]
 
 @pytest.fixture
 def check_aws(home: Project, s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> Check:
-    """Checks an account on AWS, which answers as boto3 has it.
+    """Return a function that checks an AWS account with stubbed answers in boto3's form.
 
-    Of the fixture's function, `refused` has the error code by the name of each operation that AWS
-    refuses; the other arguments are settings.
+    The function's argument `refused` maps the names of operations that AWS refuses to error codes.
+    Its other arguments are settings.
     """
     refusals: dict[str, str] = {}
     answers = {

@@ -1,4 +1,4 @@
-"""Which column holds what, and where the rows begin: as the first lines show, or as is declared."""
+"""Tests of the columns' roles and of the first row, recognised or declared."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is typed, the exit code, and what the answer names."""
+"""Tests of typed commands: the exit code and the names in the output."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from batchrec_dagster_tests.guard.servers.processes import free_ports
 pytestmark = pytest.mark.slow
 
 OK, FAILED, WRONG_USAGE, NOT_FOUND = 0, 1, 2, 3
-# In a project with the pipelines `shop`, which has run once, and `club`, which never has.
+# Commands in a project with the pipelines `shop`, which has run once, and `club`, which never ran.
 TYPED = [
     ("run", WRONG_USAGE, ["club", "shop"]),
     ("run shopp", NOT_FOUND, ["'shopp'", "club, shop"]),
@@ -76,7 +76,7 @@ TYPED = [
 
 @pytest.fixture(scope="module")
 def desk(first_run: FirstRun, tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """The project of TYPED, to look at."""
+    """Return the project of TYPED, which tests only read."""
     project = module_project(tmp_path_factory.mktemp("desk"))
     first_run.copy_to(project)
     project.declare(declaration("club", "ratings.csv"))
@@ -156,7 +156,7 @@ def test_help_waits_for_no_heavy_import() -> None:
     assert not {"dagster", "polars", "pyarrow", "pandas", "boto3", "rich"} & {*modules}
 
 
-# What is shown
+# Output
 
 
 def test_a_user_is_shown_with_history_and_the_list_that_is_published(desk: Project) -> None:
@@ -173,7 +173,7 @@ def test_a_user_is_shown_with_history_and_the_list_that_is_published(desk: Proje
     assert shown["interactions"] == rows.height
     had = [entry["item"] for entry in shown["history"]]
     assert had == [f"{item}" for item in newest_first["movieId"].head(len(had))]
-    # Each has a reason that is in the history.
+    # Each failed run has a reason in the history.
     reasons = {entry["because"] for entry in shown["recommendations"]} - {None}
     assert reasons
     assert reasons <= {f"{item}" for item in rows["movieId"]}
@@ -213,7 +213,7 @@ def test_an_ascii_pipe_is_no_error() -> None:
     )
 
 
-# What a command stands on
+# Files and databases that a command needs
 
 
 def test_a_pipeline_that_does_not_load_is_told_with_its_line_by_every_command(
@@ -231,7 +231,7 @@ def test_a_pipeline_that_does_not_load_is_told_with_its_line_by_every_command(
         assert re.search(r"odd/defs\.yaml, line \d+: no_such_setting", output), output
         assert "Traceback" not in output
     assert [result.exit_code for result in stopped] == [FAILED, FAILED]
-    # What is published can still be looked at.
+    # Published lists can still be shown.
     assert [result.exit_code for result in shown] == [OK, OK]
     assert all("shop" in result.stdout for result in shown)
 
@@ -281,7 +281,7 @@ def test_a_subfolder_is_in_the_project(desk: Project, monkeypatch: pytest.Monkey
         result = type_command("run shop -c empty.yaml")
         assert "data/orders/empty.yaml" in result.output
         (folder / "empty.yaml").unlink()
-        # Nothing is begun where the command is typed.
+        # The command creates nothing in the current folder.
         assert [*folder.iterdir()] == []
     finally:
         file.unlink()
@@ -313,7 +313,7 @@ def test_a_damaged_table_is_named(desk: Project, tmp_path: Path) -> None:
 def test_a_history_that_does_not_open_is_one_line_and_lists_are_still_shown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # A folder is where a database has to be.
+    # A folder is in the place of a database.
     (tmp_path / "dagster/schedules/schedules.db").mkdir(parents=True)
     (tmp_path / "dagster/dagster.yaml").touch()
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "dagster"))

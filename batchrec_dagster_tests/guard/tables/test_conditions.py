@@ -1,7 +1,7 @@
-"""What a condition of a rule, such as `ITEMS.STOCK > 0`, matches: a plain reading of the text.
+"""Tests of rules' conditions, such as `ITEMS.STOCK > 0`, against a plain reading of the text.
 
-An empty cell meets no condition. A category with `|` has each of its values, and the whole. Names
-match in any case, values do not.
+An empty cell meets no condition. A category with `|` equals each of its values and the whole text.
+Names match in any case, values do not.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Cells = tuple[str | None, float | None]
 
 @dataclass(frozen=True)
 class Condition:
-    """A condition as text, and what it says of the cells of a row."""
+    """A condition as text, and as a function of a row's cells."""
 
     text: str
     matches: Callable[[Cells], bool]

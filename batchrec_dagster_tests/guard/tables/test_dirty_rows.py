@@ -1,5 +1,8 @@
-"""A row that cannot be read is named with its file, line and reason, or left out and counted, as
-`ratings.on_bad_rows` says. What looks odd and is right is kept."""
+"""Tests of unreadable rows.
+
+As `ratings.on_bad_rows` says, the file, line and reason of a bad row are named, or bad rows are
+left out and counted. Odd but valid rows are kept.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,7 @@ NULL_ID = "an id that means no value"
 def read(
     folder: Path, contents: Sequence[str | bytes], on_bad_rows: str = "skip", **ratings: Any
 ) -> preparation.Interactions:
-    """What is read of files of these contents, whose names are their numbers."""
+    """Return the interactions in files with these contents, which are named by number."""
     files = {f"{number}.csv": content for number, content in enumerate(contents, start=1)}
     settings = {"columns": COLUMNS, "on_bad_rows": on_bad_rows, **ratings}
     return preparation.prepare(
@@ -39,7 +42,7 @@ def read(
 def read_refusal(
     folder: Path, contents: Sequence[str | bytes], on_bad_rows: str = "fail", **ratings: Any
 ) -> str:
-    """Why files of these contents are refused; nothing is written."""
+    """Return the message that refuses files with these contents. No interactions are written."""
     with pytest.raises(preparation.UserError) as error:
         read(folder, contents, on_bad_rows, **ratings)
     assert "\n" not in str(error.value)

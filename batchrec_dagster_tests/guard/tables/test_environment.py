@@ -1,4 +1,4 @@
-"""What the environment's variables decide, and what is reported when they cannot work."""
+"""Tests of environment variables: their effects, and the messages about wrong values."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ AWS = {
     "BATCHREC_ROLE_ARN": ROLE,
     "AWS_REGION": "eu-west-1",
 }
-# Environments, and the variable that the message names.
+# Environments with the variable that the message names.
 REFUSED: list[tuple[dict[str, str], str]] = [
     ({"BATCHREC_STORAGE": "gs://b"}, "BATCHREC_STORAGE"),
     ({"BATCHREC_STORAGE": "s3://"}, "BATCHREC_STORAGE"),
@@ -73,7 +73,7 @@ def test_a_variable_that_cannot_work_is_named_with_what_to_write(home: Project) 
 
 
 def _shorten(text: str) -> str:
-    """The text without the paths of this machine, and without long repetitions."""
+    """Return the text without paths of this machine and without long repetitions."""
     return (
         text.replace(__file__, "FILE").replace(str(Path.cwd()), "FOLDER").replace("k" * 129, "k…")
     )

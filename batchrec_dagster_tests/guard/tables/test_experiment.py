@@ -1,4 +1,4 @@
-"""An experiment: who is in which arm, for ever, and what the difference of the arms is worth."""
+"""Tests of experiments: the fixed arms of users, and the certainty of the arms' difference."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_another_name_and_another_salt_divide_the_users_anew() -> None:
 def simulate_purchases(
     experiment: Mapping[str, Any], users: int, seed: int, lift: float = 0.5
 ) -> tuple[list[Event], dict[str, list[str]]]:
-    """Purchases of two days: each user buys at most a few things, for very different amounts."""
+    """Return purchases of two days: a user buys at most a few items, for very different amounts."""
     chance = np.random.default_rng(seed)
     ids = [f"u{number}" for number in range(users)]
     lists = {user: [f"i{n}" for n in chance.permutation(40)[:5]] for user in ids}
@@ -112,7 +112,7 @@ def test_few_users_without_a_difference_prove_none(tmp_path: Path) -> None:
         assert summary is not None
         low, high = summary.effects[0].difference
         found += not low <= 0 <= high
-    # More than 3 of 20 would come by chance once in 60 times.
+    # More than 3 of 20 would happen by chance once in 60 times.
     assert found <= 3
 
 
@@ -130,7 +130,7 @@ def test_the_newest_experiment_is_reported_and_without_one_there_is_no_result(
     summary = history.compare_arms(to_frame(events))
     assert summary is not None
     assert summary.name == "second"
-    # The one before counts no more.
+    # The experiment before no longer counts.
     alone = ListHistory(tmp_path / "alone")
     alone.publish(lists, at=at, data_until=at - 1000, experiment=experiment)
     assert alone.compare_arms(to_frame(events)) == summary

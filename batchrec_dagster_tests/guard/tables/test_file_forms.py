@@ -1,4 +1,4 @@
-"""A file is read whatever its format, packing and encoding are: as it shows, or as is declared."""
+"""Tests of reading files in any format, packing and encoding, recognised or declared."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def read(folder: Path, source: str, **ratings: Any) -> preparation.Interactions:
 
 
 def read_refusal(folder: Path, source: str, **ratings: Any) -> str:
-    """Why the source is refused, in a line; nothing is written."""
+    """Return the one-line message that refuses the source, and require that nothing is written."""
     with pytest.raises(preparation.UserError) as error:
         read(folder, source, **ratings)
     assert "\n" not in str(error.value)
@@ -90,7 +90,7 @@ def test_the_format_is_seen_by_the_file_itself(tmp_path: Path, form: str, packin
         "json": LINES.encode(),
         "parquet": encode_parquet(frame),
     }[form]
-    # The name says nothing.
+    # The file's name does not tell its format.
     source = write_source(tmp_path, PACKINGS[packing](content), "data.file")
     interactions = read(tmp_path, source, columns=COLUMNS)
     assert interactions.rows == [("01", "x", SECONDS)]
@@ -271,7 +271,7 @@ def test_the_encoding_is_declared_or_found_out(
     source = write_source(tmp_path, CSV.encode().replace(b"01", content))
     interactions = read(tmp_path, source, columns=COLUMNS, encoding=declared)
     assert interactions.rows == [(user, "x", SECONDS)]
-    # What is guessed is said.
+    # A guessed encoding is reported.
     assert bool(interactions.warnings) == (content != "é".encode() and declared == "auto")
     assert all("read as cp1252" in warning for warning in interactions.warnings)
 

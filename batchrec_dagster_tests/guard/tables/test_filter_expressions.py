@@ -1,4 +1,4 @@
-"""CreateFilter takes the expressions of AWS's guide, and names what is wrong in others."""
+"""Tests that CreateFilter takes the expressions of AWS's guide, and names mistakes in others."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from batchrec_dagster_tests.guard.servers.personalize_data import (
 
 pytestmark = pytest.mark.slow
 
-# The columns of Items and Users, by their types.
+# The columns of Items and Users by type.
 ITEMS = {
     "string": ("GENRE", "genres", "CATEGORY", "CATEGORY_L1", "CATEGORY_L2", "OWNER"),
     "double": ("PRICE",),
@@ -28,7 +28,7 @@ ITEMS = {
 USERS = {"long": ("AGE",), "string": ("GENDER", "MEMBERSHIP_STATUS")}
 
 
-# The examples of the guide. Those on DESCRIPTION are from before textual fields were refused.
+# The guide's examples. The examples on DESCRIPTION predate the refusal of textual fields.
 DOCUMENTED = [
     'EXCLUDE ItemID WHERE Interactions.EVENT_TYPE IN ("click")',
     'EXCLUDE ItemID WHERE Interactions.EVENT_TYPE IN ("click", "stream")',
@@ -52,7 +52,7 @@ DOCUMENTED = [
     'INCLUDE ItemID WHERE Items.GENRE IN ("Comedy") |'
     ' EXCLUDE ItemID WHERE Interactions.EVENT_TYPE IN ("click", "stream")',
 ]
-# These are written as in the samples, workshops and the API reference of AWS.
+# These are written as in AWS's samples, workshops and API reference.
 SAMPLED = [
     'EXCLUDE itemId WHERE INTERACTIONS.event_type in ("*")',
     'EXCLUDE ItemID WHERE INTERACTIONS.event_type IN ("Purchase")',
@@ -71,7 +71,7 @@ SAMPLED = [
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Local:
-    """A group with the three datasets, without rows."""
+    """Return a local Personalize with a dataset group and its three datasets, without rows."""
     local = Local(tmp_path_factory.mktemp("shop"))
     group = local.create_group()
     plot = {"name": "DESCRIPTION", "textual": True}
@@ -96,7 +96,7 @@ def list_fields(columns: dict[str, tuple[str, ...]]) -> list[dict[str, str]]:
 
 
 def create_filter(local: Local, expression: str) -> Reply:
-    """The answer to CreateFilter. What was created is deleted again."""
+    """Return the answer to CreateFilter, and delete the created filter."""
     (group,) = local.client.list_dataset_groups()["datasetGroups"]
     reply = local.send(
         "CreateFilter",
@@ -123,7 +123,7 @@ def test_expressions_of_the_guide_and_samples_are_accepted(shop: Local, expressi
         assert reply.status == 200, reply.content
 
 
-# What is wrong with an expression, and what the refusal names.
+# Wrong expressions, and the words of the refusal.
 REFUSED = {
     "": "filterExpression",
     "DROP ItemID": "DROP",

@@ -1,4 +1,4 @@
-"""Each rule of Personalize's filters: the items that are left, and the users in a segment."""
+"""Tests of each rule of Personalize's filters: the remaining items, and the users in a segment."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ DATA = {
         }
     ),
 }
-MODEL = ["boot", "shoe", "hat", "old", "new"]  # nothing is known of "new"
+MODEL = ["boot", "shoe", "hat", "old", "new"]  # the item "new" has no attributes
 
 
 def list_items_left(
@@ -40,7 +40,7 @@ def list_items_left(
     *,
     items: Sequence[str] = MODEL,
 ) -> list[list[str]]:
-    """The items that each user's list may have."""
+    """Return the items that each user's list may have."""
     return [
         [item for item, is_allowed in zip(items, row, strict=True) if is_allowed]
         for row in mask_items(expression, data, items, user_ids)
@@ -76,7 +76,7 @@ HAD = "WHERE Interactions.EVENT_TYPE IN"
             'INCLUDE ItemID WHERE (Items.KIND = "Hat" OR Items.KIND = "shoe") AND Items.PRICE > 60',
             [["boot"]] * 2,
         ),
-        # INCLUDEs unite, EXCLUDEs unite, and then the latter are subtracted, in any order.
+        # In any order, the union of the EXCLUDEs is subtracted from the union of the INCLUDEs.
         (
             'INCLUDE ItemID WHERE Items.KIND = "Hat" | INCLUDE ItemID WHERE Items.KIND = "winter"',
             [["boot", "old"]] * 2,

@@ -1,4 +1,4 @@
-"""The gate: which models' lists are published, and which data are too few to go on with."""
+"""Tests of the gate: which models' lists are published, and when there are too few data."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TITLE, IMAGE = "items.columns.title", "items.columns.image"
         ({}, {"ndcg": 0.1}, None),
         ({}, {"ndcg": 0.05, "popular": 0.05}, None),
         ({}, {"ndcg": 0.04, "popular": 0.05}, "most popular items"),
-        # Those of the last days count too, if they are better by more than chance.
+        # Popular items of the last days count too, if they are better by more than chance.
         ({}, {"ndcg": 0.1, "popular": 0.05, "recent_popular": 0.08}, None),
         ({}, {"ndcg": 0.075, "popular": 0.05, "recent_popular": 0.08}, None),
         (
@@ -34,15 +34,15 @@ TITLE, IMAGE = "items.columns.title", "items.columns.image"
             "most popular items of the last 30 days",
         ),
         ({}, {"ndcg": 0.04, "popular": 0.05, "recent_popular": 0.03}, "most popular items"),
-        # Later ones with the model whose lists are published.
+        # Later models are compared with the model of the published lists.
         ({"max_drop": 0.3}, {"ndcg": 0.071, "published_ndcg": 0.1}, None),
         ({"max_drop": 0.3}, {"ndcg": 0.069, "published_ndcg": 0.1}, "gate.max_drop allows 30%"),
         ({"max_drop": 0.5}, {"ndcg": 0.069, "published_ndcg": 0.1}, None),
         ({"max_drop": 0}, {"ndcg": 0.099, "published_ndcg": 0.1}, "gate.max_drop allows 0%"),
         ({"max_drop": 1}, {"ndcg": 0.0, "published_ndcg": 0.1}, None),
-        # What was measured on other interactions says nothing.
+        # Measurements on other interactions are not compared.
         ({}, {"ndcg": 0.01, "published_ndcg": 0.1, "is_comparable": False}, None),
-        # The model that serves now has passed the gate before.
+        # The live model has passed the gate before.
         (
             {"min_ndcg_at_25": 0.5},
             {"ndcg": 0.1, "popular": 0.2, "published_ndcg": 0.1, "is_published": True},
@@ -50,7 +50,7 @@ TITLE, IMAGE = "items.columns.title", "items.columns.image"
         ),
         ({"min_ndcg_at_25": 0.2}, {"ndcg": 0.1}, "gate.min_ndcg_at_25 is 0.2"),
         ({"min_coverage": 0.3}, {"ndcg": 0.1, "coverage": 0.2}, "gate.min_coverage is 0.3"),
-        # A model that nobody was tested with fails only what the gate demands.
+        # A model without tested users fails only the declared floors.
         ({}, {"ndcg": 0.0, "coverage": 0.0, "published_ndcg": 0.1, "tested_users": 0}, None),
         ({"min_ndcg_at_25": 0.1}, {"ndcg": 0.0, "tested_users": 0}, "gate.min_ndcg_at_25 is 0.1"),
     ],
@@ -82,12 +82,12 @@ def test_all_reasons_of_a_refusal_are_named() -> None:
 def test_two_models_are_compared_on_the_same_people() -> None:
     chance = random.Random(1)
     before = {f"u{number}": chance.betavariate(0.5, 1.5) for number in range(1_000)}
-    # A little worse for everybody, while people differ by much.
+    # The model is a little worse for every user, and users differ by much.
     now = {user: max(0.0, ndcg - chance.uniform(0.0, 0.02)) for user, ndcg in before.items()}
     is_worse, text = judge_next_model(before, now)
     assert is_worse
     assert "by groups of the same people" in text
-    # On other people that may be chance.
+    # On different users, the difference may be chance.
     is_worse, text = judge_next_model(before, {f"other {user}": now[user] for user in now})
     assert not is_worse
     assert not judge_next_model(before, before)[0]
@@ -109,23 +109,23 @@ def test_without_groups_of_people_it_is_said_that_nothing_tells_a_lead_from_chan
         (Sizes(500), Sizes(1000), 0.5, False),
         (Sizes(0), Sizes(1000), 0.2, True),
         (Sizes(0), Sizes(1000), 1.0, False),
-        # Users are counted apart.
+        # Users are compared separately.
         (Sizes(1000, {"users": 79}), Sizes(1000, {"users": 100}), 0.2, True),
         (Sizes(1000, {"users": 80}), Sizes(1000, {"users": 100}), 0.2, False),
-        # Half of the orders may be few of all rows.
+        # Half of the orders may be a small share of all rows.
         (Sizes(960, events={"buy": 35}), Sizes(1000, events={"buy": 100}), 0.3, True),
         (Sizes(930), Sizes(1000, events={"buy": 100}), 0.3, True),
         (Sizes(970, events={"buy": 70}), Sizes(1000, events={"buy": 100}), 0.3, False),
-        # Of few events, how many there are varies.
+        # The number of rare events varies.
         (Sizes(960, events={"buy": 9}), Sizes(1000, events={"buy": 99}), 0.3, False),
-        # And the cells of each column.
+        # The filled cells of each column are compared too.
         (Sizes(1000, filled={TITLE: 790}), Sizes(1000, filled={TITLE: 1000}), 0.2, True),
         (Sizes(1000, filled={TITLE: 800}), Sizes(1000, filled={TITLE: 1000}), 0.2, False),
         (Sizes(1000, filled={TITLE: 0}), Sizes(1000, filled={TITLE: 1000}), 1.0, False),
-        # What few rows have varies, but for a column that is empty now.
+        # The number of rarely filled cells varies; only an empty column counts.
         (Sizes(1000, filled={TITLE: 100}), Sizes(1000, filled={TITLE: 490}), 0.2, False),
         (Sizes(1000, filled={TITLE: 0}), Sizes(1000, filled={TITLE: 490}), 0.2, True),
-        # A column that is new, or declared no more.
+        # A new column, or a column that is no longer declared.
         (Sizes(1000, filled={IMAGE: 0}), Sizes(1000, filled={TITLE: 1000}), 0.2, False),
     ],
 )

@@ -1,4 +1,4 @@
-"""What a stranger chose stays text wherever people look at it: nothing runs, nothing is fetched."""
+"""Tests that a stranger's text stays text wherever people see it, and runs or fetches nothing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from batchrec_dagster_tests.guard.strange_shop import (
 
 pytestmark = [pytest.mark.attack, pytest.mark.slow]
 
-# Where a spreadsheet would begin a formula: at the start of a cell.
+# A spreadsheet reads a formula at the start of a cell.
 FORMULA = re.compile("^[=+\\-@\uff1d\uff0b\uff0d\uff20\t\r]")
 
 
@@ -80,7 +80,7 @@ def test_a_name_can_be_asked_for_and_read_in_a_terminal(
 
 def test_no_cell_of_an_export_is_a_formula(strange_shop: StrangeShop) -> None:
     rows = strange_shop.mail
-    # Ids are exact, because programs find people and items by them.
+    # Ids are exact, because programs find people and items by id.
     assert {row["user_id"] for row in rows} == {name_user(number) for number in REQUESTED}
     texts = [
         cell

@@ -1,4 +1,4 @@
-"""What `batchrec list` says of pipelines and of their nights, which no run has made."""
+"""Tests of `batchrec list` on pipelines and nights that the tests write without a run."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ REASON = "the model is 12% worse than the one of edition 1: NDCG@25 0.1848, befo
 
 @pytest.fixture
 def home(project: Project, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The home of a project with the pipelines `shop` and `club`."""
+    """Return the home of a project with the pipelines `shop` and `club`."""
     for name in ("shop", "club"):
         project.declare(declaration(name, "ratings.csv"))
     monkeypatch.setenv("BATCHREC_HOME", str(project.root / ".batchrec"))
@@ -47,7 +47,7 @@ def home(project: Project, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def publish(files: Files, night: int, **facts: Any) -> None:
-    """Publish the next edition in this night, as a run does."""
+    """Publish the next edition in this night, like a run."""
     rows = pl.DataFrame({"user_id": ["1"], "rank": [1], "item_id": [f"item {night}"]})
     ndcg = 0.21 + night / 100
     stated = {
@@ -66,7 +66,7 @@ def publish(files: Files, night: int, **facts: Any) -> None:
 
 
 def live_through_a_week(files: Files) -> None:
-    """Nights of all kinds."""
+    """Record a week with all kinds of nights."""
 
     def record(night: int, ended: str, step: str, **facts: Any) -> None:
         time = START + timedelta(days=night, minutes=3)

@@ -1,6 +1,6 @@
-"""What a batch inference job's output becomes: everyone's list, or a refusal.
+"""Tests that a batch inference job's output becomes all users' lists, or is refused.
 
-Lines are read in pieces of any size, and written as Personalize writes them.
+The lines have Personalize's format, and are read in pieces of any size.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ users = st.lists(st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_siz
 
 
 def format_line(user: str, items: Sequence[str], error: str | None = None) -> str:
-    """A line of Personalize's output. Scores fall from item to item."""
+    """Return a line of Personalize's output, with scores that fall from item to item."""
     output = {"recommendedItems": [*items], "scores": [1 / (1 + n) for n in range(len(items))]}
     return json.dumps({"input": {"userId": user}, "output": output, "error": error})
 
 
 @st.composite
 def batches(draw: st.DrawFn) -> Any:
-    """Users, the answer for each in another order, what they had, the length, lines at once."""
+    """Draw users, shuffled answers, seen items, the length of lists, and the lines per piece."""
     user_ids = draw(users)
     lists_of_items = st.lists(st.sampled_from(ITEMS), max_size=5, unique=True)
     answers = [(user, draw(lists_of_items)) for user in draw(st.permutations(user_ids))]
@@ -71,7 +71,7 @@ def test_a_list_has_the_best_items_that_its_user_did_not_have(batch: Any) -> Non
         "score": pl.Float64,
     }
     assert not made.failed_users
-    # Without a single row nothing is published.
+    # Without any row, nothing is published.
     assert bool(made.refused_by) is not bool(expected)
     is_short = {user for user, rank, *_ in expected if rank == num_results} != {*user_ids}
     assert bool(made.warnings) is (is_short and bool(user_ids))
@@ -81,12 +81,12 @@ ANSWERS = ["list", "list", "list", "error", "twice", "missing", "duplicate"]
 
 
 def write_lines(answers: Sequence[str], *, has_stranger: bool) -> list[str]:
-    """The lines of an output in which each of the users u0, u1, … has this kind of answer."""
+    """Return an output's lines with the given kinds of answers for the users u0, u1, …."""
     lines = []
     for index, answer in enumerate(answers):
         user = f"u{index}"
         if answer == "error":
-            # A line with an error counts as one, even if it has items.
+            # A line with an error counts as an error, even if it has items.
             lines.append(format_line(user, ITEMS, "Service error"))
         elif answer != "missing":
             items = [ITEMS[0], *ITEMS] if answer == "duplicate" else ITEMS

@@ -1,4 +1,4 @@
-"""`batchrec new`: what is written loads and runs, and is what the files say, letter by letter."""
+"""Tests that declarations by `batchrec new` load, run, and match the files letter by letter."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from batchrec_dagster_tests.guard.tables.new_command import (
 )
 
 __all__ = ["working_project"]
-# Without this, root may write to every folder.
+# Without this change, root may write to every folder.
 UNPRIVILEGED = ["setpriv", "--bounding-set=-dac_override", "--inh-caps=-dac_override"]
 pytestmark = pytest.mark.slow
 

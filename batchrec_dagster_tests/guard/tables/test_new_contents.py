@@ -1,5 +1,7 @@
-"""`batchrec new`: a name alone shows nothing. What is in a column must fit, and what is odd in the
-rows is said."""
+"""Tests that `batchrec new` reads columns' contents.
+
+A column's name alone proves nothing: the contents must fit. Odd rows are reported.
+"""
 
 from __future__ import annotations
 
@@ -105,7 +107,7 @@ def test_another_column_with_times_is_named(working_project: Project) -> None:
         "Warning: purchased_on has times too, and created_at was taken. If an interaction happened"
         " at another: --time purchased_on\n  To change it, edit " in output
     )
-    # The line that is named is the one to edit.
+    # The named line is the line to edit.
     line = int(output.partition("defs.yaml, line ")[2].partition(".")[0])
     file = working_project.package / "defs" / "shop" / "defs.yaml"
     assert file.read_text().splitlines()[line - 1].strip() == "timestamp: created_at"

@@ -1,4 +1,4 @@
-"""`batchrec new`: what can be seen in a file is not asked for, what is odd in it is said."""
+"""Tests that `batchrec new` recognises a file's form without options, and reports oddities."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def test_another_delimiter_and_times_as_people_write_them(working_project: Proje
     ratings = read_declaration(working_project)["ratings"]
     assert (ratings["delimiter"], ratings["timestamp_format"]) == (";", "%d.%m.%Y %H:%M")
     assert ratings["columns"]["timestamp"] == "date"
-    # The first rows do not tell which is the day.
+    # The first rows do not tell the day from the month.
     write_ratings_file(
         working_project.root / "b.csv", "user_id,item_id,n,m,date", {"date": lambda _: "01/02/2024"}
     )

@@ -1,7 +1,7 @@
-"""The table of outcomes: what people did with each edition, counted again row by row.
+"""Tests of the table of outcomes, which counts what people did after each edition.
 
-Its numbers are those of oracles/outcomes.py, whatever was published when, and a period is never
-counted twice or changed afterwards.
+For any history of editions, the table equals the row-by-row count of oracles/outcomes.py. A period
+is never counted twice or changed afterwards.
 """
 
 from __future__ import annotations
@@ -35,20 +35,20 @@ def history(tmp_path: Path) -> ListHistory:
 
 
 def to_frame(events: Sequence[Event]) -> pl.DataFrame:
-    """The interactions with the columns that every pipeline has."""
+    """Return the interactions with the columns that every pipeline has."""
     rows = [event[:3] for event in events]
     return pl.DataFrame(rows, schema=["USER_ID", "ITEM_ID", "TIMESTAMP"], orient="row")
 
 
 def to_typed_frame(events: Sequence[Event]) -> pl.DataFrame:
-    """The same with types and values of events."""
+    """Return the interactions with types and values of events."""
     types = {"USER_ID": pl.String, "ITEM_ID": pl.String, "TIMESTAMP": pl.Int64}
     schema = {**types, "EVENT_TYPE": pl.String, "EVENT_VALUE": pl.Float64}
     return pl.DataFrame(events, schema=schema, orient="row")
 
 
 def list_periods(outcomes: pl.DataFrame) -> list[tuple[int, int, int]]:
-    """The edition, the start and the end of each period, oldest first, in seconds after T0."""
+    """Return each period's edition, start and end, oldest first, in seconds after T0."""
     seconds = outcomes.select(
         "edition", *(pl.col(name).dt.epoch("s") - T0 for name in ("start", "end"))
     )
@@ -65,7 +65,7 @@ def test_the_numbers_of_each_edition_are_those_of_a_plain_count(
         Event(chance.choice(PEOPLE), chance.choice(ITEMS), T0 + chance.randrange(6 * DAY))
         for _ in range(400)
     ]
-    # The lists may have an item that nobody had, and go to people who never did anything.
+    # Lists may have items that nobody had, and users who never did anything.
     editions = [
         {
             user: chance.sample([*ITEMS, "new"], chance.randint(1, 5))
@@ -90,8 +90,10 @@ def test_the_numbers_of_each_edition_are_those_of_a_plain_count(
 
 
 def test_what_people_did_with_recent_editions_counts_together(history: ListHistory) -> None:
-    """Everybody chooses the first item of the list, which is not popular, after each of four
-    editions. The first was replaced long before the others."""
+    """After each of four editions, all users choose the first item of the list.
+
+    The item is not popular. The first edition was replaced long before the other editions.
+    """
     popular = [Event(f"u{number}", "popular", T0) for number in range(100)]
     days = (1, 2, 200, 201)
     events = [*popular]
@@ -99,7 +101,7 @@ def test_what_people_did_with_recent_editions_counts_together(history: ListHisto
         made_of = T0 + day * DAY
         lists = {f"u{number}": [f"own {day} {number}"] for number in range(80)}
         history.publish(lists, at=made_of, data_until=made_of)
-        # The number of those who come again differs.
+        # The number of returning users differs.
         events += [
             Event(user, item, made_of + 3600 + day)
             for number, (user, (item,)) in enumerate(lists.items())
@@ -110,7 +112,7 @@ def test_what_people_did_with_recent_editions_counts_together(history: ListHisto
     gain, low, high, users = pooled
     assert gain == high == 1
     assert 0 < low < 1
-    # Those of the first edition are too long ago.
+    # Choices from the first edition are too long ago.
     assert users == 3 * 60
 
 
@@ -160,9 +162,9 @@ def test_only_what_came_after_the_publication_counts(history: ListHistory) -> No
     (first,) = history.measure(to_frame([*BEFORE, *later])).iter_rows(named=True)
     assert (first["users"], first["active_users"]) == (3, 2)
     assert (first["hit_rate"], first["recall"]) == (0.5, 0.25)
-    # Two users prove nothing, even where they agree.
+    # Two users prove nothing, even if they agree.
     assert first["gain_low"] < 0 < first["gain_high"]
-    # These were chosen before the lists were published, had before, or by somebody without a list.
+    # Items chosen before the publication, known before, or chosen by a user without a list.
     others = [Event("eve", "c", T0 + 60), Event("ann", "x", T0 + 65), Event("zoe", "a", T0 + 75)]
     (second,) = history.measure(to_frame([*BEFORE, *later, *others])).iter_rows(named=True)
     assert (second["active_users"], second["hit_rate"], second["recall"]) == (2, 0.5, 0.25)
@@ -180,7 +182,7 @@ def test_what_happened_at_the_moment_of_the_publication_does_not_count(
 def test_without_later_interactions_there_is_no_number(history: ListHistory) -> None:
     history.publish(LISTS, at=T0 + 60, data_until=T0)
     assert history.measure(to_frame(BEFORE)).is_empty()
-    # Nobody with a list did anything.
+    # No user with a list did anything.
     outcomes = history.measure(to_frame([*BEFORE, Event("zoe", "a", T0 + 90)]))
     (row,) = outcomes.iter_rows(named=True)
     assert (row["active_users"], row["hit_rate"], row["gain"]) == (0, None, None)
@@ -194,14 +196,14 @@ def test_a_rerun_changes_nothing_and_what_is_no_longer_kept_stays(history: ListH
         first = history.measure(to_frame(events))
     assert first["edition"].to_list() == [1, 2, 3]
     assert history.measure(to_frame(events)).equals(first)
-    # What was measured stays, also of editions that something changed.
+    # Measured outcomes stay, also for editions that were changed.
     for file in history.folder.rglob("history/*.parquet"):
         content = file.read_bytes()
         file.write_bytes(content[:4] + bytes(36) + content[40:])
     assert history.measure(to_frame(events)).equals(first)
     history.drop_kept_editions()
     assert history.measure(to_frame(events)).equals(first)
-    # Sums that something cut are measured again, of the editions that are there.
+    # Damaged sums are measured again, for the editions that still exist.
     (sums,) = history.folder.rglob("sums.parquet")
     sums.write_bytes(b"PAR1")
     assert history.measure(to_frame(events))["edition"].to_list() == [3]
@@ -226,7 +228,7 @@ def test_a_period_runs_to_the_next_publication_and_after_a_rollback_the_older_li
     before = measure_after(5)
     days = [(edition, start // DAY, end // DAY) for edition, start, end in list_periods(before)]
     assert days == [(1, 1, 2), (2, 2, 3), (1, 3, 4), (3, 4, 4)]
-    # What was measured of an edition does not change once it is no longer kept.
+    # An edition's measured outcomes do not change after the edition is deleted.
     history.drop_kept_editions()
     assert history.measure(to_frame(events)).equals(before)
     assert measure_after(6).head(3).equals(before.head(3))
@@ -263,7 +265,7 @@ def test_other_events_of_success_start_new_numbers_and_change_no_old_ones(
     publish_and_act(1)
     (before,) = history.measure(to_typed_frame(events)).iter_rows(named=True)
     assert (before["success"], before["hit_rate"], before["event_value"]) == ("", 1, None)
-    # The first edition is no longer kept when purchases start to count.
+    # The first edition is deleted before purchases start to count.
     publish_and_act(2)
     history.drop_kept_editions()
     history.success = ["purchase"]

@@ -1,7 +1,7 @@
-"""Each number of the report is that of the files a run publishes, counted here another way.
+"""Tests that each number of the report equals an independent count of the published files.
 
-The first night has no edition before it. The last has: other settings, more people, and what people
-did with earlier lists.
+The first night has no earlier edition. The last night has an earlier edition, other settings, more
+people, and outcomes of earlier lists.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ pytestmark = pytest.mark.slow
 TITLES = {name_item(item): name_title(item) for item in range(1, ITEM_COUNT + 1)}
 GENRES = {name_item(item): {"Drama", find_genre(item)} for item in range(1, ITEM_COUNT + 1)}
 USERS = [*map(name_user, REQUESTED)]
-# The report shows this many people, and those whom the declaration names.
+# The report shows this many people, and the people that the declaration names.
 MOST_PEOPLE = 200
 
 
@@ -55,13 +55,13 @@ def page(night: ShopNight) -> Page:
 
 
 def list_items(table: pl.DataFrame) -> dict[str, list[str]]:
-    """Each user's list, best first."""
+    """Return each user's list, the best item first."""
     groups = table.sort("user_id", "rank").group_by("user_id", maintain_order=True)
     return dict(groups.agg("item_id").iter_rows())
 
 
 def recount(night: ShopNight) -> dict[str, float]:
-    """The numbers of the page, from the published table and the interactions."""
+    """Return the page's numbers, counted from the published table and the interactions."""
     lists = list_items(night.lists)
     history = Counter(night.interactions["USER_ID"])
     listed = Counter(night.lists["item_id"])
@@ -160,7 +160,7 @@ def test_the_most_recommended_items_are_in_as_many_lists_as_it_says(
     order = sorted(listed, key=lambda item: (-listed[item], item))
     rows = page.tables["most recommended"]
     assert len(rows) >= 5
-    # What else the page says of them may change.
+    # The page's other facts about these people may change.
     assert [row[:2] for row in rows] == [
         [TITLES[item], listed[item]] for item in order[: len(rows)]
     ]
@@ -269,7 +269,7 @@ def test_items_up_and_down_are_counted_in_both_editions(strange_shop: StrangeSho
     )
     up = [item for item in order if listed[item] > listed_before[item]][:10]
     down = [item for item in reversed(order) if listed[item] < listed_before[item]][:10]
-    # HTML makes one kind of line breaks of all.
+    # HTML turns all kinds of line breaks into one kind.
     expected = {
         (" ".join(TITLES[item].split()), listed_before[item], listed[item]) for item in [*up, *down]
     }
@@ -302,7 +302,7 @@ def test_the_page_says_what_people_did_with_earlier_lists(strange_shop: StrangeS
     night = strange_shop.night("last")
     page = read(night.page)
     newest = night.outcomes.sort("start").row(-1, named=True)
-    # Every second one of those who came again chose the first item of their list.
+    # Every second returning user chose the first item of the list.
     assert newest["hit_rate"] == 0.5
     assert page.numbers["hit rate"] == pytest.approx(newest["hit_rate"])
     (_, rate, popular_rate, active_users), *_ = page.tables["outcomes"]

@@ -1,4 +1,4 @@
-"""Popular items are those of a plain count: what most people had in the last days."""
+"""Tests that popular items equal a plain count of the items of the last days."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from batchrec_dagster_tests.guard.seams.lists import count_popular_items
 DAY = 86_400
 NOW = 1_700_000_000
 GROUPS = {"u1": "AT", "u2": "AT", "u3": "AT", "ü4": "AT", "u5": "DE"}
-# Of the people of a group at least this many had an item that counts as popular there.
+# An item is popular in a group if at least this many people of the group had it.
 FEWEST_PEOPLE = 3
 
 
@@ -25,7 +25,7 @@ class Event(NamedTuple):
     user: str
     item: str
     days: int
-    """How many days before NOW it was."""
+    """The age of the interaction in days before NOW."""
     kind: str
 
 
@@ -53,7 +53,7 @@ def to_frame(events: Sequence[Event]) -> pl.DataFrame:
 def count_plainly(
     events: Sequence[Event], days: int, success: Sequence[str], group: str | None = None
 ) -> list[tuple[str, int]]:
-    """The items with how many people had them, those of most people first; ties go by id."""
+    """Return items with their number of people, the highest number first, and ties by id."""
     newest = min(event.days for event in events)
     kinds = [kind.lower() for kind in success]
     people: dict[str, set[str]] = defaultdict(set)

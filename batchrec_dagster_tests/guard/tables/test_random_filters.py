@@ -1,4 +1,4 @@
-"""Filters compared with a plain, slow evaluator: random expressions over random data."""
+"""Tests of filters with random expressions and data, against a plain, slow evaluator."""
 
 from __future__ import annotations
 

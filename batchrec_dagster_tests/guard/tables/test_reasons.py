@@ -1,4 +1,4 @@
-"""Why an item is on a list: a reason names an item that the person had, and that speaks for it."""
+"""Tests of reasons: a reason names an item of the user's history that speaks for the result."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ INTERACTIONS = [
     ("cook", "book"),
     ("reader", "book"),
 ]
-# How many people with both items are half as good as very many, as the product has it.
+# The product's constant: this number of people with the two items is half as good as very many.
 DISCOUNT = 10
 USERS, ITEMS = [f"u{n}" for n in range(9)], [f"i{n}" for n in range(7)]
 
@@ -34,7 +34,7 @@ def to_lists(rows: list[tuple[str, str, str | None]]) -> pl.DataFrame:
 
 
 def to_frame(rows: Sequence[tuple[str, ...]]) -> pl.DataFrame:
-    """The interactions of users, items and, if there are any, types."""
+    """Return interactions from users, items and, if given, types."""
     names = ["USER_ID", "ITEM_ID", "EVENT_TYPE"][: max(map(len, rows), default=2)]
     return pl.DataFrame(rows, schema=dict.fromkeys(names, pl.String), orient="row")
 
@@ -87,7 +87,7 @@ def test_whoever_bought_something_is_not_told_of_what_they_only_looked_at(
     settings: dict[str, Any],
 ) -> None:
     rows = [(user, item, "view") for user, item in INTERACTIONS]
-    # The book speaks for the lamp, but was only looked at, and the pot does not.
+    # The book speaks for the lamp, but was only viewed. The pot does not speak for the lamp.
     rows += [("cook", "pot", "purchase"), ("cook", "pot", "view")]
     lists = to_lists([("cook", "lid", None), ("cook", "lamp", None), ("reader", "lamp", None)])
     explained = explain_lists(lists, to_frame(rows), titles={"pot": "A pot"}, **settings)
@@ -99,7 +99,7 @@ def test_whoever_bought_something_is_not_told_of_what_they_only_looked_at(
 
 
 def test_an_overlap_that_chance_explains_is_no_reason() -> None:
-    # Everybody has the bag, and so does everybody who has the lamp.
+    # All users have the bag, so having it says nothing about users with the lamp.
     everybody = [(user, "bag") for user in [*PEOPLE, "cook", "reader", "new one"]]
     interactions = to_frame([*INTERACTIONS, *everybody])
     lists = to_lists([("new one", "lamp", None), ("reader", "lamp", None)])
@@ -114,7 +114,7 @@ def test_what_one_person_had_besides_is_no_reason() -> None:
 
 
 def count_overlaps(pairs: set[tuple[str, str]]) -> dict[tuple[str, str], float]:
-    """The score of each two items that more people have than by chance, counted with loops."""
+    """Return the scores of pairs that more people have than by chance, counted with loops."""
     people = defaultdict(set)
     for user, item in pairs:
         people[item].add(user)

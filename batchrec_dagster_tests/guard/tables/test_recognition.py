@@ -1,5 +1,7 @@
-"""`batchrec new` and a run see the same in a file: what is declared for it, or left out, changes
-nothing."""
+"""Tests that `batchrec new` and a run recognise the same in a file.
+
+Declaring or leaving out recognised settings changes nothing.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,7 @@ OTHER_NAMES = {"user": "who", "item": "what", "timestamp": "when it was"}
 
 @dataclass(frozen=True)
 class Shape:
-    """A file, its columns as a person would declare them, and whether their names are known."""
+    """A file, its columns as a person would declare them, and whether the names are known."""
 
     text: str
     columns: Mapping[str, str | int]

@@ -1,4 +1,4 @@
-"""A mistake in a declaration is reported with file, line and setting when the project loads."""
+"""Tests that a mistake in a declaration is reported with file, line and setting at loading."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ TOO_MANY = (14, "segments.items", {"segments": {"items": [*range(501)]}})
 
 
 def refuse(folder: Path, attributes: dict[str, Any]) -> list[Refusal]:
-    """What is refused of the pipeline `shop` with these attributes in place of the usual ones."""
+    """Return the refusals of the pipeline `shop` with these attributes instead of usual ones."""
     project = module_project(folder)
     file = project.declare({**declaration("shop", "ratings.csv"), **attributes})
     refusals = find_refusals(project)
@@ -40,7 +40,7 @@ def refuse(folder: Path, attributes: dict[str, Any]) -> list[Refusal]:
 
 
 def drop_positions(setting: str) -> str:
-    """The path of a setting without positions in lists."""
+    """Return the path of a setting without positions in lists."""
     return ".".join(part for part in setting.split(".") if not part.isdigit())
 
 
@@ -76,7 +76,7 @@ def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
     assert settings == ["schedule.cron", "schedule.on", "schedule.timezone"]
 
 
-# Of a defs.yaml below defs/: its text, the line that is named, and what the message has.
+# Texts of a defs.yaml below defs/, with the named line and words of the message.
 BROKEN_FILES = {
     "not_yaml": (f"type: {COMPONENT}\nattributes: {{name: x, ratings: [\n", 3, "YAML"),
     "mapping": (f"type: {COMPONENT}\nattributes: {{}}\n  name: shop: x\n", 3, "YAML"),
@@ -137,7 +137,7 @@ def test_a_mistake_in_the_second_pipeline_of_a_file_has_its_line(tmp_path: Path)
     first = project.declare(declaration("shop", "ratings.csv", gate={"max_drop": 1}))
     text = f"{first.read_text()}---\n{second}"
     shutil.rmtree(file.parent)
-    # One of its own, of two blocks, and of the place that two pipelines have.
+    # Problems of one block, of two blocks together, and of two pipelines with the same place.
     first.write_text(text)
     (refusal,) = find_refusals(project)
     assert text.splitlines()[refusal.line - 1].strip() == "max_drop: 2"
@@ -185,7 +185,7 @@ def test_similar_items_in_the_table_of_the_lists_are_refused(tmp_path: Path) -> 
 
 @pytest.fixture(scope="module")
 def schema(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The JSON schema that a new project has."""
+    """Return the JSON schema of a new project."""
     folder = tmp_path_factory.mktemp("schema")
     result = CliRunner().invoke(main, ["init", str(folder / "shop")])
     assert result.exit_code == 0, result.output
@@ -196,7 +196,7 @@ def schema(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 def has_schema_errors(schema: dict[str, Any], attributes: dict[str, Any]) -> bool:
     document = {"type": COMPONENT, "attributes": attributes}
-    # YAML has dates, which an editor takes for text.
+    # YAML has dates. An editor takes a date for text.
     plain = json.loads(json.dumps(document, default=str))
     return any(jsonschema.Draft7Validator(schema).iter_errors(plain))
 

@@ -1,5 +1,8 @@
-"""Which rows of the ratings become interactions: every rule, alone and together, against a plain
-version in Python. Rows keep the order of the file."""
+"""Tests of which rows of ratings become interactions.
+
+Every rule, alone and with others, is compared with a plain version in Python. Rows keep the order
+of the file.
+"""
 
 from __future__ import annotations
 
@@ -38,14 +41,14 @@ class Row(NamedTuple):
 
     @property
     def cells(self) -> tuple[str, str, int, str, str]:
-        """What is written of the row."""
+        """Return the written cells of the row."""
         return self.user, self.item, self.time, self.type, self.value
 
 
 def keep_by_rules(
     rows: list[Row], rules: dict[str, Any], erased: Collection[str] = ()
 ) -> tuple[list[Row], dict[str, int]]:
-    """The rows that the block `interactions` keeps, and how many it leaves out by reason."""
+    """Return the rows that the block `interactions` keeps, and the number left out by reason."""
     left_out: Counter[str] = Counter()
 
     def keep(condition: Callable[[int, Row], bool], reason: str) -> None:
@@ -122,7 +125,7 @@ NO_RULES = {
 def check_against_plain_rules(
     folder: Path, rows: list[Row], rules: dict[str, Any], erased: Collection[str] = ()
 ) -> int:
-    """How many rows are left out. Files with and without a bad row are read in different ways."""
+    """Return the number of rows left out. Files with a bad row are read by another path."""
     expected_rows, left_out = keep_by_rules(rows, rules, erased)
     for bad_rows in ([], [["bad", "x", "much", 1_500_000_000, "view", "", 1]]):
         text = io.StringIO(newline="")

@@ -1,4 +1,4 @@
-"""What each rule of lists does to one list, a case a line. Random shops are in test_rules.py."""
+"""Tests of each rule on a single list, with a case per line; test_rules.py has random shops."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from batchrec_dagster_tests.guard.seams.lists import RuleData, apply_rules
 
 DAY = 86_400
 NOW = 1_700_000_000
-# What u did: the item, how many days ago, and how. Prices of the three are 1, 2 and 9.
+# The history of u: item, days ago and event type. The prices of the three items are 1, 2 and 9.
 HISTORY = [("a", 1, "buy"), ("b", 59, "buy"), ("c", 61, "view")]
 ITEMS = {
-    # Kind, stock, price, days since it was new.
+    # kind, stock, price, and age in days
     "a": ("food|fresh", 5.0, 1.0, 10),
     "b": ("food", 0.0, 2.0, 100),
     "c": ("toys", 1.0, 9.0, 29),
@@ -56,7 +56,7 @@ def make_list(
     candidates: str = "abcde",
     data: RuleData = DATA,
 ) -> str:
-    """The items of the list of u. candidates: the model's, best first."""
+    """Return the items of u's list. candidates: the model's items, the best first."""
     scores = [(item, 1.0 - rank / 10) for rank, item in enumerate(candidates)]
     table = apply_rules([{"u": scores}], rules, seen, data).table
     assert table["rank"].to_list() == [*range(1, 1 + table.height)]
@@ -105,10 +105,10 @@ def test_an_item_without_a_title_is_not_on_a_list_that_shows_titles() -> None:
 @pytest.mark.parametrize(
     ("price", "expected"),
     [
-        # The median of 1, 2 and 9 is 2; both ends are within.
+        # The median of 1, 2 and 9 is 2, and the range includes its ends.
         ({"within": [0.5, 2]}, "abde"),
         ({"within": [0.5, 2], "events": ["buy"]}, "abd"),
-        # Who bought nothing with a price gets items of any price.
+        # A user who bought nothing with a price gets items of any price.
         ({"within": [0.5, 2], "events": ["rent"]}, "abcde"),
     ],
 )
@@ -130,7 +130,7 @@ def test_price_says_where_it_is_declared_what_median_its_range_is_of() -> None:
 @pytest.mark.parametrize(
     ("rules", "expected"),
     [
-        # An item of several kinds counts for each, one without a kind for none.
+        # An item of several kinds counts for each kind, an item without a kind for none.
         ({"max_per": {"KIND": 1}}, "ace"),
         ({"max_per": {"KIND": 2}}, "abcde"),
         ({"max_per": {"KIND": 1}, "pin": [{"item": "d", "rank": 1}]}, "dae"),
@@ -149,13 +149,13 @@ def test_max_per_counts_all_items_of_the_list(rules: dict[str, Any], expected: s
         ([{"item": "e", "until": YESTERDAY}], {}, "abcde"),
         ([{"item": "e", "for": 'USERS.COUNTRY = "AT"'}], {}, "eabcd"),
         ([{"item": "e", "for": 'USERS.COUNTRY = "DE"'}], {}, "abcde"),
-        # Of two pins at a rank the first counts.
+        # If two pins have the same rank, the first pin counts.
         ([{"item": "e", "until": TODAY}, {"item": "d"}], {}, "eabcd"),
         ([{"item": "e", "until": YESTERDAY}, {"item": "d"}], {}, "dabce"),
-        # The best result of a condition, even if the model ranks it higher.
+        # A pinned condition takes its best result, even if the model ranks that result higher.
         ([{"only": "ITEMS.AGE_DAYS < 30", "rank": 4}], {}, "bcdae"),
         ([{"only": "ITEMS.STOCK > 9", "rank": 4}], {}, "abcde"),
-        # Pinned items obey the other rules, but for the price.
+        # Pinned items obey all other rules except the price range.
         ([{"item": "b"}], BLOCK, "acde"),
         ([{"item": "b"}], {"only": "ITEMS.STOCK > 0"}, "ace"),
         ([{"item": "c", "rank": 2}], PRICE, "acbde"),
@@ -178,7 +178,7 @@ def test_pin_puts_an_item_at_its_rank(
         (BLOCK, None, "d", "deca"),
         ({}, {}, "a", "ed"),
         ({"max_per": {"KIND": 1}}, None, "d", "deb"),
-        # Without results of the model a list is all of popular items.
+        # Without results of the model, a list has only popular items.
         ({}, None, "", "edcba"),
     ],
 )

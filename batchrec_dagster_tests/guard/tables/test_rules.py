@@ -1,7 +1,7 @@
-"""The rules of lists: every user's list is that of a plain reading of the rules.
+"""Tests that every user's list equals a plain reading of the rules, in oracles/rules.py.
 
-Random shops of a dozen items, with stock, categories, prices and ages, random candidates of the
-model, and random rules as a pipeline's YAML has them, against oracles/rules.py.
+The shops are random, with a dozen items that have stock, categories, prices and ages. The model's
+candidates are random, and so are the rules, in the form of a pipeline's YAML.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def shops(draw: st.DrawFn) -> Shop:
 
 
 def describe_data(shop: Shop) -> RuleData:
-    """The shop as tables."""
+    """Return the shop as tables."""
     items = [
         {
             "ITEM_ID": item,
@@ -152,7 +152,7 @@ def describe_data(shop: Shop) -> RuleData:
 
 
 def apply_in_pieces(rules: Declared, seen: Declared | None, shop: Shop) -> RuledLists:
-    """All lists, made in pieces of users. A result's score falls with its rank."""
+    """Return all lists, made in pieces of users, with scores that fall with the rank."""
     answers: dict[str, Sequence[tuple[str, float | None]]] = {
         user: [(item, 1 / rank) for rank, item in enumerate(items, 1)]
         for user, items in shop.candidates.items()
@@ -165,7 +165,7 @@ def apply_in_pieces(rules: Declared, seen: Declared | None, shop: Shop) -> Ruled
 
 
 def check_rules(rules: Declared, seen: Declared | None, shop: Shop) -> None:
-    """Apply the rules, and compare the lists, and what was counted, with the plain reading."""
+    """Apply the rules, and compare the lists and the counts with the plain reading."""
     lists = apply_in_pieces(rules, seen, shop)
     rows: list[Row] = lists.table.rows()
     assert rows == build_lists(rules, seen, shop)
@@ -208,7 +208,7 @@ def test_no_rule_changes_nothing_but_the_length(shop: Shop) -> None:
 
 
 def test_results_have_the_score_that_the_model_gave_them_if_any() -> None:
-    """With a filter, popular items come without a score; a job may give none at all."""
+    """With a filter, popular items have no score; a job may give no scores at all."""
     shop = Shop({}, {}, [], [], [], 20, NOW, TODAY, {})
     answers: dict[str, Sequence[tuple[str, float | None]]] = {
         "u1": [("i1", 0.5), ("i2", None)],
@@ -224,7 +224,7 @@ def test_results_have_the_score_that_the_model_gave_them_if_any() -> None:
 
 
 def test_numbers_of_short_lists_are_about_the_same_lists() -> None:
-    """The lists of newcomers, which are of popular items from the start, are not among them."""
+    """Newcomers' lists have only popular items from the start, and do not count."""
     shop = Shop({}, {}, [], ITEMS, ["i0"], 6, NOW, TODAY, {})
     blocked = {"block": {"source": "blocked.csv"}}
     of_model: dict[str, Sequence[tuple[str, float | None]]] = {

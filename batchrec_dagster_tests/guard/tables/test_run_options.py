@@ -1,4 +1,4 @@
-"""The options of one run: in Dagster's Launchpad, by a command, and of one step alone."""
+"""Tests of a run's options: in Dagster's Launchpad, by a command, and for a single step."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ OPTIONS = {"publish_anyway", "import", "train"}
 
 @pytest.fixture
 def job(project: Project) -> dg.JobDefinition:
-    """The refresh of a pipeline with items and two lists."""
+    """Return the refresh job of a pipeline with items and two lists."""
     items = {"source": "items.csv", "columns": {"item": "id", "title": "title"}}
     lists = {"home": {"num_results": 5}, "mail": {"num_results": 3}}
     project.declare(declaration("shop", "ratings.csv", items=items, lists=lists))
@@ -48,7 +48,7 @@ def test_options_and_the_config_of_a_step_are_taken(
     job: dg.JobDefinition, config: dict[str, Any]
 ) -> None:
     dg.validate_run_config(job, config)
-    # Of a part of the job as well.
+    # Options work for a part of the job as well.
     raw = {dg.AssetKey(["shop", "raw_ratings"])}
     options = {name: value for name, value in config.items() if name != "ops"}
     dg.validate_run_config(job.get_subset(asset_selection=raw), options)

@@ -1,7 +1,7 @@
-"""How many tries it takes with `batchrec new` until data of a shape are read as they are meant.
+"""Tests of how many tries `batchrec new` needs until data of a shape are read rightly.
 
-The first try names nothing but the file. The second does what the message of the first says. What
-`new` writes is then read as a run reads it.
+The first try names only the file. The second try follows the first message. A run's code then reads
+the declaration that `new` wrote.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ Rows = list[tuple[str, str, int]]
 
 @pytest.fixture
 def shop(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
-    """A project, which is the working folder."""
+    """Return a project in the working folder."""
     monkeypatch.chdir(project.root)
     monkeypatch.setenv("BATCHREC_HOME", str(project.root / ".batchrec"))
     return project
 
 
 def declare(shop: Project, source: str, options: Sequence[str]) -> tuple[Rows | None, str]:
-    """The interactions that a run reads with what `new` declares, and what `new` says.
+    """Return the interactions that a run reads with the declaration of `new`, and `new`'s message.
 
-    options: of `new`; one that starts with `!/` is added to the source.
+    options: options of `new`; an option that starts with `!/` is appended to the source.
     """
     parts = [option for option in options if option.startswith("!/")]
     others = [option for option in options if option not in parts]
@@ -54,7 +54,7 @@ def is_right(shape: Shape, rows: Rows | None) -> bool:
     return rows == shape.expected_rows
 
 
-# Each takes a quarter of a second; all of them at night.
+# A shape takes a quarter of a second, so all shapes run only at night.
 @pytest.mark.parametrize("shape", SHAPES[:: repeats(1, 3)], ids=lambda shape: shape.name)
 def test_a_shape_is_right_at_once_or_with_the_options_of_the_message(
     shop: Project, shape: Shape

@@ -1,4 +1,4 @@
-"""Which lists of one model share a batch inference job, so that its users are paid for once."""
+"""Tests of which lists of a model share a batch inference job, so that users are paid for once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ BLUE = 'INCLUDE ItemID WHERE Items.COLOUR IN ("blue")'
 
 
 def declare(lists: dict[str, Any]) -> dict[str, Any]:
-    """A pipeline with these lists."""
+    """Return the attributes of a pipeline with these lists."""
     return declaration(
         "shop",
         "ratings.csv",
@@ -57,19 +57,19 @@ FEW_OF_A_COLOUR = {"rules": {"max_per": {"COLOUR": 1}}}
 @pytest.mark.parametrize(
     ("lists", "history", "expected"),
     [
-        # The larger one.
+        # the larger number
         ([{"num_results": 5}, {"num_results": 8}], 90, 8),
         # Personalize's filter forgets 40 items of the longest history.
         ([{"num_results": 5}, {"num_results": 8}], 140, 48),
-        # Rules choose from three times as many results, or from as many as are declared.
+        # Rules choose from three times as many results, or from the declared number of candidates.
         ([{}, {"num_results": 5, **FEW_OF_A_COLOUR}], 90, 25),
         ([{}, {"num_results": 20, **FEW_OF_A_COLOUR}], 90, 60),
         ([{}, {"num_results": 20, **FEW_OF_A_COLOUR}], 110, 70),
         ([{"num_results": 20, "candidates": 200, **FEW_OF_A_COLOUR}], 90, 200),
         ([{"num_results": 400, **FEW_OF_A_COLOUR}], 90, 500),
-        # Without rules, no more are asked for.
+        # Without rules, no further results are asked for.
         ([{"num_results": 20, "candidates": 200}], 90, 20),
-        # A rule that lets some items come back is not in the filter.
+        # The filter does not have a rule that lets some items come back.
         ([{"num_results": 20, "exclude_seen": {"days": 9}}], 90, 150),
     ],
 )

@@ -1,4 +1,4 @@
-"""What `batchrec show` says of a person, an item and a list, of lists that no run has made."""
+"""Tests of `batchrec show` for a person, an item and a list, on lists written without a run."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ pytestmark = pytest.mark.slow
 START = 1_500_000_000
 USERS = [f"u{number}" for number in range(40)]
 ITEMS = [f"i{number:02}" for number in range(20)]
-# What a terminal of this many columns gets, in a test too.
+# The output is as wide as in a terminal with this many columns.
 NARROW = {"FORCE_COLOR": "1", "TERM": "xterm", "COLUMNS": "60"}
 COLOURS = re.compile("\x1b\\[[0-9;]*m")
 
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The project's folder, without a Dagster instance."""
+    """Return the project's folder, without a Dagster instance."""
     monkeypatch.setenv("BATCHREC_HOME", str(tmp_path))
     monkeypatch.delenv("DAGSTER_HOME", raising=False)
     monkeypatch.chdir(tmp_path)
@@ -60,9 +60,9 @@ def publish(
     has_score: Any = True,
     **facts: Any,
 ) -> Files:
-    """Publish lists: everyone has two items of three, and gets the others.
+    """Publish lists: every user has two of three items, and gets the remaining items.
 
-    has_score: whether a row has a score, as an expression.
+    has_score: an expression for whether a row has a score.
     """
     files, chance = open_list(home, address), random.Random(0)
     had = [
@@ -71,7 +71,7 @@ def publish(
         for j, item in enumerate(items)
         if (i + j) % 3
     ]
-    # Others have something else alone: so it is more than chance that the users share their items.
+    # Other users have only another item, so it is more than chance that these users share items.
     had += [(f"other {number}", "aside", START) for number in range(len(users))]
     write_interactions(files, had)
     rows = [
@@ -103,7 +103,7 @@ def show(command: str) -> list[dict[str, Any]]:
     return pipelines
 
 
-# What is typed after `batchrec show`, and its exit code.
+# The arguments of `batchrec show`, and the exit code.
 TYPED = [
     ("", 0),
     ("u3", 0),
@@ -123,7 +123,7 @@ TYPED = [
 
 def test_what_is_shown_in_a_pipe(home: Path) -> None:
     files = publish(home, titles=number_titles())
-    # A user without a list, and one without a history.
+    # a user without a list, and a user without a history
     content = files.storage.store.get(files.interactions)
     files.storage.store.put(files.interactions, content.replace(b"u0,", b"new,"))
     texts = []
@@ -178,12 +178,12 @@ def test_an_item_is_shown_with_its_published_list(home: Path) -> None:
     assert listed == [(1, "i02"), (2, "i09")]
     assert "Its published list" in type_command("show --item i04")[1]
     assert "it has none" in type_command("show --item i05")[1]
-    # It is no list of users.
+    # The list is not a list of users.
     assert len(show("u3")) == 1
 
 
 def test_an_item_that_nobody_had_has_no_neighbours(home: Path) -> None:
-    """Lists have it, as they may have new items. The next id has neighbours."""
+    """Lists may have new items, and so have this item. The next id has neighbours."""
     files = publish(home)
     lines = files.storage.store.get(files.interactions).splitlines(keepends=True)
     others = [line for line in lines if b",i04," not in line]
@@ -199,7 +199,7 @@ def test_popular_items_that_personalize_added_are_named(home: Path) -> None:
     ranks = [entry["rank"] for entry in show("u0")[0]["recommendations"] if entry["padding"]]
     assert ranks == [6, 7]
     assert "without a score: #6, #7." in type_command("show u0")[1]
-    # A recipe that gives no scores adds none.
+    # A recipe without scores adds no column of scores.
     publish(home, "club", has_score=~last)
     assert not [
         entry for entry in show("u0 --pipeline club")[0]["recommendations"] if entry["padding"]
@@ -244,7 +244,7 @@ def test_a_narrow_terminal_gets_lines_that_fit(home: Path, no_color: str) -> Non
         assert max(map(cell_len, lines)) <= 60, output
         assert "A title that is" in output
     assert "…" in type_command("show u3", **environment)[1]
-    # The symbol of a verdict says the same without its colour.
+    # The symbol of a verdict is clear without its colour.
     _, output = type_command("show", **environment)
     assert re.search("^[✓!✗] ", COLOURS.sub("", output), re.MULTILINE)
     assert bool(re.search("\x1b\\[[0-9;]*3[0-9]m", output)) is not bool(no_color)
@@ -263,7 +263,7 @@ def test_what_a_stranger_wrote_is_shown_as_text(home: Path) -> None:
         "\\x1b[31m {0} %s ${x}",
         *STRANGERS,
     ]
-    # Ids have no line breaks and no NUL, and 256 characters at most.
+    # Ids have no line breaks, no NUL, and at most 256 characters.
     ids = [re.sub("[\n\r\x00]", "", text)[:256] for text in wild]
     publish(home, users=ids, items=ids, titles=dict(zip(ids, wild, strict=True)))
     shown = ""
@@ -295,7 +295,7 @@ def test_what_a_stranger_wrote_is_shown_as_text(home: Path) -> None:
 
 
 def assert_harmless(text: str) -> None:
-    """Checks that nothing but colours and line ends reaches the terminal."""
+    """Require that no control characters but colours and line ends reach the terminal."""
     text = COLOURS.sub("", text)
     bad = [c for c in text if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp")]
     assert set(bad) <= {"\n", "\u200d"}
@@ -308,7 +308,7 @@ def test_an_ascii_pipe_is_no_error(home: Path) -> None:
     assert "Krak\\xf3w \\U0001f3ac" in result.output
 
 
-# What a person got in an edition of the past
+# A person's list in an earlier edition
 
 
 def at(day: int, hour: int = 3) -> datetime:
@@ -317,14 +317,14 @@ def at(day: int, hour: int = 3) -> datetime:
 
 @pytest.fixture
 def past(home: Path) -> Files:
-    """Ann, Bob and Cat watched films in November; nothing is published yet."""
+    """Return files of a project without lists, where Ann, Bob and Cat watched films."""
     watched = {"blade": 10, "comet": 18, "delta": 22}
     rows = [
         (user, film, at(day, 0)) for user in ("ann", "bob", "cat") for film, day in watched.items()
     ]
-    # Bob and Cat have what Ann is recommended.
+    # Bob and Cat have the film that Ann gets.
     rows += [(user, film, at(11)) for user in ("bob", "cat") for film in ("egret", "fjord")]
-    # Eve has something else, so it is more than chance that the others share their films.
+    # Eve has another film, so it is more than chance that Ann, Bob and Cat share their films.
     rows.append(("eve", "aside", at(10)))
     files = open_list(home, "shop")
     write_interactions(files, [(user, film, int(time.timestamp())) for user, film, time in rows])
@@ -353,7 +353,7 @@ def test_what_a_person_got_in_an_edition_is_shown(past: Files) -> None:
     (second,) = show("ann --edition 2")
     assert second["edition"] == 2
     assert second["periods"] == [{"since": "2026-11-22T03:10:00Z", "until": "2026-11-22T09:10:00Z"}]
-    # The history of then has nothing of the day on which it was published.
+    # The history of the edition ends before the day of its publication.
     assert [entry["item"] for entry in second["history"]] == ["comet", "blade"]
     (entry,) = second["recommendations"]
     assert (entry["item"], entry["title"], entry["users_with_both"]) == ("fjord", "The fjord", 2)
@@ -373,7 +373,7 @@ def test_an_edition_that_is_no_longer_kept_says_when_it_was_live(past: Files) ->
 
 
 def test_a_person_of_the_control_is_told_so(past: Files) -> None:
-    # Of this name, which decides about the arms, Cat is in the control, and Ann and Bob are not.
+    # The experiment's name decides about the arms: Cat is in the control, Ann and Bob are not.
     experiment = {"name": "wind", "control_share": 0.5, "control": "none"}
     publish_film(past, "egret", at(20), experiment=experiment)
     write_absent(past, "v1", {"cat": None})

@@ -1,4 +1,4 @@
-"""`{{ env.NAME }}` in a declaration becomes the variable's value, which is checked."""
+"""Tests that `{{ env.NAME }}` in a declaration becomes the variable's value, and is validated."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ITEMS = {
     "columns": {"item": "id", "categories": {"GENRES": "genres"}, "numbers": {"YEAR": "year"}},
 }
 BPTT = {"recipe": "aws-user-personalization", "hyperparameters": {"bptt": "{{ env.VALUE }}"}}
-# The settings with a template, a value that fits, one that does not, and the setting then named.
+# Settings with a template, a valid value, an invalid value, and the setting that the error names.
 TEMPLATES: list[tuple[dict[str, Any], str, str, str]] = [
     ({"ratings": {"source": "{{ env.VALUE }}"}}, "ratings.csv", "gopher://x", "ratings.source"),
     (

@@ -1,5 +1,7 @@
-"""Times in every form that people and programs write are read as what they mean. Those that stand
-for none, or cannot be, are bad rows."""
+"""Tests that times in every usual form are read rightly.
+
+Placeholders and impossible times are bad rows.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,7 @@ TIME = DAY + 14 * 3600 + 5 * 60 + 6
 def read(
     folder: Path, times: list[str], on_bad_rows: str = "skip", **ratings: Any
 ) -> preparation.Interactions:
-    """What is read of rows with these times."""
+    """Return the interactions read from rows with these times."""
     rows = "".join(f'1,{number},"{time}"\n' for number, time in enumerate(times))
     source = write_source(folder, f"u,i,t\n{rows}")
     settings = {"columns": COLUMNS, "on_bad_rows": on_bad_rows, **ratings}
@@ -30,12 +32,12 @@ def read(
 
 
 def read_seconds(folder: Path, times: list[str], **ratings: Any) -> list[int]:
-    """The times that are read, in seconds."""
+    """Return the times that are read, in seconds."""
     return [seconds for _, _, seconds in read(folder, times, **ratings).rows]
 
 
 def declare_form(form: str) -> dict[str, str]:
-    """The setting for times in this form."""
+    """Return the setting for times in this form."""
     return {"timestamp_unit" if form in EPOCHS else "timestamp_format": form}
 
 
@@ -79,9 +81,9 @@ def test_times_of_every_form(
 
 
 def read_table() -> list[tuple[str, str, dict[str, int | None]]]:
-    """Of each file of times.tsv its form, its zone, and the seconds of each time.
+    """Return the form, the zone, and each time's seconds of each file in times.tsv.
 
-    A bad row has none.
+    The seconds of a bad row are None.
     """
     files: dict[tuple[str, str, str], dict[str, int | None]] = {}
     with Path(__file__).with_name("times.tsv").open(encoding="utf-8") as table:
@@ -131,7 +133,7 @@ def test_usual_formats_are_recognised_by_a_run(
 
 
 def refuse(folder: Path, times: list[str], **ratings: Any) -> str:
-    """Why rows with these times are refused."""
+    """Return the message that refuses rows with these times."""
     with pytest.raises(preparation.UserError) as error:
         read(folder, times, **ratings)
     assert "\n" not in str(error.value)

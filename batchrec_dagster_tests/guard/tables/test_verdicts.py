@@ -1,4 +1,4 @@
-"""What the page concludes: lists are called good only if nothing speaks against them."""
+"""Tests of the page's verdict: lists are called good only if no finding speaks against them."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from batchrec_dagster_tests.guard.seams.page import JudgedFacts, judge, read_ver
         {"ndcg_before": 0.2},
         {"full_lists": 1_990},
         {"rows_without_title": 100},
-        # Of few users each has a large share.
+        # Among few users, a single user is a large share.
         {"heaviest_share": 0.1},
-        # What nearly everybody has is no alarm.
+        # A finding that nearly every pipeline has is no alarm.
         {"served_users": 1_990},
-        # An interval says what a small sample means. An alarm that rings every night is ignored.
+        # An interval shows how little a small sample means. People ignore an alarm of every night.
         {"tested_users": 60},
-        # What people really did outweighs what was measured on held-out interactions.
+        # People's real choices outweigh measurements on held-out interactions.
         {"popular_ndcg": 0.185, "gain": (0.05, 0.02, 0.08)},
         # It may be chance.
         {"gain": (-0.01, -0.03, 0.01)},
@@ -55,7 +55,7 @@ def test_lists_are_good(facts: dict[str, Any]) -> None:
         {"top_lists": 0.6},
         {"warnings": ("lists_full",)},
         {"overruled": ("quality_gate",)},
-        # The model beats popular items by far on held-out interactions, and people chose those.
+        # The model beats popular items on held-out interactions, but people chose popular items.
         {"gain": (-0.1, -0.12, -0.08)},
         {"age_days": 8.0, "max_age_days": 7.0},
     ],
@@ -68,7 +68,7 @@ def test_somebody_should_look_at_the_lists(facts: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("facts", "level"),
     [
-        # The worst of what is found counts.
+        # The worst finding counts.
         ({"popular_ndcg": 0.3}, "refuse"),
         ({"popular_ndcg": 0.3, "gain": (-0.1, -0.12, -0.08)}, "refuse"),
         ({"popular_ndcg": 0.3, "gain": (0.05, 0.02, 0.08)}, "watch"),

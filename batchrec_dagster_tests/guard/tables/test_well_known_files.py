@@ -1,4 +1,4 @@
-"""The shapes of docs/own-data.md: the YAML of each row of the table, on a file like it."""
+"""Tests of the table in docs/own-data.md: each row's YAML reads a file of that shape."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import yaml
 from batchrec_dagster_tests.guard.builders import REPOSITORY
 from batchrec_dagster_tests.guard.seams import preparation
 
-# It is in the afternoon, so that time zones change the hour but not the day.
+# The time is in the afternoon, so that time zones change the hour but not the day.
 NOON = datetime(2024, 1, 31, 12, 0, 5, tzinfo=UTC)
 SECONDS = int(NOON.timestamp())
 Expected = list[tuple[str, ...]]
@@ -27,7 +27,7 @@ WITHOUT_TIMES = ("Book-Crossing", "Last.fm 360K", "Steam 200K")
 
 
 def read_documented_shapes() -> dict[str, str]:
-    """The YAML of each shape."""
+    """Return the YAML of each shape."""
     text = (REPOSITORY / "docs/own-data.md").read_text().partition("## Well-known files")[2]
     rows = re.findall(r"^\| (.+?) \| (.+) \| (`.+`) \|$", text.partition("\n## ")[0], re.MULTILINE)
     return {shape: "\n".join(re.findall("`([^`]+)`", cell)) for shape, _, cell in rows}
@@ -151,7 +151,7 @@ def test_the_table_has_these_shapes() -> None:
 def test_a_shape_of_the_table(tmp_path: Path, shape: str) -> None:
     expected_rows = SHAPES[shape](tmp_path)
     attributes = yaml.safe_load(read_documented_shapes()[shape])
-    # What is on the web stands in a file here.
+    # A local file stands in for a file on the web.
     source = attributes["ratings"]["source"]
     if shape == "Google Sheets":
         attributes["ratings"]["source"] = "sheet"
