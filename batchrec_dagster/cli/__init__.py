@@ -1,4 +1,7 @@
-"""The `batchrec` command, which only puts its subcommands together: each has its own module."""
+"""The `batchrec` command group.
+
+Each subcommand has a module of its own. This module only puts the subcommands together.
+"""
 
 import atexit
 import gc
@@ -22,15 +25,15 @@ from batchrec_dagster.errors import UserError
 from batchrec_dagster.local_personalize.api.command import local_personalize
 from batchrec_dagster.reporting.views.plain import escape_invisible, fit_terminal
 
-# With Python's own threshold, searching all that Dagster imports for garbage takes up to half a
-# second, and the search at the end of the process takes a third of a second more.
+# Dagster imports so many objects that a garbage collection takes up to half a second with Python's
+# default threshold. The collection at the end of the process takes a third of a second more.
 COLLECTION_THRESHOLD = 200_000
 gc.set_threshold(COLLECTION_THRESHOLD)
 atexit.register(gc.freeze)
 
 
 class Commands(click.Group):
-    """A group of commands whose expected errors end them with a message.
+    """A group of commands that reports expected errors as messages.
 
     Any other exception is a bug, and ends the command with a traceback.
     """
@@ -42,7 +45,7 @@ class Commands(click.Group):
         except (click.Abort, click.exceptions.Exit):
             raise
         except click.ClickException as error:
-            # The message may repeat text of a file or an argument.
+            # The message may repeat text from a file or an argument.
             error.message = _format_message(error.message)  # type: ignore[misc]
             raise
         except Exception as error:
@@ -60,9 +63,10 @@ LEAST_MEMORY = 2 * 1024**3
 
 
 def require_memory() -> None:
-    """Raises ClickException if the process may take too little memory to load its libraries.
+    """Raise ClickException if a memory limit is too low to load the libraries.
 
-    Without it Python would run out somewhere in an import, where it cannot even say so.
+    Without this check, Python would run out of memory somewhere in an import, where it cannot even
+    report the error.
     """
     try:
         import resource
@@ -74,14 +78,17 @@ def require_memory() -> None:
 
 
 def _format_message(message: str) -> str:
-    """The message in lines that fit the terminal, without characters that control it."""
-    # Click prints this in front.
+    """Return the message wrapped for the terminal, with control characters escaped."""
+    # Click prints this word before the message.
     start = "Error: "
     return fit_terminal("\n".join(map(escape_invisible, message.splitlines())), start=start)
 
 
 def _explain_error(error: Exception) -> str:
-    """The message of an expected error, which says what to do. Empty for an error that is a bug."""
+    """Return the message of an expected error, or an empty text if the error is a bug.
+
+    The message tells the user what to do.
+    """
     from dagster import DagsterInvariantViolationError, Failure
 
     from batchrec_dagster.pipeline.declaration_errors import DeclarationError
@@ -116,7 +123,7 @@ def main() -> None:
       1  failure; the message says why, and what to do
       2  wrong usage: an invalid option or argument
       3  not found: no such pipeline, user or item
-    """
+    """  # noqa: D301
 
 
 for command in (

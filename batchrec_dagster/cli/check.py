@@ -1,4 +1,4 @@
-"""`batchrec check`."""
+"""The `batchrec check` command."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from batchrec_dagster.cli.project import enter_project
 def check(context: click.Context, offline: bool) -> None:
     """Check the deployment and every pipeline, and say what to fix.
 
-    Checks the settings, and the YAML as strictly as `dg check defs`. Then Dagster's home, the
-    folders and their disks, the storage, the sources, in whose first rows it looks for the declared
-    columns, the variables of alerts, and the sinks; on AWS also the credentials, the region, and
-    whether Personalize answers. Changes nothing, except that it writes small test objects to the
-    storage, and next to exports, and deletes them.
+    Checks the settings, and the YAML as strictly as `dg check defs`. Then checks Dagster's home,
+    the folders and their disks, the storage, the sources and the declared columns in their first
+    rows, the variables of alerts, and the sinks. On AWS, also checks the credentials, the region,
+    and whether Personalize answers. Changes nothing, except that it writes small test objects to
+    the storage, and next to exports, and deletes them again.
 
-    A check that lacks a permission is `unknown`, and does not fail.
+    A check that lacks a permission is `unknown`, which does not count as a failure.
 
     \b
     Examples:
@@ -34,8 +34,8 @@ def check(context: click.Context, offline: bool) -> None:
     Exit codes:
       0  nothing failed
       1  something failed
-    """
-    # Imported here, because they need boto3 and Dagster.
+    """  # noqa: D301
+    # These modules import boto3 and Dagster, which takes time that other commands do not need.
     from batchrec_dagster.cli.readiness.project import check_project
     from batchrec_dagster.reporting.views.check import print_readiness
     from batchrec_dagster.reporting.views.terminal import Terminal

@@ -1,6 +1,6 @@
-"""What the cells of a column may be, for the guesses of `batchrec new`.
+"""Guesses about the contents of a column's cells, for `batchrec new`.
 
-A run goes by the names of columns alone.
+A run does not guess: it goes by the names of columns alone.
 """
 
 from __future__ import annotations
@@ -18,13 +18,15 @@ from batchrec_dagster.preparation.polars.csv_table import CsvTable
 from batchrec_dagster.preparation.polars.time_formats import find_time_formats
 from batchrec_dagster.steps.checks import check_timestamps_plausible
 
-# A whole number, perhaps with points between thousands, and perhaps with a comma and a fraction.
+# A whole number, perhaps with points between thousands, and perhaps with a decimal comma.
 _NUMBER_WITH_COMMA = r"^[+-]?(?:[0-9]+|[0-9]{1,3}(?:\.[0-9]{3})+)(?:,[0-9]+)?$"
 
 
 def has_recognised_times(sample: FileSample, column: Column) -> bool:
-    """Whether every cell of the column is a time that a run recognises: in ISO 8601, in 8 or 14
-    digits, or as an epoch since 1980."""
+    """Return whether every cell of the column is a time that a run recognises.
+
+    A run recognises times in ISO 8601, in 8 or 14 digits, and as an epoch since 1980.
+    """
     if sample.is_temporal(column):
         return True
     text = pl.lit(sample.read_cells(column))
@@ -33,30 +35,36 @@ def has_recognised_times(sample: FileSample, column: Column) -> bool:
         return forms == [ISO8601]
     seconds = pl.select(times.parse_seconds(text, forms[0]).cast(pl.Int64)).to_series()
     if seconds.has_nulls():
-        return False  # They have as many digits as dates, but not all of them are dates.
+        return False  # The cells have as many digits as dates, but some are no dates.
     first, last = seconds.sort()[[0, -1]]
     return check_timestamps_plausible(first, last, forms[0], datetime.now(UTC)).passed
 
 
 def has_times(sample: FileSample, column: Column) -> bool:
-    """Whether every cell of the column is a time, also in a format that must be declared."""
+    """Return whether every cell of the column is a time.
+
+    The format of the times may be one that must be declared.
+    """
     return has_recognised_times(sample, column) or bool(
         find_time_formats(sample.read_cells(column))
     )
 
 
 def has_addresses(sample: FileSample, column: Column, pattern: str = HTTP_ADDRESS) -> bool:
-    """Whether all cells of the column are http(s) addresses of this pattern, and there are any."""
+    """Return whether all cells of the column are http(s) addresses that match this pattern.
+
+    Returns False for a column without cells.
+    """
     cells = sample.read_cells(column)
     matches = cells.str.contains(HTTP_ADDRESS) & cells.str.contains(pattern)
     return len(cells) > 0 and matches.all()
 
 
 def find_decimal(sample: FileSample, columns: Iterable[Column]) -> Decimal:
-    """The decimal separator of CSV.
+    """Return the decimal separator of the numbers in these columns.
 
-    It is a comma if one of the columns has whole numbers and numbers with a comma, and nothing
-    else. They may have points between thousands.
+    It is a comma if the file is CSV and one of the columns has only whole numbers and numbers with
+    a decimal comma. These numbers may have points between thousands. Otherwise it is a point.
     """
     for cells in map(sample.read_cells, columns if isinstance(sample.table, CsvTable) else ()):
         are_numbers = cells.str.contains(_NUMBER_WITH_COMMA).all()

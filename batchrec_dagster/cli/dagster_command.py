@@ -1,14 +1,13 @@
-"""Dagster's command, for a run: `python -m batchrec_dagster.cli.dagster_command job execute …`.
+"""Dagster's command for a run: `python -m batchrec_dagster.cli.dagster_command job execute …`.
 
-It does what `python -m dagster` does, in fewer seconds: importing `batchrec_dagster.cli`, which
-Python does before it runs this module, has arranged that garbage is collected seldom.
+It does the same as `python -m dagster` in less time. Python imports `batchrec_dagster.cli` before
+it runs this module, and that import makes garbage collections rare.
 """
 
 import runpy
 import warnings
 
 if __name__ == "__main__":
-    # The successor of `dagster job execute`, `dg launch`, is in a package of its own, which
-    # batchrec does not need.
+    # `dg launch` supersedes `dagster job execute`, but is in a package that batchrec does not need.
     warnings.filterwarnings("ignore", "Function `job_execute_command` is superseded")
     runpy.run_module("dagster", run_name="__main__", alter_sys=True)

@@ -1,4 +1,4 @@
-"""Dagster's home: the folder with its settings and the history of runs, as commands open it."""
+"""Dagster's home, as commands open it: the folder with its settings and the history of runs."""
 
 from __future__ import annotations
 
@@ -23,32 +23,35 @@ from batchrec_dagster.storage.durable import (
 if TYPE_CHECKING:
     import dagster as dg
 
-# Where Dagster's own SQLite storage keeps its databases in a home.
+# The databases of Dagster's own SQLite storage, as paths relative to the home.
 RUNS = "history/runs.db"
 EVENTS_OF_ALL_RUNS = "history/runs/index.db"
 SCHEDULES = "schedules/schedules.db"
 
 
 def locate_events_of_run(run_id: str) -> str:
-    """The database with the events of one run, relative to Dagster's home."""
+    """Return the path of the database with a run's events, relative to Dagster's home."""
     return f"history/runs/{run_id}.db"
 
 
 class HistoryError(click.ClickException):
-    """Dagster's databases cannot be opened, for example because they are read-only or damaged."""
+    """An error for databases of Dagster that cannot be opened.
+
+    For example, the databases are read-only or damaged.
+    """
 
 
 def find_dagster_home() -> Path:
-    """DAGSTER_HOME or, if it is not set, the folder `dagster` of BATCHREC_HOME."""
+    """Return DAGSTER_HOME or, if it is not set, the folder `dagster` of BATCHREC_HOME."""
     home = Path(os.environ.get("BATCHREC_HOME", "").strip() or ".batchrec").expanduser().absolute()
     return Path(os.environ.get("DAGSTER_HOME") or home / "dagster")
 
 
 def open_dagster_home() -> Path:
-    """Set DAGSTER_HOME to `find_dagster_home` and return it.
+    """Set DAGSTER_HOME to the folder of `find_dagster_home`, and return the folder.
 
-    Unless the user has set DAGSTER_HOME, a home that does not exist is made, for its user only, and
-    gets the project's dagster.yaml.
+    If the user has not set DAGSTER_HOME, the folder is made if it does not exist, with access for
+    this user only. It gets the project's dagster.yaml if it has none.
 
     Raises click.ClickException if the home cannot be written.
     """
@@ -71,7 +74,7 @@ def open_dagster_home() -> Path:
 def has_history(home: Path) -> bool:
     """Return whether Dagster's home has its databases.
 
-    While another process makes them, this function waits.
+    Waits while another process creates the databases.
     """
     if not home.is_dir():
         return False
@@ -81,9 +84,9 @@ def has_history(home: Path) -> bool:
 
 @contextmanager
 def open_dagster_instance() -> Iterator[dg.DagsterInstance]:
-    """Dagster's instance with the runs, in `find_dagster_home`.
+    """Yield Dagster's instance with the history of runs, in the home of `find_dagster_home`.
 
-    Raises HistoryError if its databases cannot be opened, DagsterInvariantViolationError for a
+    Raises HistoryError if the databases cannot be opened, DagsterInvariantViolationError for a
     wrong dagster.yaml, click.ClickException if the home cannot be written.
     """
     from sqlalchemy.exc import DatabaseError
@@ -92,7 +95,7 @@ def open_dagster_instance() -> Iterator[dg.DagsterInstance]:
     try:
         with ExitStack() as stack:
             if home.is_dir():
-                # Of several processes that make its databases, Dagster lets all but one fail.
+                # If several processes create the databases at once, only one process succeeds.
                 stack.enter_context(exclusive_lock(home))
                 stack.enter_context(copy_permissions(home))
             opened = _open_history(home)
@@ -108,14 +111,17 @@ def open_dagster_instance() -> Iterator[dg.DagsterInstance]:
 
 
 def _open_history(home: Path) -> dg.DagsterInstance:
-    """Dagster's instance. Raises HistoryError for a URL that cannot be read."""
+    """Return Dagster's instance.
+
+    Raises HistoryError if a URL of a database cannot be read.
+    """
     import dagster as dg
     from sqlalchemy.exc import ArgumentError
 
     try:
         return dg.DagsterInstance.get()
     except (ValueError, ArgumentError):
-        # SQLAlchemy's message repeats a part of a URL that it cannot read.
+        # SQLAlchemy's message repeats a part of the unreadable URL, so it is not shown.
         raise HistoryError(
             f"cannot open Dagster's history of {home}: its dagster.yaml names a URL or a port of a"
             " database that cannot be read; write % codes in passwords, such as %40 for @"
@@ -123,12 +129,12 @@ def _open_history(home: Path) -> dg.DagsterInstance:
 
 
 def _require_readable(database: Path) -> None:
-    """Raise sqlite3.DatabaseError if there is such a file and it is not a database of SQLite.
+    """Raise sqlite3.DatabaseError if the file exists and is no SQLite database.
 
-    Dagster opens some of them only when something is asked for.
+    Dagster opens some databases only when somebody asks for their contents.
     """
     if database.is_file():
-        # Where it cannot be opened or is locked, Dagster itself says so.
+        # If the database cannot be opened or is locked, Dagster itself says so.
         with (
             suppress(sqlite3.OperationalError),
             closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as connection,
@@ -137,7 +143,10 @@ def _require_readable(database: Path) -> None:
 
 
 def _explain_database_error(home: Path, error: Exception) -> HistoryError:
-    """The error for one of SQLite or SQLAlchemy, whose messages have SQL and addresses."""
+    """Return a readable error for an exception of SQLite or SQLAlchemy.
+
+    Messages of SQLite and SQLAlchemy contain SQL and addresses.
+    """
     reason = str(getattr(error, "orig", None) or error).strip().partition("\n")[0]
     if "not a database" in reason or "malformed" in reason:
         return HistoryError(
@@ -155,7 +164,7 @@ def _explain_database_error(home: Path, error: Exception) -> HistoryError:
 
 @contextmanager
 def open_instance_if_any() -> Iterator[dg.DagsterInstance | None]:
-    """As `open_dagster_instance`, but None if Dagster has no home yet."""
+    """Yield Dagster's instance as `open_dagster_instance` does; None if Dagster has no home yet."""
     if not os.environ.get("DAGSTER_HOME") and not find_dagster_home().is_dir():
         yield None
         return
@@ -164,14 +173,14 @@ def open_instance_if_any() -> Iterator[dg.DagsterInstance | None]:
 
 
 def share_with_writers(home: Path) -> None:
-    """Let those who may write to Dagster's home read and write its databases, and nobody else.
+    """Let everybody who may write to Dagster's home read and write its databases, and nobody else.
 
-    SQLite makes a database that everybody can read and that only its user can write. Databases of
-    other users keep their mode.
+    SQLite creates a database that everybody can read, and that only its owner can write. Databases
+    of other users keep their mode.
     """
     for folder in (home / "history", home / "schedules"):
         for path in (folder, *folder.rglob("*")):
-            with suppress(OSError):  # The file is another user's, or a temporary one that is gone.
+            with suppress(OSError):  # The file is another user's, or a temporary file that is gone.
                 mode = stat.S_IMODE(path.stat().st_mode)
                 shared = limit_mode(mode if path.is_dir() else 0o666, home, for_writers=True)
                 if shared != mode:
@@ -180,14 +189,14 @@ def share_with_writers(home: Path) -> None:
 
 @contextmanager
 def hold_databases_open(*databases: Path) -> Iterator[None]:
-    """Keep a connection to each of the SQLite databases that exist.
+    """Keep a connection open to each SQLite database that exists, during the block.
 
-    Dagster opens and closes a database for each event of a run. Whoever closes the last connection
-    also copies SQLite's log into the database and syncs both, which doubles the syncs of a run.
+    Dagster opens and closes a database for each event of a run. Closing the last connection makes
+    SQLite copy its log into the database and sync both files, which doubles the syncs of a run.
     """
     with ExitStack() as stack:
         for path in databases:
-            with suppress(sqlite3.Error):  # Then the run only is a little slower.
+            with suppress(sqlite3.Error):  # Without the connection, the run is a little slower.
                 if path.is_file():
                     connection = stack.enter_context(closing(sqlite3.connect(path)))
                     connection.execute("SELECT name FROM sqlite_master LIMIT 1").fetchall()

@@ -1,4 +1,7 @@
-"""Dagster's web server behind the guard, with or without the daemon that runs schedules."""
+"""Dagster's web server behind batchrec's guard, with or without Dagster's daemon.
+
+The daemon runs schedules and sensors.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,7 @@ STOP_SECONDS = 60  # how long the daemon may take to stop
 def build_guarded_ui(
     context: web_server.WorkspaceProcessContext, hosts: Collection[str]
 ) -> ASGIApp:
-    """Dagster's web application behind the middleware of this package."""
+    """Return Dagster's web application behind batchrec's middleware."""
 
     def has_run(run_id: str) -> bool:
         return context.instance.get_run_by_id(run_id) is not None
@@ -47,13 +50,13 @@ def serve_ui(
     """Serve Dagster's web page until SIGINT or SIGTERM.
 
     workspace: the files that name the code locations.
-    hosts: the names by which the page may be reached.
+    hosts: the host names by which the page may be reached.
     daemon: whether to run Dagster's daemon too, for schedules and sensors.
 
     Raises click.ClickException if the daemon stops by itself.
     """
     # uvicorn raises a signal again after it has stopped. SIGTERM must then end the daemon and the
-    # code servers as Ctrl-C does.
+    # code servers, as Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
     files = [str(path) for path in workspace]
     with ExitStack() as stack:
@@ -91,9 +94,9 @@ def _stop_server_after(process: subprocess.Popen[bytes], server: uvicorn.Server)
 
 @contextmanager
 def _run_code_servers(instance: dg.DagsterInstance, workspace: Sequence[str]) -> Iterator[str]:
-    """Processes that load the pipelines, which the web server and the daemon share.
+    """Run processes that load the pipelines for both the web server and the daemon.
 
-    Yields the path of a workspace file that names them.
+    Yields the path of a workspace file that names the processes.
     """
     target = web_server.WorkspaceFileTarget(paths=[*workspace])
     with (
@@ -107,7 +110,7 @@ def _run_code_servers(instance: dg.DagsterInstance, workspace: Sequence[str]) ->
 
 @contextmanager
 def _run_daemon(workspace: str) -> Iterator[subprocess.Popen[bytes]]:
-    """Dagster's daemon, which stops when the block ends."""
+    """Run Dagster's daemon, and stop it when the block ends."""
     # The script may be missing on PATH, if this Python environment is not activated.
     program = shutil.which("dagster-daemon", path=sysconfig.get_path("scripts"))
     command = [program or "dagster-daemon", "run", "--workspace", workspace]

@@ -1,12 +1,15 @@
-"""What starts Dagster's web server from Python, and code servers for it and the daemon.
+"""The parts of Dagster that start its web server and its code servers from Python.
 
-The public command `dagster-webserver` has no hook for the guard of Host and Origin, without which
-any web page in the same browser could start and stop runs. A proxy in front of the command would
-leave its own port open to the browser. Nothing public starts one code server for web server and
-daemon: each would load the pipelines, and a reload in the page would not reach the daemon.
+The public command `dagster-webserver` has no hook for the guard that checks the Host and Origin
+headers. Without the guard, any web page in the same browser could start and stop runs. A proxy in
+front of the command would leave the command's own port open to the browser.
 
-Any release of Dagster may move what is imported here. A test names each import that a release has
-moved, and CI runs it against the newest Dagster.
+Dagster also has no public way to start one code server for both the web server and the daemon. With
+two code servers, each would load the pipelines, and a reload in the page would not reach the
+daemon.
+
+Any release of Dagster may move the names that are imported here. A test names each import that a
+release has moved, and CI runs that test against the newest Dagster.
 """
 
 from dagster._cli.proxy_server_manager import ProxyServerManager

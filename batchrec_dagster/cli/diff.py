@@ -1,4 +1,4 @@
-"""`batchrec diff`."""
+"""The `batchrec diff` command."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 def diff(names: tuple[str, ...], pipeline: str | None, as_json: bool) -> None:
     """Show what changed from one edition of the recommendations to another.
 
-    Settings, data, metrics, how much of the users' lists is new, and the items that rose and fell
-    most. By default the published edition is compared with what readers had before it, which is
-    never an edition that was rolled back; one EDITION is compared with the published one.
-    `batchrec rollback` lists the editions that are kept.
+    Shows the changes in settings, data, metrics and users' lists, and the items that rose and fell
+    most. By default, compares the published edition with the edition that readers had before, which
+    is never one that was rolled back. With one EDITION, compares the published edition with that
+    one. `batchrec rollback` lists the editions that are kept.
 
-    With two NAMES, the published lists of two pipelines are compared: the second with the first.
+    With two NAMES, compares the published lists of the second pipeline with the first pipeline's.
 
     \b
     Examples:
@@ -40,7 +40,7 @@ def diff(names: tuple[str, ...], pipeline: str | None, as_json: bool) -> None:
       batchrec diff 12                     # since edition 12
       batchrec diff 12 14 --pipeline shop
       batchrec diff shop other_shop
-    """
+    """  # noqa: D301
     if len(names) > 2:
         raise click.UsageError("name two editions or pipelines at most")
     project = enter_project_if_any()
@@ -52,7 +52,10 @@ def diff(names: tuple[str, ...], pipeline: str | None, as_json: bool) -> None:
 
 
 def _find_list(project: Project | None, pipeline: str | None) -> ListFiles:
-    """The files of the only list that is meant. Raises click.UsageError if several could be."""
+    """Return the files of the only published list that fits.
+
+    Raises click.UsageError if there are several.
+    """
     lists = find_lists(project, pipeline)
     if len(lists) > 1:
         listed = ", ".join(files.keys.address for files in lists)
@@ -63,7 +66,10 @@ def _find_list(project: Project | None, pipeline: str | None) -> ListFiles:
 def _compare(
     before: tuple[ListFiles, Edition], after: tuple[ListFiles, Edition], *, as_json: bool
 ) -> None:
-    """Print what tells the second edition from the first, each with the files of its list."""
+    """Print how the second edition differs from the first.
+
+    before, after: an edition, with the files of its list.
+    """
     from batchrec_dagster.reporting.insight.changes import compare_editions
     from batchrec_dagster.reporting.views.diff import print_changes
     from batchrec_dagster.reporting.views.terminal import Terminal
@@ -86,9 +92,10 @@ def _compare(
 def _choose_lists(
     names: Sequence[str], pipeline: str | None
 ) -> tuple[tuple[ListFiles, Edition], tuple[ListFiles, Edition]]:
-    """The live editions of the two lists of these names, with their files.
+    """Return the live editions of the two named lists, with their files.
 
-    Raises click.UsageError if they are not two names, and UnknownNameError if one has no lists.
+    Raises click.UsageError unless there are two names, and UnknownNameError if a list has published
+    nothing.
     """
     from batchrec_dagster.storage.layout import ListFiles, ListKeys
 
@@ -109,13 +116,14 @@ def _choose_lists(
 def _choose_editions(
     files: ListFiles, numbers: Sequence[int]
 ) -> tuple[tuple[ListFiles, Edition], tuple[ListFiles, Edition]]:
-    """The older and the newer edition to compare, with the files of their list.
+    """Return the older and the newer edition to compare, with the files of their list.
 
-    numbers: the editions that the user named, two at most.
+    numbers: the editions that the user named, at most two.
 
-    Raises UnknownNameError if one of them is not kept, or if there is only one; and UserError.
+    Raises UnknownNameError if a named edition is not kept, or if there is nothing to compare with;
+    and UserError.
     """
-    # The newest comes first. find_lists lists only those that have one.
+    # The newest edition comes first. `find_lists` returns only lists with a live edition.
     kept_editions = files.editions.live_and_older()
     current = kept_editions[0]
     editions = {edition.number: edition for edition in kept_editions}

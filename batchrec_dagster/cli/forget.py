@@ -1,4 +1,4 @@
-"""`batchrec forget`."""
+"""The `batchrec forget` command."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from batchrec_dagster.steps.erasure import Trace
     from batchrec_dagster.steps.work import PersonalizeWork
 
-# What the first line of a file of ids may say, besides an id.
+# Words in the first line of a file of ids that are a header, not an id.
 HEADERS = {"user", "users", "user_id", "userid", "id", "ids"}
 
 
@@ -54,11 +54,11 @@ def forget(
 ) -> None:
     """Erase people from everything that batchrec keeps, and keep them out.
 
-    Shows what there is of them and what happens to it, asks, and erases it: from copies of ratings,
-    interactions, published lists and older editions, batch inputs and outputs, Personalize,
-    segments, reports and sinks. From then on a refresh leaves them out, even if a source still has
-    them. It works on all declared pipelines, because a person can be in each. Started again with
-    the same ids, it continues after an interruption.
+    Shows the data about these people and what happens to the data, asks, and erases the data from
+    copies of ratings, interactions, published lists and older editions, batch inputs and outputs,
+    Personalize, segments, reports and sinks. From then on, refreshes leave these people out, even
+    if a source still has them. Works on all declared pipelines, because a person can be in several.
+    After an interruption, start it again with the same ids to continue.
 
     \b
     Examples:
@@ -72,7 +72,7 @@ def forget(
       0  erased, or only shown
       1  not or not wholly erased; the message says why: run it again with the same ids
       3  no such pipeline
-    """
+    """  # noqa: D301
     from batchrec_dagster.reporting.views.terminal import Terminal
     from batchrec_dagster.steps.erasure import find_sink_owners, find_traces
 
@@ -118,9 +118,9 @@ def _erase(
 ) -> None:
     """Erase the people from each pipeline, and print what was erased.
 
-    owners: the address of the list that each place is declared as a sink of.
+    owners: the address of the list that declares each sink, by the place that the sink writes to.
 
-    Raises UserError, after all, if not all was erased.
+    Raises UserError at the end if anything was not erased.
     """
     from batchrec_dagster.steps.erasure import erase
 
@@ -129,7 +129,7 @@ def _erase(
         try:
             receipt = erase(work, people, owners, log)
         except UserError as error:
-            # Of the other pipelines they are erased all the same.
+            # The people are still erased from the other pipelines.
             failures.append(str(error))
             continue
         erased = f"erased {_count_people(receipt.people)}"
@@ -146,7 +146,7 @@ def _erase(
 
 
 def _print_traces(terminal: Terminal, traces: Mapping[str, Sequence[Trace]]) -> None:
-    """Print the table of what each pipeline has of the people, and what happens to it."""
+    """Print a table of each pipeline's data about the people, and of what happens to the data."""
     from batchrec_dagster.reporting.views.terminal import Column
 
     rows = [
@@ -167,7 +167,7 @@ def _print_traces(terminal: Terminal, traces: Mapping[str, Sequence[Trace]]) -> 
 
 
 def _describe_consequences(work: PersonalizeWork, traces: Sequence[Trace]) -> Iterator[str]:
-    """Sentences on what is left of the people, and what the next refresh does."""
+    """Yield sentences on the data that remain, and on the next refresh."""
     from batchrec_dagster.steps.erasure import describe_remains, estimate_next_refresh
 
     name, days = work.pipeline.name, work.pipeline.solution.retrain.every_days
@@ -185,7 +185,7 @@ def _describe_consequences(work: PersonalizeWork, traces: Sequence[Trace]) -> It
 
 
 def _print_undeclared(terminal: Terminal, declared: Collection[str]) -> None:
-    """Print which pipelines have files in the storage, but are not declared."""
+    """Print the pipelines that have published lists in the storage, but are not declared."""
     from batchrec_dagster.reporting.insight.published_tables import find_published
 
     published = {files.keys.pipeline for files in find_published(load_storage())}
@@ -207,14 +207,14 @@ def _require_no_runs(loaded: LoadedPipelines, works: Sequence[PersonalizeWork]) 
 
 
 def _count_people(number: int) -> str:
-    """The number with its noun."""
+    """Return the number with its noun, such as `2 people`."""
     return f"{number:,} {'person' if number == 1 else 'people'}"
 
 
 def _read_ids(file: Path) -> list[str]:
-    """The first column of a CSV file, without empty lines.
+    """Return the first column of a CSV file, without empty lines.
 
-    Raises click.ClickException if it cannot be read.
+    Raises click.ClickException if the file cannot be read.
     """
     try:
         data = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
@@ -226,7 +226,7 @@ def _read_ids(file: Path) -> list[str]:
 
 
 def _name_user_column(work: PersonalizeWork) -> set[str]:
-    """How the column of users in the ratings is called, in lower case."""
+    """Return the name of the user column in the ratings, in lower case, if it is declared."""
     columns = work.pipeline.ratings.columns
     column = None if columns is None else columns.user
     return {column.lower()} if isinstance(column, str) else set()

@@ -1,4 +1,4 @@
-"""`batchrec init`."""
+"""The `batchrec init` command."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import click
 
 from batchrec_dagster.reporting.views.plain import format_program, shorten_path
 
-# The files of a project. Those that end in .jinja are templates; the folder `module` gets the name
-# of the project's module.
+# The files of a new project. A file that ends in .jinja is a template. The folder `module` gets the
+# name of the project's module.
 TEMPLATES = Path(__file__).parent / "new_project"
 DISTRIBUTION = "batchrec-dagster"
-# What the commands of the project's README need.
+# The extras that the commands in the project's README need.
 EXTRAS = "local,report,serve"
 
 
@@ -31,7 +31,7 @@ EXTRAS = "local,report,serve"
 def init(folder: Path, example: bool) -> None:
     """Make the folder DIR: a Dagster project with a place for pipelines and their settings.
 
-    For a Dagster project that you already have, this is not needed: `dg scaffold defs
+    You do not need this for a Dagster project that you already have: `dg scaffold defs
     batchrec_dagster.BatchRecommendations NAME` adds a pipeline to it. Never overwrites a file.
 
     \b
@@ -42,7 +42,7 @@ def init(folder: Path, example: bool) -> None:
       batchrec run shop
       batchrec open
       batchrec init lists --example
-    """
+    """  # noqa: D301
     folder = folder.expanduser().absolute()
     module = _choose_module_name(folder.name)
     files = make_project(folder.name, module, example=example)
@@ -53,7 +53,7 @@ def init(folder: Path, example: bool) -> None:
             path = folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="utf-8")
-        # It will have secrets.
+        # This file will have secrets.
         (folder / ".env").chmod(0o600)
     except OSError as error:
         raise click.ClickException(f"cannot write {folder}: {error.strerror}") from error
@@ -64,11 +64,11 @@ def init(folder: Path, example: bool) -> None:
 
 
 def make_project(name: str, module: str, *, example: bool) -> dict[str, str]:
-    """The texts of a project's files, by their paths.
+    """Return the texts of a project's files, by path.
 
-    name: what its README calls it.
-    module: its Python module.
-    example: whether it has the example shop.
+    name: the name of the project in its README.
+    module: the name of the project's Python module.
+    example: whether to add the example shop.
     """
     from importlib.metadata import metadata
 
@@ -103,7 +103,7 @@ def make_project(name: str, module: str, *, example: bool) -> dict[str, str]:
 
 
 def make_example_shop(module: str) -> dict[str, str]:
-    """The texts of the example's files, by their paths in the project."""
+    """Return the texts of the example shop's files, by path in the project."""
     from batchrec_dagster.samples import SHOP_PIPELINE
     from batchrec_dagster.samples.shop import generate_shop
 
@@ -114,15 +114,16 @@ def make_example_shop(module: str) -> dict[str, str]:
             f"data/{name}.csv": table.write_csv()
             for name, table in generate_shop()._asdict().items()
         },
-        # A product that the shop called back.
+        # A product that the shop recalled.
         "data/blocked.csv": "sku\nP-016\n",
     }
 
 
 def _choose_module_name(folder_name: str) -> str:
-    """A name for the project's Python module, made of the folder's name.
+    """Return a name for the project's Python module, based on the folder's name.
 
-    It gets the word `lists` if it would not be an identifier, or if an installed module has it.
+    The word `lists` is added if the name would not be an identifier, or if an installed module
+    already has it.
     """
     module = re.sub(r"\W", "_", folder_name.lower(), flags=re.ASCII).strip("_") or "lists"
     if not module[0].isalpha():

@@ -1,4 +1,4 @@
-"""`batchrec list`."""
+"""The `batchrec list` command."""
 
 from __future__ import annotations
 
@@ -34,26 +34,26 @@ if TYPE_CHECKING:
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_pipelines(names: tuple[str, ...], editions: bool, as_json: bool) -> None:
-    """List the declared pipelines: what is published, whether to send it, how the last night ended.
+    """List the declared pipelines: the published edition, the verdict, and the last night.
 
-    With --editions, a line for each night instead, newest first: the edition that it published, or
-    which check refused it, or the step at which it failed; NDCG@25 with its interval, users, the
-    cost in Personalize, and the time until the lists were live. NAMES are those of pipelines, or of
-    their lists, such as shop/newsletter; all by default.
+    With --editions, prints a line for each night instead, newest first: the edition that it
+    published, the check that refused it, or the step that failed; NDCG@25 with its interval, the
+    users, the cost in Personalize, and the time until the lists were live. A NAME is a pipeline or
+    one of its lists, such as shop/newsletter. Default: all pipelines.
 
     \b
     Examples:
       batchrec list
       batchrec list shop --editions
       batchrec list --json | jq -r '.[] | select(.last_run.status == "FAILURE") | .pipeline'
-    """
+    """  # noqa: D301
     from batchrec_dagster.reporting.insight.published_tables import find_published
     from batchrec_dagster.storage.layout import ListFiles, ListKeys
 
     loaded = load_pipelines(enter_project())
     storage = load_storage()
     published = {files.keys.address for files in find_published(storage)}
-    # Of a project that does not load, this is about what it has published.
+    # If the project does not load, its declarations are unknown, so its published lists are shown.
     declared = sorted(published) if loaded.errors else loaded.addresses
     undeclared = sorted(published.difference(declared))
     # The editions of a pipeline or a list stay when its declaration is removed.
@@ -77,7 +77,10 @@ def list_pipelines(names: tuple[str, ...], editions: bool, as_json: bool) -> Non
 
 
 def _list_overviews(lists: Sequence[ListFiles], *, as_json: bool) -> None:
-    """Print what each list is like now. Raises UserError."""
+    """Print the current state of each list.
+
+    Raises UserError.
+    """
     from batchrec_dagster.pipeline.ended_runs import read_ended_runs
     from batchrec_dagster.reporting.insight.overview import read_overview
     from batchrec_dagster.reporting.views.list_pipelines import print_overviews
@@ -104,9 +107,9 @@ def _list_overviews(lists: Sequence[ListFiles], *, as_json: bool) -> None:
 def _describe_overview(
     overview: ListOverview, last_run: Mapping[str, Any] | None
 ) -> dict[str, Any]:
-    """What a list is like now, for JSON.
+    """Return the current state of a list, for JSON.
 
-    last_run: the last refresh of its pipeline, as `_read_last_run` describes it.
+    last_run: the last refresh of the list's pipeline, as `_read_last_run` returns it.
     """
     from batchrec_dagster.reporting.insight.nights import format_iso
     from batchrec_dagster.reporting.insight.overview import describe_last_night
@@ -131,7 +134,10 @@ def _describe_overview(
 
 
 def _read_last_run(instance: dg.DagsterInstance, files: ListFiles) -> dict[str, Any] | None:
-    """The last refresh of the pipeline, for JSON; None if there was none. Raises UserError."""
+    """Return the last refresh of the pipeline, for JSON; None if there was none.
+
+    Raises UserError.
+    """
     from batchrec_dagster.pipeline.automation.runs_under_way import filter_refreshes
     from batchrec_dagster.pipeline.ended_runs import is_interrupted
     from batchrec_dagster.reporting.insight.nights import format_iso
@@ -151,7 +157,10 @@ def _read_last_run(instance: dg.DagsterInstance, files: ListFiles) -> dict[str, 
 
 
 def _list_nights(lists: Sequence[ListFiles], *, as_json: bool) -> None:
-    """Print the nights of each list. Raises UserError."""
+    """Print the nights of each list.
+
+    Raises UserError.
+    """
     from batchrec_dagster.reporting.insight.nights import describe_nights, list_nights
     from batchrec_dagster.reporting.views.list_pipelines import print_nights
     from batchrec_dagster.reporting.views.terminal import Terminal

@@ -1,4 +1,4 @@
-"""`batchrec new`."""
+"""The `batchrec new` command."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from batchrec_dagster.preparation.file_form import Column
     from batchrec_dagster.preparation.sources.source import ListedFile
 
-# A folder of many files is judged by the first ones.
+# Only this many files of a large folder are read, the first ones.
 MOST_FILES = 20
 RATING_ROLES = ("user", "item", "timestamp", "rating")
-# Shells complete it as a path; it may be a URL too.
+# Shells complete the value as a path. It may also be a URL.
 FILE = click.Path(readable=False)
 
 
@@ -70,10 +70,11 @@ FILE = click.Path(readable=False)
 def new(name: str, ratings: str, items: str | None, users: str | None, **options: Any) -> None:
     """Declare the pipeline NAME for a file of ratings.
 
-    Recognises format, columns and times, and shows the first rows as it read them; the options
-    override what it recognises. Give columns by name, or by position, from 1, if the file has no
-    header. What could not run is refused. Writes defs/NAME/defs.yaml, with comments, into the
-    project around this folder, once it loads: all else is edited there. Never overwrites a file.
+    Recognises format, columns and times, and shows the first rows as it read them. Options override
+    what it recognises. Give columns by name, or by position (from 1) if the file has no header.
+    Refuses a file that a run could not use. Writes defs/NAME/defs.yaml, with comments, into the
+    project around this folder, and keeps it if it loads. Edit that file to change anything else.
+    Never overwrites a file.
 
     \b
     Examples:
@@ -82,9 +83,9 @@ def new(name: str, ratings: str, items: str | None, users: str | None, **options
       batchrec new shop --ratings data/orders.csv --users data/customers.csv
       batchrec new shop --ratings 's3://shop/orders/*.parquet' --time ordered_at
       batchrec new films --ratings ratings.dat --user 1 --item 2 --rating 3 --time 4
-    """
+    """  # noqa: D301
     given = _parse_columns({role: options[role] for role in RATING_ROLES})
-    # The files are named from the folder in which the command is typed.
+    # Relative paths start from the folder where the command is typed.
     folder = Path.cwd()
     project = enter_project()
     _require_new_name(name, project)
@@ -113,7 +114,7 @@ def new(name: str, ratings: str, items: str | None, users: str | None, **options
         settings = {key: value for key, value in recognised.settings.items() if key != "source"}
         lines += [*recognised.summary, *format_block(settings, "  ")]
         lines += [f"  {rule}" for rule in recognised.rules]
-    # The preview is safe already, and has several lines.
+    # The preview is already escaped, and has several lines.
     click.echo("\n".join([recognised_ratings.preview, "", *map(escape_invisible, lines)]))
     written = shorten_path(write_declaration(project, name, text))
     for doubt in (doubt for recognised in sources.values() for doubt in recognised.doubts):
@@ -131,7 +132,10 @@ def new(name: str, ratings: str, items: str | None, users: str | None, **options
 
 
 def _parse_columns(given: Mapping[str, str | None]) -> dict[str, Column]:
-    """The given columns by role, by name or position. Raises click.UsageError for a mix of both."""
+    """Return the given columns by role, as names or positions.
+
+    Raises click.UsageError if names and positions are mixed.
+    """
     columns: dict[str, Column] = {
         role: int(text) if text.isascii() and text.isdecimal() else text
         for role, text in given.items()
@@ -143,7 +147,10 @@ def _parse_columns(given: Mapping[str, str | None]) -> dict[str, Column]:
 
 
 def _require_new_name(name: str, project: Project) -> None:
-    """Raise click.UsageError for an invalid name, ClickException for one that is taken."""
+    """Raise an error unless the name is valid and not taken.
+
+    Raises click.UsageError for an invalid name, click.ClickException for a name that is taken.
+    """
     from pydantic import ValidationError
 
     from batchrec_dagster.config import Pipeline
@@ -164,9 +171,11 @@ def _require_new_name(name: str, project: Project) -> None:
 
 
 def _choose_declared_source(source: str, typed_in: Path, project: Project) -> str:
-    """The source as declared: a path in the project is relative to the project's folder.
+    """Return the source as it will be declared.
 
-    typed_in: the folder from which a relative path leads to the source.
+    A path in the project becomes relative to the project's folder. Other paths become absolute.
+
+    typed_in: the folder from which a relative path starts.
     """
     archive, inside, member = source.partition("!/")
     if "://" in archive:
@@ -179,7 +188,10 @@ def _choose_declared_source(source: str, typed_in: Path, project: Project) -> st
 
 
 def _list_files(source: str, project: Project) -> list[ListedFile]:
-    """The files of a source. Raises UserError."""
+    """Return the files of a source.
+
+    Raises UserError.
+    """
     from batchrec_dagster.preparation.sources.parsing import parse_source
     from batchrec_dagster.steps.raw_files import make_source_context
 
@@ -206,7 +218,7 @@ def _recognise_ratings(
                 whole=not unread_count,
             )
         except PreparationError as error:
-            # There is no YAML yet in which to set it.
+            # The message names a setting of the YAML, which is not written yet, so name the option.
             option = ". Here: --time-format" if "ratings.timestamp_" in str(error) else ""
             raise PreparationError(f"{error}{option}") from error
     if unread_count:

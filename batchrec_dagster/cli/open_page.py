@@ -1,4 +1,4 @@
-"""`batchrec open`."""
+"""The `batchrec open` command."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from batchrec_dagster.reporting.views.plain import format_program, shorten_path
 def open_page(what: str, pipeline: str | None, port: int | None) -> None:
     """Open the newest report, or Dagster's web page if it runs, and print where it is.
 
-    Without NAME, the report that was written last.
+    Without --pipeline, opens the report that was written last.
 
     \b
     Examples:
       batchrec open
       batchrec open report --pipeline shop
       batchrec open ui
-    """
+    """  # noqa: D301
     import webbrowser
 
     project = enter_project_if_any()
@@ -57,12 +57,12 @@ def open_page(what: str, pipeline: str | None, port: int | None) -> None:
 
 
 def _find_report(project: Project | None, pipeline: str | None) -> Path:
-    """The path of the pipeline's newest report.
+    """Return the path of the pipeline's newest report.
 
-    project: the one here, if any, whose declarations explain why there is none.
+    project: the current project, if any. Its declarations explain why there is no report.
     pipeline: None for the newest report of all pipelines.
 
-    Raises click.ClickException if there is none on this machine.
+    Raises click.ClickException if there is no report on this machine.
     """
     from batchrec_dagster.reporting.insight.published_tables import find_published
     from batchrec_dagster.storage.layout import ListFiles, ListKeys

@@ -1,4 +1,4 @@
-"""The pipelines of a project, as Dagster loads them, and what keeps a project from loading."""
+"""The pipelines of a project as Dagster loads them, and the errors that prevent loading."""
 
 from __future__ import annotations
 
@@ -27,27 +27,30 @@ NO_PIPELINES = "No pipeline is declared. Declare one: `batchrec new NAME --ratin
 
 
 class UnknownNameError(click.ClickException):
-    """There is no such pipeline, user or item."""
+    """An error for a pipeline, a list, an edition, a user or an item that does not exist."""
 
     exit_code = 3
 
 
 @dataclass(frozen=True)
 class LoadedPipelines:
-    """What loading a project gave: its pipelines, or why it does not load."""
+    """The result of loading a project: its pipelines, or the errors that prevent loading."""
 
     pipelines: dict[str, Pipeline]
-    """By name, those of YAML and those that Python makes. Empty if the project does not load."""
+    """The pipelines by name, from YAML and from Python; empty if the project does not load."""
     files: dict[str, Path]
-    """The file that declares or makes each of them."""
+    """The YAML or Python file that defines each pipeline, by the pipeline's name."""
     definitions: dg.Definitions | None
-    """None if the project does not load."""
+    """Dagster's definitions; None if the project does not load."""
     errors: list[str]
-    """A line for each error that keeps a pipeline from loading."""
+    """The errors that prevent loading, one line each."""
 
     @property
     def addresses(self) -> list[str]:
-        """The addresses of all lists, such as shop/newsletter; of an only one, shop."""
+        """The sorted addresses of all lists, such as `shop/newsletter`.
+
+        The address of a pipeline's only list is the pipeline's name.
+        """
         return sorted(
             published.address
             for pipeline in self.pipelines.values()
@@ -56,15 +59,18 @@ class LoadedPipelines:
         )
 
     def require_any(self) -> None:
-        """Raise click.ClickException if the project does not load, UnknownNameError if it declares
-        no pipeline."""
+        """Raise an error unless the project loads and declares a pipeline.
+
+        Raises click.ClickException if the project does not load, UnknownNameError if it declares no
+        pipeline.
+        """
         if self.errors:
             raise click.ClickException("\n".join(self.errors))
         if not self.pipelines:
             raise UnknownNameError(NO_PIPELINES)
 
     def require(self, name: str) -> Pipeline:
-        """The pipeline of this name.
+        """Return the pipeline with this name.
 
         Raises click.ClickException if the project does not load, UnknownNameError if it has no such
         pipeline.
@@ -78,15 +84,19 @@ class LoadedPipelines:
         return self.pipelines[name]
 
     def require_list(self, address: str) -> None:
-        """Raise as `require` does if no list has this address."""
+        """Raise an error unless a list has this address.
+
+        Raises the same errors as `require`.
+        """
         self.require_any()
         if address not in self.addresses:
             raise make_undeclared_error(address, self.addresses)
 
     def open_works(self, log: logging.Logger) -> dict[str, PersonalizeWork]:
-        """What an erasure or a teardown works with, of each pipeline, by name.
+        """Return the settings, storage and Personalize resources of each pipeline, by name.
 
-        Raises click.ClickException if the project does not load.
+        An erasure or a teardown works with these. Raises click.ClickException if the project does
+        not load.
         """
         from batchrec_dagster.pipeline.deployment import resource_key
         from batchrec_dagster.steps.work import PersonalizeWork
@@ -103,7 +113,7 @@ class LoadedPipelines:
         return works
 
     def list_assets(self, name: str) -> list[dg.AssetKey]:
-        """The keys of the pipeline's assets."""
+        """Return the keys of the pipeline's assets."""
         from batchrec_dagster.pipeline.declared import PIPELINE
 
         assert self.definitions is not None
@@ -112,7 +122,10 @@ class LoadedPipelines:
 
 
 def load_pipelines(project: Project) -> LoadedPipelines:
-    """Load all of the project by Dagster. Errors are returned, as a part of the result."""
+    """Load the whole project with Dagster.
+
+    Errors are not raised, but returned as a part of the result.
+    """
     import dagster as dg
 
     from batchrec_dagster.pipeline import loading
@@ -136,9 +149,9 @@ def load_pipelines(project: Project) -> LoadedPipelines:
 
 
 def describe_runs_under_way(loaded: LoadedPipelines, work: PersonalizeWork) -> list[str]:
-    """`run ID of JOB is under way` for every run that writes files of the pipeline, or soon will.
+    """Return a line for each run that writes files of the pipeline, or soon will.
 
-    Raises as `open_dagster_instance` does.
+    A line is `run ID of JOB is under way`. Raises the same errors as `open_dagster_instance`.
     """
     from batchrec_dagster.pipeline.automation import runs_under_way
 
@@ -148,9 +161,9 @@ def describe_runs_under_way(loaded: LoadedPipelines, work: PersonalizeWork) -> l
 
 
 def find_definitions_errors(project: Project) -> list[str]:
-    """A line about what keeps the project's own definitions from loading; empty if they load.
+    """Return a line about the error in the project's own definitions; empty if they load.
 
-    They do not load if, for example, two resources have the same key.
+    The definitions do not load if, for example, two resources have the same key.
     """
     import dagster as dg
 
@@ -162,7 +175,7 @@ def find_definitions_errors(project: Project) -> list[str]:
             if find_spec(module) is None:
                 return []
             for value in vars(importlib.import_module(module)).values():
-                # A function under `@dg.definitions` has become an object with this attribute.
+                # `@dg.definitions` turns a function into an object with this attribute.
                 definitions = value() if hasattr(value, "load_fn") else value
                 if isinstance(definitions, dg.Definitions):
                     dg.Definitions.validate_loadable(definitions)
@@ -175,7 +188,7 @@ def find_definitions_errors(project: Project) -> list[str]:
 def warn_of_errors(loaded: LoadedPipelines) -> None:
     """Print to stderr the errors that keep the project from loading.
 
-    Its lists grow old, which nobody would notice otherwise.
+    Without this warning, nobody would notice that the lists grow old.
     """
     if loaded.errors:
         lines = fit_terminal("\n".join(map(escape_invisible, loaded.errors)), indentation="  ")
@@ -186,16 +199,19 @@ def warn_of_errors(loaded: LoadedPipelines) -> None:
 
 
 def make_undeclared_error(name: str, declared: Iterable[str]) -> UnknownNameError:
-    """The error for a pipeline, or a list of one, that is not among the declared ones."""
+    """Return the error for a pipeline or a list that is not declared.
+
+    declared: the names that are declared.
+    """
     names = ", ".join(sorted(declared))
     hint = f"Declared: {names}" if names else NO_PIPELINES
     return UnknownNameError(f"no pipeline {name!r}. {hint}")
 
 
 def choose_pipeline(loaded: LoadedPipelines) -> str:
-    """The name of the project's only pipeline.
+    """Return the name of the project's only pipeline.
 
-    Raises click.UsageError if there are several, and as `require_any` does.
+    Raises click.UsageError if there are several pipelines, and the same errors as `require_any`.
     """
     loaded.require_any()
     if len(loaded.pipelines) > 1:
@@ -206,9 +222,10 @@ def choose_pipeline(loaded: LoadedPipelines) -> str:
 
 
 def expand_names(names: Iterable[str], addresses: Iterable[str]) -> list[str]:
-    """The addresses that these names stand for. The name of a pipeline stands for all its lists.
+    """Return the addresses of the lists that these names stand for.
 
-    A name that stands for none of the addresses is returned as it is.
+    The name of a pipeline stands for all its lists. A name that stands for no address is returned
+    unchanged.
     """
     all_addresses = [*addresses]
     expanded: list[str] = []

@@ -1,4 +1,4 @@
-"""The project that a command works on: where it is, its environment, and how it is imported."""
+"""The project that a command works on: its folder, its environment, and its imports."""
 
 from __future__ import annotations
 
@@ -18,28 +18,31 @@ if TYPE_CHECKING:
 
 
 class ProjectError(click.ClickException):
-    """There is no project, or its pyproject.toml cannot be read."""
+    """An error for a missing project, or for a pyproject.toml that cannot be read."""
 
 
 @dataclass(frozen=True)
 class Project:
-    """A folder whose pyproject.toml has [tool.dg.project], as Dagster looks for it."""
+    """A folder with [tool.dg.project] in its pyproject.toml, as Dagster looks for it."""
 
     root: Path
     defs: Path
     location_name: str
-    """What Dagster calls its code location."""
+    """The name of the project's code location in Dagster."""
     definitions_module: str
     """The module that Dagster loads."""
 
     @property
     def code(self) -> Path:
-        """The folder of its packages: the root, or `src` in it."""
+        """The folder of the project's packages: the root, or `src` in the root."""
         return self.root / "src" if self.defs.is_relative_to(self.root / "src") else self.root
 
 
 def find_project() -> Project:
-    """The project around the working folder. Raises ProjectError."""
+    """Return the project around the working folder.
+
+    Raises ProjectError if there is no project.
+    """
     folder = Path.cwd()
     for around in (folder, *folder.parents):
         file = around / "pyproject.toml"
@@ -52,15 +55,16 @@ def find_project() -> Project:
 
 
 def enter_project() -> Project:
-    """Go to the root of the project around the working folder, and take its .env, as Dagster does.
+    """Go to the root of the project around the working folder, and load its .env, as Dagster does.
 
-    Then a command does the same in any folder of the project. Its modules can be imported.
+    A command then works the same in any folder of the project, and the project's modules can be
+    imported.
 
     Raises ProjectError if there is no project.
     """
     project = find_project()
     if Path.cwd() != project.root:
-        # Paths and commands are shown as they are to be typed there.
+        # The output shows paths and commands as you would type them in the root.
         click.echo(f"In {project.root}:", err=True)
         os.chdir(project.root)
     if str(project.code) not in sys.path:
@@ -70,7 +74,10 @@ def enter_project() -> Project:
 
 
 def enter_project_if_any() -> Project | None:
-    """As `enter_project`, but None without a project. Published lists can be read anywhere."""
+    """Enter the project as `enter_project` does; return None if there is no project.
+
+    Published lists can be read without a project.
+    """
     try:
         return enter_project()
     except ProjectError:
@@ -79,7 +86,7 @@ def enter_project_if_any() -> Project | None:
 
 
 def _take_environment() -> None:
-    """Add .env of the working folder to the environment."""
+    """Add the variables in .env of the working folder to the environment."""
     from dotenv import dotenv_values
 
     values = dotenv_values(Path(".env"))
@@ -87,7 +94,10 @@ def _take_environment() -> None:
 
 
 def open_console_log() -> logging.Logger:
-    """A log for work that a command itself does, not a run. Its messages are lines on stderr."""
+    """Return a log that prints each message as a line on stderr.
+
+    The log is for work that a command does itself, outside a run.
+    """
     logging.basicConfig(format="%(message)s")
     log = logging.getLogger("batchrec_dagster.cli")
     log.setLevel(logging.INFO)
@@ -95,7 +105,7 @@ def open_console_log() -> logging.Logger:
 
 
 def load_storage() -> Storage:
-    """The project's storage.
+    """Return the project's storage.
 
     Raises click.ClickException if a setting of the deployment is wrong.
     """
@@ -103,7 +113,7 @@ def load_storage() -> Storage:
 
 
 def load_deployment() -> Deployment:
-    """The project's deployment.
+    """Return the project's deployment.
 
     Raises click.ClickException if a setting is wrong.
     """
@@ -116,7 +126,7 @@ def load_deployment() -> Deployment:
 
 
 def _read_project(file: Path) -> Project | None:
-    """The project that a pyproject.toml declares; None if it declares none.
+    """Return the project that a pyproject.toml declares; None if it declares none.
 
     Raises ProjectError if the file cannot be read.
     """

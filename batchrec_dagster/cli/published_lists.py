@@ -1,4 +1,4 @@
-"""The lists that are published in the storage, declared or not, for the commands that show them."""
+"""The published lists in the storage, declared or not, for the commands that show them."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 
 
 def find_lists(project: Project | None, pipeline: str | None) -> list[ListFiles]:
-    """The files of all published lists.
+    """Return the files of the published lists.
 
-    project: the one here, if any, whose declarations explain why lists are missing.
-    pipeline: the name of the only pipeline whose lists are wanted, or the address of the only list;
-        None for all.
+    project: the current project, if any. Its declarations explain why lists are missing.
+    pipeline: the name of a pipeline, or the address of a list, to return only its lists; None for
+        all lists.
 
-    Raises UnknownNameError if there is none, and UserError.
+    Raises UnknownNameError if there are no such lists, and UserError.
     """
     from batchrec_dagster.reporting.insight.published_tables import find_published
 
@@ -46,9 +46,10 @@ def find_lists(project: Project | None, pipeline: str | None) -> list[ListFiles]
 def _make_unpublished_error(
     project: Project | None, storage: Storage, pipeline: str | None, published: Sequence[str]
 ) -> UnknownNameError:
-    """The error for lists that are not published: they are not declared, or not made yet.
+    """Return the error for lists that are not declared, or not published yet.
 
-    pipeline: the name of the only pipeline whose lists are wanted, or the address of one.
+    pipeline: the name of the pipeline, or the address of the list, that is wanted; None for all
+        lists.
     published: the addresses of all published lists.
     """
     loaded = None if project is None else load_pipelines(project)
@@ -70,7 +71,10 @@ def _make_unpublished_error(
 
 
 def explain_nothing_published(address: str, files: ListFiles) -> str:
-    """Why no edition has this address: the pipeline has several lists, or nothing is published."""
+    """Return why no edition has this address.
+
+    Either the address is a pipeline's, and the pipeline has several lists, or nothing is published.
+    """
     from batchrec_dagster.reporting.insight.published_tables import find_published
 
     lists = [lists.keys.address for lists in find_published(files.storage, files.keys.pipeline)]
@@ -82,9 +86,10 @@ def explain_nothing_published(address: str, files: ListFiles) -> str:
 
 
 def read_ended_runs_if_any(lists: Sequence[ListFiles]) -> dict[str, list[Night]]:
-    """The runs that Dagster says failed, by the address of each list.
+    """Return the runs that Dagster reports as failed, by the address of each list.
 
-    Empty if Dagster has no history yet, and, after a line on stderr, if it cannot be opened.
+    Returns nothing if Dagster has no history yet. If the history cannot be opened, prints a line on
+    stderr and returns nothing.
     """
     from batchrec_dagster.pipeline.ended_runs import read_ended_runs
 

@@ -1,4 +1,4 @@
-"""Which columns of a file of ratings have the user, the item, the time and the rating."""
+"""The columns of the user, the item, the time and the rating in a file of ratings."""
 
 from __future__ import annotations
 
@@ -22,11 +22,12 @@ from batchrec_dagster.preparation.polars.csv_table import swap_comma_and_point
 from batchrec_dagster.preparation.polars.json_table import JsonTable, describe_nested
 from batchrec_dagster.preparation.polars.row_conditions import parse_as
 
-# The options that give the columns that every source of ratings must have.
+# The options for the columns that every source of ratings must have.
 REQUIRED_OPTIONS = {"user": "--user", "item": "--item", "timestamp": "--time"}
-# An order has a user and items, and is neither.
+# Names of columns about orders. An order has a user and items, and is neither.
 ORDER = re.compile("order|receipt|bestell|auftrag|rechnung|beleg|invoice", re.IGNORECASE)
-# Words in the name of a column that may hold such ids. They are a hint for people only.
+# Words in the names of columns that may hold ids of users or items. They are only used for hints in
+# error messages.
 HINTS = {
     "user": re.compile(
         r"customer|client|user|member|buyer|visitor|e-?mail|kunde|\bkd|besteller|utilisateur|cliente",
@@ -37,16 +38,18 @@ HINTS = {
         re.IGNORECASE,
     ),
 }
-# The lowest rating that says that someone liked an item, by the top of the scale.
+# The lowest rating that means that a user liked an item, by the top of the scale.
 LIKED = {5: 3.5, 10: 7.0}
 # A column with more distinct values does not hold event types.
 MOST_DISTINCT_EVENTS = 30
 
 
 def choose_rating_columns(sample: FileSample, given: Mapping[str, Column]) -> dict[str, Column]:
-    """The columns by role: as given, else by their names, else by their contents.
+    """Return the column of each role: as given, else by its name, else by its contents.
 
-    given: the columns by role; NO_TIMES for a time that there is not.
+    given: the columns by role; NO_TIMES as the timestamp if there are no times.
+
+    Raises UnknownColumnsError.
     """
     roles = {role: column for role, column in given.items() if column != NO_TIMES}
     require_columns(sample, roles)
@@ -72,7 +75,7 @@ def choose_rating_columns(sample: FileSample, given: Mapping[str, Column]) -> di
 
 
 def _recognise_by_name(sample: FileSample, given: Mapping[str, Column]) -> dict[str, str]:
-    """The column of each role that is not given, by its name, if what is in it fits."""
+    """Return the column of each role that is not given, by its name, if its contents fit."""
     roles = {}
     for role in NAMES.keys() - given.keys():
         names = find_columns(sample.columns, NAMES[role])
@@ -89,48 +92,53 @@ def _recognise_by_name(sample: FileSample, given: Mapping[str, Column]) -> dict[
 
 
 def _choose_times(sample: FileSample, names: Sequence[str]) -> list[str]:
-    """Those of the columns that have times, else those that may be meant to have some."""
+    """Return the columns that have times, or else the columns that may be meant to have times."""
     with_times = [name for name in names if has_times(sample, name)]
     if with_times or any(
         has_recognised_times(sample, name) for name in sample.columns if name not in names
     ):
-        # A column with another name may have times where these have, for example, durations.
+        # A column with another name may have the times, while these columns have, for example,
+        # durations.
         return with_times
     return [name for name in names if sample.read_cells(name).str.contains("[0-9]").any()]
 
 
 def find_other_times(sample: FileSample, roles: Mapping[str, Column]) -> list[str]:
-    """The columns that have times, but no role."""
+    """Return the columns that have times, but no role."""
     used = roles.values()
     return [name for name in sample.columns if name not in used and has_times(sample, name)]
 
 
 def _choose_by_position(sample: FileSample, given: Mapping[str, Column]) -> dict[str, Column]:
-    """A user, an item, perhaps a rating, and a time, in columns of this order or nearly so."""
+    """Return the columns of a file without a header: user, item, perhaps rating, and time.
+
+    The time may be in any position; the other columns must be in this order. Raises
+    UnknownColumnsError if the columns do not fit.
+    """
     time_positions = [
         position
         for position, name in enumerate(sample.columns, 1)
         if has_recognised_times(sample, name)
     ]
     positions = range(1, len(sample.columns) + 1)
-    others = [position for position in positions if position not in time_positions]
-    if len(time_positions) != (0 if "timestamp" in given else 1) or len(others) not in (2, 3):
+    untimed = [position for position in positions if position not in time_positions]
+    if len(time_positions) != (0 if "timestamp" in given else 1) or len(untimed) not in (2, 3):
         raise _build_unknown_columns_error(sample, list(REQUIRED_OPTIONS), {})
-    roles: dict[str, Column] = dict(zip(("user", "item", "rating"), others, strict=False))
+    roles: dict[str, Column] = dict(zip(("user", "item", "rating"), untimed, strict=False))
     if time_positions:
         roles["timestamp"] = time_positions[0]
     if "rating" in roles:
         cells = sample.read_cells(roles["rating"])
-        # Numbers on no scale may be of a category, or of a price.
+        # Numbers on no rating scale may be categories or prices.
         if not are_all(cells, "double") or choose_min_rating(cells) is None:
             del roles["rating"]
     return roles
 
 
 def choose_min_rating(cells: pl.Series, decimal: Decimal = ".") -> float | None:
-    """The lowest rating that says that someone liked an item, on a scale of 5 or 10.
+    """Return the lowest rating that means that a user liked an item, on a scale of 5 or 10.
 
-    None if the ratings are on no such scale, or all the same.
+    Returns None if the ratings are on no such scale, or all the same.
     """
     text = pl.lit(cells) if decimal == "." else swap_comma_and_point(pl.lit(cells))
     ratings = pl.select(parse_as(text, "double")).to_series().drop_nulls()
@@ -145,10 +153,10 @@ def choose_min_rating(cells: pl.Series, decimal: Decimal = ".") -> float | None:
 def _build_unknown_columns_error(
     sample: FileSample, missing: Sequence[str], roles: Mapping[str, Column]
 ) -> UnknownColumnsError:
-    """The error that says which columns to give, with a guess.
+    """Return the error that says which columns to give, with a guess.
 
     missing: the roles without a column.
-    roles: the columns of the others.
+    roles: the columns of the other roles.
     """
     no_times = " (or --time none)" if "timestamp" in missing else ""
     if not sample.table.has_header:
@@ -167,12 +175,12 @@ def _build_unknown_columns_error(
     if isinstance(sample.table, JsonTable) and sample.table.nested_columns:
         nested = f". {describe_nested(sample.table.nested_columns)}"
     used = {*roles.values(), *dates}
-    others = [name for name in sample.columns if name not in used and not ORDER.search(name)]
+    unused = [name for name in sample.columns if name not in used and not ORDER.search(name)]
     options = []
     for role in missing:
-        candidates = dates if role == "timestamp" else _sort_by_hint(others, role)
+        candidates = dates if role == "timestamp" else _sort_by_hint(unused, role)
         column = candidates[0] if candidates else None
-        others = [name for name in others if name != column]
+        unused = [name for name in unused if name != column]
         options.append(f"{REQUIRED_OPTIONS[role]} {shlex.quote(column) if column else 'COL'}")
     return UnknownColumnsError(
         f"{sample.name}: couldn't recognise the {what}. Found: {list_columns(sample)}.{several}"
@@ -181,8 +189,10 @@ def _build_unknown_columns_error(
 
 
 def _sort_by_hint(names: Sequence[str], role: str) -> list[str]:
-    """The columns, those first whose name has a word for this role, and those last that have one
-    for the other."""
+    """Sort columns by how well their names match the role.
+
+    Names with a word for the role come first. Names with a word for the other role come last.
+    """
     hint, other_hint = HINTS["user"], HINTS["item"]
     if role == "item":
         hint, other_hint = other_hint, hint

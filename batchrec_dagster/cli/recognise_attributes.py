@@ -1,4 +1,4 @@
-"""What `batchrec new` recognises in a file of items or of users."""
+"""The recognition of item and user files, for `batchrec new`."""
 
 from __future__ import annotations
 
@@ -36,7 +36,8 @@ from batchrec_dagster.preparation.polars.decoding import RawFile
 from batchrec_dagster.preparation.sources.query_tables import quote_identifier
 from batchrec_dagster.preparation.sources.source import hide_query
 
-# The names of columns, by the setting that they may be of, in the order of the YAML.
+# Known names of columns, by the setting that such a column can be used for, in the order of the
+# YAML.
 ITEM_NAMES = {
     "title": "title name itemtitle itemname movietitle producttitle productname booktitle",
     "image": "image imageurl imagelink img imgurl picture pictureurl photo photourl thumbnail"
@@ -57,18 +58,18 @@ USER_NAMES = {
     " segment customergroup customertype tier membership plan loyalty agegroup " + CONSENT_NAMES,
     "numbers": "age birthyear yearofbirth",
 }
-# What the address of a picture ends with, before the query.
+# The address of a picture has one of these extensions, perhaps before a query.
 PICTURE = r"(?i)^[^?#]+\.(?:avif|gif|jpe?g|png|webp)(?:[?#]|$)"
-# How files write that somebody agreed, in lower case.
+# Values that mean that somebody agreed, in lower case.
 AGREED = ("yes", "y", "true", "1", "ja", "oui", "si", "sí", "opt-in", "optin", "subscribed")
 
 
 def recognise_attributes(
     subject: AttributeSubject, source: str, file: RawFile, ratings: RecognisedSource, *, skip: bool
 ) -> RecognisedSource:
-    """What the items or users in this file are, and how many.
+    """Return the recognised settings, summary and doubts for the items or users in this file.
 
-    ratings: what was recognised of the ratings.
+    ratings: the recognised ratings.
     skip: whether bad rows are dropped.
 
     Raises UnknownColumnsError, PreparationError.
@@ -95,7 +96,7 @@ def recognise_attributes(
     rows = parse_attributes(file, layout)
     settings = build_settings(
         source,
-        # The format of such files is not declared.
+        # The format of item and user files is not declared.
         replace(form, format=None),
         {subject: id_column, **columns},
         decimal=decimal,
@@ -125,8 +126,10 @@ def recognise_attributes(
 def _recognise_id(
     sample: FileSample, subject: AttributeSubject, ratings: RecognisedSource
 ) -> str | None:
-    """The column with the id: by a known name, or by its name in the ratings, or id; None if there
-    is none of these."""
+    """Return the column with the id; None if there is no such column.
+
+    The column has a known name, or its name in the ratings, or the name `id`.
+    """
     columns_of_ratings = ratings.settings["columns"]
     assert isinstance(columns_of_ratings, Mapping)
     recognised = recognise_columns(sample.columns).get(subject)
@@ -140,9 +143,10 @@ def _recognise_id(
 def _choose_columns(
     sample: FileSample, subject: AttributeSubject, id_column: str
 ) -> tuple[dict[str, Any], Decimal]:
-    """The columns of the YAML besides that of the id, and the decimal separator of the numbers.
+    """Return the columns of the YAML except the id, and the decimal separator of the numbers.
 
-    They have the names that show them, and cells that fit.
+    Columns are chosen by their names, if their cells fit. A column of picture addresses is chosen
+    under any name.
     """
     free = [name for name in sample.columns if name != id_column and len(sample.read_cells(name))]
     names = ITEM_NAMES if subject == "item" else USER_NAMES
@@ -167,13 +171,13 @@ def _choose_columns(
         for setting, column_names in fitting.items()
     }
     if not columns.get("title"):
-        # The report has them with the title alone.
+        # The report shows pictures and links only together with titles.
         columns |= {setting: None for setting in ("image", "link") if setting in columns}
     return columns, decimal
 
 
 def _find_separator(sample: FileSample, categories: Iterable[str]) -> str:
-    """What stands between several values of a category."""
+    """Return the text that separates several values in a cell of a category."""
     cells = [sample.read_cells(name) for name in categories]
     for separator in (VALUE_SEPARATOR, ";", ","):
         if any(column.str.contains(separator, literal=True).any() for column in cells):
@@ -182,7 +186,10 @@ def _find_separator(sample: FileSample, categories: Iterable[str]) -> str:
 
 
 def _describe_nested_cells(sample: FileSample, layout: AttributesLayout) -> Iterator[Doubt]:
-    """Categories of a text file whose cells are lists or objects, as of Python."""
+    """Yield a doubt for each category of a CSV file that has lists or objects in its cells.
+
+    Such cells look like Python, for example `['a', 'b']`.
+    """
     for column in layout.categories.values() if isinstance(sample.table, CsvTable) else ():
         cells = sample.read_cells(column)
         for start, form in (("[", "a list"), ("{", "an object")):
@@ -198,7 +205,10 @@ def _describe_nested_cells(sample: FileSample, layout: AttributesLayout) -> Iter
 
 
 def _suggest_consent(layout: AttributesLayout, users: pl.DataFrame) -> list[str]:
-    """Comments in the YAML that show how lists go only to people who agreed, if it is known."""
+    """Return comments for the YAML that show how to send lists only to people who agreed.
+
+    Returns nothing if no column says who agreed.
+    """
     names = [str(column) for column in layout.categories.values()]
     columns_of_consent = find_columns(names, CONSENT_NAMES.split())
     for field, column in layout.categories.items():
@@ -213,7 +223,7 @@ def _suggest_consent(layout: AttributesLayout, users: pl.DataFrame) -> list[str]
 def _build_unknown_columns_error(
     sample: FileSample, what: str, subject: AttributeSubject, source: str, id_column: str = "COL"
 ) -> UnknownColumnsError:
-    """The error for columns that were not recognised, with the block to write by hand."""
+    """Return the error for columns that were not recognised, with the block to write by hand."""
     title = "title: COL, " if subject == "item" else ""
     columns = f"{title}categories: {{NAME: COL}}, numbers: {{NAME: COL}}"
     block = (

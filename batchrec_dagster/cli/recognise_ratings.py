@@ -1,4 +1,4 @@
-"""What `batchrec new` recognises in files of ratings."""
+"""The recognition of ratings files, for `batchrec new`."""
 
 from __future__ import annotations
 
@@ -66,15 +66,18 @@ def recognise_ratings(
     skip: bool = False,
     whole: bool = True,
 ) -> RecognisedSource:
-    """What the ratings in these files are, and how many.
+    """Return the recognised settings, summary and doubts for the ratings in these files.
 
-    given: the columns that need not be recognised, by role; NO_TIMES for a time that there is not.
-    time_form: how times are written, as in `Columns`; None to recognise it.
-    min_rating: the lowest rating that counts; None to go by their scale.
+    source: the source, as declared.
+    given: the columns that need not be recognised, by role; NO_TIMES as the timestamp if there are
+        no times.
+    time_form: the form of the times, as in `Columns`; None to recognise it.
+    min_rating: the lowest rating that counts; None to choose it by the scale of the ratings.
     skip: whether bad rows are dropped.
     whole: whether these are all files of the source.
 
-    Raises UnknownColumnsError, and PreparationError, also for what would stop the pipeline.
+    Raises UnknownColumnsError, and PreparationError, also for problems that would stop the
+    pipeline.
     """
     declared = Columns({role: column for role, column in given.items() if column != NO_TIMES})
     with open_sample(files, declared) as (sample, form):
@@ -86,7 +89,7 @@ def recognise_ratings(
     if min_rating is not None and "rating" not in roles:
         raise UnknownColumnsError(f"--min-rating {min_rating:g} needs the column: --rating COL")
     if min_rating is None and "rating" in roles:
-        # All rows count, so a missing rating does no harm.
+        # All rows count, so the column is left out: a row without a rating does no harm then.
         column = roles.pop("rating")
         text = f"the rating in column {column} is on no scale of 5 or 10. All rows count"
         doubts.append(Doubt(f"{text}, unless you set --min-rating NUMBER", ("interactions",)))
@@ -127,10 +130,10 @@ def recognise_ratings(
 def _list_doubts(
     sample: FileSample, form: FileForm, roles: Mapping[str, Column], given: Mapping[str, Column]
 ) -> Iterator[Doubt]:
-    """What people should check about the columns.
+    """Yield the doubts about the columns.
 
     roles: the chosen columns.
-    given: those of them that were given.
+    given: the columns that the user gave.
     """
     if isinstance(form.header, int):
         line = f"line {form.header} was taken for the names of the columns: {list_columns(sample)}"
@@ -138,12 +141,12 @@ def _list_doubts(
     if not sample.table.has_header and not given:
         text = f"{sample.name} has no header. Check the first rows above, and the columns"
         yield Doubt(text, ("ratings", "columns"))
-    others = find_other_times(sample, roles)
-    if isinstance(roles.get("timestamp"), str) and "timestamp" not in given and others:
+    other_times = find_other_times(sample, roles)
+    if isinstance(roles.get("timestamp"), str) and "timestamp" not in given and other_times:
         yield Doubt(
-            f"{', '.join(others)} {'has' if len(others) == 1 else 'have'} times too, and"
+            f"{', '.join(other_times)} {'has' if len(other_times) == 1 else 'have'} times too, and"
             f" {roles['timestamp']} was taken. If an interaction happened at another: --time"
-            f" {others[0]}",
+            f" {other_times[0]}",
             ("ratings", "columns", "timestamp"),
         )
 
@@ -151,7 +154,10 @@ def _list_doubts(
 def _list_doubts_of_rows(
     result: PreparationResult, counts: InteractionCounts, *, skip: bool, whole: bool
 ) -> Iterator[Doubt]:
-    """What to know of the rows. Raises PreparationError for what would stop the pipeline."""
+    """Yield the doubts about the rows.
+
+    Raises PreparationError for problems that would stop the pipeline.
+    """
     low = result.left_out.get(BELOW_MIN_RATING, 0)
     if bad := result.rows_read - result.rows_kept - low:
         first = result.bad_row_examples[0]
@@ -172,7 +178,10 @@ def _check_times(counts: InteractionCounts, result: PreparationResult) -> Findin
 
 
 def _render_preview(ratings: OpenedRatings) -> str:
-    """The first rows as they are read: the cells, times in UTC; safe for a terminal."""
+    """Return the first rows as they are read, as a table that is safe for a terminal.
+
+    Times are in UTC.
+    """
     roles = ratings.columns.roles
     rows = ratings.tables[0].read_cells(roles).head(PREVIEWED).select(*roles).collect()
     if "timestamp" in roles:
@@ -184,7 +193,7 @@ def _render_preview(ratings: OpenedRatings) -> str:
 
 
 def _build_settings(source: str, form: FileForm, columns: Columns) -> dict[str, object]:
-    """The block `ratings` of the YAML."""
+    """Return the block `ratings` of the YAML."""
     time_form = columns.time_form
     settings = build_settings(source, form, columns.roles, decimal=columns.decimal)
     if time_form == NO_TIMES:
@@ -197,7 +206,7 @@ def _build_settings(source: str, form: FileForm, columns: Columns) -> dict[str, 
 
 
 def _build_rating_rule(lowest: float | None, result: PreparationResult) -> list[str]:
-    """The lines of the YAML that say which ratings count."""
+    """Return the lines of the YAML that say which ratings count."""
     if lowest is None:
         return []
     counts = f"{result.rows_kept:,} of {result.rows_read:,}"
@@ -205,7 +214,7 @@ def _build_rating_rule(lowest: float | None, result: PreparationResult) -> list[
 
 
 def _build_filter(columns: Columns, counts: InteractionCounts) -> list[str]:
-    """Comments in the YAML that name the event types, and show how to filter the rows."""
+    """Return comments for the YAML that name the event types, and show how to filter the rows."""
     if "event_type" not in columns.roles or not counts.events:
         return []
     events = ", ".join(f"{name} ({count:,})" for name, count in counts.events.items())

@@ -1,4 +1,4 @@
-"""What `batchrec new` has recognised of a source, and the first rows to recognise it by."""
+"""The recognised settings of a source, for `batchrec new`, and the sample of rows behind them."""
 
 from __future__ import annotations
 
@@ -28,9 +28,10 @@ from batchrec_dagster.preparation.recognition import Table, describe_form, open_
 from batchrec_dagster.reporting.views.plain import align
 from batchrec_dagster.storage.durable import temporary_folder
 
-# Rows that are shown as they were read.
+# The number of rows in a preview.
 PREVIEWED = 5
-# How many columns, and characters of a cell, are shown of a file that was not recognised.
+# The maximum number of columns, and of characters in a cell, in the preview of an unrecognised
+# file.
 PREVIEWED_COLUMNS = 10
 PREVIEWED_CHARACTERS = 30
 # Settings with these values are left out of the YAML.
@@ -38,39 +39,45 @@ _DEFAULTS = {"decimal": ".", "separator": VALUE_SEPARATOR}
 
 
 class UnknownColumnsError(click.UsageError):
-    """Columns were not recognised, or do not exist; the message says which options to use."""
+    """An error for columns that were not recognised, or do not exist.
+
+    The message says which options to use.
+    """
 
 
 class Doubt(NamedTuple):
-    """What people should check."""
+    """A guess that the user should check."""
 
     text: str
 
     setting: tuple[str, ...]
-    """The setting of the YAML to edit if it is wrong."""
+    """The path of the YAML setting to edit if the guess is wrong."""
 
 
 @dataclass(frozen=True)
 class RecognisedSource:
-    """What was recognised of a source."""
+    """The settings that were recognised for a source."""
 
     settings: Mapping[str, object]
-    """The block of the YAML that declares it."""
+    """The block of the YAML that declares the source."""
 
     summary: list[str]
-    """Lines for people."""
+    """Lines that describe the source to the user."""
 
     doubts: list[Doubt]
 
     ids: Mapping[str, pl.Series] = field(default_factory=dict)
-    """The distinct ids of ratings, of users and items, by their role."""
+    """The distinct ids in ratings, by role: user and item."""
 
     rules: Sequence[str] = ()
-    """Lines of the YAML on what counts: of the block interactions for ratings, comments below their
-    block for users."""
+    """Lines of the YAML about the rows that count.
+
+    For ratings, these are settings of the block interactions; for users, comments below their
+    block.
+    """
 
     preview: str = ""
-    """The first rows as they were read, as a table for people."""
+    """A table of the first rows as they were read."""
 
 
 @contextmanager
@@ -79,13 +86,16 @@ def open_sample(
     columns: Columns,
     open_as: Callable[[OpenedFile, FileForm, Columns], Table] = open_table,
 ) -> Iterator[tuple[FileSample, FileForm]]:
-    """The first rows of the first file that is not empty, read as a run reads them, and its form.
+    """Yield the first rows of the first file that is not empty, and the file's form.
 
-    columns: what is given of how to read the file. The names of the columns may be below other
-    lines, or missing, which a run refuses, with the setting to write.
-    open_as: how a run opens the file.
+    The rows are read as a run reads them. The column names may be missing, or stand below other
+    lines. A run refuses such a file and says which setting to write; here, that setting is in the
+    form.
 
-    Raises PreparationError.
+    columns: the known columns, and how to read them.
+    open_as: the function with which a run opens the file.
+
+    Raises PreparationError, for example if all files are empty.
     """
     with temporary_folder() as folder, ConfinedReader() as reader:
         opened_files = (open_file(file, "auto", folder, reader) for file in files)
@@ -102,7 +112,10 @@ def open_sample(
 
 
 def require_columns(sample: FileSample, roles: Mapping[str, Column]) -> None:
-    """Raise UnknownColumnsError unless the file has each of these columns, by role, once."""
+    """Raise UnknownColumnsError unless the file has each of these columns exactly once.
+
+    roles: the columns by role.
+    """
     try:
         locate_columns(roles, sample.columns, sample.name)
     except PreparationError as error:
@@ -110,19 +123,27 @@ def require_columns(sample: FileSample, roles: Mapping[str, Column]) -> None:
 
 
 def list_columns(sample: FileSample) -> str:
-    """The columns' names, without the empty one after a delimiter that ends the header."""
+    """Return the names of the columns, joined by commas.
+
+    A delimiter at the end of the header adds an empty name, which is left out.
+    """
     return ", ".join(filter(None, sample.columns))
 
 
 def preview_rows(sample: FileSample) -> str:
-    """The first rows as they were read, as a table for people."""
+    """Return the first rows as they were read, as a table for the user."""
     rows = sample.rows.head(PREVIEWED).fill_null("").rows()
     cells = [[cell[:PREVIEWED_CHARACTERS] for cell in row] for row in (sample.columns, *rows)]
     return align([row[:PREVIEWED_COLUMNS] for row in cells])
 
 
 def describe_bad_rows(bad: int, rows: int, first: str, block: str, *, skip: bool) -> Doubt:
-    """That rows are dropped. Raises PreparationError if they are not to be."""
+    """Return a doubt which says that bad rows are dropped.
+
+    Raises PreparationError if bad rows are not to be dropped.
+
+    skip: whether bad rows are dropped.
+    """
     warning = f"cannot read {bad:,} of {rows:,} rows; the first is {first}"
     if not skip:
         raise PreparationError(
@@ -132,21 +153,21 @@ def describe_bad_rows(bad: int, rows: int, first: str, block: str, *, skip: bool
 
 
 def build_settings(
-    source: str, form: FileForm, columns: Mapping[str, object], **others: object
+    source: str, form: FileForm, columns: Mapping[str, object], **further_settings: object
 ) -> dict[str, object]:
-    """The block of the YAML, without what has its default value.
+    """Return the YAML block of a source, without settings that have their default value.
 
-    columns: those of the block.
-    others: further settings.
+    columns: the columns of the block.
+    further_settings: other settings of the block.
     """
     has_names = any(isinstance(column, str) for column in columns.values())
     settings = {
         "source": source,
         "format": form.format,
-        # A run sees a comma by itself in a file whose columns have names.
+        # A run recognises a comma without help if the file has column names.
         "delimiter": None if form.delimiter == "," and has_names else form.delimiter,
         "header": None if form.header == NO_HEADER else form.header,
-        **others,
+        **further_settings,
         "columns": {role: column for role, column in columns.items() if column},
     }
     return {

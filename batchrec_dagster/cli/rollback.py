@@ -1,4 +1,4 @@
-"""`batchrec rollback`."""
+"""The `batchrec rollback` command."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ if TYPE_CHECKING:
 def rollback(address: str, to: str | None, yes: bool) -> None:
     """Publish an older edition of the recommendations again, or finish a rollback that was killed.
 
-    NAME is that of a pipeline, or of one of its lists, such as shop/newsletter or
-    shop/similar_items. Shows the kept editions, asks, and runs the job NAME_rollback, or
-    shop__newsletter_rollback for a list: it publishes the older edition in one atomic put, keeps
-    the one it replaces, and updates the report and the sinks. The next refresh publishes new
-    recommendations, but not the rolled-back ones again.
+    NAME is a pipeline or one of its lists, such as shop/newsletter or shop/similar_items. Shows the
+    kept editions, asks, and runs the job NAME_rollback, or shop__newsletter_rollback for a list.
+    The job publishes the older edition in one atomic put, keeps the replaced edition, and updates
+    the report and the sinks. The next refresh publishes new recommendations, but does not publish
+    the rolled-back ones again.
 
     \b
     Examples:
@@ -43,7 +43,7 @@ def rollback(address: str, to: str | None, yes: bool) -> None:
       batchrec rollback shop --to 12       # to edition 12
       batchrec rollback shop --yes         # in a script
       batchrec rollback shop/newsletter    # one of several lists
-    """
+    """  # noqa: D301
     import dagster as dg
 
     from batchrec_dagster.pipeline.run_history import DagsterRuns
@@ -93,7 +93,7 @@ def rollback(address: str, to: str | None, yes: bool) -> None:
 
 
 def _print_published(address: str, editions: Editions) -> None:
-    """Print which edition people have now."""
+    """Print which edition is published now."""
     from batchrec_dagster.reporting.views.terminal import Terminal
 
     terminal = Terminal()
@@ -116,7 +116,7 @@ def _describe_published(edition: Edition | None) -> str:
 
 
 def _list_editions(editions: Editions, live: Edition, edition: Edition) -> str:
-    """The editions that there are, with an arrow at the one that is chosen."""
+    """Return the published and the kept editions as lines, with an arrow at the chosen edition."""
     from batchrec_dagster.steps.publish import summarize_edition
 
     record = editions.record()

@@ -1,4 +1,4 @@
-"""`batchrec run`: the options of the command, and what they start."""
+"""The `batchrec run` command: its options, and the job that it starts."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ def run(
 ) -> None:
     """Make a pipeline's recommendations: run its job NAME_refresh, and show its stages.
 
-    The run and its log are in Dagster's web page too (`batchrec ui`). A second run finds what is
-    unchanged, and neither imports it nor trains on it again. Ctrl-C stops the run; the next one
-    continues where it stopped. NAME can be left out if there is one pipeline.
+    The run and its log are on Dagster's web page too (`batchrec ui`). A second run does not import
+    unchanged data again, nor train on them again. Ctrl-C stops the run; the next run continues
+    where it stopped. NAME can be left out if there is only one pipeline.
 
-    With --publish-anyway neither the quality gate nor missing data stop this run: all its lists are
-    published. The next run compares with them. --import and --train cost what they cost on AWS.
+    With --publish-anyway, neither the quality gate nor missing data stops this run: all its lists
+    are published, and the next run is compared with them. On AWS, --import and --train cost money.
 
     \b
     Examples:
@@ -69,7 +69,7 @@ def run(
       1    it failed
       3    no such pipeline
       130  it was stopped by Ctrl-C
-    """
+    """  # noqa: D301
     project = enter_project()
     loaded, name = None, pipeline
     if name is None:
@@ -83,10 +83,11 @@ def run(
     with temporary_folder() as folder:
         options_file = folder / "options.yaml"
         options_file.write_text(json.dumps(dict.fromkeys(switched_on, True)))
-        # Dagster lets the first file decide.
+        # If both files have a setting, Dagster takes the first.
         configs = [options_file, *([config] if config else [])]
         with start_job(project, f"{name}_refresh", configs) as job:
-            # While it starts, as both processes take their time to import Dagster.
+            # This is done while the job starts, because both processes take a while to import
+            # Dagster.
             storage = load_storage()
             loaded = loaded or load_pipelines(project)
             loaded.require(name)
@@ -97,7 +98,7 @@ def run(
 
 
 def _print_result(loaded: LoadedPipelines, name: str, storage: Storage, job: WatchedJob) -> None:
-    """Print what the run of the pipeline has published, and the commands that show more of it."""
+    """Print the editions that the run published, and the commands that show more."""
     from batchrec_dagster.reporting.insight.overview import read_overview
     from batchrec_dagster.reporting.views import run as views
     from batchrec_dagster.reporting.views.terminal import Terminal
@@ -120,7 +121,7 @@ def _print_result(loaded: LoadedPipelines, name: str, storage: Storage, job: Wat
 
 
 def _require_settings(file: Path) -> None:
-    """Raise click.ClickException for a file that is not YAML with settings."""
+    """Raise click.ClickException unless the file is YAML with settings."""
     try:
         settings = yaml.compose(file.read_text(encoding="utf-8"), yaml.SafeLoader)
     except (OSError, UnicodeDecodeError) as error:

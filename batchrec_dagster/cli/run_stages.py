@@ -1,4 +1,4 @@
-"""The stages of a Dagster run, from its event log, as `batchrec run` shows them."""
+"""The stages of a Dagster run, read from its event log, as `batchrec run` shows them."""
 
 from __future__ import annotations
 
@@ -27,9 +27,10 @@ STATUS: Mapping[DagsterEventType, StageStatus] = {
     DagsterEventType.STEP_FAILURE: "failed",
     DagsterEventType.STEP_SKIPPED: "skipped",
 }
-# The stage after which a run has done what an option says. The next one does not do it again.
+# The stage that carries out each option. When the stage is done, the command that continues the run
+# does not need the option any more.
 STAGES_OF_OPTIONS = {"--import": "personalize_dataset", "--train": "solution_version"}
-# The names of Personalize's resources in log messages are too long for a line.
+# The ARNs of Personalize's resources in log messages are too long for a line.
 ARN = re.compile(r"\s?\barn:\S+")
 RECORDS_AT_ONCE = 1000
 
@@ -41,13 +42,16 @@ class RunStages:
     instance: dg.DagsterInstance
     run: dg.DagsterRun
     stages: dict[str, Stage] = field(init=False)
-    """The stages by the key of their step."""
+    """The stages by step key."""
     errors: list[tuple[str, str]] = field(default_factory=list)
-    """Why the run failed: the stage that says so, which is empty for the run, and a line."""
+    """The reasons for the run's failure, each with the name of its stage.
+
+    The name is empty if the reason concerns the whole run.
+    """
     warnings: list[str] = field(default_factory=list)
-    """The warnings of checks, each in a line."""
+    """The warnings of asset checks, one line each."""
     _cursor: str | None = None
-    """How far the event log has been read."""
+    """The position in the event log from which to read on."""
 
     def __post_init__(self) -> None:
         assert self.run.execution_plan_snapshot_id is not None
@@ -55,9 +59,9 @@ class RunStages:
         self.stages = {key: Stage(name_stage(key)) for key in plan.step_keys_to_execute}
 
     def update(self) -> Iterator[Stage]:
-        """Read what is new in the event log.
+        """Read the new entries of the event log.
 
-        Yields the stages that have ended since, or that wait for another try.
+        Yields the stages that have ended, or wait for a retry, since the last call.
         """
         has_more = True
         while has_more:
@@ -72,11 +76,11 @@ class RunStages:
                     yield stage
 
     def _process(self, entry: EventLogEntry) -> Stage | None:
-        """Note what the entry says, and return its stage if the stage's status changed."""
+        """Apply a log entry, and return its stage if the entry changed the stage's status."""
         event = entry.dagster_event
         stage = self.stages.get(entry.step_key or "")
         if event is None:
-            # A message that the stage logs.
+            # An entry without an event is a message that the stage logged.
             if stage is not None and stage.status == "running":
                 stage.details = _make_line(ARN.sub("", entry.user_message))
         elif stage is None:
@@ -92,7 +96,7 @@ class RunStages:
         if event.event_type != DagsterEventType.RUN_FAILURE:
             self._add_failure_reason(event)
         elif not self.errors:
-            # No stage says why, for example because the run's process was killed.
+            # No stage has given a reason, for example because the run's process was killed.
             error = getattr(event.event_specific_data, "error", None)
             message = (error.cause or error).message if error else event.message
             self.errors = [("", _make_line(message or "the run failed"))]
@@ -131,14 +135,14 @@ class RunStages:
             return
         failure_reason = find_failure_reason(event)
         if failure_reason:
-            # Each check that failed has a line.
+            # The reason has a line for each failed check.
             self.errors += [
                 (stage.name, _make_line(line)) for line in failure_reason.splitlines() if line
             ]
 
     @property
     def reasons(self) -> list[str]:
-        """Why the run failed, with the names of all stages that failed for the same reason."""
+        """The reasons for the run's failure, each with the names of the stages that it stopped."""
         stages: dict[str, list[str]] = {}
         for stage, reason in self.errors:
             stages.setdefault(reason, []).extend([stage] if stage else [])
@@ -148,16 +152,19 @@ class RunStages:
 
     @property
     def under_way(self) -> list[Stage]:
-        """The stages that are running, or wait for another try."""
+        """The stages that are running, or wait for a retry."""
         return [stage for stage in self.stages.values() if stage.is_under_way]
 
     def drop_done_options(self, arguments: Sequence[str]) -> list[str]:
-        """The arguments of `batchrec run` without options that asked for what is done."""
+        """Return the arguments of `batchrec run` without the options that are carried out."""
         done_stages = {stage.name for stage in self.stages.values() if stage.status == "done"}
         return [part for part in arguments if STAGES_OF_OPTIONS.get(part) not in done_stages]
 
     def describe_published(self) -> str:
-        """What readers have after a run that failed; empty if it was to publish nothing."""
+        """Return a sentence about the lists that readers have after a failed run.
+
+        The sentence is empty if the run was not going to publish any lists.
+        """
         publishing = [
             stage
             for stage in self.stages.values()
@@ -175,7 +182,7 @@ class RunStages:
 
 
 def _describe_retry(event: DagsterEvent) -> str:
-    """When a step is tried again, and why."""
+    """Return why a step failed, and when Dagster tries it again."""
     retry = event.step_retry_data
     cause = retry.error.cause or retry.error
     # The name of the error's class tells a user nothing.

@@ -1,4 +1,4 @@
-"""`batchrec show`."""
+"""The `batchrec show` command."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ def show(
 ) -> None:
     """Show the newest recommendations.
 
-    For a USER: their history, their recommendations, and the item in the history that best explains
-    each. For an item: who gets it, and similar items. For an experiment: its arms compared. For
-    none of these: the verdict, how the last night ended, and where the lists are. Looks in every
-    list of every pipeline, unless you name one.
+    For a USER: the history, the recommendations, and for each recommendation the item of the
+    history that explains it best. For an item: the users who get it, and similar items. For an
+    experiment: a comparison of its arms. Otherwise: the verdict, how the last night ended, and
+    where the lists are. Looks in every list of every pipeline, unless you name one.
 
-    With --edition: what the USER got then, from which edition and arm, and why. `batchrec
-    list --editions` says which edition was live when.
+    With --edition: the list that the USER got in that edition, the arm of the experiment, and why
+    the items are on it. `batchrec list --editions` says which edition was live when.
 
     \b
     Examples:
@@ -59,7 +59,7 @@ def show(
       batchrec show --item "dark wedding"     # by words of the title
       batchrec show --experiment --pipeline movielens
       batchrec show -- -7                     # an id that starts with a dash
-    """
+    """  # noqa: D301
     subjects = [user is not None, item is not None, experiment]
     if sum(subjects) > 1:
         raise click.UsageError("give only one of these: a user, --item or --experiment")
@@ -84,9 +84,11 @@ def show(
 
 
 def _find_people(lists: Sequence[ListFiles], user: str, edition: int | None) -> list[PersonDetails]:
-    """What each list knows of the user; with an edition, of those that still have it.
+    """Return what each list knows of the user, now or in an older edition.
 
-    Raises UnknownNameError if no list has the edition, or if none knows the user.
+    Lists that do not have the edition are named on stderr.
+
+    Raises UnknownNameError if no list has the edition, or if no list knows the user.
     """
     from batchrec_dagster.reporting.insight.person import UnknownEditionError, find_person
 
@@ -107,17 +109,19 @@ def _find_people(lists: Sequence[ListFiles], user: str, edition: int | None) -> 
 
 
 def _find_items(lists: Sequence[ListFiles], item: str) -> list[Any]:
-    """What each list knows of the item of this id.
+    """Return what each list knows of the item with this id.
 
-    If none has it, this is about the item with this text in its title; or, of a pipeline that has
-    several, about which these are. Raises UnknownNameError if there is none either.
+    If no list has this id, look for the text in titles, pipeline by pipeline: return the item if
+    only one title has the text, and the matches if several have it.
+
+    Raises UnknownNameError if no title has the text either.
     """
     from batchrec_dagster.reporting.insight.item import find_item, find_items_by_title
 
     answers: list[Any] = [find_item(files, item) for files in lists]
     if not any(answers):
         answers = []
-        # The lists of a pipeline have the same titles.
+        # All lists of a pipeline have the same titles.
         for _, group in groupby(lists, lambda files: files.keys.pipeline):
             lists_of_pipeline = [*group]
             matches = find_items_by_title(lists_of_pipeline[0], item)
@@ -133,9 +137,9 @@ def _find_items(lists: Sequence[ListFiles], item: str) -> list[Any]:
 
 
 def _make_not_found_error(lists: Sequence[ListFiles], kind: str, name: str) -> UnknownNameError:
-    """The error for an id that no list has, with the most similar ids.
+    """Return the error for an id that no list has, with the most similar ids.
 
-    kind: what has the id: user or item.
+    kind: user or item.
     name: the id.
     """
     from batchrec_dagster.personalize.schemas import ITEM_ID, USER_ID
@@ -166,7 +170,7 @@ def _read_overviews(lists: Sequence[ListFiles]) -> list[Any]:
 
 
 def _print_answers(answers: Sequence[Any]) -> None:
-    """Print the answers, with an empty line between two of them."""
+    """Print the answers, with an empty line between them."""
     from batchrec_dagster.reporting.insight.item import ItemDetails, ItemMatches
     from batchrec_dagster.reporting.insight.overview import ListOverview
     from batchrec_dagster.reporting.insight.person import PersonDetails

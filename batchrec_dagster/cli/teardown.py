@@ -1,4 +1,4 @@
-"""`batchrec teardown`."""
+"""The `batchrec teardown` command."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ if TYPE_CHECKING:
 def teardown(name: str, with_files: bool, yes: bool) -> None:
     """Delete what a pipeline left in Personalize, whether it is still declared or not.
 
-    Shows what it would delete, asks, and deletes it. It deletes nothing while a run of a pipeline
-    that is declared is under way.
+    Shows what it would delete, asks, and deletes it. Deletes nothing while a run of the pipeline is
+    under way, if the pipeline is declared.
 
     \b
     Examples:
       batchrec teardown shop               # show, ask, delete
       batchrec teardown shop --storage     # the tables and copied ratings too
-    """
+    """  # noqa: D301
     from batchrec_dagster.config.declaration import PIPELINE_NAME
     from batchrec_dagster.personalize.api import PIPELINE_TAG
     from batchrec_dagster.personalize.cleanup import plan_teardown
@@ -56,7 +56,8 @@ def teardown(name: str, with_files: bool, yes: bool) -> None:
     ensure = deployment.personalize_resource.ensure(log, {PIPELINE_TAG: name})
     work, running, stays = None, [], []
     loaded = None if project is None else load_pipelines(project)
-    # A project that does not load may declare this pipeline, whose locks a teardown has to take.
+    # This raises an error if the project does not load: the project may declare this pipeline, and
+    # a teardown has to take the pipeline's locks.
     works = {} if loaded is None else loaded.open_works(log)
     if loaded is not None and name in works:
         work = works[name]
@@ -99,7 +100,10 @@ def _delete(
     pipeline: Pipeline | None,
     with_files: bool,
 ) -> None:
-    """Delete what there is of the pipeline now, as more may have come since the question."""
+    """Delete the pipeline's resources in Personalize, and its files if `with_files` is set.
+
+    The lists of both are read again, because more may have been made since the question.
+    """
     from batchrec_dagster.personalize.cleanup import delete, plan_teardown
 
     delete(ensure, plan_teardown(ensure, name))
@@ -110,7 +114,10 @@ def _delete(
 def _list_files(
     storage: Storage, name: str, pipeline: Pipeline | None, with_files: bool
 ) -> list[ObjectInfo]:
-    """The files to delete: all of the pipeline but the locks, which a teardown itself holds."""
+    """Return the files to delete: all files of the pipeline except the locks.
+
+    A teardown itself holds the locks. There is nothing to delete unless `with_files` is set.
+    """
     from batchrec_dagster.steps.locks import list_lock_uris
 
     if not with_files:
@@ -121,7 +128,7 @@ def _list_files(
 
 
 def _describe_what_stays(pipeline: Pipeline, file: Path) -> list[str]:
-    """Lines on what a teardown leaves of a declared pipeline: what its sinks wrote, and itself."""
+    """Return lines on what a teardown does not delete: the sinks' output, and the declaration."""
     descriptions = [
         sink.describe(Path())
         for published in pipeline.published_lists()

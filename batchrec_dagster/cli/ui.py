@@ -1,4 +1,4 @@
-"""`batchrec ui`."""
+"""The `batchrec ui` command."""
 
 from __future__ import annotations
 
@@ -40,19 +40,19 @@ def ui(
 ) -> None:
     """Serve Dagster's web page until Ctrl-C, and run its schedules and sensors.
 
-    Use this, not `dagster dev` or `dagster-webserver`: those execute what any web page in the same
-    browser sends them. The page has no login: anyone who reaches it can start and stop runs.
+    Use this instead of `dagster dev` or `dagster-webserver`, which carry out requests from any web
+    page in the same browser. The page has no login: anyone who reaches it can start and stop runs.
 
     \b
     Examples:
       batchrec ui
       batchrec ui --port 3001
       batchrec ui --no-daemon --host 0.0.0.0 --allowed-hosts dagster.example.com
-    """
+    """  # noqa: D301
     require("serve", "batchrec ui")
     from batchrec_dagster.cli.dagster_ui import serve_ui
 
-    # Opening the instance makes the databases of a new home, before several processes need them.
+    # Opening the instance creates the databases of a new home, before several processes need them.
     project = enter_project_if_any()
     with open_dagster_instance(), ExitStack() as stack:
         files = workspace or [stack.enter_context(open_workspace(project))]
@@ -62,9 +62,10 @@ def ui(
 
 @contextmanager
 def open_workspace(project: Project | None) -> Iterator[Path]:
-    """The file workspace.yaml of this folder, else one for the project while the block runs.
+    """Yield the path of workspace.yaml in this folder, or of a temporary one for the project.
 
-    Raises ProjectError if there is neither.
+    The temporary file exists during the block. Raises ProjectError if there is neither a
+    workspace.yaml nor a project.
     """
     file = Path("workspace.yaml")
     if file.is_file():
@@ -77,7 +78,7 @@ def open_workspace(project: Project | None) -> Iterator[Path]:
 
 
 def format_workspace(project: Project) -> str:
-    """The text of a workspace.yaml with the project alone, as `dg dev` loads it."""
+    """Return the text of a workspace.yaml with only this project, as `dg dev` loads it."""
     location = {
         "module_name": project.definitions_module,
         "working_directory": str(project.code),

@@ -1,4 +1,4 @@
-"""Runs a job in a process of its own, and shows its stages and its end on the terminal."""
+"""A job that runs in a separate process, with its stages and its end shown on the terminal."""
 
 from __future__ import annotations
 
@@ -36,25 +36,26 @@ if TYPE_CHECKING:
     from batchrec_dagster.cli.run_stages import RunStages
 
 SECONDS_BETWEEN_UPDATES = 0.25
-# Dagster names a run only when it has started: this tag finds it.
-# Dagster's web page hides what starts with a dot: the value says nothing to people.
+# Dagster gives a run its id only when the run starts, so this tag is used to find the run.
+# Dagster's web page hides tags that start with a dot, and people have no use for this one.
 TAG = ".dagster/batchrec/run"
-# Ctrl-C, kill, and a terminal that is closed.
+# Sent by Ctrl-C, by kill, and by a terminal that is closed.
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-LINES_OF_OUTPUT = 20  # of a process that ends before Dagster has started the run
+# The number of lines to show if the process ends before Dagster has started the run.
+LINES_OF_OUTPUT = 20
 
 
 @contextmanager
 def start_job(project: Project, job: str, configs: Sequence[Path]) -> Iterator[WatchedJob]:
-    """Yields a job of the project, which has started in a process of its own.
+    """Yield a job of the project, started in a separate process.
 
-    It is stopped if it has not ended by the end of the block.
+    A job that has not ended by the end of the block is stopped.
 
-    configs: files with run configuration. Of a value that several have, Dagster takes the first.
+    configs: files with run configuration. If several files set a value, Dagster takes the first.
     """
     if not has_history(open_dagster_home()):
         with open_dagster_instance():
-            pass  # Makes the databases: of two processes that do, Dagster lets one fail.
+            pass  # This creates the databases. If two processes did, one process would fail.
     tag = uuid.uuid4().hex
     dagster = [sys.executable, "-m", "batchrec_dagster.cli.dagster_command"]
     definitions = ["-m", project.definitions_module, "-d", str(project.code)]
@@ -63,7 +64,8 @@ def start_job(project: Project, job: str, configs: Sequence[Path]) -> Iterator[W
     for config in configs:
         command += ["-c", str(config)]
     with TemporaryFile() as output, _catch_signals() as signals:
-        # In a session of its own, Ctrl-C does not reach it before Dagster knows that it is wanted.
+        # In a new session, Ctrl-C does not reach the process before Dagster knows that it is
+        # wanted.
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -81,7 +83,7 @@ def start_job(project: Project, job: str, configs: Sequence[Path]) -> Iterator[W
 
 @contextmanager
 def _catch_signals() -> Iterator[list[int]]:
-    """Yields a list to which the numbers of signals to stop are added as they arrive."""
+    """Yield a list of the numbers of stop signals, which grows as signals arrive."""
     caught: list[int] = []
     handlers_before = {
         number: signal.signal(number, lambda number, _: caught.append(number)) for number in SIGNALS
@@ -95,38 +97,40 @@ def _catch_signals() -> Iterator[list[int]]:
 
 @dataclass
 class WatchedJob:
-    """A job in a process of its own."""
+    """A job in a separate process."""
 
     process: subprocess.Popen[bytes]
     tag: str
-    """The value of the run's tag TAG, by which it is found."""
+    """The value of the run's tag TAG, used to find the run."""
     output: IO[bytes]
-    """What the process prints."""
+    """The output of the process."""
     signals: list[int]
-    """The signals to stop that have arrived until now."""
+    """The stop signals that have arrived so far."""
     stages: RunStages | None = None
-    """None until Dagster has started the run."""
+    """The stages of the run; None until Dagster has started the run."""
     started_at: float = field(default_factory=time.time)
 
     @property
     def exit_code(self) -> int:
-        """That of the command that waited for this job."""
+        """The exit code for the command that waited for this job."""
         if self.signals:
             return 128 + self.signals[0]
         return 1 if self.process.returncode else 0
 
     @property
     def duration(self) -> str:
-        """How long it has taken until now, in words."""
+        """The time since the job started, in words."""
         from batchrec_dagster.reporting.insight.numbers import format_duration
 
         return format_duration(time.time() - self.started_at)
 
     def watch(self, title: str, arguments: Sequence[str]) -> None:
-        """Show the stages until the job has ended; if it did not succeed, why, and what to do.
+        """Show the stages until the job has ended.
+
+        If the job did not succeed, also print why, and what to do.
 
         title: the name of the pipeline, or the address of the list, that the job is for.
-        arguments: those of batchrec that start the same job again.
+        arguments: the arguments of `batchrec` that start the job again.
         """
         with open_dagster_instance() as instance:
             self._show_stages(title, instance)
@@ -170,9 +174,11 @@ class WatchedJob:
                     self.process.wait(SECONDS_BETWEEN_UPDATES)
 
     def _stop(self, instance: dg.DagsterInstance, *, force: bool) -> None:
-        """Interrupt the run, after telling Dagster, which then calls it canceled, not failed.
+        """Interrupt the run.
 
-        force: kill its process instead.
+        Dagster is told first, so that it calls the run canceled, not failed.
+
+        force: whether to kill the process instead.
         """
         if force:
             self.process.kill()
@@ -184,7 +190,7 @@ class WatchedJob:
     def _report_end(self, instance: dg.DagsterInstance, stages: RunStages) -> None:
         """Report the run's end to Dagster if its process was killed before it could.
 
-        In Dagster, the run would be under way forever.
+        Without this report, the run would stay under way in Dagster forever.
         """
         from batchrec_dagster.pipeline.failure_reasons import explain_signal
 
@@ -200,7 +206,7 @@ class WatchedJob:
             instance.report_run_failed(run, explain_signal(what, -code) if code < 0 else early)
 
     def _explain_missing_run(self, title: str) -> None:
-        """Print why Dagster has started no run, as the process says."""
+        """Print why Dagster has started no run, from the output of the process."""
         from batchrec_dagster.reporting.views.terminal import Terminal
 
         if self.signals:
@@ -216,7 +222,7 @@ class WatchedJob:
             terminal.print_sentence(line, hang=4)
 
     def _explain_failure(self, title: str, stages: RunStages, arguments: Sequence[str]) -> None:
-        """Print why the run was stopped or failed, and what goes on from here."""
+        """Print why the run was stopped or failed, and how to continue."""
         from batchrec_dagster.reporting.views.run import print_failure
         from batchrec_dagster.reporting.views.terminal import Terminal
 

@@ -1,4 +1,4 @@
-"""Writes the defs.yaml of `batchrec new`, if it loads."""
+"""The defs.yaml that `batchrec new` writes, and keeps if it loads."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from batchrec_dagster.reporting.views.plain import escape_invisible, shorten_pat
 def build_text(
     folder: Path, name: str, on_bad_rows: str, sources: dict[str, RecognisedSource]
 ) -> str:
-    """The text of the defs.yaml, with comments and suggestions.
+    """Return the text of the defs.yaml, with comments and suggestions.
 
-    folder: where the file will be.
-    name: of the pipeline.
+    folder: the folder of the future file.
+    name: the name of the pipeline.
     on_bad_rows: the setting of the ratings.
-    sources: what was recognised, by the name of the block: ratings, perhaps items and users.
+    sources: the recognised sources by the name of their block: ratings, perhaps items and users.
     """
     ratings = sources["ratings"]
     lines = [
@@ -54,7 +54,10 @@ def build_text(
 
 
 def find_line(text: str, setting: Sequence[str]) -> int:
-    """The line of the YAML, from 1, with a setting of a pipeline, or with the block around it."""
+    """Return the number of the YAML line, from 1, with a setting of a pipeline.
+
+    If the setting is not there, return the line of the block around it.
+    """
     node, line = yaml.compose(text), 0
     for name in ("attributes", *setting):
         for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
@@ -65,10 +68,10 @@ def find_line(text: str, setting: Sequence[str]) -> int:
 
 
 def write_declaration(project: Project, name: str, text: str) -> Path:
-    """Write defs/NAME/defs.yaml atomically, and leave it there if it loads.
+    """Write defs/NAME/defs.yaml atomically, and remove it again if it does not load.
 
-    Raises click.ClickException if it cannot be written, or does not load; if another pipeline keeps
-    the project from loading, the file stays.
+    Raises click.ClickException if the file cannot be written, or does not load. If another pipeline
+    keeps the project from loading, the error is raised too, but the file stays.
     """
     target = project.defs / name
     try:

@@ -1,1 +1,1 @@
-"""What people read about a pipeline's results: the report, and what `batchrec show` prints."""
+"""The report about a pipeline's results, and the terminal output of commands."""

@@ -1,8 +1,8 @@
-"""Markdown for Dagster's UI, in which data stay text and become no link, image, HTML or formatting.
+"""Markdown for Dagster's UI that shows data as plain text.
 
-Dagster renders descriptions and Markdown metadata with remark-gfm. That turns web and e-mail
-addresses into links, but only after it has removed backslashes, so escaping does not help. An
-invisible word joiner inside the address does.
+Data become no link, image, HTML or formatting. Dagster renders descriptions and Markdown metadata
+with remark-gfm. It turns web and e-mail addresses into links, but only after it has removed
+backslashes, so escaping does not help. An invisible word joiner inside the address does.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ MAX_LINE_LENGTH = 60
 WORD_JOINER = "\u2060"
 
 # The characters that start formatting, HTML, an entity or a cell anywhere in a line. A `_` within a
-# word does not.
+# word starts nothing.
 _SPECIAL = re.compile(r"[\\`*\[\]<|&~]|(?<![^\W_])_|_(?![^\W_])")
 # The start of a line that begins a heading, a quotation or a list.
 _FIRST = re.compile(r"^([0-9]{1,9}(?=[.)](?: |$))|(?=[#>+=-]))")
@@ -26,9 +26,11 @@ _ESCAPED = re.compile(r"\\([!-/:-@\[-`{-~])")
 
 
 def escape(value: object, most: int | None = None) -> str:
-    """The value as one line of Markdown that shows it as text; empty for None.
+    """Return the value as one line of Markdown that shows it as text; empty for None.
 
-    A line of more than `most` characters is cut. Floats have four digits.
+    Floats have four significant digits.
+
+    most: the largest number of characters, after which a line is cut; None for no limit.
     """
     if value is None:
         return ""
@@ -41,12 +43,12 @@ def escape(value: object, most: int | None = None) -> str:
 
 
 def unescape(markdown: str) -> str:
-    """The line that `escape` turned into this Markdown."""
+    """Return the line that `escape` turned into this Markdown."""
     return _ESCAPED.sub(r"\1", markdown.replace(WORD_JOINER, ""))
 
 
 def format_numbered_list(lines: Iterable[object]) -> str:
-    """The lines as a numbered list of Markdown.
+    """Return the lines as a numbered list in Markdown.
 
     Lines of more than MAX_LINE_LENGTH characters are cut.
     """

@@ -1,6 +1,6 @@
-"""The page of a list in the storage: its HTML, and a record of all that it says.
+"""The page of a list in the storage: its HTML, and a record of everything that the page says.
 
-From the record it is shown again after a night that published nothing.
+The page is made again from the record after a night that published nothing.
 """
 
 from __future__ import annotations
@@ -13,12 +13,18 @@ from batchrec_dagster.storage.records import load, save
 
 
 def read_page(files: ListFiles) -> Page | None:
-    """What the last page of the list says; None without one. Raises UserError."""
+    """Return the content of the list's last page; None if there is no page.
+
+    Raises UserError.
+    """
     return load(files.storage.store, files.uri(files.keys.report_facts), Page)
 
 
 def put_page(files: ListFiles, page: Page) -> bytes:
-    """Put the page where readers find it, and return its HTML. Raises UserError."""
+    """Put the page and its record where readers find the page, and return the page's HTML.
+
+    Raises UserError.
+    """
     html = render_html(page).encode()
     files.storage.store.put(files.uri(files.keys.report), html)
     save(files.storage.store, files.uri(files.keys.report_facts), page)
@@ -26,10 +32,10 @@ def put_page(files: ListFiles, page: Page) -> bytes:
 
 
 def show_last_night(files: ListFiles) -> None:
-    """Show on the page how the last night ended, as the record of the editions has it.
+    """Show on the list's page how the last night ended, according to the record of the editions.
 
-    Nothing is counted again: the lists, the numbers and the people on it stay. A night of what all
-    lists of a pipeline need shows on the page of each. Raises UserError.
+    Nothing is counted again: the lists, the numbers and the people on the page stay. The ending of
+    steps that all lists of a pipeline need is shown on the page of each list. Raises UserError.
     """
     for page_files in [files, *_list_named(files)]:
         page = read_page(page_files)
@@ -39,7 +45,7 @@ def show_last_night(files: ListFiles) -> None:
 
 
 def _list_named(files: ListFiles) -> list[ListFiles]:
-    """The lists of a pipeline that have names; empty for one of them."""
+    """Return the files of the pipeline's named lists; empty if `files` belongs to a named list."""
     if files.keys.name:
         return []
     names = files.storage.store.subfolders(files.uri(files.keys.lists))

@@ -1,1 +1,4 @@
-"""`batchrec check`: whether a deployment and its pipelines are ready for a run, and what to fix."""
+"""The checks of `batchrec check`: whether a deployment and its pipelines are ready for a run.
+
+Each finding also says what to fix.
+"""

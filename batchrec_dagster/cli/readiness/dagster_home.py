@@ -1,4 +1,4 @@
-"""Dagster's home: its folder, its `dagster.yaml`, and the storage that this names."""
+"""Checks of Dagster's home: its folder, its `dagster.yaml`, and the storage named there."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from batchrec_dagster.storage.durable import copy_permissions, exclusive_lock
 
 
 def check_dagster_home(home: Path | None, default: Path) -> Iterator[Readiness]:
-    """Findings about Dagster's home.
+    """Yield findings about Dagster's home.
 
-    home: None if DAGSTER_HOME is not set.
-    default: the home that batchrec's commands use then.
+    home: the home; None if DAGSTER_HOME is not set.
+    default: the home that batchrec's commands use if DAGSTER_HOME is not set.
     """
     check = "dagster home"
     if home is None:
@@ -48,11 +48,11 @@ def check_dagster_home(home: Path | None, default: Path) -> Iterator[Readiness]:
             runs = instance.get_runs_count()
             storage = type(instance.run_storage).__name__
             monitors_runs = instance.run_monitoring_enabled
-    # The drivers of databases and broken files can raise anything.
+    # Database drivers and broken files can raise anything.
     except Exception as error:
         reason = str(error.__cause__ or error).strip().partition("\n")[0]
         if isinstance(error.__cause__ or error, (ValueError, ArgumentError)):
-            # SQLAlchemy's message repeats part of a URL that it cannot read, maybe the password.
+            # SQLAlchemy's message repeats part of an unreadable URL, perhaps the password.
             reason = "the URL or a port of its database cannot be read; write % codes in passwords"
         yield failed(
             "dagster storage",
@@ -71,7 +71,7 @@ def check_dagster_home(home: Path | None, default: Path) -> Iterator[Readiness]:
 
 @contextmanager
 def _set_dagster_home(home: Path) -> Iterator[None]:
-    """A block in which DAGSTER_HOME is this folder, because its dagster.yaml may refer to it."""
+    """Set DAGSTER_HOME to this folder during the block, as its dagster.yaml may refer to it."""
     previous_home = os.environ.get("DAGSTER_HOME")
     os.environ["DAGSTER_HOME"] = str(home)
     try:

@@ -1,4 +1,4 @@
-"""Whether this user can write into a folder, nobody else can read it, and its disk has room."""
+"""Checks of folders: this user can write, other users cannot read, and the disk has room."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from batchrec_dagster.storage import durable
 
 # Less free space than this is too little for a run.
 FULL = 1 * GB
-# Less free space than this is enough for a few nights of a large pipeline.
+# Less free space than this lasts for only a few nights of a large pipeline.
 NEARLY_FULL = 5 * GB
 
 
 def check_writable(check: str, folder: Path, setting: str, *, create: bool = True) -> Readiness:
-    """Whether the folder can be written and is closed to other users.
+    """Check that the folder is writable, and closed to other users.
 
     setting: the environment variable that names the folder.
-    create: whether to make the folder if there is none.
+    create: whether to make the folder if it does not exist.
     """
     fix = f"create it and let user {os.geteuid()} write there, or set {setting} to another folder"
     try:
@@ -43,7 +43,7 @@ def check_writable(check: str, folder: Path, setting: str, *, create: bool = Tru
 
 
 def check_free_space(environment: Environment) -> Iterator[Readiness]:
-    """A finding for each disk that has one of the deployment's folders."""
+    """Yield a finding for each disk that has one of the deployment's folders."""
     folders = {"BATCHREC_HOME": environment.home, "temporary files": Path(tempfile.gettempdir())}
     if not environment.storage.startswith("s3://"):
         folders["BATCHREC_STORAGE"] = Path(environment.storage)

@@ -1,4 +1,4 @@
-"""Whether Personalize answers, and on AWS in which region and whose the credentials are."""
+"""Checks of Personalize: whether it answers and, on AWS, the region and the credentials."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ from batchrec_dagster.storage.permissions import find_partition
 
 
 def check_personalize(environment: Environment, storage: Storage) -> Iterator[Readiness]:
-    """Findings about Personalize, by one call of it; none if it is the embedded one."""
+    """Yield findings about Personalize, based on one request to it.
+
+    Yields nothing for the embedded engine.
+    """
     if environment.embedded:
         return
     on_aws = environment.personalize == AWS
@@ -56,7 +59,7 @@ def _check_region(region: str) -> Readiness:
 
 
 def _check_identity(sts: Any, role_arn: str) -> Readiness:
-    """Whose the credentials are, and whether Personalize's role is in the same account."""
+    """Check the caller's identity, and that Personalize's role belongs to the same account."""
     check = "identity"
     try:
         caller = sts.get_caller_identity()

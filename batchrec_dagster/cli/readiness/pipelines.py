@@ -1,4 +1,4 @@
-"""Whether the pipelines of a project are ready for a run: filters, sources, alerts and sinks."""
+"""Checks of a project's pipelines: their filters, sources, alerts and sinks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from batchrec_dagster.storage.secrets import redact
 
 
 def check_filters(pipeline: Pipeline) -> Iterator[Readiness]:
-    """A warning for each filter that lets items through which the items file does not have."""
+    """Yield a warning for each filter that lets through items missing from the items file."""
     for published in pipeline.user_lists:
         problem = published.settings.open_filter
         if problem is not None:
@@ -30,7 +30,7 @@ def check_filters(pipeline: Pipeline) -> Iterator[Readiness]:
 
 
 def check_upstream(pipeline: Pipeline, assets: Collection[str]) -> Iterator[Readiness]:
-    """A finding for each asset that a source names and that the project does not have.
+    """Yield a finding for each asset that a source names, but that the project does not have.
 
     assets: the keys of the project's assets, such as sales/orders.
     """
@@ -50,9 +50,9 @@ def check_upstream(pipeline: Pipeline, assets: Collection[str]) -> Iterator[Read
 
 
 def check_connections(pipeline: Pipeline, storage: Storage, project: Path) -> Iterator[Readiness]:
-    """Findings about what the pipeline reads, where it sends alerts, and its sinks.
+    """Yield findings about the pipeline's sources, alerts and sinks.
 
-    project: the folder where relative paths start.
+    project: the folder from which relative paths start.
     """
     yield from check_sources(pipeline, storage, project)
     yield from _check_alerts(pipeline)
@@ -60,7 +60,7 @@ def check_connections(pipeline: Pipeline, storage: Storage, project: Path) -> It
 
 
 def _check_alerts(pipeline: Pipeline) -> Iterator[Readiness]:
-    """A failure if nobody can get the alerts, as their variable or Apprise is missing."""
+    """Yield a failure if alerts cannot be sent, because Apprise or their variable is missing."""
     variable = pipeline.alerts.urls_env
     if variable is None:
         return
@@ -75,7 +75,7 @@ def _check_alerts(pipeline: Pipeline) -> Iterator[Readiness]:
 
 
 def _check_sinks(pipeline: Pipeline, storage: Storage, project: Path) -> Iterator[Readiness]:
-    """A finding for each sink that writes outside the pipeline's storage."""
+    """Yield a finding for each sink that writes outside the pipeline's storage."""
     for published in pipeline.published_lists():
         subject = ITEMS if published.subject == "item" else USERS
         context = SinkContext(published.address, storage, project, subject=subject)
@@ -91,8 +91,8 @@ def _check_sink(
     try:
         result = sink.check(context)
     except UserError as error:
-        # `redact` knows secrets by the variable's name. The sink's own variable can have any
-        # name, so its value is given under a name that counts as a secret.
+        # `redact` recognises a secret by the name of its variable. The sink's own variable can have
+        # any name, so its value is given under a name that counts as a secret.
         secret = {"DATABASE_URL": os.environ.get(description.secret or "", "")}
         message, _, fix = redact(str(error), {**os.environ, **secret}).partition("; ")
         if not fix and isinstance(error, Retry):

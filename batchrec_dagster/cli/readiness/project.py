@@ -1,4 +1,4 @@
-"""Whether a project is ready for a run: its settings, its pipelines, and what both need."""
+"""Checks of a project: its settings, its pipelines, and the deployment."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from batchrec_dagster.storage.connection import Storage
 
 
 def check_project(project: Project, *, offline: bool) -> Iterator[Readiness]:
-    """Findings about all that a run of the project needs.
+    """Yield findings about everything that a run of the project needs.
 
-    offline: whether only the settings and the YAML are looked at.
+    offline: whether to check only the settings and the YAML.
     """
     try:
         deployment = Deployment.from_environment()
@@ -57,7 +57,7 @@ def check_project(project: Project, *, offline: bool) -> Iterator[Readiness]:
 
 
 def _check_settings(environment: Environment) -> Iterator[Readiness]:
-    """Findings about the environment variables that are settings of batchrec."""
+    """Yield findings about the environment variables that are batchrec's settings."""
     check = "settings"
     misspelt_settings = find_misspelt_variables(os.environ)
     for name, suggestion in misspelt_settings.items():
@@ -67,7 +67,7 @@ def _check_settings(environment: Environment) -> Iterator[Readiness]:
 
 
 def _check_deployment(environment: Environment, storage: Storage) -> Iterator[Readiness]:
-    """Findings about folders, disks, the storage and Personalize, the cheapest check first."""
+    """Yield findings about folders, disks, storage and Personalize, the cheapest check first."""
     yield from check_dagster_home(environment.dagster_home, environment.home / "dagster")
     yield check_writable("home", environment.home, "BATCHREC_HOME")
     yield from check_free_space(environment)

@@ -1,7 +1,7 @@
-"""The sources of a pipeline: whether they can be opened, and have the declared columns.
+"""Checks of a pipeline's sources: they can be opened, and have the declared columns.
 
-Of a long text only the first lines are read, and a large file of another format is not opened. An
-asset's rows are known only to a run, and the sample is as it is.
+Only the first lines of a long text are read, and a large file of another format is not opened. The
+rows of an asset are known only to a run, and the built-in sample needs no check.
 """
 
 from __future__ import annotations
@@ -49,13 +49,15 @@ class _Block:
     rows: RowSource
     encoding: Encoding
     require_columns: Callable[[OpenedFile], object]
-    """Raises PreparationError unless the file has the declared columns."""
+    """A function that raises PreparationError unless the file has the declared columns."""
 
 
 def check_sources(pipeline: Pipeline, storage: Storage, project: Path) -> Iterator[Readiness]:
-    """A finding for each source of the pipeline that is a file, a query or a database.
+    """Yield a finding for each source of the pipeline.
 
-    project: the folder where relative paths start.
+    Assets and the built-in sample have no finding.
+
+    project: the folder from which relative paths start.
     """
     context = make_source_context(storage, project)
     for check, make_block in _list_blocks(pipeline):
@@ -69,7 +71,10 @@ def check_sources(pipeline: Pipeline, storage: Storage, project: Path) -> Iterat
 
 
 def _list_blocks(pipeline: Pipeline) -> Iterator[tuple[str, Callable[[], _Block]]]:
-    """The name of each block with a source, and what makes it, or raises UserError."""
+    """Yield the name of each block with a source, and a function that makes the block.
+
+    The function may raise UserError.
+    """
     items, users, similar_items = pipeline.items, pipeline.users, pipeline.similar_items
     yield f"{pipeline.name} ratings", partial(_make_ratings_block, pipeline)
     if items is not None:
@@ -124,15 +129,15 @@ def _make_ids_block(ids: IdSource, role: Literal["user", "item"]) -> _Block:
 
 
 def _open_block(block: _Block, context: SourceContext) -> str | None:
-    """What is known of the source, in words; None for one that is not looked at.
+    """Return a message about the source; None for a source that is not checked.
 
-    Raises UserError.
+    Raises UserError if the source cannot be opened, or lacks a declared column.
     """
     rows = block.rows
     if isinstance(rows, FileQuery):
         return _open_query(block, rows, context)
     if isinstance(rows, Database):
-        # The database itself says which columns the rows would have.
+        # A query without rows is enough: the database still says which columns there are.
         query = rows.sql.rstrip().rstrip(";")
         sql = f"SELECT * FROM ({query}\n) batchrec_checked WHERE 1 = 0"  # noqa: S608
         return _open_result(block, replace(rows, sql=sql, version_sql=None), context)
@@ -144,7 +149,7 @@ def _open_block(block: _Block, context: SourceContext) -> str | None:
         return None
     if isinstance(rows, Member):
         return _open_member(block, rows, context)
-    # Listing a file on the web may download it.
+    # Listing a file on the web may download all of it, so only its start is read.
     files = (
         [rows.start(file_start.START_BYTES)] if isinstance(rows, WebFile) else rows.files(context)
     )
@@ -155,7 +160,7 @@ def _open_block(block: _Block, context: SourceContext) -> str | None:
 
 
 def _open_member(block: _Block, member: Member, context: SourceContext) -> str:
-    """What is known of a file in an archive, which is opened if it is small and here."""
+    """Return a message about a file in an archive, which is opened if it is small and local."""
     size = _find_local_size(member, context)
     if size is None or size > MOST_BYTES:
         return f"{member.display_name}: 1 file; a run opens it"
@@ -166,9 +171,10 @@ def _open_member(block: _Block, member: Member, context: SourceContext) -> str:
 
 
 def _match_first_file(block: _Block, files: Sequence[ListedFile]) -> bool:
-    """Whether the first file that is not empty was opened.
+    """Return whether the first file that is not empty was opened, and has the declared columns.
 
-    Raises PreparationError unless it has the declared columns, or if all are empty.
+    A large file may not be opened. Raises PreparationError if a declared column is missing, or if
+    all files are empty.
     """
     for file in files:
         with open_start(file) as path:
@@ -188,7 +194,10 @@ def _require_columns(block: _Block, file: RawFile) -> None:
 
 
 def _open_query(block: _Block, query: FileQuery, context: SourceContext) -> str | None:
-    """What is known of a query of files. It runs, without rows, if they are small."""
+    """Return a message about a query of files; None if it reads only assets or the sample.
+
+    The query runs, without returning rows, if the files are small.
+    """
     tables = [*query.tables.values()]
     if all(isinstance(rows, AssetRows | GeneratedFile) for rows in tables):
         return None
@@ -200,7 +209,7 @@ def _open_query(block: _Block, query: FileQuery, context: SourceContext) -> str 
 
 
 def _find_local_size(rows: RowSource, context: SourceContext) -> int | None:
-    """The size of the files, or of their archive, in bytes; None if any is not on this machine."""
+    """Return the size of the files, or of their archive, in bytes; None if they are not local."""
     container = rows.archive if isinstance(rows, Member) else rows
     if not isinstance(container, LocalFile | S3File | Folder):
         return None
@@ -211,7 +220,7 @@ def _find_local_size(rows: RowSource, context: SourceContext) -> int | None:
 
 
 def _open_result(block: _Block, rows: Database | FileQuery, context: SourceContext) -> str:
-    """What is known of a query, which gives no rows, but columns."""
+    """Return a message about a query that returns no rows, only columns."""
     (file,) = rows.files(context)
     with file.open_locally() as path:
         _require_columns(block, RawFile(path, rows.setting))

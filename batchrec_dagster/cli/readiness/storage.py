@@ -1,4 +1,4 @@
-"""The storage: a folder or a bucket that a pipeline can write, and the clock of its server."""
+"""Checks of the storage: a folder or bucket that a pipeline can write, and its server's clock."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ SUSPECT_SECONDS = 30
 
 
 def check_storage(environment: Environment, storage: Storage) -> Iterator[Readiness]:
-    """Findings about the folder or the bucket, and then about objects in it."""
+    """Yield findings about the folder or the bucket, and then about objects in it."""
     if environment.storage.startswith("s3://"):
         findings = list(_check_bucket(storage))
     else:
@@ -47,7 +47,7 @@ def check_storage(environment: Environment, storage: Storage) -> Iterator[Readin
 
 
 def _check_storage_folder(folder: Path, home: Path) -> Readiness:
-    """Whether this user can write the folder, and nobody else can read what users did."""
+    """Check that this user can write the folder, and that other users cannot read its data."""
     check = "storage folder"
     in_closed_home = folder.is_relative_to(home) and not home.stat().st_mode & 0o007
     if folder.is_dir() and in_closed_home:
@@ -56,7 +56,10 @@ def _check_storage_folder(folder: Path, home: Path) -> Readiness:
 
 
 def _check_objects(storage: Storage) -> Iterator[Readiness]:
-    """Write, read and delete a small object, as a pipeline does, with a finding for each step."""
+    """Write, list, read and delete a small object, as a pipeline does.
+
+    Yields a finding for each step. The step `lock` checks that an object cannot be created twice.
+    """
     uri = storage.uri(f"check-{uuid.uuid4().hex}")
 
     def check_lock() -> None:
@@ -136,7 +139,7 @@ def _check_bucket(storage: Storage) -> Iterator[Readiness]:
 def check_clock(date: str | None, now: datetime) -> Readiness:
     """Compare this machine's clock with the Date header of a server's answer.
 
-    `date` is None if the answer has no such header.
+    date: the header; None if the answer has no such header.
     """
     if date is None:
         return unknown("clock", "the server sent no Date header", "compare it with `ntpdate -q`")

@@ -1,1 +1,1 @@
-"""What is known of the lists, as facts and sentences, without HTML, a terminal or Dagster."""
+"""Facts and sentences about the lists, without HTML, a terminal or Dagster."""

@@ -1,4 +1,4 @@
-"""What tells two editions apart: settings, data, quality, and the lists themselves."""
+"""The differences between two editions: settings, data, quality, and the lists themselves."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ from batchrec_dagster.reporting.insight.published_tables import read_users_with_
 from batchrec_dagster.steps.judge_quality import compare_models
 from batchrec_dagster.storage.edition import DataCounts, Edition
 
-# The lists of this many users are compared. If there are more, they are an even sample.
+# The maximum number of users in the comparison. If there are more, the lists of an even sample of
+# users are compared.
 MOST_COMPARED = 20_000
-# This many items that are in more lists, and in fewer, are named.
+# The maximum number of items in more lists, and of items in fewer lists, that are named.
 MOST_ITEMS = 10
-# The settings that decide which interactions the metrics are measured on.
+# The beginnings of the settings that decide which interactions the metrics are measured on.
 MEASURED_BY = ("ratings.", "interactions.")
 
 Value = Number | str | None
-"""A number, a text, or None for what is not known or has its default."""
+"""A number, a text, or None for an unknown value or a default."""
 
 
 class Change(BaseModel, frozen=True):
-    """Something that two editions have, which may differ."""
+    """A value in two editions, which may differ."""
 
     name: str
     before: Value
@@ -34,18 +35,18 @@ class Change(BaseModel, frozen=True):
 
 
 class ItemChange(BaseModel, frozen=True):
-    """An item that is in more lists, or in fewer."""
+    """An item that is in more lists or in fewer lists than before."""
 
     item: str
     title: str | None
     before: int
-    """How many of the compared lists had it in the older edition."""
+    """The number of compared lists that had the item in the older edition."""
     after: int
-    """How many of the compared lists have it in the newer edition."""
+    """The number of compared lists that have the item in the newer edition."""
 
 
 class Changes(BaseModel, frozen=True):
-    """What tells a newer edition from an older one, or from that of another list."""
+    """The differences between an older and a newer edition, perhaps of two lists."""
 
     before: int
     """The number of the older edition."""
@@ -54,30 +55,32 @@ class Changes(BaseModel, frozen=True):
     settings: tuple[Change, ...]
     """The settings that differ."""
     data: tuple[Change, ...]
-    """How much data there was, and what else of the data differs. Empty if the data are the same,
-    or not known."""
+    """The amounts of data, and other differences in the data.
+
+    Empty if the data are the same, or not known.
+    """
     quality: tuple[Change, ...]
-    """The metrics, as far as they can be compared, and what the lists cost."""
+    """The metrics, as far as they can be compared, and the cost of the lists."""
     caveat: str
-    """What to know before comparing the metrics, in a sentence."""
+    """A sentence to read before comparing the metrics."""
     kept: float | None
-    """The mean share of a user's list that is in both; None if no user has two lists."""
+    """The mean share of a user's list that is in both editions; None if no user has two lists."""
     compared: int
-    """How many users' lists were compared."""
+    """The number of users with compared lists."""
     same_lists: int
-    """How many of the compared lists have the same items."""
+    """The number of compared lists that have the same items."""
     gained: int
-    """Users who have a list only in the newer edition."""
+    """The number of users who have a list only in the newer edition."""
     lost: int
-    """Users who have a list only in the older edition."""
+    """The number of users who have a list only in the older edition."""
     up: tuple[ItemChange, ...]
-    """The items whose number of lists rose most."""
+    """The items that gained the most lists."""
     down: tuple[ItemChange, ...]
-    """The items whose number of lists fell most."""
+    """The items that lost the most lists."""
 
     @property
     def summary(self) -> str:
-        """What changed in the lists, in a sentence without a full stop."""
+        """The changes in the lists, in a sentence without a full stop."""
         people = f"{self.gained:,} new people, {self.lost:,} without a list"
         if self.kept is None:
             return people
@@ -88,10 +91,10 @@ def compare_editions(
     before: tuple[Edition, pl.LazyFrame],
     after: tuple[Edition, pl.LazyFrame],
 ) -> Changes:
-    """What tells the second edition from the first.
+    """Return how the second edition differs from the first.
 
-    before, after: each with the rows of its lists, which have user_id, rank, item_id and, if there
-        are titles, title.
+    before, after: an edition, with the rows of its lists: user_id, rank, item_id and, if there are
+        titles, title.
     """
     old, old_lists = before
     new, new_lists = after
@@ -123,7 +126,10 @@ def compare_editions(
 
 
 def find_changed_settings(before: Edition, after: Edition) -> Iterator[Change]:
-    """The settings that differ, by name. A value that is None is the default."""
+    """Yield the settings that differ, by name.
+
+    A value that is None is the default.
+    """
     old, new = before.settings, after.settings
     for name in sorted({*old, *new}):
         if old.get(name) != new.get(name):
@@ -141,10 +147,10 @@ def _format_setting(value: Any) -> str | None:
 
 
 def explain_incomparability(before: Edition, after: Edition) -> list[str]:
-    """Why the metrics of two editions cannot be compared, in words; empty if they can.
+    """Return why the metrics of two editions cannot be compared; empty if they can be compared.
 
-    They can be compared if they were measured on the same interactions, however the settings are
-    written.
+    The metrics can be compared if they were measured on the same interactions, even if the settings
+    are written in different ways.
     """
     old_events, new_events = (_read_success(edition) for edition in (before, after))
     if old_events != new_events:
@@ -159,12 +165,15 @@ def explain_incomparability(before: Edition, after: Edition) -> list[str]:
 
 
 def _read_success(edition: Edition) -> str | None:
-    """The types of events that the metrics count alone, in any order and case; None for all."""
+    """Return the types of events that the metrics count, sorted and in lower case.
+
+    Returns None if the metrics count all events.
+    """
     return join_words(sorted(name.lower() for name in edition.success)) or None
 
 
 def _name_data(edition: Edition) -> tuple[str, str | None]:
-    """Which interactions were imported, and which the model was trained on."""
+    """Return the version of the imported data, and of the data that the model was trained on."""
     return edition.data_version, edition.trained_on
 
 
@@ -175,7 +184,7 @@ def _describe(change: Change) -> str:
 
 
 def describe_comparability(before: Edition, after: Edition) -> str:
-    """What to know before comparing the metrics of two editions, in a sentence."""
+    """Return a sentence to read before comparing the metrics of two editions."""
     model = after.solution_version_arn
     if model is not None and before.solution_version_arn == model:
         return "The model is the same, and so are its metrics."
@@ -196,7 +205,7 @@ def describe_comparability(before: Edition, after: Edition) -> str:
 
 
 def _compare_quality(before: Edition, after: Edition) -> Iterator[Change]:
-    """The metrics, as far as they can be compared, and what is known of the cost."""
+    """Yield the metrics, as far as they can be compared, and the known costs."""
     if not explain_incomparability(before, after):
         name = name_ndcg(after.success)
         yield from _compare_numbers(name, before, after, read_ndcg_number)
@@ -215,14 +224,14 @@ def _compare_quality(before: Edition, after: Edition) -> Iterator[Change]:
 def _compare_numbers(
     name: str, before: Edition, after: Edition, read: Callable[[Edition], Number | None]
 ) -> Iterator[Change]:
-    """A number of both editions; nothing if it is known of neither."""
+    """Yield a number of two editions; nothing if the number is unknown for both."""
     change = Change(name=name, before=read(before), after=read(after))
     if change.before is not None or change.after is not None:
         yield change
 
 
 def read_ndcg_number(edition: Edition) -> Number | None:
-    """The NDCG@25 of the edition's model, with its interval; None if it is not known."""
+    """Return the NDCG@25 of the edition's model, with its interval; None if it is not known."""
     if edition.ndcg is None:
         return None
     tested = None if edition.groups is None else edition.groups.tested
@@ -230,7 +239,7 @@ def read_ndcg_number(edition: Edition) -> Number | None:
 
 
 def read_popular_ndcg_number(edition: Edition) -> Number | None:
-    """The NDCG@25 of popular items, with its interval; None if it is not known."""
+    """Return the NDCG@25 of popular items, with its interval; None if it is not known."""
     popularity = edition.measured_popularity
     if popularity is None or popularity.groups.mean is None:
         return None
@@ -256,13 +265,16 @@ def _read_inference_cost(edition: Edition) -> Number | None:
 
 
 def _compare_data(before: DataCounts | None, after: DataCounts | None) -> Iterator[Change]:
-    """How much data there was, and what else differs; nothing if it is not known of one."""
+    """Yield the amounts of data, and other differences in the data.
+
+    Yields nothing if the data are the same, or not known for one edition.
+    """
     if before is None or after is None or before == after:
         return
     for name in ("interactions", "users", "items"):
         old, new = (Number(value=getattr(counts, name)) for counts in (before, after))
         yield Change(name=name, before=old, after=new)
-    others = [
+    other_changes = [
         Change(name="first day", before=before.first_day, after=after.first_day),
         Change(name="last day", before=before.last_day, after=after.last_day),
         *_compare_events(before, after),
@@ -277,14 +289,14 @@ def _compare_data(before: DataCounts | None, after: DataCounts | None) -> Iterat
             after=Number(value=after.heaviest_share, unit="share"),
         ),
     ]
-    yield from (change for change in others if change.before != change.after)
+    yield from (change for change in other_changes if change.before != change.after)
     for name, number in (("new items", after.new_items), ("vanished items", after.vanished_items)):
         if number:
             yield Change(name=name, before="", after=Number(value=number))
 
 
 def _compare_events(before: DataCounts, after: DataCounts) -> Iterator[Change]:
-    """The share of each type of events, if there are several."""
+    """Yield the share of each type of events, if there are several types."""
     events = sorted({*before.events, *after.events})
     if len(events) < 2:
         return
@@ -300,14 +312,17 @@ def _read_amount(value: float | None) -> Number | None:
 
 
 def _read_rows(lists: pl.LazyFrame, users: pl.Series) -> pl.DataFrame:
-    """The lists of these users: user_id and item_id."""
+    """Return the user_id and item_id of each row of the users' lists."""
     user_ids = users.alias("user_id").to_frame().lazy()
     rows = lists.select("user_id", "item_id").join(user_ids, on="user_id", how="semi")
     return rows.collect(engine="streaming")
 
 
 def _read_titles(tables: Sequence[pl.LazyFrame], items: pl.Series) -> dict[str, str]:
-    """The titles of these items, as far as lists have them; those of the newest lists win."""
+    """Return the titles of the items, as far as the lists have titles.
+
+    tables: the lists, the oldest first. The newest title of an item is returned.
+    """
     titles: dict[str, str] = {}
     for lists in tables:
         if "title" in lists.collect_schema():
@@ -323,7 +338,7 @@ def _name_items(shifts: pl.DataFrame, titles: Mapping[str, str]) -> Iterator[Ite
 
 
 def _measure_shares_kept(old: pl.DataFrame, new: pl.DataFrame) -> pl.Series:
-    """For each user, the share of the longer of the two lists that is in both."""
+    """Return for each user the share of the longer list that is in both lists."""
     items_in_both = old.join(new, on=["user_id", "item_id"], how="semi")
     counts = [
         frame.group_by("user_id").agg(pl.len().cast(pl.Float64).alias(name))
@@ -335,7 +350,10 @@ def _measure_shares_kept(old: pl.DataFrame, new: pl.DataFrame) -> pl.Series:
 
 
 def _count_items(old: pl.DataFrame, new: pl.DataFrame) -> pl.DataFrame:
-    """How many lists have each item: item_id, before and after, in order of the lists gained."""
+    """Return the number of lists with each item: item_id, before and after.
+
+    The item that gained the most lists comes first.
+    """
     before, after = (
         rows.group_by("item_id").agg(pl.len().cast(pl.Int64).alias(name))
         for rows, name in ((old, "before"), (new, "after"))

@@ -1,4 +1,4 @@
-"""Reads what the page about a list says: its live edition, what people had before, and people."""
+"""The content of the page about a list, read from the storage."""
 
 from __future__ import annotations
 
@@ -34,10 +34,12 @@ def describe_list(
     checks: Sequence[CheckResult] = (),
     missing_checks: Sequence[str] = (),
 ) -> Page:
-    """All that the page about a published list says. Raises UserError.
+    """Return the content of the page about a published list.
 
-    checks: the newest results of those of all that the lists are made of.
-    missing_checks: the names of those without a result.
+    checks: the newest results of the checks of all assets that the lists are made of.
+    missing_checks: the names of the checks without a result.
+
+    Raises UserError.
     """
     files = work.files_of(published)
     edition, lists = files.editions.read()
@@ -63,9 +65,10 @@ def describe_list(
 def compare_with_before(
     files: ListFiles, record: EditionsRecord, edition: Edition
 ) -> Changes | None:
-    """What changed since what readers had before this edition was first published.
+    """Return the changes since the edition that readers had before this edition.
 
-    None if that is not kept. Raises UserError.
+    Returns None if the earlier edition is not kept. The earlier edition is found as in
+    `find_before`. Raises UserError.
     """
     before = find_before(files, record, edition)
     if before is None:
@@ -75,9 +78,10 @@ def compare_with_before(
 
 
 def find_before(files: ListFiles, record: EditionsRecord, edition: Edition) -> Edition | None:
-    """What readers had before this edition was first published; None if it is not kept.
+    """Return the edition that readers had before this edition was first published.
 
-    See `EditionsRecord.find_before`. Raises UserError.
+    Returns None if the earlier edition is not kept. See `EditionsRecord.find_before`. Raises
+    UserError.
     """
     night = record.find_before(edition)
     if night is None:
@@ -86,7 +90,7 @@ def find_before(files: ListFiles, record: EditionsRecord, edition: Edition) -> E
 
 
 def _describe_experiment(files: ListFiles, edition: Edition, sums: pl.DataFrame) -> list[str]:
-    """What an experiment shows, in sentences; empty without one."""
+    """Return sentences on the results of an experiment; empty without an experiment."""
     result = summarize_experiment(sums)
     if result is None:
         return []
@@ -95,7 +99,10 @@ def _describe_experiment(files: ListFiles, edition: Edition, sums: pl.DataFrame)
 
 
 def _read_people(work: Work, edition: Edition, lists: pl.LazyFrame) -> People:
-    """The people on the page. Raises UserError."""
+    """Return the people on the page.
+
+    Raises UserError.
+    """
     pipeline, storage = work.pipeline, work.storage
     with ExitStack() as stack:
 

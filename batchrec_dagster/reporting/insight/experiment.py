@@ -1,4 +1,4 @@
-"""What is known of a list's experiment."""
+"""The state of a list's experiment."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from batchrec_dagster.storage.layout import ListFiles
 
 @dataclass(frozen=True)
 class ExperimentState:
-    """What is known of a list's experiment."""
+    """The state of a list's experiment."""
 
     pipeline: str
     published: str | None
-    """The name of the experiment that the published lists are of; None if there is none."""
+    """The name of the experiment in the published lists; None if there is no experiment."""
     result: ExperimentResult | None
-    """What the newest measured experiment shows; None if nothing is measured."""
+    """The result of the newest measured experiment; None if nothing is measured."""
 
     @property
     def sentences(self) -> Iterator[str]:
-        """All of it, in sentences."""
+        """The state in sentences."""
         if self.result is not None:
             yield from describe_result(self.result)
         if self.published and (self.result is None or self.result.name != self.published):
@@ -36,7 +36,10 @@ class ExperimentState:
 
 
 def read_experiment(files: ListFiles) -> ExperimentState:
-    """What is known of the list's experiment. Raises UserError."""
+    """Return the state of the list's experiment.
+
+    Raises UserError.
+    """
     edition = files.editions.live()
     experiment = None if edition is None else edition.experiment
     return ExperimentState(

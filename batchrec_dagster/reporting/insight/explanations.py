@@ -1,4 +1,4 @@
-"""Why an item is on a person's list: a reason of the list itself, or an item that they had."""
+"""Explanations of the items on a person's list: a reason in the list, or an item that they had."""
 
 from __future__ import annotations
 
@@ -17,26 +17,28 @@ from batchrec_dagster.steps.reasons import BECAUSE, SpeakingItems, select_strong
 
 # The pairs of items that explain lists are counted over about this many people.
 MOST_HISTORIES = 20_000
-# This many of a person's newest interactions may explain their list.
+# The maximum number of a person's newest interactions that may explain their list.
 MOST_OWN = 100
 
 
 @dataclass(frozen=True)
 class PastInteractions:
-    """What people had, which explains lists."""
+    """The interactions that explain lists."""
 
     interactions: pl.LazyFrame
-    """The columns of Personalize's dataset."""
+    """The interactions, with the columns of Personalize's dataset."""
     users: int
-    """About how many users they have."""
+    """The approximate number of users in the interactions."""
     event_strengths: Mapping[str, float] = field(default_factory=dict)
-    """How much each type of event says of a person's taste, as of `weigh_events`."""
+    """The weight of each type of event for a person's taste, as `weigh_events` returns it."""
 
 
 def name_reason(columns: Collection[str]) -> pl.Expr:
-    """Why a row of a list is there, in a word; empty if the model or the history put it there.
+    """Return an expression for why a row is on a list, in a word.
 
-    columns: those of the lists.
+    The word is empty if the model or the history put the row there.
+
+    columns: the columns of the lists.
     """
     reason = pl.lit("")
     if REASON in columns:
@@ -52,20 +54,20 @@ def name_reason(columns: Collection[str]) -> pl.Expr:
 def explain_lists(
     lists: pl.DataFrame, had: pl.DataFrame, users: pl.Series, histories: PastInteractions
 ) -> tuple[pl.DataFrame, int]:
-    """The lists with the columns because and both, and how many people's histories explain them.
+    """Return the lists with the columns because and both, and the number of counted people.
 
-    `because` is the item of the person's own that has most people in common with the listed one,
-    and `both` how many of those that are counted had both. They are null if there is none, or if
-    the list itself says why the item is there.
+    `because` is the item of the person's history that has the most people in common with the listed
+    item. `both` is the number of counted people who had both items. The two columns are null if
+    there is no such item, or if the list itself says why the item is there.
 
-    lists: user_id, item_id, and reason as of `name_reason`.
-    had: all that these people had.
-    users: their ids, sorted.
-    histories: those of all people.
+    lists: user_id, item_id, and reason as `name_reason` gives it.
+    had: all interactions of these people.
+    users: the ids of these people, sorted.
+    histories: the interactions of all people.
     """
     newest = had.sort(TIMESTAMP, descending=True).group_by(USER_ID).head(MOST_OWN)
     items = pl.concat([lists.get_column("item_id"), newest.get_column(ITEM_ID)]).unique().sort()
-    own = select_strongest(newest.lazy(), users, items, histories.event_strengths)
+    own_items = select_strongest(newest.lazy(), users, items, histories.event_strengths)
     rows = lists.select(
         user=NumberedIds(users).find(lists.get_column("user_id")),
         item=NumberedIds(items).find(lists.get_column("item_id")),
@@ -82,8 +84,8 @@ def explain_lists(
     people = int(counted.item())
     users_with_items = with_items.get_column("user_id").unique().sort()
     numbered = number_histories(with_items.lazy(), users_with_items, items)
-    pairs = count_pairs(numbered, people, _list_pairs(rows, own))
-    speaking = SpeakingItems(own, len(users), pairs).find(rows)
+    pairs = count_pairs(numbered, people, _list_pairs(rows, own_items))
+    speaking = SpeakingItems(own_items, len(users), pairs).find(rows)
     because = items.gather(speaking.get_column("own_item").cast(pl.UInt32))
     is_explained = pl.col("reason") == ""
     explained = lists.with_columns(
@@ -93,21 +95,25 @@ def explain_lists(
     return explained, people
 
 
-def _list_pairs(listed: pl.DataFrame, own: pl.DataFrame) -> pl.DataFrame:
-    """The pairs of an item on a person's list and one of their own, with the lower number first.
+def _list_pairs(listed: pl.DataFrame, own_items: pl.DataFrame) -> pl.DataFrame:
+    """Return the pairs of an item on a person's list and an item of their own.
 
-    listed, own: the columns user and item.
+    The lower number of a pair comes first.
+
+    listed, own_items: the columns user and item.
     """
-    pairs = listed.select("user", "item").join(own.select("user", other="item"), on="user")
+    pairs = listed.select("user", "item").join(own_items.select("user", other="item"), on="user")
     lower, higher = pl.min_horizontal("item", "other"), pl.max_horizontal("item", "other")
     return pairs.filter(pl.col("item") != pl.col("other")).select(item=lower, other=higher).unique()
 
 
 def is_counted(users: int) -> pl.Expr:
-    """Whether the history of a user_id explains lists: of many users an even sample does, the same
-    in each run.
+    """Return an expression for whether the history of a user_id explains lists.
 
-    users: about how many there are.
+    If there are many users, only an even sample of their histories does, and every run takes the
+    same sample.
+
+    users: the approximate number of users.
     """
     share = max(1, -(-users // MOST_HISTORIES))
     return pl.col("user_id").hash(seed=0) % share == 0

@@ -1,4 +1,4 @@
-"""What a pipeline knows of one item: who gets it, and which items go with it."""
+"""A pipeline's data about one item: the users who get it, and the items that go with it."""
 
 from __future__ import annotations
 
@@ -21,8 +21,7 @@ from batchrec_dagster.steps.item_pairs import number_histories, pair_histories
 from batchrec_dagster.storage.layout import ListFiles
 from batchrec_dagster.storage.list_subjects import ITEMS
 
-# This many users for whom the item ranks highest, items that go with it, and items with a text in
-# their titles are shown.
+# The maximum numbers of users, of items that go with the item, and of title matches to show.
 FIRST_USERS = 10
 NEIGHBOURS = 10
 MOST_MATCHES = 20
@@ -30,7 +29,7 @@ MOST_MATCHES = 20
 
 @dataclass(frozen=True)
 class FirstUser:
-    """A user on whose list the item is."""
+    """A user with the item on their list."""
 
     user_id: str
     rank: int
@@ -38,56 +37,56 @@ class FirstUser:
 
 @dataclass(frozen=True)
 class Neighbour:
-    """An item that shares users with another."""
+    """An item that shares users with another item."""
 
     item: str
     title: str | None
     users_with_both: int
-    """How many of the counted users have both items."""
+    """The number of counted users who have both items."""
 
 
 @dataclass(frozen=True)
 class SimilarItem:
-    """An item of the published list of another."""
+    """An item on the published list of similar items."""
 
     rank: int
     item: str
     title: str | None
     score: float | None
-    """None if the recipe gives no scores, or a rule put it there."""
+    """The score; None if the recipe gives no scores, or if a rule put the item there."""
 
 
 @dataclass(frozen=True)
 class ItemDetails:
-    """What a pipeline knows of an item."""
+    """A pipeline's data about an item."""
 
     pipeline: str
     item: str
     title: str | None
     interactions: int
     users: int
-    """How many users have the item."""
+    """The number of users who have the item."""
     last: datetime | None
-    """The time of the last interaction, in UTC; None if there is none."""
+    """The time of the last interaction, in UTC; None if there is no interaction."""
     counted: int
-    """How many users' histories say which items go with it."""
+    """The number of users that were counted to find the neighbours."""
     in_lists: int
-    """How many lists contain the item."""
+    """The number of lists that contain the item."""
     lists: int
-    """How many lists there are."""
+    """The number of lists."""
     mean_rank: float | None
-    """The item's mean rank in the lists that contain it; None if none does."""
+    """The item's mean rank in the lists that contain it; None if no list contains it."""
     first_users: tuple[FirstUser, ...]
-    """The users for whom it ranks highest."""
+    """The users for whom the item ranks highest."""
     neighbours: tuple[Neighbour, ...]
-    """The items whose audiences overlap most with the item's, best first."""
+    """The items that overlap most in users with the item, best first."""
     similar_items: tuple[SimilarItem, ...] | None
     """The published list of similar items, best first; None if the pipeline publishes none."""
 
 
 @dataclass(frozen=True)
 class TitledItem:
-    """An item whose title has what somebody looks for."""
+    """An item with the searched text in its title."""
 
     item: str
     title: str
@@ -95,18 +94,18 @@ class TitledItem:
 
 @dataclass(frozen=True)
 class ItemMatches:
-    """Several items of a pipeline whose titles have the text that somebody looks for."""
+    """The items of a pipeline with the searched text in their titles."""
 
     pipeline: str
     text: str
     total: int
-    """How many there are."""
+    """The number of all matching items."""
     items: tuple[TitledItem, ...]
-    """The first of them, by title."""
+    """The first matching items, sorted by title."""
 
 
 def find_item(files: ListFiles, item: str) -> ItemDetails | None:
-    """The item, or None if neither the lists nor the interactions have one of this id.
+    """Return the details of an item; None if neither the lists nor the interactions have it.
 
     Raises UserError.
     """
@@ -127,8 +126,8 @@ def find_item(files: ListFiles, item: str) -> ItemDetails | None:
         histories = interactions.select(user_id=USER_ID, item=ITEM_ID).filter(is_counted(users))
         nearest, counted = _find_neighbours(histories, item)
     listed = _read_similar_items(files, item)
-    others = [] if listed is None else listed.get_column(ITEMS.item_column).to_list()
-    titles = read_titles(files, [item, *nearest.get_column("other"), *others])
+    similar_ids = [] if listed is None else listed.get_column(ITEMS.item_column).to_list()
+    titles = read_titles(files, [item, *nearest.get_column("other"), *similar_ids])
     return ItemDetails(
         pipeline=files.keys.address,
         item=item,
@@ -145,8 +144,8 @@ def find_item(files: ListFiles, item: str) -> ItemDetails | None:
             for user, rank in rows.select("user_id", "rank").head(FIRST_USERS).iter_rows()
         ),
         neighbours=tuple(
-            Neighbour(other, titles.get(other), both)
-            for other, both in nearest.select("other", "both").iter_rows()
+            Neighbour(other, titles.get(other), users_with_both)
+            for other, users_with_both in nearest.select("other", "both").iter_rows()
         ),
         similar_items=None
         if listed is None
@@ -158,11 +157,11 @@ def find_item(files: ListFiles, item: str) -> ItemDetails | None:
 
 
 def _find_neighbours(histories: pl.LazyFrame, item: str) -> tuple[pl.DataFrame, int]:
-    """The items that share most people with the item, in the columns other and both, best first.
+    """Return the items that overlap most in users with the item, and the number of counted users.
 
-    With them, how many people were counted.
+    The items are in the columns other and both, best first.
 
-    histories: the columns user_id and item, of the people who are counted.
+    histories: the columns user_id and item of the counted users.
     """
     users, items = (
         frame.to_series().sort()
@@ -171,7 +170,7 @@ def _find_neighbours(histories: pl.LazyFrame, item: str) -> tuple[pl.DataFrame, 
             engine="streaming",
         )
     )
-    # Nothing if nobody who is counted had it.
+    # This is empty if no counted user had the item.
     of_item = (items == item).arg_true().cast(pl.UInt32)
     pairs = pair_histories(number_histories(histories, users, items), len(users), of_item)
     own_pairs = pairs.filter(pl.col("item").is_in(of_item.implode()))
@@ -181,16 +180,17 @@ def _find_neighbours(histories: pl.LazyFrame, item: str) -> tuple[pl.DataFrame, 
 
 
 def _read_similar_items(files: ListFiles, item: str) -> pl.DataFrame | None:
-    """The rows of the item in the lists of similar items; None if the pipeline publishes none."""
+    """Return the item's published list of similar items; None if the pipeline publishes none."""
     similar_items = find_similar_items(files)
     edition = similar_items.editions.live()
     return None if edition is None else read_rows(similar_items, edition, ITEMS.column, item)
 
 
 def find_items_by_title(files: ListFiles, text: str) -> ItemMatches | None:
-    """The items of the pipeline whose title has this text, in any case; None if there is none.
+    """Return the items of the pipeline with this text in their titles; None if there are none.
 
-    If no title has the text, they are those whose title has all of its words. Raises UserError.
+    Upper and lower case do not matter. If no title has the text, returns the items with all its
+    words in their titles. Raises UserError.
     """
     phrase = " ".join(text.lower().split())
     lowercase = pl.col("title").str.to_lowercase()

@@ -1,4 +1,4 @@
-"""Who measured a model, and on whom, in words."""
+"""Words for the engine that measured a model, and for the tested users."""
 
 from __future__ import annotations
 
@@ -11,16 +11,19 @@ from batchrec_dagster.steps.thresholds import FEW_TESTED
 
 
 def describe_engine(engine: str | None) -> str:
-    """What trained and measured a model. An engine that answers like Amazon's is not Amazon's."""
+    """Return the name of the engine that trained and measured a model.
+
+    The embedded engine answers like Amazon's, but must not be taken for Amazon's.
+    """
     if engine == EMBEDDED_ENGINE:
         return "batchrec's embedded engine, not by Amazon"
     return engine or "an unknown engine"
 
 
 def describe_tested_users(tested: int | None) -> str:
-    """The held-out users whom the metrics were measured on, in words.
+    """Return the held-out users on whom the metrics were measured, in words.
 
-    tested: their number; None if it is not known.
+    tested: the number of tested users; None if it is not known.
     """
     if tested is None:
         return "held-out users; how many is not known"
@@ -33,11 +36,13 @@ def describe_tested_users(tested: int | None) -> str:
 def describe_counted_events(
     declared: Sequence[str], counted: Sequence[str], engine: str | None
 ) -> str:
-    """Which events the metrics count, in a sentence; empty if that is usual.
+    """Return a sentence on the events that the metrics count; empty in the usual case.
 
-    declared: solution.success.
-    counted: the events that the metrics count alone; empty if they count all.
-    engine: what measured them.
+    In the usual case, no events are declared and the metrics count all events.
+
+    declared: the setting solution.success.
+    counted: the only events that the metrics count; empty if they count all events.
+    engine: the engine that measured the metrics.
     """
     if counted:
         return f"The metrics count {join_words(counted)} alone."

@@ -1,6 +1,6 @@
-"""The nights of a list: which edition each published, or why it published none.
+"""The nights of a list: the edition that each night published, or why it published none.
 
-A night is a run that ended, or a rollback. They come from the record of the editions, and from
+A night is a run that ended, or a rollback. Nights come from the record of the editions, and from
 Dagster.
 """
 
@@ -20,28 +20,31 @@ from batchrec_dagster.storage.nights import Night
 NightStatus = Literal[
     "published", "rolled back", "restored", "refused", "failed", "stopped", "unchanged"
 ]
-# In these nights people kept what they had, and somebody should know why.
+# After these nights people kept their previous lists, and somebody should know why.
 ENDED_BADLY = ("refused", "failed", "stopped")
 
 
 class ListedNight(Night):
-    """A night, with what became of it since."""
+    """A night, and the present state of its edition."""
 
     status: NightStatus
-    """`rolled back` if the edition was published and rolled back later."""
+    """The ending of the night.
+
+    It is `rolled back` if the edition was published, and rolled back later.
+    """
     is_live: bool = False
-    """Whether the edition is live since then."""
+    """Whether the edition has been live since this night."""
     until: datetime | None = None
-    """When another edition became live; None if it is live."""
+    """The time at which another edition became live; None if no other edition has."""
 
     @property
     def is_publication(self) -> bool:
-        """Whether an edition became live."""
+        """Whether an edition became live in this night."""
         return self.edition is not None
 
     @property
     def is_restoration(self) -> bool:
-        """Whether lists became live that had been live before."""
+        """Whether lists became live in this night that had been live before."""
         return self.status == "restored"
 
     @property
@@ -63,14 +66,15 @@ class ListedNight(Night):
 
     @property
     def ndcg_number(self) -> Number | None:
-        """The NDCG@25 of its model, with its interval; None if it is not known."""
+        """The NDCG@25 of the night's model, with its interval; None if it is not known."""
         return None if self.ndcg is None else Number.of_estimate(self.ndcg, "score")
 
 
 def list_nights(files: ListFiles, ended_runs: Sequence[Night] = ()) -> list[ListedNight]:
-    """All nights that are known, oldest first.
+    """Return all known nights, oldest first.
 
-    ended_runs: the runs of which Dagster says that they failed.
+    ended_runs: the runs that Dagster reports as failed.
+
     Raises UserError.
     """
     record = files.editions.record()
@@ -96,27 +100,28 @@ def list_nights(files: ListFiles, ended_runs: Sequence[Night] = ()) -> list[List
     for night in endings.values():
         facts = night.model_dump()
         if night.ended == "unchanged":
-            # The step that found that out did not fail.
+            # The step that found nothing to do did not fail.
             facts["steps"] = ()
         nights.append(ListedNight(**facts, status=night.ended))
     return sorted(nights, key=lambda night: night.time)
 
 
 def read_other_nights(files: ListFiles) -> list[Night]:
-    """The recorded nights that made no edition live, oldest first. Raises UserError.
+    """Return the recorded nights that made no edition live, oldest first.
 
-    Of a list they are those of its own steps, and of the steps that all lists need.
+    For a named list, these are the nights of its own steps, and of the steps that all lists of the
+    pipeline need. Raises UserError.
     """
     nights = [*files.editions.record().nights]
     if files.keys.name:
         of_pipeline = ListFiles(files.storage, ListKeys(files.keys.pipeline))
         nights += of_pipeline.editions.record().nights
-    others = (night for night in nights if night.edition is None)
-    return sorted(others, key=lambda night: night.time)
+    other_nights = (night for night in nights if night.edition is None)
+    return sorted(other_nights, key=lambda night: night.time)
 
 
 def _group_by_run(nights: Iterable[Night]) -> dict[str, Night]:
-    """How each run ended last, by its id, with all steps and checks of that ending."""
+    """Return the last ending of each run, by run id, with all steps and checks of that ending."""
     grouped: dict[str, Night] = {}
     for night in sorted(nights, key=lambda night: night.time):
         before = grouped.get(night.run)
@@ -129,7 +134,7 @@ def _group_by_run(nights: Iterable[Night]) -> dict[str, Night]:
 
 
 def describe_nights(pipeline: str, nights: Sequence[ListedNight]) -> dict[str, Any]:
-    """The nights for JSON, newest first."""
+    """Return the nights for JSON, newest first."""
     return {"pipeline": pipeline, "nights": [_describe_night(night) for night in reversed(nights)]}
 
 
@@ -144,12 +149,12 @@ def _describe_night(night: ListedNight) -> dict[str, Any]:
 
 
 def format_iso(time: datetime) -> str:
-    """The time to the second in UTC, for JSON, as `2026-01-31T09:05:00+00:00`."""
+    """Return the time to the second in UTC, for JSON, such as `2026-01-31T09:05:00+00:00`."""
     return time.astimezone(UTC).isoformat(timespec="seconds")
 
 
 def describe_success(newest: Sequence[ListedNight]) -> str:
-    """A sentence about the events that the NDCG of each edition counts; empty if it counts all.
+    """Return a sentence on the events that NDCG@25 counts; empty if it always counts all events.
 
     newest: the nights, newest first.
     """
@@ -159,7 +164,7 @@ def describe_success(newest: Sequence[ListedNight]) -> str:
     }
     if {*events_of_editions.values()} <= {"all events"}:
         return ""
-    # Editions in a row that count the same are one part of the sentence.
+    # Consecutive editions that count the same events share a part of the sentence.
     parts = [
         (events, [edition for edition, _ in group])
         for events, group in groupby(events_of_editions.items(), key=itemgetter(1))
@@ -174,9 +179,9 @@ def describe_success(newest: Sequence[ListedNight]) -> str:
 
 
 def describe_changed_settings(nights: Iterable[ListedNight]) -> str:
-    """A sentence that says that the metrics of these nights cannot be compared; empty if they can.
+    """Return a warning if the metrics of these nights cannot be compared; empty if they can.
 
-    Nights that count other events are the matter of `describe_success`.
+    This is about changed settings. `describe_success` is about nights that count other events.
     """
     measured_on = {
         (night.success, night.measured_on) for night in nights if night.measured_on is not None

@@ -1,4 +1,4 @@
-"""A number as people read it: with its unit, its 95% interval, and how many it was measured on."""
+"""Numbers as people read them: with a unit, a 95% interval, and the number of measured users."""
 
 from __future__ import annotations
 
@@ -13,32 +13,35 @@ Unit = Literal["count", "share", "score", "amount", "usd", "seconds"]
 
 
 class Number(BaseModel, frozen=True):
-    """A number, with what makes it believable."""
+    """A number with its unit and the facts that show how certain it is."""
 
     value: float
     unit: Unit = "count"
-    """A `share` is shown as a percentage, a `score` is a metric, an `amount` has no known unit."""
+    """The unit of the value.
+
+    A `share` is shown as a percentage, a `score` is a metric, and an `amount` has no known unit.
+    """
     low: float | None = None
-    """The lower end of the 95% interval; None if it has none."""
+    """The lower end of the 95% interval; None if there is no interval."""
     high: float | None = None
-    """The upper end."""
+    """The upper end of the 95% interval; None if there is no interval."""
     measured_on: int | None = None
-    """How many users it was measured on; None if all were counted, or if it is not known."""
+    """The number of users that were measured; None if all were counted, or if it is not known."""
 
     @classmethod
     def of_estimate(cls, estimate: Estimate, unit: Unit, measured_on: int | None = None) -> Self:
-        """The estimate with its interval, if it has one."""
+        """Return a number for the estimate, with the estimate's interval if it has one."""
         low, high = estimate.low, estimate.high
         return cls(value=estimate.value, unit=unit, low=low, high=high, measured_on=measured_on)
 
     @property
     def text(self) -> str:
-        """The value alone, such as `46.3%`."""
+        """The value without its interval, such as `46.3%`."""
         return format_value(self.value, self.unit)
 
     @property
     def ends(self) -> tuple[str, str] | None:
-        """The ends of the interval, with as many decimals as the value; None without one."""
+        """The ends of the interval, with the decimals of the value; None without an interval."""
         if self.low is None or self.high is None:
             return None
         if self.unit == "score":
@@ -48,12 +51,12 @@ class Number(BaseModel, frozen=True):
 
     @property
     def interval(self) -> str:
-        """The interval, such as `42.1% to 50.5%`; empty without one."""
+        """The interval, such as `42.1% to 50.5%`; empty without an interval."""
         return "" if self.ends is None else " to ".join(self.ends)
 
     @property
     def sentence(self) -> str:
-        """All of it, such as `46.3% (95% interval 42.1% to 50.5%, 80 users)`."""
+        """The number with all facts, such as `46.3% (95% interval 42.1% to 50.5%, 80 users)`."""
         notes = []
         if self.interval:
             notes.append(f"95% interval {self.interval}")
@@ -63,7 +66,10 @@ class Number(BaseModel, frozen=True):
 
 
 def format_value(value: float, unit: Unit) -> str:
-    """The value as text. A metric has two decimals, or two significant digits if it is small."""
+    """Return the value as text.
+
+    A metric has two decimals, or two significant digits if it is small.
+    """
     match unit:
         case "share":
             return f"{value:.1%}"
@@ -79,19 +85,19 @@ def format_value(value: float, unit: Unit) -> str:
 
 
 def format_count(number: int, noun: str) -> str:
-    """The number with its noun, such as `1 user` or `1,200 users`."""
+    """Return the number with its noun, such as `1 user` or `1,200 users`."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def _count_decimals(score: float) -> int:
-    """Two, or as many as two significant digits take if the score is small."""
+    """Return the number of decimals for a metric: two, or more for two significant digits."""
     if abs(score) >= 0.1 or abs(score) < 1e-6:
         return 2
     return 1 - math.floor(math.log10(abs(score)))
 
 
 def format_duration(seconds: float | None) -> str:
-    """The duration as `0.4 s`, `12 s`, `3 min 05 s` or `2 h 10 min`; empty for None."""
+    """Return the duration as `0.4 s`, `12 s`, `3 min 05 s` or `2 h 10 min`; empty for None."""
     if seconds is None:
         return ""
     if seconds < 9.95:

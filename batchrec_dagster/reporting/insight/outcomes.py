@@ -1,4 +1,4 @@
-"""What people did with the lists, and what an experiment shows, in sentences."""
+"""Sentences on what people did with the lists, and on the results of an experiment."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ REPLAYED = (
     " what comes, not what they caused."
 )
 NO_EXPERIMENT = "There is no experiment. The setting experiment in the pipeline's YAML starts one."
-# What the users in each kind of control get.
+# The items that users get in each kind of control.
 CONTROL_GETS = {"popular": "the most popular items", "none": "no lists"}
 
 
 def describe_outcome(outcome: Outcome) -> Iterator[str]:
-    """What happened after an edition, in sentences."""
+    """Yield sentences on what happened after an edition was published."""
     period = f"{outcome.start:%Y-%m-%d %H:%M} to {outcome.end:%Y-%m-%d %H:%M} UTC"
     yield (
         f"After edition {outcome.edition} ({period}), {outcome.active_users:,} of"
@@ -45,7 +45,7 @@ def describe_outcome(outcome: Outcome) -> Iterator[str]:
 
 
 def _compare_with_popular(outcome: Outcome) -> str:
-    """Whether the lists reached more people than popular items, in a sentence."""
+    """Return a sentence on whether the lists reached more people than popular items."""
     gain = outcome.gain
     assert gain is not None
     if gain.ends is None:
@@ -71,7 +71,7 @@ def _describe_value(outcome: Outcome) -> str:
 
 
 def describe_result(result: ExperimentResult) -> Iterator[str]:
-    """What the newest experiment shows so far, in sentences."""
+    """Yield sentences on the results of the newest experiment so far."""
     gets = CONTROL_GETS[result.control]
     yield (
         f"In the experiment {result.name}, {result.model_users:,} users get the model's"
@@ -99,10 +99,10 @@ def describe_result(result: ExperimentResult) -> Iterator[str]:
 
 
 def describe_control(editions: Sequence[Edition], name: str) -> Iterator[str]:
-    """Which popular items the control of the experiment gets, in sentences.
+    """Yield a sentence on the popular items that the control of the experiment gets.
 
-    editions: those that are kept.
-    name: the experiment's.
+    editions: the editions that are kept.
+    name: the name of the experiment.
     """
     of_experiment = [
         edition
@@ -118,7 +118,10 @@ def describe_control(editions: Sequence[Edition], name: str) -> Iterator[str]:
 
 
 def _describe_effect(effect: Effect, period: str) -> str:
-    """A sentence about a measure, in both arms. It ends with the period in words."""
+    """Return a sentence that compares a measure in both arms.
+
+    period: the period in words, with which the sentence ends.
+    """
     measure = effect.measure[0].upper() + effect.measure[1:]
     model, control = (_format_mean(mean.value) for mean in (effect.model, effect.control))
     means = f"{measure} per user and day: {model}, in the control {control}"
@@ -132,7 +135,7 @@ def _describe_effect(effect: Effect, period: str) -> str:
 
 
 def _format_mean(value: float) -> str:
-    """The number with three significant digits."""
+    """Return the number with three significant digits."""
     if not value:
         return "0"
     return f"{value:,.{max(0, 2 - math.floor(math.log10(abs(value))))}f}"

@@ -1,4 +1,4 @@
-"""What a list is like now: the edition that people have, the verdict, and the last night."""
+"""The current state of a list: the edition that people have, the verdict, and the last night."""
 
 from __future__ import annotations
 
@@ -20,42 +20,42 @@ from batchrec_dagster.storage.nights import Night
 
 @dataclass(frozen=True)
 class ListOverview:
-    """What a list is like now."""
+    """The current state of a list."""
 
     address: str
-    """Of the list, such as `shop` or `shop/newsletter`."""
+    """The address of the list, such as `shop` or `shop/newsletter`."""
     edition: Edition | None
     """The live edition; None if nothing is published."""
     verdict: Verdict | None
-    """The verdict on the live edition."""
+    """The verdict on the live edition; None if nothing is published."""
     live: Night | None
-    """Since when it is live, and why."""
+    """The night since which the edition is live; None if nothing is published."""
     last_night: ListedNight | None
-    """How the newest run or rollback ended; None if there was none."""
+    """The newest run or rollback that ended; None if there was none."""
     table: str
-    """Where the file of the live edition is."""
+    """The location of the live edition's file."""
     report: str | None
-    """Where its report is; None if there is none."""
+    """The location of the list's report; None if there is no report."""
     example_user: str | None
-    """A user who has a list. None if nobody has, or where finding one takes a download."""
+    """A user who has a list; None if there is no such user, or if finding one takes a download."""
 
     @property
     def is_restored(self) -> bool:
-        """Whether the live edition is one that people had had before."""
+        """Whether the live edition had already been live before."""
         return self.live is not None and self.live.ended == "restored"
 
     @property
     def last_failure(self) -> ListedNight | None:
-        """The last night, if people did not get all that they should; None if they did."""
+        """The last night, if it was refused or stopped, or if a step failed; None otherwise."""
         night = self.last_night
         is_bad = night is not None and (night.status in ENDED_BADLY or night.steps)
         return night if is_bad else None
 
 
 def read_overview(files: ListFiles, ended_runs: Sequence[Night] = ()) -> ListOverview:
-    """What the list is like now.
+    """Return the current state of the list.
 
-    ended_runs: the runs of which Dagster says that they failed.
+    ended_runs: the runs that Dagster reports as failed.
 
     Raises UserError.
     """
@@ -83,7 +83,7 @@ def _find_example_user(files: ListFiles, edition: Edition) -> str | None:
 
 
 def describe_overview(overview: ListOverview) -> dict[str, Any]:
-    """What a published list is like now, for JSON."""
+    """Return the current state of a published list, for JSON."""
     edition, live = overview.edition, overview.live
     assert edition is not None, "only lists that are published are described"
     popularity = edition.measured_popularity
@@ -107,7 +107,7 @@ def describe_overview(overview: ListOverview) -> dict[str, Any]:
 
 
 def describe_last_night(overview: ListOverview) -> dict[str, Any] | None:
-    """How the last night ended, for JSON; None if there was none."""
+    """Return the ending of the last night, for JSON; None if there was no night."""
     night = overview.last_night
     if night is None:
         return None

@@ -1,7 +1,7 @@
-"""All that the page about a list says, as facts: `views` shows them.
+"""The content of the page about a list, as facts that `views` shows.
 
-The page is saved as a record next to its HTML. So a night that is refused or fails shows on it,
-although nothing is counted again.
+The page is saved as a record next to its HTML. The ending of a night that was refused or failed can
+then be shown on the page, although nothing is counted again.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from batchrec_dagster.steps.judge_quality import measure_lead
 from batchrec_dagster.steps.outcomes import Outcome
 from batchrec_dagster.storage.edition import Edition, Finding, Level
 
-# The start of the sources of generated data.
+# Sources of generated data start with this text.
 GENERATED = "sample://"
 
 
@@ -39,63 +39,65 @@ class CheckResult(BaseModel, frozen=True):
     check: str
     level: Level
     text: str
-    """What was found."""
+    """The check's finding."""
     expectation: str = ""
-    """What has to hold."""
+    """The condition that has to hold."""
     time: datetime | None = None
-    """When it ran; None if that is not known."""
+    """The time at which the check ran; None if it is not known."""
 
 
 class PopularComparison(NamedTuple):
-    """The NDCG of the model, compared with that of popular items."""
+    """The NDCG of the model, compared with the NDCG of popular items."""
 
     metric: str
-    """What the NDCG is called, with the events that it counts."""
+    """The name of the NDCG, with the events that it counts."""
     model: Number
     popular: Number
     lead: Number | None
-    """By how much the model is better; None if nobody compared them on the same users."""
+    """The model's lead over popular items; None if the two were not measured on the same users."""
 
 
 class Page(BaseModel):
-    """All that the page says."""
+    """The content of the page."""
 
     model_config = ConfigDict(frozen=True, ser_json_inf_nan="constants")
 
     address: str
-    """Of the list, such as `shop` or `shop/newsletter`."""
+    """The address of the list, such as `shop` or `shop/newsletter`."""
     description: str | None = None
     made_at: datetime
-    """When the page was made."""
+    """The time at which the page was made."""
     edition: Edition
     """The live edition."""
     findings: tuple[Finding, ...]
-    """What was found of it last."""
+    """The latest findings about the edition."""
     nights: tuple[ListedNight, ...]
-    """The oldest comes first."""
+    """The nights, oldest first."""
     changes: Changes | None = None
-    """What changed since what readers had before; None if that is not kept."""
+    """The changes since the edition that readers had before; None if that edition is not kept."""
     outcomes: tuple[Outcome, ...] = ()
-    """What people did with the model's lists of each edition, the newest last."""
+    """The outcomes of the model's lists for each edition, newest last."""
     experiment: tuple[str, ...] = ()
-    """What an experiment shows, in sentences."""
+    """Sentences on the results of an experiment."""
     people: People = People()
     checks: tuple[CheckResult, ...] = ()
-    """Of all that the lists are made of."""
+    """The checks of all assets that the lists are made of."""
     missing_checks: tuple[str, ...] = ()
-    """The names of the checks that have no result."""
+    """The names of the checks without a result."""
     has_newer_data: bool = False
-    """Whether the lists were made from earlier data than the newest interactions, which the
-    histories show."""
+    """Whether there are newer interactions than the lists were made from.
+
+    The histories on the page show the newer interactions.
+    """
 
     @property
     def verdict(self) -> Verdict:
-        """Whether the lists can be sent."""
+        """The verdict on the lists: whether they can be sent."""
         return give_verdict(self.findings)
 
     @property
     def live_since(self) -> datetime:
-        """Since when people have these lists."""
+        """The time since which people have these lists."""
         for night in reversed(self.nights):
             if night.is_of(self.edition):
                 return night.time
@@ -103,12 +105,15 @@ class Page(BaseModel):
 
     @property
     def last_night(self) -> ListedNight | None:
-        """How the last run ended; None if none is known."""
+        """The newest night; None if no night is known."""
         return self.nights[-1] if self.nights else None
 
     @property
     def open_findings(self) -> list[Finding]:
-        """What needs somebody: the worst first, and then what other checks of the run warn of."""
+        """The findings that somebody should look at, the worst first.
+
+        They also include other checks of the run that failed or warned.
+        """
         named = {finding.name for finding in self.findings}
         findings = [finding for finding in self.findings if not finding.passed]
         findings += [
@@ -120,7 +125,7 @@ class Page(BaseModel):
 
     @property
     def measured_by(self) -> str:
-        """What measured the model, and on whom, in words."""
+        """The engine that measured the model, and the tested users, in words."""
         edition = self.edition
         engine = describe_engine(edition.engine)
         people = describe_tested_users(None if edition.groups is None else edition.groups.tested)
@@ -129,14 +134,14 @@ class Page(BaseModel):
 
     @property
     def source(self) -> str:
-        """Where the ratings are from, in words."""
+        """The origin of the ratings, in words."""
         source = self.edition.source or "an unknown source"
         is_generated = source.startswith(GENERATED)
         return f"generated, no real people ({source})" if is_generated else source
 
     @property
     def newest_outcome(self) -> Outcome | None:
-        """What people did with the newest edition of which that is known, if anybody did."""
+        """The outcome of the newest edition that has a hit rate; None if no edition has one."""
         for outcome in reversed(self.outcomes):
             if outcome.hit_rate is not None:
                 return outcome
@@ -144,12 +149,12 @@ class Page(BaseModel):
 
     @property
     def metrics(self) -> list[tuple[str, Number]]:
-        """The metrics of the model that were measured, each with its name."""
+        """The measured metrics of the model, each with its name."""
         return [*_list_metrics(self.edition)]
 
     @property
     def comparison(self) -> PopularComparison | None:
-        """The model compared with popular items; None if one of them was not measured."""
+        """The model compared with popular items; None if either was not measured."""
         edition = self.edition
         ndcg, popular = read_ndcg_number(edition), read_popular_ndcg_number(edition)
         if ndcg is None or popular is None:
@@ -160,7 +165,7 @@ class Page(BaseModel):
 
     @property
     def popular_name(self) -> str:
-        """What the popular items are called that the model is compared with."""
+        """The name of the popular items that the model is compared with."""
         lead = measure_lead(self.edition)
         return "popular items" if lead is None else lead.over.removeprefix("the ")
 
@@ -169,16 +174,16 @@ def _list_metrics(edition: Edition) -> Iterator[tuple[str, Number]]:
     ndcg = read_ndcg_number(edition)
     if ndcg is not None:
         yield name_ndcg(edition.success), ndcg
-    others: dict[str, tuple[str, Unit]] = {
+    other_metrics: dict[str, tuple[str, Unit]] = {
         "precision_at_10": ("Precision@10", "share"),
         "mean_reciprocal_rank_at_25": ("MRR@25", "score"),
         COVERAGE: ("Coverage", "share"),
     }
-    for key, (name, unit) in others.items():
+    for key, (name, unit) in other_metrics.items():
         if key in edition.metrics:
             yield name, Number(value=edition.metrics[key], unit=unit)
 
 
 def select_model_outcomes(outcomes: list[Outcome]) -> tuple[Outcome, ...]:
-    """The outcomes of the model's lists, without those of an experiment's control."""
+    """Return the outcomes of the model's lists, without the outcomes of an experiment's control."""
     return tuple(outcome for outcome in outcomes if outcome.arm == MODEL)

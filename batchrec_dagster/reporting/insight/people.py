@@ -1,6 +1,6 @@
-"""People on the page: the newest history and the list of each, and what explains the list.
+"""The people on the page: their newest history, their list, and what explains the list.
 
-200 people can be looked up there, and those whom the declaration names. `batchrec show` has
+The page has at most 200 people, and the people that the declaration names. `batchrec show` has
 everybody.
 """
 
@@ -25,7 +25,7 @@ from batchrec_dagster.reporting.insight.published_tables import read_users_with_
 from batchrec_dagster.reporting.insight.titles import shorten_title
 
 MOST_PEOPLE = 200
-# This many items of a history and of a list are shown.
+# The maximum number of items of a history, and of a list, to show.
 HISTORY_SHOWN, LIST_SHOWN = 10, 25
 
 
@@ -35,29 +35,32 @@ class ShownItem(NamedTuple):
     id: str
     title: str | None
     link: str | None
-    """The address of its page, which begins with https; None without one."""
+    """The address of the item's page, which begins with https; None if there is none."""
     image: str | None
-    """The address of its picture, which begins with https; None without one."""
+    """The address of the item's picture, which begins with https; None if there is none."""
 
 
 class HadItem(NamedTuple):
     """An item of a person's history."""
 
     item: int
-    """Its index among the items."""
+    """The item's index in `People.items`."""
     day: str
-    """When they had it last; empty if the interactions have no times."""
+    """The day of the person's last interaction with the item.
+
+    It is empty if the interactions have no times.
+    """
 
 
 class ExplainedItem(NamedTuple):
     """An item of a person's list."""
 
     item: int
-    """Its index among the items."""
+    """The item's index in `People.items`."""
     because: int | None
-    """The index of the item of the history that explains it; None if none does."""
+    """The index of the item in the history that explains this item; None if there is none."""
     reason: str
-    """Why it is there, in a word, if that is not an item of the history; empty if not known."""
+    """The reason in a word, if the history does not explain the item; empty if it is not known."""
 
 
 class Person(NamedTuple):
@@ -66,39 +69,50 @@ class Person(NamedTuple):
     user: str
     interactions: int
     history: tuple[HadItem, ...]
-    """The newest first."""
+    """The items of the history, newest first."""
     listed: tuple[ExplainedItem, ...]
-    """The best first."""
+    """The items of the list, best first."""
 
 
 class People(BaseModel, frozen=True):
     """The people on the page."""
 
     served: int = 0
-    """How many people have a list."""
+    """The number of people who have a list."""
     counted: int = 0
-    """How many people's histories explain the lists; 0 if the lists say themselves why."""
+    """The number of people whose histories explain the lists.
+
+    It is 0 if the lists themselves say why an item is there.
+    """
     items: tuple[ShownItem, ...] = ()
     people: tuple[Person, ...] = ()
-    """In the order of their ids."""
+    """The people, sorted by id."""
 
 
 @dataclass(frozen=True)
 class PeopleTables:
-    """The tables that people are read from. Ids are text everywhere."""
+    """The tables that people are read from.
+
+    Ids are text in all tables.
+    """
 
     lists: pl.LazyFrame
-    """The published lists: user_id, rank, item_id, and what else they have."""
+    """The published lists: user_id, rank, item_id, and optional columns."""
     histories: PastInteractions
-    """What these and all other people had."""
+    """The interactions of the shown people, and of all other people."""
     titles: pl.LazyFrame | None = None
-    """item_id, title and, if they are declared, image and link. All may be null."""
+    """The columns item_id, title and, if they are declared, image and link.
+
+    Titles, images and links may be null.
+    """
 
 
 def collect_people(tables: PeopleTables, named: Sequence[str] = ()) -> People:
-    """All people with a list, or every n-th by id, so that there are at most MOST_PEOPLE.
+    """Return the people to show: all people with a list, or every n-th by id.
 
-    named: the ids of people who are among them if they have a list.
+    There are at most MOST_PEOPLE, and the named people.
+
+    named: the ids of people to include if they have a list.
     """
     served = read_users_with_lists(tables.lists).sort()
     sample = served.gather_every(max(1, -(-len(served) // MOST_PEOPLE)))
@@ -117,7 +131,7 @@ def collect_people(tables: PeopleTables, named: Sequence[str] = ()) -> People:
 
 
 def _read_lists(lists: pl.LazyFrame, users: pl.Series) -> pl.DataFrame:
-    """The beginning of each person's list: user_id, item_id, reason and perhaps reason_item."""
+    """Return the top of each person's list: user_id, rank, item_id, reason, perhaps reason_item."""
     columns = lists.collect_schema().names()
     explaining = [REASON_ITEM] if REASON_ITEM in columns else []
     return (
@@ -130,7 +144,7 @@ def _read_lists(lists: pl.LazyFrame, users: pl.Series) -> pl.DataFrame:
 
 
 def _read_histories(interactions: pl.LazyFrame, users: pl.Series) -> pl.DataFrame:
-    """All that these people had: USER_ID, ITEM_ID, TIMESTAMP and perhaps EVENT_TYPE."""
+    """Return all interactions of these people: USER_ID, ITEM_ID, TIMESTAMP, perhaps EVENT_TYPE."""
     names = interactions.collect_schema().names()
     events = [EVENT_TYPE] if EVENT_TYPE in names else []
     return (
@@ -143,7 +157,7 @@ def _read_histories(interactions: pl.LazyFrame, users: pl.Series) -> pl.DataFram
 def _describe_people(
     users: pl.Series, lists: pl.DataFrame, had: pl.DataFrame, titles: pl.LazyFrame | None
 ) -> People:
-    """The people with their histories and lists."""
+    """Return the people with their histories and lists."""
     latest = (
         had.group_by(USER_ID, ITEM_ID)
         .agg(time=pl.col(TIMESTAMP).max())
@@ -184,7 +198,7 @@ def _describe_people(
 
 
 def _describe_items(ids: pl.Series, titles: pl.LazyFrame | None) -> list[ShownItem]:
-    """The items of these ids, in their order."""
+    """Return the items with these ids, in the order of the ids."""
     if titles is None:
         return [ShownItem(item, None, None, None) for item in ids]
     rows = titles.filter(pl.col("item_id").is_in(ids.implode())).collect(engine="streaming")
@@ -201,5 +215,8 @@ def _describe_items(ids: pl.Series, titles: pl.LazyFrame | None) -> list[ShownIt
 
 
 def _keep_safe(address: str | None) -> str | None:
-    """The address if it begins with https; else None, as it may run a script or be overheard."""
+    """Return the address if it begins with https, else None.
+
+    Any other address may run a script, or be overheard.
+    """
     return address if address is not None and address.startswith("https://") else None

@@ -1,4 +1,4 @@
-"""What a pipeline knows of one person: their history, and their list with what explains it."""
+"""A pipeline's data about one person: the history, and the list with its explanations."""
 
 from __future__ import annotations
 
@@ -31,13 +31,16 @@ from batchrec_dagster.storage.edition import Edition
 from batchrec_dagster.storage.layout import ListFiles
 from batchrec_dagster.storage.measured_ndcg import name_window
 
-# This many of the latest interactions are shown.
+# The maximum number of interactions to show, the latest ones.
 HISTORY = 25
 NO_INTERACTIONS = pl.LazyFrame(schema={USER_ID: pl.String, ITEM_ID: pl.String, TIMESTAMP: pl.Int64})
 
 
 class UnknownEditionError(UserError):
-    """There is no such edition, or it is no longer kept. Its message is one line."""
+    """An error for an edition that does not exist, or is no longer kept.
+
+    The message is one line.
+    """
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ class PastItem:
     """An item that a person had."""
 
     time: datetime
-    """In UTC."""
+    """The time in UTC."""
     item: str
     title: str | None
     event: str | None
@@ -60,55 +63,55 @@ class Recommendation:
     item: str
     title: str | None
     score: float | None
-    """None if the recipe gives no scores."""
+    """The score; None if the recipe gives no scores."""
     because: str | None
-    """The item of the history that explains this one best; None if none does."""
+    """The item of the history that explains this item best; None if there is none."""
     because_title: str | None
     users_with_both: int
-    """How many of the counted people have both items."""
+    """The number of counted people who have both items."""
     padding: bool
-    """Whether it is a popular item without a score, which Personalize added to a short list."""
+    """Whether this is a popular item without a score that Personalize added to a short list."""
     reason: str | None
-    """Why it is on the list, if not because of an item: pinned, popular or new, for example."""
+    """The reason for the item, such as pinned, popular or new; None without such a reason."""
 
 
 @dataclass(frozen=True)
 class LivePeriod:
-    """A time in which an edition was live."""
+    """A period when an edition was live."""
 
     since: datetime
     until: datetime | None
-    """None if it is live."""
+    """The end of the period; None if the edition is live now."""
 
 
 @dataclass(frozen=True)
 class PersonDetails:
-    """What a pipeline knows of a person."""
+    """A pipeline's data about a person."""
 
     pipeline: str
     user: str
     edition: int
     """The number of the edition that the list is from."""
     interactions: int
-    """How many interactions the person has in all."""
+    """The number of all interactions of the person."""
     history: tuple[PastItem, ...]
     """The latest interactions, newest first."""
     recommendations: tuple[Recommendation, ...]
     """The person's list, best first."""
     counted: int
-    """How many people's histories explain the list."""
+    """The number of people whose histories explain the list."""
     failure: str | None
-    """The error that Personalize returned instead of the list; None if it did not."""
+    """The error that Personalize returned instead of the list; None without an error."""
     arm: str | None
     """The person's arm of the edition's experiment; None without an experiment."""
     periods: tuple[LivePeriod, ...] | None
-    """When the edition was live, if one was asked for."""
+    """The periods when the edition was live; None unless an edition was asked for."""
     notes: tuple[str, ...]
-    """What to know about the history and the explanations, in sentences."""
+    """Sentences on the limits of the history and the explanations."""
 
 
 def find_edition(files: ListFiles, number: int) -> tuple[Edition, tuple[LivePeriod, ...]]:
-    """The edition of this number, and when it was live.
+    """Return the edition with this number, and the periods when it was live.
 
     Raises UnknownEditionError, and UserError.
     """
@@ -139,7 +142,7 @@ def find_edition(files: ListFiles, number: int) -> tuple[Edition, tuple[LivePeri
 
 
 def describe_periods(periods: tuple[LivePeriod, ...]) -> str:
-    """The periods in words, such as `live since 2026-11-20 03:10 UTC`."""
+    """Return the periods in words, such as `live since 2026-11-20 03:10 UTC`."""
     texts = [
         f"since {period.since:%Y-%m-%d %H:%M} UTC"
         if period.until is None
@@ -150,10 +153,11 @@ def describe_periods(periods: tuple[LivePeriod, ...]) -> str:
 
 
 def find_person(files: ListFiles, user: str, number: int | None = None) -> PersonDetails | None:
-    """The person with their list; None if nothing is known of this id, then or now.
+    """Return the person with their list; None if nothing is known of this id, then or now.
 
-    number: of the edition that the list is from. Its list is explained by the interactions until
-        the time at which its data end. None for the live one.
+    number: the number of the edition that the list is from; None for the live edition. The list of
+        a numbered edition is explained by the interactions until the time at which the edition's
+        data end.
 
     Raises UnknownEditionError, and UserError.
     """
@@ -185,7 +189,7 @@ def find_person(files: ListFiles, user: str, number: int | None = None) -> Perso
     )
     titles = read_titles(files, items)
     if "title" in rows.columns:
-        # As the person saw it.
+        # The titles in the list are used first, because the person saw these.
         titles |= dict(rows.select("item_id", "title").drop_nulls().iter_rows())
     return PersonDetails(
         pipeline=files.keys.address,
@@ -203,7 +207,7 @@ def find_person(files: ListFiles, user: str, number: int | None = None) -> Perso
 
 
 def _describe_history(edition: Edition, interactions: pl.LazyFrame | None) -> str:
-    """What to know about the history and the explanations of a past edition, in a sentence."""
+    """Return a sentence on the history and the explanations of a past edition."""
     if interactions is None:
         return "Why is not known: the interactions are no longer there."
     if edition.data_until is None:
@@ -218,9 +222,9 @@ def _describe_history(edition: Edition, interactions: pl.LazyFrame | None) -> st
 def _read_outcome(
     files: ListFiles, edition: Edition, user: str, rows: pl.DataFrame
 ) -> tuple[str | None, str | None]:
-    """Why the person has no list, if Personalize said so, and their arm in an experiment.
+    """Return why the person has no list, if Personalize said so, and their arm in an experiment.
 
-    rows: those of the person.
+    rows: the rows of the person's list.
     """
     key = files.keys.users_without_lists(edition.version)
     absent = files.read_parquet(key, "delete it: it only says why some users have no list")
@@ -231,7 +235,7 @@ def _read_outcome(
     if "arm" in rows.columns and rows.height:
         return failure, str(rows.item(0, "arm"))
     if not errors:
-        # Who was not to get a list is in no arm.
+        # A person who was not meant to get a list is in no arm.
         return failure, None
     return failure, assign_arm(user, Experiment.model_validate(edition.experiment))
 
@@ -239,9 +243,9 @@ def _read_outcome(
 def _explain(
     rows: pl.DataFrame, had: pl.DataFrame, interactions: pl.LazyFrame, edition: Edition
 ) -> tuple[pl.DataFrame, int]:
-    """The rows with the columns reason, because and both, and how many people were counted.
+    """Return the rows with the columns reason, because and both, and the number of counted people.
 
-    rows: those of the person.
+    rows: the rows of the person's list.
     had: the person's interactions.
     """
     rows = rows.with_columns(reason=name_reason(rows.columns))
@@ -254,7 +258,7 @@ def _explain(
 
 
 def _weigh_events(edition: Edition) -> dict[str, float]:
-    """How much each type of event says of a person's taste, as the edition's settings have it."""
+    """Return the weight of each type of event for a person's taste, from the edition's settings."""
     prefix = "solution.event_weights."
     weights = {
         name.removeprefix(prefix).lower(): float(weight)
@@ -265,7 +269,7 @@ def _weigh_events(edition: Edition) -> dict[str, float]:
 
 
 def _list_history(had: pl.DataFrame, titles: Mapping[str, str | None]) -> Iterator[PastItem]:
-    """The interactions with their titles, and with their types if there are several."""
+    """Yield the interactions with their titles, and with their types if there are several types."""
     events: list[str | None] = [None] * had.height
     if EVENT_TYPE in had.columns:
         event_types = had.get_column(EVENT_TYPE).to_list()
@@ -280,16 +284,16 @@ def _list_history(had: pl.DataFrame, titles: Mapping[str, str | None]) -> Iterat
 def _list_items(
     rows: pl.DataFrame, edition: Edition, titles: Mapping[str, str | None]
 ) -> Iterator[Recommendation]:
-    """The rows of the person's list.
+    """Yield the items of the person's list.
 
-    rows: as of `_explain`.
+    rows: the rows that `_explain` returned.
     """
     popular = POPULAR
     if edition.popularity is not None:
         popular += f" {name_window(edition.popularity.days).replace('of', 'in', 1)}"
     has_padding = edition.counts.items_without_score > 0
     columns = ("rank", "item_id", "score", "because", "both", "reason")
-    for rank, item, score, because, both, reason in rows.select(columns).iter_rows():
+    for rank, item, score, because, users_with_both, reason in rows.select(columns).iter_rows():
         yield Recommendation(
             rank=rank,
             item=item,
@@ -297,16 +301,17 @@ def _list_items(
             score=score,
             because=because,
             because_title=titles.get(because),
-            users_with_both=both or 0,
+            users_with_both=users_with_both or 0,
             padding=has_padding and score is None and not reason,
             reason=popular if reason == POPULAR else reason or None,
         )
 
 
 def find_similar_ids(files: ListFiles, column: str, name: str) -> list[str]:
-    """Up to three ids in the interactions that are spelled like this one.
+    """Return up to three ids in the interactions that are spelled like this name.
 
-    Only ids with the same two first letters are compared. Raises UserError.
+    Only ids that start with the same two letters, and are at most two letters longer or shorter,
+    are compared. Raises UserError.
 
     column: USER_ID or ITEM_ID.
     """

@@ -1,4 +1,4 @@
-"""The tables that are published, and those in which a person or an item is looked up."""
+"""The published tables, and the tables in which a person or an item is looked up."""
 
 from __future__ import annotations
 
@@ -14,16 +14,18 @@ from batchrec_dagster.storage.layout import SEGMENTS, SIMILAR_ITEMS, ListFiles, 
 
 
 def find_published(storage: Storage, pipeline: str | None = None) -> list[ListFiles]:
-    """The files of each list of users that is published, by its address.
+    """Return the files of each published list for users.
 
-    pipeline: the only pipeline to look in; None for all.
+    Lists of similar items and of segments are not included.
+
+    pipeline: the only pipeline to look in; None for all pipelines.
 
     Raises UserError.
     """
     root = storage.uri("")
     path = storage.store.local_path(root)
     if path is not None and not path.exists():
-        # Listing the folders of the storage would create it.
+        # Listing the folders of the storage would create the storage.
         return []
     pipelines = storage.store.subfolders(root) if pipeline is None else [pipeline]
     addresses: list[str] = []
@@ -36,30 +38,33 @@ def find_published(storage: Storage, pipeline: str | None = None) -> list[ListFi
 
 
 def find_similar_items(files: ListFiles) -> ListFiles:
-    """The files of the similar items of the same pipeline, which may have published none."""
+    """Return the files of the pipeline's list of similar items, which may not be published."""
     return ListFiles(files.storage, ListKeys(f"{files.keys.pipeline}/{SIMILAR_ITEMS}"))
 
 
 def read_rows(files: ListFiles, edition: Edition, column: str, value: str) -> pl.DataFrame:
-    """The rows of the edition with this value in the column, by rank. Raises UserError."""
+    """Return the rows of the edition with this value in the column, by rank.
+
+    Raises UserError.
+    """
     rows = files.editions.read_rows(edition).filter(pl.col(column) == value)
     return rows.collect(engine="streaming").sort("rank", maintain_order=True)
 
 
 def read_users_with_lists(lists: pl.LazyFrame) -> pl.Series:
-    """The ids of the users with a list, in any order.
+    """Return the ids of the users with a list, in any order.
 
-    lists: their rows, with user_id and rank.
+    lists: the rows of the lists, with user_id and rank.
     """
-    # Each has one item of rank 1.
+    # Each list has one item of rank 1.
     users = lists.filter(pl.col("rank") == 1).select("user_id")
     return users.collect(engine="streaming").to_series()
 
 
 def scan_titles(files: ListFiles) -> pl.LazyFrame:
-    """The columns item_id and title of the items; no rows if the pipeline declares no titles.
+    """Return the columns item_id and title of the items.
 
-    Raises UserError.
+    There are no rows if the pipeline declares no titles. Raises UserError.
     """
     uri = files.uri(files.keys.item_titles)
     if files.storage.store.head(uri) is None:
@@ -69,7 +74,10 @@ def scan_titles(files: ListFiles) -> pl.LazyFrame:
 
 
 def read_titles(files: ListFiles, items: Iterable[str | None]) -> dict[str, str | None]:
-    """The titles of these items, as far as they have any. Raises UserError."""
+    """Return the titles of these items by id, as far as the items have titles.
+
+    Raises UserError.
+    """
     ids = pl.Series([*items], dtype=pl.String)
     titles = scan_titles(files).filter(pl.col("item_id").is_in(ids.implode()))
     return dict(titles.collect(engine="streaming").iter_rows())
@@ -77,7 +85,7 @@ def read_titles(files: ListFiles, items: Iterable[str | None]) -> dict[str, str 
 
 @contextmanager
 def open_interactions(files: ListFiles) -> Iterator[pl.LazyFrame | None]:
-    """The interactions, as `scan_interactions` returns them; None if there are none any more.
+    """Yield the interactions as `scan_interactions` returns them; None if they are gone.
 
     Raises UserError.
     """

@@ -1,4 +1,4 @@
-"""What `batchrec check` reports of one thing, made by the function of its status."""
+"""The findings of `batchrec check`, with a function for each status."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ class Readiness:
     """The result of a check."""
 
     check: str
-    """The name of what was checked."""
+    """The name of the thing that was checked."""
     status: ReadinessStatus
     message: str
     fix: str = ""
-    """What to do; empty if the status is ok."""
+    """The way to fix the problem; empty if the status is ok."""
 
 
 def ok(check: str, message: str) -> Readiness:
-    """The finding that all is well."""
+    """Return the finding that all is well."""
     return Readiness(check, "ok", message)
 
 
 def warning(check: str, message: str, fix: str) -> Readiness:
-    """The finding that something works now, but not for long."""
+    """Return the finding that something works now, but not for long."""
     return Readiness(check, "warning", message, fix)
 
 
 def unknown(check: str, message: str, fix: str) -> Readiness:
-    """The finding that something could not be checked, for example for lack of a permission."""
+    """Return the finding that something could not be checked, for example without a permission."""
     return Readiness(check, "unknown", message, fix)
 
 
 def failed(check: str, message: str, fix: str) -> Readiness:
-    """The finding that something has to be fixed."""
+    """Return the finding that something has to be fixed."""
     return Readiness(check, "failed", message, fix)

@@ -1,4 +1,4 @@
-"""A stage of a run, as people watch it: an asset that waits, is made, or has ended."""
+"""The stages of a run, as people watch them: assets that wait, are made, or have ended."""
 
 from __future__ import annotations
 
@@ -14,39 +14,42 @@ ENDED: tuple[StageStatus, ...] = ("done", "failed", "stopped", "skipped")
 
 @dataclass
 class Stage:
-    """An asset of the run. Times are in seconds since the epoch."""
+    """An asset of the run.
+
+    Times are in seconds since the epoch.
+    """
 
     name: str
     status: StageStatus = "waiting"
     start_time: float | None = None
-    """None until it starts."""
+    """The time at which the stage started; None until then."""
     end_time: float | None = None
-    """None until it ends."""
+    """The time at which the stage ended; None until then."""
     details: str = ""
-    """What it does or did, in a line."""
+    """A line on what the stage does or did."""
 
     @property
     def is_under_way(self) -> bool:
-        """Whether it runs, or waits for another try."""
+        """Whether the stage runs, or waits for a retry."""
         return self.status in ("running", "retrying")
 
     def measure_seconds(self, now: float) -> float | None:
-        """How many seconds it has run, or ran; None if it has not started."""
+        """Return for how many seconds the stage has run; None if it has not started."""
         if self.start_time is None:
             return None
         return max(0.0, (self.end_time or now) - self.start_time)
 
 
 def name_stage(step: str) -> str:
-    """What a step is called where the pipeline is known: interactions, or home/recommendations.
+    """Return the name of a step without its pipeline: interactions, or home/recommendations.
 
-    step: its key, which starts with the pipeline's prefix.
+    step: the key of the step, which starts with the pipeline's prefix.
     """
     return "/".join(step.split("__")[1:]) or step
 
 
 def summarize_metadata(metadata: Mapping[str, Any]) -> str:
-    """What an asset did, by its metadata, in a few words."""
+    """Return a few words on what an asset did, from its metadata."""
     outcome = str(metadata.get("outcome", ""))
     rows: Any = metadata.get("dagster/row_count")
     users: Any = metadata.get("users")

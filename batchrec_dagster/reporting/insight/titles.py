@@ -6,7 +6,7 @@ TITLE_LENGTH = 160
 
 
 def shorten_title(title: str | None) -> str | None:
-    """The title in at most TITLE_LENGTH characters; None for a blank one."""
+    """Return the title in at most TITLE_LENGTH characters; None for a blank title."""
     if title is None or not title.strip():
         return None
     if len(title) <= TITLE_LENGTH:

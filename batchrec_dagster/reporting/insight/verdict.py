@@ -1,4 +1,4 @@
-"""The verdict on an edition in a sentence: what its findings come to."""
+"""The verdict on an edition: a sentence that sums up the findings."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from dataclasses import dataclass
 
 from batchrec_dagster.storage.edition import Finding, Level
 
-# How many words a verdict has after its opening, at most. Pages name the findings themselves.
+# The maximum number of words of a verdict after its opening. Pages name the findings themselves.
 MOST_WORDS = 20
-# How a verdict begins. The levels go from the best to the worst.
+# The opening of a verdict at each level, from the best level to the worst.
 OPENINGS: Mapping[Level, str] = {
     "good": "Good to send",
     "watch": "Look before you send",
     "refuse": "Do not send",
 }
-# How it begins if nothing speaks against sending, and no interval proves that the lists are better
+# The opening if nothing speaks against sending, and no interval proves that the lists are better
 # than popular items.
 UNPROVED_OPENING = "Checks passed"
-# The lower ends of the intervals that prove it.
+# The lower ends of the intervals that prove that the lists are better.
 PROOFS = ("lead_low", "gain_low")
 
 
@@ -28,18 +28,21 @@ class Verdict:
 
     level: Level
     opening: str
-    """Such as `Good to send`."""
+    """The first words, such as `Good to send`."""
     text: str
-    """Why, in a few words without a capital and a full stop; empty if no finding has a headline."""
+    """The reasons in a few words, without a capital and a full stop.
+
+    It is empty if no finding has a headline.
+    """
 
     def __str__(self) -> str:
         return f"{self.opening}: {self.text}." if self.text else f"{self.opening}."
 
 
 def give_verdict(findings: Sequence[Finding]) -> Verdict:
-    """The worst level of the findings, and the headlines of that level.
+    """Return the verdict at the worst level of the findings, with the headlines of that level.
 
-    findings: all of an edition, such as `EditionsRecord.list_findings` returns.
+    findings: all findings about an edition, such as `EditionsRecord.list_findings` returns.
     """
     level: Level = max(
         (finding.level for finding in findings), key=[*OPENINGS].index, default="good"
@@ -56,12 +59,12 @@ def give_verdict(findings: Sequence[Finding]) -> Verdict:
 
 
 def _is_proof(finding: Finding) -> bool:
-    """Whether it proves that the lists are better than popular items."""
+    """Return whether the finding proves that the lists are better than popular items."""
     return any(finding.numbers.get(name, 0) > 0 for name in PROOFS)
 
 
 def _join_headlines(headlines: Sequence[str]) -> str:
-    """The first headlines, as many as are short enough, and how many more there are."""
+    """Return the first headlines, as many as are short enough, and the number of further ones."""
     named: list[str] = []
     for headline in headlines:
         if named and sum(len(text.split()) for text in [*named, headline]) > MOST_WORDS:

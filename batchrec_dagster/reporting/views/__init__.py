@@ -1,1 +1,1 @@
-"""How facts are shown: as an HTML page, and in a terminal."""
+"""Views of the facts: an HTML page, and the output of commands in a terminal."""

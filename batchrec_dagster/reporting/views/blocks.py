@@ -1,4 +1,4 @@
-"""What a page is made of: tiles, tables with typed cells, and lines over nights."""
+"""The blocks of a page: tiles, tables with typed cells, and lines over nights."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ class Bar(NamedTuple):
 
     number: Number
     largest: float
-    """The value at the end of the longest bar beside it, which is not 0."""
+    """The value at the end of the longest bar beside this one, which is not 0."""
     is_quiet: bool = False
-    """Whether it is what something else is compared with."""
+    """Whether the bar is only there for comparison with another bar."""
     fact: str = ""
     """The number's name for programs; empty if it has none."""
 
 
 class Title(NamedTuple):
-    """A name that somebody else chose, such as that of an item, with what belongs to it."""
+    """A name that batchrec did not choose, such as the title of an item, with a note."""
 
     text: str
     note: str = ""
-    """What stands below it."""
+    """The text below the name."""
 
 
 class Judged(NamedTuple):
@@ -45,7 +45,7 @@ class Judged(NamedTuple):
 
 
 Cell = Number | Fact | Bar | Title | Judged | str | None
-"""A cell of a table. Numbers are aligned right, and an unknown one is None."""
+"""A cell of a table. Numbers are aligned right; None is an unknown value."""
 
 
 @dataclass(frozen=True)
@@ -53,37 +53,39 @@ class Table:
     """A table."""
 
     name: str
-    """The beginning of its HTML id."""
+    """The beginning of the table's HTML id."""
     title: str
     columns: Sequence[str]
-    """The headings. That of the first column may be empty."""
+    """The headings. The first heading may be empty."""
     rows: Sequence[Sequence[Cell]]
     rows_in_view: int | None = None
-    """How many rows stand open; all if this is None. The others are folded."""
+    """The number of rows that are always shown; None for all. The other rows are folded."""
     note: str = ""
-    """What to know about the numbers, below the table."""
+    """A text below the table on the meaning of the numbers."""
     fold: str = ""
-    """What stands behind the title on the line that the table is folded behind; empty if it
-    stands open."""
+    """The text after the title on the line behind which the table is folded.
+
+    It is empty for a table that is not folded.
+    """
 
     def is_number(self, column: int) -> bool:
-        """Whether the column has numbers."""
+        """Return whether the column has only numbers."""
         cells = [row[column] for row in self.rows if row[column] not in (None, "")]
         return bool(cells) and all(isinstance(cell, Number | Fact | Bar) for cell in cells)
 
 
 @dataclass(frozen=True)
 class Tile:
-    """A fact in the strip."""
+    """A fact with a label, such as a fact in the strip of the first screen."""
 
     label: str
     value: str | Fact
     note: str = ""
-    """What stands behind it."""
+    """The text after the value."""
     of: Fact | None = None
-    """The number that it is a part of."""
+    """The number that the value is a part of."""
     level: str = ""
-    """`watch` or `refuse` if somebody should look at it."""
+    """`watch` or `refuse` if somebody should look at the fact; otherwise empty."""
 
 
 class Line(NamedTuple):
@@ -91,24 +93,24 @@ class Line(NamedTuple):
 
     name: str
     points: Sequence[Number | None]
-    """A number for each label; None where there is none."""
+    """A number for each label; None where no number is known."""
     is_connected: bool = True
-    """If not, the points are dots."""
+    """Whether a line connects the points. If not, the points are dots."""
 
 
 @dataclass(frozen=True)
 class Lines:
-    """Lines over nights."""
+    """A chart of lines over nights."""
 
     title: str
     labels: Sequence[str]
-    """Of the nights, the oldest first."""
+    """The labels of the nights, the oldest first."""
     lines: Sequence[Line]
-    """At most three."""
+    """The lines of the chart, at most three."""
 
     @property
     def largest(self) -> float:
-        """The largest value or end of an interval, which is not 0."""
+        """The largest value or upper end of an interval, which is not 0."""
         numbers = [number for line in self.lines for number in line.points if number is not None]
         values = [number.value if number.high is None else number.high for number in numbers]
         return max([*values, 1e-6])
@@ -119,12 +121,12 @@ class Section:
     """A part of the page with a heading."""
 
     name: str
-    """Its anchor in the page's address."""
+    """The section's anchor in the page's address."""
     title: str
     text: Sequence[str] = ()
-    """Its paragraphs."""
+    """The section's paragraphs."""
     tables: Sequence[Table] = ()
     lines: Lines | None = None
     facts: Sequence[Tile] = field(default=())
     is_wide: bool = False
-    """Whether it takes the whole width of a page."""
+    """Whether the section takes the whole width of the page."""

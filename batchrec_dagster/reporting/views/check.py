@@ -1,4 +1,4 @@
-"""What `batchrec check` prints: what needs somebody first, and how many checks passed."""
+"""The output of `batchrec check`: open problems first, then the number of passed checks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WORD_WIDTH = 9
 
 
 def print_readiness(terminal: Terminal, results: Sequence[Readiness]) -> None:
-    """Print what needs somebody, the failures first, and the names of what passed."""
+    """Print the open problems, failures first, and the names of the passed checks."""
     urgent = [result for result in results if result.status != "ok"]
     urgent.sort(key=lambda result: [*WORDS].index(result.status))
     name_width = max((len(result.check) for result in urgent), default=0)

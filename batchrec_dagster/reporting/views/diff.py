@@ -1,4 +1,4 @@
-"""What `batchrec diff` prints: what tells two editions apart, as tables."""
+"""The output of `batchrec diff`: the differences between two editions, as tables."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ SETTINGS = (Column("", "keep"), Column("before", "wrap"), Column("now", "wrap"))
 
 
 def print_changes(terminal: Terminal, title: str, changes: Changes) -> None:
-    """Print what tells a newer edition from an older one.
+    """Print how a newer edition differs from an older one.
 
-    title: which editions are compared, in words.
+    title: the compared editions, in words.
     """
     terminal.print_heading(title)
     if changes.kept is None:
@@ -48,9 +48,9 @@ def _print_table(
     columns: Sequence[Column] = COLUMNS,
     missing: str = NOT_KNOWN,
 ) -> None:
-    """Print a table of what was before and is now; nothing without rows.
+    """Print a table of values before and now; nothing if there are no rows.
 
-    missing: what stands for a value that is None.
+    missing: the text for a value that is None.
     """
     rows = [_make_cells(change, missing) for change in changes]
     if rows:

@@ -1,4 +1,4 @@
-"""The first screen of the page as blocks: the edition at a glance, and two numbers as bars."""
+"""The first screen of the page as blocks: the edition at a glance, and two comparisons as bars."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from batchrec_dagster.reporting.views.blocks import Bar, Cell, Fact, Judged, Sec
 
 
 def format_time_in_utc(time: datetime) -> str:
-    """The time to the minute in UTC, as `2026-01-31 09:05`."""
+    """Return the time to the minute in UTC, such as `2026-01-31 09:05`."""
     return f"{time.astimezone(UTC):%Y-%m-%d %H:%M}"
 
 
 def build_strip(page: Page) -> Iterator[Tile]:
-    """What there is to know of the edition at a glance."""
+    """Yield the tiles that show the edition at a glance."""
     edition, counts = page.edition, page.edition.counts
     yield Tile("Edition", str(edition.number))
     yield Tile("Live since (UTC)", format_time_in_utc(page.live_since))
@@ -42,14 +42,18 @@ def build_strip(page: Page) -> Iterator[Tile]:
 
 
 def _judge_night(night: ListedNight) -> str:
-    """`refuse` if people kept what they had, `watch` if a step failed after the publication."""
+    """Return the level of a night.
+
+    It is `refuse` if people kept their previous lists, `watch` if a step failed after the
+    publication, and otherwise empty.
+    """
     if night.status in ENDED_BADLY:
         return "refuse"
     return "watch" if night.steps else ""
 
 
 def explain_last_night(page: Page) -> Judged | None:
-    """Why the last run was refused or failed; None if it was not."""
+    """Return why the last run was refused, failed or was stopped; None if it was not."""
     night = page.last_night
     if night is None or night.status not in ENDED_BADLY:
         return None
@@ -61,7 +65,7 @@ def explain_last_night(page: Page) -> Judged | None:
 
 
 def build_comparisons(page: Page) -> list[Section]:
-    """The two numbers that decide: what was held out, and what people really chose."""
+    """Return the comparisons with popular items: on held-out data, and on people's real choices."""
     return [_compare_held_out(page), _compare_choices(page)]
 
 
@@ -87,14 +91,14 @@ def _compare_held_out(page: Page) -> Section:
 
 
 def format_lead(lead: Number) -> str:
-    """A difference with its interval, such as `+0.11 (95% interval 0.10 to 0.12)`."""
+    """Return a difference with its interval, such as `+0.11 (95% interval 0.10 to 0.12)`."""
     sign = "+" if lead.value > 0 else ""
     interval = f" (95% interval {lead.interval})" if lead.interval else ", without an interval"
     return f"{sign}{lead.text}{interval}"
 
 
 def _upper_end(number: Number) -> float:
-    """The end of its interval; without one, the number itself."""
+    """Return the upper end of the number's interval; without an interval, the number itself."""
     return number.value if number.high is None else number.high
 
 

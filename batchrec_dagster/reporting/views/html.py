@@ -1,7 +1,7 @@
 """The page as one HTML file that loads nothing from elsewhere.
 
-Data are escaped by Jinja, or they are JSON in a script element that never runs. The page's policy
-allows its own script and styles alone.
+Data are escaped by Jinja, or are JSON in a script element that never runs. The page's content
+security policy allows only the page's own script and styles.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from batchrec_dagster.reporting.views import first_screen, page_checks, sections
 from batchrec_dagster.reporting.views.blocks import Bar, Fact, Judged, Title
 
 TEMPLATE = Path(__file__).parent / "template"
-# The page has this many people without a script.
+# The maximum number of people that the page shows without a script.
 PEOPLE_IN_VIEW = 20
 
 
 def render_html(page: Page) -> str:
-    """The page about a list."""
+    """Return the HTML of the page about a list."""
     style, script = _read_compactly("page.css"), _read_compactly("page.js")
     people = page.people
     has_images = any(item.image for item in people.items)
@@ -57,9 +57,10 @@ def render_html(page: Page) -> str:
 
 
 def _choose_people(people: People) -> list[int]:
-    """The indexes of those whom the page shows without a script, an even sample.
+    """Return the indexes of the people that the page shows without a script.
 
-    The first is the one in the middle by the number of interactions, of those with a history.
+    They are an even sample. The first one is the person with the median number of interactions,
+    among the people with a history.
     """
     with_history = [index for index, person in enumerate(people.people) if person.history]
     indexes = with_history or [*range(len(people.people))]
@@ -68,12 +69,12 @@ def _choose_people(people: People) -> list[int]:
     by_length = sorted(indexes, key=lambda index: people.people[index].interactions)
     first = by_length[len(by_length) // 2]
     step = max(1, -(-len(people.people) // PEOPLE_IN_VIEW))
-    others = [index for index in range(0, len(people.people), step) if index != first]
-    return [first, *others[: PEOPLE_IN_VIEW - 1]]
+    other_indexes = [index for index in range(0, len(people.people), step) if index != first]
+    return [first, *other_indexes[: PEOPLE_IN_VIEW - 1]]
 
 
 def _make_environment() -> Environment:
-    """The environment of the templates, which escapes all data."""
+    """Return the environment of the templates, which escapes all data."""
     environment = Environment(
         loader=FileSystemLoader(TEMPLATE),
         autoescape=True,
@@ -89,21 +90,21 @@ def _make_environment() -> Environment:
 
 
 def _mark_number(value: float, text: str) -> Markup:
-    """A number, as text for people and as a value for programs."""
+    """Return a number as an element with a text for people and a value for programs."""
     return Markup('<data value="{}">{}</data>').format(value, text)
 
 
 def _read_compactly(name: str) -> str:
-    """The lines of the template's file, without indentation and without comments of one line."""
+    """Return the lines of the template's file, without indentation and one-line comments."""
     text = (TEMPLATE / name).read_text(encoding="utf-8")
     lines = (line.strip() for line in text.splitlines())
     return "".join(f"{line}\n" for line in lines if line and not line.startswith(("//", "/*")))
 
 
 def _build_policy(style: str, script: str, *, pictures: str) -> str:
-    """The content security policy of the page, which allows its own style and script alone.
+    """Return the content security policy of the page, which allows only its own style and script.
 
-    pictures: the sources of pictures that it allows.
+    pictures: the sources of pictures that the policy allows.
     """
     return "; ".join(
         [
@@ -118,15 +119,15 @@ def _build_policy(style: str, script: str, *, pictures: str) -> str:
 
 
 def _hash_source(text: str) -> str:
-    """The source of an inline script or style, as a content security policy names it."""
+    """Return the hash that names an inline script or style in a content security policy."""
     digest = hashlib.sha256(text.encode()).digest()
     return f"sha256-{base64.b64encode(digest).decode()}"
 
 
 def encode_json(value: Any) -> Markup:
-    """The value as JSON for a script element.
+    """Return the value as JSON for a script element.
 
-    No character in it can end the element or start another.
+    No character in the JSON can end the element or start another one.
     """
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     for character in "<>&\u2028\u2029":

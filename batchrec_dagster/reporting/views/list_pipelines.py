@@ -1,4 +1,4 @@
-"""What `batchrec list` prints: the lists with the verdict on each, or the nights of a list."""
+"""The output of `batchrec list`: the lists with their verdicts, or the nights of a list."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from batchrec_dagster.reporting.insight.overview import ListOverview
 from batchrec_dagster.reporting.views.plain import format_time
 from batchrec_dagster.reporting.views.terminal import NOT_KNOWN, Cell, Column, Terminal
 
-# A terminal shows this many nights, and a pipe all of them.
+# The maximum number of nights that a terminal shows. A pipe gets all nights.
 MOST_IN_TERMINAL = 60
 
 
 def describe_night(night: ListedNight) -> str:
-    """How the night ended, when, and why, in a sentence without a full stop."""
+    """Return how, when and why the night ended, in a sentence without a full stop."""
     when = f"{night.summary}, {format_time(night.time.astimezone())}"
     return f"{when}: {night.reason}" if night.reason else when
 
@@ -24,9 +24,9 @@ def describe_night(night: ListedNight) -> str:
 def print_overviews(
     terminal: Terminal, overviews: Sequence[ListOverview], unended: Mapping[str, str]
 ) -> None:
-    """Print a line for each list, and why the last nights of some published nothing.
+    """Print a line for each list, and why the last nights of some lists published nothing.
 
-    unended: what to say of lists whose last run has not ended, by their addresses.
+    unended: the texts for lists with a last run that has not ended, by address.
     """
     terminal.print_table(
         "",
@@ -50,7 +50,7 @@ def _make_overview_cells(overview: ListOverview, unended: str | None) -> list[Ce
     edition, night = overview.edition, overview.last_night
     ended: Cell = "never"
     if night is not None:
-        # What was published last night was made last night.
+        # The column `made` already has the date of an edition that was published last night.
         is_new = night.status == "published" and edition is not None
         ended = night.status if is_new else f"{night.status} {night.time.astimezone():%Y-%m-%d}"
     if unended is not None:
@@ -89,7 +89,7 @@ def print_nights(terminal: Terminal, address: str, nights: Sequence[ListedNight]
     columns: list[Column | str] = [*COLUMNS]
     rows = [_make_night_cells(night) for night in newest]
     if not any(night.cost_usd for night in newest):
-        # Nothing is paid for here.
+        # Nothing was paid for, so the column of costs is left out.
         del columns[USD]
         for row in rows:
             del row[USD]

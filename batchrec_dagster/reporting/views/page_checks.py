@@ -11,7 +11,7 @@ WORDS = {"good": "Passed", "watch": "Warns", "refuse": "Failed"}
 
 
 def build_checks(page: Page) -> Section:
-    """All checks: those that did not pass, and those that did, folded."""
+    """Return the section of checks: the checks that did not pass, then the checks that passed."""
     failed = [check for check in page.checks if check.level != "good"]
     passed = [check for check in page.checks if check.level == "good"]
     tables = []

@@ -1,4 +1,4 @@
-"""Plain text for people: safe for a terminal, in lines that fit it, with commands to copy."""
+"""Plain text for people: safe for a terminal, in lines that fit, with commands to copy."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _INVISIBLE = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
 _JOINERS = "\u200c\u200d"
 # A command in a message: `batchrec run shop --train`.
 _COMMAND = re.compile(r"`(batchrec [^`]+)`")
-# It stands for a space in which no line may break.
+# A stand-in for a space at which a line may not break.
 _UNBREAKABLE = "\0"
-# A path to a declaration, which is shown from the working folder.
+# The rest of a path to a declaration. Such paths are shown relative to the working folder.
 _DECLARATION = r"(?=\S*defs\.yaml)"
 
 
 def escape_invisible(text: str) -> str:
-    """The text with invisible characters written as escape sequences, such as \\x1b."""
+    r"""Return the text with invisible characters written as escape sequences, such as \x1b."""
     return "".join(
         character.encode("unicode_escape").decode()
         if unicodedata.category(character) in _INVISIBLE and character not in _JOINERS
@@ -35,12 +35,12 @@ def escape_invisible(text: str) -> str:
 
 
 def escape_line(text: str) -> str:
-    """The text in one line, with invisible characters written as escape sequences."""
+    """Return the text in one line, with invisible characters written as escape sequences."""
     return escape_invisible(" ".join(text.split()))
 
 
 def align(rows: Sequence[Sequence[str]]) -> str:
-    """The rows as lines, with their cells below each other."""
+    """Return the rows as lines, with their cells aligned in columns."""
     safe = [[escape_invisible(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*safe, strict=True)]
     return "\n".join(
@@ -50,51 +50,63 @@ def align(rows: Sequence[Sequence[str]]) -> str:
 
 
 def format_time(time: datetime) -> str:
-    """The time to the minute, as `2026-01-31 09:05`."""
+    """Return the time to the minute, such as `2026-01-31 09:05`."""
     return f"{time:%Y-%m-%d %H:%M}"
 
 
 def format_program(folder: Path | None = None) -> str:
-    """How to call batchrec of this environment from the folder, by default the working one."""
+    """Return the command that calls this environment's batchrec from a folder.
+
+    folder: None for the working folder.
+    """
     path = Path(sys.executable).parent / "batchrec"
     on_path = shutil.which(path.name) == str(path)
     return path.name if on_path else shlex.quote(str(shorten_path(path, folder)))
 
 
 def format_show_arguments(user: str, pipeline: str | None = None) -> str:
-    """The arguments with which batchrec shows this user, with a pipeline in its lists alone."""
+    """Return the arguments of `batchrec` that show this user.
+
+    pipeline: the only pipeline to look in; None for all pipelines.
+    """
     option = "" if pipeline is None else f"--pipeline {pipeline} "
     return f"show {option}{'-- ' if user.startswith('-') else ''}{shlex.quote(user)}"
 
 
 def shorten_path(path: Path, folder: Path | None = None) -> Path:
-    """The path relative to the folder, by default the working one, if it is below it."""
+    """Return the path relative to a folder, if the path is below the folder.
+
+    folder: None for the working folder.
+    """
     folder = folder or Path.cwd()
     return path.relative_to(folder) if path.is_relative_to(folder) else path
 
 
 def shorten_location(location: str) -> str:
-    """A file's path from the working folder, if it is below it; the address of one in S3."""
+    """Return a file's path relative to the working folder, if the file is below that folder.
+
+    An address in S3 is returned unchanged.
+    """
     return location if location.startswith("s3://") else str(shorten_path(Path(location)))
 
 
 def shorten_declarations(text: str) -> str:
-    """The text with the paths of declarations below the working folder relative to it."""
+    """Return the text with the paths of declarations relative to the working folder."""
     return re.sub(re.escape(f"{Path.cwd()}/") + _DECLARATION, "", text)
 
 
 def get_terminal_width() -> int | None:
-    """Columns of the terminal; None for a pipe."""
+    """Return the width of the terminal in columns; None for a pipe."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def wrap(text: str, width: int | None, *, start: str = "", hang: int = 2) -> str:
-    """The text behind `start`, in lines that fit. Words, paths and commands stay whole.
+    """Return the text after `start`, in lines that fit, with words, paths and commands kept whole.
 
-    Commands in backticks call batchrec as it has to be called here.
+    Commands in backticks are changed to call batchrec as it has to be called here.
 
-    width: the columns of the terminal; None for a pipe, in which the text is one line.
-    hang: by how many columns the second line and those after it are indented.
+    width: the columns of the terminal; None for a pipe, where the text is one line.
+    hang: the indentation in columns of the lines after the first.
     """
 
     def name_program(match: re.Match[str]) -> str:
@@ -116,12 +128,13 @@ def wrap(text: str, width: int | None, *, start: str = "", hang: int = 2) -> str
 
 
 def fit_terminal(text: str, *, start: str = "", indentation: str = "") -> str:
-    """The lines of a message, each in lines that fit the terminal. In a pipe they stay as they are.
+    """Return a message with each of its lines wrapped to fit the terminal.
 
-    Declarations are named by their path from the working folder.
+    In a terminal, declarations are named by their path from the working folder. In a pipe, the
+    lines stay as they are.
 
-    start: what will be printed in front of the text, and takes room in its first line.
-    indentation: what each line starts with.
+    start: the text that will be printed before the message, and takes room in the first line.
+    indentation: the text at the start of each line.
     """
     width = get_terminal_width()
     if width is None:
@@ -130,5 +143,5 @@ def fit_terminal(text: str, *, start: str = "", indentation: str = "") -> str:
         wrap(line, width, start=indentation, hang=len(indentation) + 2)
         for line in f"{start}{shorten_declarations(text)}".splitlines()
     ]
-    # A long first word begins a line of its own, without a space in front of it.
+    # A long first word is moved to a new line, without a space before it.
     return "\n".join(lines).removeprefix(f"{indentation}{start.rstrip()}").removeprefix(" ")

@@ -1,4 +1,4 @@
-"""What `batchrec run` prints: a line for each stage as it ends, the result, and where to look."""
+"""The output of `batchrec run`: a line for each stage as it ends, the result, and next commands."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ STYLES: Mapping[StageStatus, str] = {
     "failed": "bold red",
     "stopped": "yellow",
 }
-# Shows the stages of a run, and those of them that have ended since it was called last.
+# A function that shows all stages of a run, and the stages that have ended since its last call.
 ShowStages = Callable[[Collection[Stage], Sequence[Stage]], None]
-# A command that is longer than the shortest by more letters does not move the comments of all.
+# A command that is this many letters longer than the shortest command moves only its own comment.
 MOST_INDENTATION = 40
 
 
 def format_stage(stage: Stage, now: float, name_width: int) -> Text:
-    """A line about a stage that runs, has ended or waits for another try.
+    """Return a line about a stage that runs, has ended or waits for a retry.
 
-    now: in seconds since the epoch.
+    now: the current time in seconds since the epoch.
     name_width: the length of the longest name of all stages.
     """
     duration = format_duration(stage.measure_seconds(now))
@@ -54,11 +54,11 @@ def format_stage(stage: Stage, now: float, name_width: int) -> Text:
 
 @contextmanager
 def open_stage_lines(terminal: Terminal, title: str) -> Iterator[ShowStages]:
-    """Yields what prints a line for each stage that has ended, above those that are under way.
+    """Yield a function that prints a line for each ended stage, above the stages under way.
 
     A pipe gets only the lines of stages that have ended.
 
-    title: what is run, which a terminal shows until the first stage starts.
+    title: the name of the pipeline or list, which a terminal shows until the first stage starts.
     """
     with ExitStack() as stack:
         live = None
@@ -83,12 +83,12 @@ def open_stage_lines(terminal: Terminal, title: str) -> Iterator[ShowStages]:
 
 
 def print_result(terminal: Terminal, overview: ListOverview, run: str, duration: str) -> bool:
-    """Print what the run published of a list, or that it published nothing new, in three lines.
+    """Print whether the run has published a new edition of a list, and facts about the edition.
 
     run: the run's id.
-    duration: how long it took, in words.
+    duration: the duration of the run, in words.
 
-    Returns whether it published an edition.
+    Returns whether the run published an edition.
     """
     address, edition = overview.address, overview.edition
     terminal.print_line()
@@ -112,7 +112,7 @@ def print_result(terminal: Terminal, overview: ListOverview, run: str, duration:
 
 
 def describe_lists(edition: Edition) -> str:
-    """How much the edition has, such as `1,500 recommendations for 60 users`."""
+    """Return the size of the edition, such as `1,500 recommendations for 60 users`."""
     counts = edition.counts
     if edition.users is None:
         rows, subjects = "similar item", f"of {format_count(counts.subjects, 'item')}"
@@ -122,7 +122,7 @@ def describe_lists(edition: Edition) -> str:
 
 
 def describe_rules(edition: Edition) -> Iterator[tuple[str, str]]:
-    """A fact with its label: what each rule did to the lists. Nothing without rules."""
+    """Yield a fact with its label on what each rule did to the lists; nothing without rules."""
     left_out = {rule.rule: rule.removed for rule in edition.rules if rule.removed}
     added = {rule.rule: rule.added for rule in edition.rules if rule.added}
     if edition.filled is not None and edition.filled.popular_rows:
@@ -139,10 +139,10 @@ def describe_rules(edition: Edition) -> Iterator[tuple[str, str]]:
 def print_next_commands(
     terminal: Terminal, pipeline: str, user: str | None, *, is_only: bool
 ) -> None:
-    """Print what can be typed next.
+    """Print commands that the user can type next.
 
-    user: one who has a list; None if none is known.
-    is_only: whether no other pipeline may know a user of this id.
+    user: a user who has a list; None if no such user is known.
+    is_only: whether the project has no other pipeline that may know a user with this id.
     """
     batchrec = format_program()
     of_pipeline = None if is_only else pipeline
@@ -159,9 +159,9 @@ def print_next_commands(
 
 
 def align_comments(commands: Mapping[str, str]) -> list[str]:
-    """A line for each command, with its comment; the comments are below each other.
+    """Return a line for each command with its comment, with the comments below each other.
 
-    A command that is very long, as with a long user id, moves its own comment only.
+    A very long command, for example with a long user id, moves only its own comment.
     """
     longest = min(map(len, commands)) + MOST_INDENTATION
     width = max(len(command) for command in commands if len(command) <= longest)
@@ -178,10 +178,11 @@ def print_failure(
 ) -> None:
     """Print why a run failed, and what to do.
 
-    title: which run failed, in words.
-    readers: what readers have now, in a sentence; empty if the run was to publish nothing.
-    command: what goes on from here.
-    log: what to know of the run's log, and its address.
+    title: the run that failed, in words.
+    readers: a sentence about the lists that readers have now; empty if the run was not going to
+        publish any.
+    command: the command that continues the run.
+    log: a label for the run's log, and the log's address.
     """
     terminal.print_line()
     terminal.print_outcome("refuse", title)

@@ -30,18 +30,18 @@ from batchrec_dagster.reporting.views.first_screen import format_lead, format_ti
 from batchrec_dagster.steps.outcomes import Outcome
 from batchrec_dagster.storage.edition import CategoryShare
 
-# The table of nights has this many; of these the newest few and the live edition are in
-# view. The chart has as many as below.
+# The table of nights has at most MOST_NIGHTS rows. The newest few and the live edition are in view.
+# The chart has at most NIGHTS_IN_CHART nights.
 MOST_NIGHTS = 100
 NIGHTS_IN_VIEW = 5
 NIGHTS_IN_CHART = 40
-# How many of the items that rose, and of those that fell, are in view.
+# The number of risen items, and of fallen items, in view.
 MOST_MOVED = 3
 OUTCOMES_IN_VIEW = 3
 
 
 def build_sections(page: Page) -> list[Section]:
-    """The sections below the people, in their order."""
+    """Return the sections below the people, in order."""
     return [
         *([_build_changes(page.changes)] if page.changes is not None else []),
         _build_nights(page),
@@ -67,13 +67,13 @@ def _build_changes(changes: Changes) -> Section:
     items = [*changes.up, *changes.down]
     if items:
         in_view = [*changes.up[:MOST_MOVED], *changes.down[:MOST_MOVED]]
-        others = [*changes.up[MOST_MOVED:], *changes.down[MOST_MOVED:]]
+        items_out_of_view = [*changes.up[MOST_MOVED:], *changes.down[MOST_MOVED:]]
         tables.append(
             Table(
                 "changed-items",
                 f"Items up and down, in {changes.compared:,} lists",
                 ["Items up and down: lists that have them", *columns[1:]],
-                [_make_item_row(item) for item in [*in_view, *others]],
+                [_make_item_row(item) for item in [*in_view, *items_out_of_view]],
                 rows_in_view=len(in_view),
             )
         )
@@ -91,7 +91,7 @@ def _build_changes(changes: Changes) -> Section:
 
 
 def _select_different(changes: Sequence[Change]) -> list[Change]:
-    """The first, which is the main metric, and those of the others that differ."""
+    """Return the first change, which is the main metric, and the later ones that differ."""
     return [*changes[:1], *(change for change in changes[1:] if change.before != change.after)]
 
 
@@ -113,13 +113,13 @@ def _build_nights(page: Page) -> Section:
         # The live edition is in view, however many nights published nothing since.
         live = [night for night in newest if night.is_live]
         in_view = [*in_view[: NIGHTS_IN_VIEW - len(live)], *live]
-    others = [night for night in newest if night not in in_view]
+    nights_out_of_view = [night for night in newest if night not in in_view]
     notes = [describe_success(newest), describe_changed_settings(newest)]
     table = Table(
         "nights",
         "Nights",
         ["Night (UTC)", "Edition", "How it ended", "NDCG@25", "Users", "Cost", "Time"],
-        [_make_night_row(night) for night in [*in_view, *others]],
+        [_make_night_row(night) for night in [*in_view, *nights_out_of_view]],
         rows_in_view=len(in_view),
         note=" ".join(filter(None, notes)),
     )
@@ -144,7 +144,10 @@ def _make_night_row(night: ListedNight) -> list[Cell]:
 
 
 def _draw_nights(nights: Sequence[ListedNight]) -> Lines | None:
-    """The NDCG of the latest nights that measured one; None for fewer than two of them."""
+    """Return a chart of the NDCG@25 of the latest nights that measured it.
+
+    Returns None if fewer than two nights measured it.
+    """
     measured = [night for night in nights if night.ndcg is not None][-NIGHTS_IN_CHART:]
     if len(measured) < 2:
         return None
@@ -174,7 +177,7 @@ def _draw_nights(nights: Sequence[ListedNight]) -> Lines | None:
 
 
 def _label_night(night: ListedNight) -> str:
-    """The edition's number, or how the night ended."""
+    """Return the edition's number, or how the night ended."""
     if night.edition is None:
         return night.status
     return f"{night.edition} again" if night.is_restoration else str(night.edition)

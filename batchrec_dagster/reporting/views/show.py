@@ -1,4 +1,4 @@
-"""What `batchrec show` prints of a person, an item, a list or an experiment."""
+"""The output of `batchrec show`: a person, an item, a list or an experiment."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def print_person(terminal: Terminal, person: PersonDetails) -> None:
 
 
 def _explain_list(person: PersonDetails) -> Iterator[str]:
-    """What the columns of the list mean, or why there is no list, in sentences."""
+    """Yield sentences on what the columns of the list mean, or on why there is no list."""
     rows = person.recommendations
     if person.failure is not None:
         yield f"none: Personalize returned an error for this user: {person.failure}"
@@ -87,9 +87,9 @@ def _explain_list(person: PersonDetails) -> Iterator[str]:
     elif all(entry.reason for entry in rows):
         yield "Nothing here is of the model: recommendations.rules left out all of its results."
     else:
-        both = f"; {_explain_both(person.counted)}" if person.counted else "."
+        note = f"; {_explain_both(person.counted)}" if person.counted else "."
         yield (
-            f"because of: the item of the history that most people have with it{both}"
+            f"because of: the item of the history that most people have with it{note}"
             " It is not how the model decided."
         )
         padding = ", ".join(f"#{entry.rank}" for entry in rows if entry.padding)
@@ -100,12 +100,15 @@ def _explain_list(person: PersonDetails) -> Iterator[str]:
 
 
 def _explain_both(counted: int) -> str:
-    """What the column both means. counted: how many people were counted."""
+    """Return what the column `both` means.
+
+    counted: the number of people who were counted.
+    """
     return f"both: how many of {counted:,} people have both."
 
 
 def print_item(terminal: Terminal, item: ItemDetails) -> None:
-    """Print who gets the item, and which items go with it."""
+    """Print the users who get the item, and the items that go with it."""
     title = shorten_title(item.title)
     terminal.print_heading(f"Item {item.item} in {item.pipeline}{f': {title}' if title else ''}")
     share = f" ({item.in_lists / item.lists:.1%})" if item.lists else ""
@@ -149,7 +152,7 @@ def print_item(terminal: Terminal, item: ItemDetails) -> None:
 
 
 def print_matches(terminal: Terminal, matches: ItemMatches) -> None:
-    """Print the items whose titles have the text that somebody looks for."""
+    """Print the items with the searched text in their titles."""
     more = matches.total - len(matches.items)
     first = shlex.quote(matches.items[0].item)
     terminal.print_table(
@@ -162,14 +165,14 @@ def print_matches(terminal: Terminal, matches: ItemMatches) -> None:
 
 
 def print_experiment(terminal: Terminal, address: str, sentences: Sequence[str]) -> None:
-    """Print what an experiment shows, a sentence below the other."""
+    """Print the results of an experiment, one sentence below the other."""
     terminal.print_heading(f"Experiment in {address}")
     for sentence in sentences:
         terminal.print_sentence(sentence)
 
 
 def print_overview(terminal: Terminal, overview: ListOverview) -> None:
-    """Print what a list is like now: the verdict, what was found, and where its files are."""
+    """Print the current state of a list: the verdict, the facts, and where its files are."""
     edition = overview.edition
     assert edition is not None, "only lists that are published are shown"
     terminal.print_heading(f"{overview.address}, edition {edition.number}")
@@ -183,9 +186,9 @@ def print_overview(terminal: Terminal, overview: ListOverview) -> None:
 def _list_facts(
     overview: ListOverview, edition: Edition, *, is_short: bool
 ) -> Iterator[tuple[str, str]]:
-    """What is known of a list, each fact with its label.
+    """Yield the known facts about a list, each with its label.
 
-    is_short: whether paths are named from the working folder.
+    is_short: whether paths are shown relative to the working folder.
     """
     yield "lists", f"{describe_lists(edition)}, made {format_time(edition.made_at.astimezone())}"
     if overview.is_restored and overview.live is not None:

@@ -1,7 +1,7 @@
-"""The one style of what commands print: verdicts, facts and tables, as good without colours.
+"""The common style of command output: verdicts, facts and tables, readable without colours.
 
-A terminal gets colours and lines as wide as it is. A pipe gets one line for each fact and each row,
-and nothing is cut. What people and items are called is shown as text, never as markup.
+A terminal gets colours, and lines as wide as the terminal. A pipe gets one line for each fact and
+each row, and nothing is cut. Names of people and items are shown as text, never as markup.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from batchrec_dagster.reporting.insight.verdict import Verdict
 from batchrec_dagster.reporting.views.plain import escape_invisible, escape_line, wrap
 from batchrec_dagster.storage.edition import Level
 
-# A table in a pipe is as wide as its cells, so the console has to be wider than any.
+# A table in a pipe is as wide as its cells, so the console has to be wider than any table.
 BOUNDLESS = 10_000
-# The characters between two columns.
+# The number of spaces between two columns.
 BETWEEN = 2
-# The symbol and the style of each level. The words beside it say the same.
+# The symbol and the style of each level. The words beside a symbol say the same.
 MARKS: Mapping[Level, tuple[str, str]] = {
     "good": ("✓", "bold green"),
     "watch": ("!", "bold yellow"),
     "refuse": ("✗", "bold red"),
 }
-# What stands in a cell whose value is not known.
+# The text of a cell with an unknown value.
 NOT_KNOWN = "–"  # noqa: RUF001
-# The labels of facts are as wide as the longest of all commands.
+# The width of a fact's label: the longest label of all commands.
 LABEL_WIDTH = 12
 
 Cell = Number | Verdict | str | int | None
@@ -46,15 +46,15 @@ class Column:
 
     name: str
     narrow: Literal["cut", "wrap", "keep"] = "cut"
-    """What becomes of its cells where the terminal is too narrow for all columns."""
+    """The way to shorten the cells if the terminal is too narrow for all columns."""
     right: bool = False
-    """Whether they are aligned right, as numbers are."""
+    """Whether the cells are aligned right, as numbers are."""
 
 
 class Terminal:
-    """Prints to a terminal or to a pipe.
+    """A terminal or a pipe to print to.
 
-    stderr: whether it prints to the standard error.
+    stderr: whether to print to the standard error.
     """
 
     def __init__(self, *, stderr: bool = False) -> None:
@@ -65,23 +65,23 @@ class Terminal:
             stderr=stderr, highlight=False, markup=False, emoji=False, legacy_windows=False
         )
         self.width = self.console.width if self.console.is_terminal else None
-        """The columns of the terminal; None for a pipe."""
+        """The width of the terminal in columns; None for a pipe."""
         if self.width is None:
             self.console.width = BOUNDLESS
 
     @property
     def rewrites_lines(self) -> bool:
-        """Whether it can show lines that are written over later."""
+        """Whether the terminal can overwrite lines that it has shown."""
         return self.width is not None and not self.console.is_dumb_terminal
 
     def show_waiting(self, text: str) -> AbstractContextManager[object]:
-        """A block during which a terminal says what is waited for."""
+        """Return a block during which a terminal says what the command waits for."""
         if not self.rewrites_lines:
             return nullcontext()
         return self.console.status(escape_line(text))
 
     def print_line(self, text: str | Text = "", *, cut: bool = False) -> None:
-        """Print a line, however long it is, or cut where the terminal ends."""
+        """Print a line; `cut` shortens it to the width of the terminal."""
         if isinstance(text, str):
             text = Text(escape_invisible(text))
         if cut:
@@ -90,16 +90,17 @@ class Terminal:
             self.console.print(text, soft_wrap=True)
 
     def print_heading(self, text: str) -> None:
-        """Print what the lines below are about."""
+        """Print a heading for the lines below."""
         self.console.print(Text(escape_invisible(text), style="bold"), overflow="fold")
 
     def print_sentence(
         self, text: str, *, start: str = "  ", style: str = "dim", hang: int | None = None
     ) -> None:
-        """Print a sentence behind `start`, in lines that fit and are indented as far.
+        """Print a sentence after `start`, in lines that fit, indented to the width of `start`.
 
-        style: that of `start`.
-        hang: by how many columns the lines after the first are indented, if not as far.
+        style: the style of `start`.
+        hang: the indentation in columns of the lines after the first, if it is not the width of
+            `start`.
         """
         hang = len(start) if hang is None else hang
         wrapped = wrap(escape_line(text), self.width, start=start, hang=hang)
@@ -113,12 +114,12 @@ class Terminal:
         self.print_line(Text.assemble((f"{symbol} ", style), (escape_line(text), "bold")))
 
     def print_finding(self, level: Level, text: str) -> None:
-        """Print what was found, with the symbol of the level, in lines that fit."""
+        """Print a finding, with the symbol of the level, in lines that fit."""
         symbol, style = MARKS[level]
         self.print_sentence(text, start=f"{symbol} ", style=style)
 
     def print_verdict(self, verdict: Verdict) -> None:
-        """Print the verdict on lists in a sentence."""
+        """Print the verdict on lists as a sentence."""
         symbol, style = MARKS[verdict.level]
         text = wrap(escape_line(str(verdict)), self.width, start=f"{symbol} ")
         lines = Text(text)
@@ -126,7 +127,7 @@ class Terminal:
         self.print_line(lines)
 
     def print_facts(self, facts: Iterable[tuple[str, str]]) -> None:
-        """Print facts below each other, each behind its label."""
+        """Print facts below each other, each after its label."""
         for label, text in facts:
             self.print_sentence(text, start=f"  {label:<{LABEL_WIDTH}}")
 
@@ -137,9 +138,10 @@ class Terminal:
         rows: Sequence[Sequence[Cell]],
         note: str = "",
     ) -> None:
-        """Print a table below its title, and a note below the table. Without rows only these.
+        """Print a table with its title above and a note below.
 
-        Columns that are named by a text have numbers if one of their cells is one.
+        Without rows, only the title and the note are printed. A column given by its name is a
+        column of numbers if one of its cells is a number.
         """
         if title:
             self.print_heading(title)
@@ -154,7 +156,7 @@ class Terminal:
     def _print_cells(self, columns: Sequence[Column], rows: Sequence[Sequence[Cell]]) -> None:
         table = Table(
             box=None if self.width is None else box.SIMPLE_HEAD,
-            # The lines of a terminal's table are a character wide.
+            # The table's style for a terminal puts one more character between columns.
             padding=(0, BETWEEN if self.width is None else BETWEEN - 1, 0, 0),
             pad_edge=False,
             show_edge=False,
@@ -186,7 +188,7 @@ def _describe_column(column: Column | str, cells: Sequence[Cell]) -> Column:
 
 
 def _format_number(number: Number) -> str:
-    """The number with its interval, both as short as a cell has to be."""
+    """Return the number with its interval, shortened for a cell."""
     interval = number.interval.replace(" to ", "–")  # noqa: RUF001
     return f"{number.text} ({interval})" if interval else number.text
 
