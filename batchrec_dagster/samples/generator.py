@@ -1,7 +1,8 @@
 """`sample://hetrec`: generated films and ratings, shaped like MovieLens HetRec 2011.
 
-The real set may not be redistributed. This one has its file formats, its numbers of users, movies
-and ratings, and what recommenders learn from: shared tastes, popularity, sessions and drift.
+The real set may not be redistributed. The generated set has the same file formats, the same numbers
+of users, movies and ratings, and the patterns that recommenders learn from: shared tastes,
+popularity, sessions and drift.
 """
 
 from collections.abc import Callable, Mapping
@@ -32,24 +33,24 @@ SEED = 2011
 # Increase the version with every change to a byte of the files.
 FINGERPRINT = f"version 2, seed {SEED}"
 
-# MovieLens has had half stars since that day: https://grouplens.org/datasets/movielens/ (ml-10m).
+# MovieLens has had half stars since this day: https://grouplens.org/datasets/movielens/ (ml-10m).
 HALF_STARS_SECOND = parse_day("2003-02-18")
-# What a movie's traits and a user's two tastes multiply to when all three are equal.
+# The affinity of a movie and a user if the movie's traits and the user's two tastes are all equal.
 FULL_AFFINITY = 2 * LENGTH * LENGTH
 BLOCK = 128
 
 
 def generate_ratings() -> pl.DataFrame:
-    """The ratings, in order of user and movie.
+    """Return the ratings in order of user and movie.
 
-    The columns are userID and movieID (i64), rating (a string from 0.5 to 5) and timestamp (i64,
-    in milliseconds).
+    The columns are userID and movieID (i64), rating (a string from 0.5 to 5) and timestamp (i64, in
+    milliseconds).
     """
     movies = make_movies(_make_rng(0))
     users = make_users(_make_rng(1), movies)
     user, movie, affinity, drift = _choose_movies(users, movies)
     rng = _make_rng(3)
-    # Movies that suit the later taste are rated late, famous ones early.
+    # Movies that suit the late taste are rated late, and famous movies are rated early.
     fame = np.log(movies.weights * MOVIES)[movie]
     position = 1.5 * rng.standard_normal(RATINGS) + 2.0 * drift - 0.12 * fame
     rating_times = _draw_rating_times(rng, users, user, movies.release_times[movie], position)
@@ -78,7 +79,7 @@ def generate_ratings() -> pl.DataFrame:
 
 
 def generate_movies() -> pl.DataFrame:
-    """The movies, in order of id.
+    """Return the movies in order of id.
 
     The columns are movieID (i64), title (str), year (i64) and genres (str, joined by |).
     """
@@ -95,7 +96,7 @@ def generate_movies() -> pl.DataFrame:
 
 
 def _make_rng(step: int) -> np.random.Generator:
-    """The random numbers of a step, which do not depend on those of other steps."""
+    """Return the random numbers of a step, which do not depend on other steps."""
     return np.random.default_rng([SEED, step])
 
 
@@ -111,29 +112,29 @@ FILES: Mapping[str, Callable[[], bytes]] = {
 
 
 def _choose_movies(users: Users, movies: Movies) -> tuple[Ints, Ints, Floats, Floats]:
-    """Each rating's user, movie, affinity and drift, in order of user and movie.
+    """Return each rating's user, movie, affinity and drift, in order of user and movie.
 
     The affinity is at most about 1. The drift says how much more the movie suits the user's late
     taste than the early one.
 
-    Movies are drawn without replacement, weighted by popularity and affinity: a user gets those
-    with the smallest exponential variates of that rate (Efraimidis and Spirakis, "Weighted random
-    sampling with a reservoir", 2006).
+    Movies are drawn without replacement, weighted by popularity and affinity. Each movie has an
+    exponential variate with its weight as the rate, and a user gets the movies with the smallest
+    variates (Efraimidis and Spirakis, "Weighted random sampling with a reservoir", 2006).
     """
     rng = _make_rng(2)
     last_seen = users.session_starts[users.first_session[1:] - 1]
     first_fan = _choose_first_fans(rng, users, movies, last_seen)
     scarcity = (movies.weights.min() / movies.weights).astype(np.float32)
     # exp() rounds differently on every processor. Affinities are whole numbers, so a table can hold
-    # all its values. It is twice as long as it seems to need, because rounded vectors may be a
-    # little longer than LENGTH.
+    # all values of exp(). The table is twice as long as it seems to need, because rounded vectors
+    # may be a little longer than LENGTH.
     affinities = np.arange(-2 * FULL_AFFINITY, 2 * FULL_AFFINITY + 1)
     reluctance = np.exp(-14.0 / FULL_AFFINITY * affinities).astype(np.float32)
 
     def choose_for_block(first_user: int, keys: npt.NDArray[np.float32]) -> list[npt.NDArray[Any]]:
-        """The movies of a block of users, with the early and the late affinity of each.
+        """Return the movies of a block of users, with each movie's early and late affinity.
 
-        `keys` are the variates of these users, of shape (users, MOVIES). They are overwritten.
+        keys: the variates of the block's users, of shape (users, MOVIES). They are overwritten.
         """
         block = slice(first_user, first_user + BLOCK)
         early = users.early_tastes[block] @ movies.traits.T
@@ -167,9 +168,10 @@ def _choose_movies(users: Users, movies: Movies) -> tuple[Ints, Ints, Floats, Fl
 def _choose_first_fans(
     rng: np.random.Generator, users: Users, movies: Movies, last_seen: Ints
 ) -> Ints:
-    """For each movie a user who certainly rates it, so that every movie has ratings.
+    """Return a user for each movie who certainly rates it, so that every movie has ratings.
 
-    It is the one who likes it best among 16 who rate much and were still active when it came out.
+    The user is the one of 16 candidates who likes the movie best. Users who rate much are
+    candidates more often, and users who were last active before the movie came out are ruled out.
     """
     candidates = rng.choice(USERS, (MOVIES, 16), p=users.rating_counts / users.rating_counts.sum())
     candidates[:, 0] = np.argmax(last_seen)
@@ -181,12 +183,12 @@ def _choose_first_fans(
 def _draw_rating_times(
     rng: np.random.Generator, users: Users, user: Ints, release_times: Ints, position: Floats
 ) -> Ints:
-    """When each rating is given, in epoch seconds, and always after the movie's release.
+    """Return the time of each rating in epoch seconds, always after the movie's release.
 
-    `position` says how late in the user's time it is given: the larger, the later.
+    position: the lateness of the rating in the user's time; the larger, the later.
     """
     session_user = np.repeat(np.arange(USERS), np.diff(users.first_session))
-    # All users share one axis of time: each begins there after the last second of the one before.
+    # All users share one axis of time: each user begins after the last second of the previous user.
     axis = 4 * 10**9
     sessions_before_release = np.searchsorted(
         session_user * axis + users.session_starts, user * axis + release_times
@@ -198,7 +200,7 @@ def _draw_rating_times(
     )
 
     shares = 1 / (1 + np.exp(-position))
-    # New movies are seen soon.
+    # New movies are seen soon after their release.
     shares = np.where(earliest > 0, earliest + (1 - earliest) * shares**2, shares)
     session = np.searchsorted(session_user + users.session_shares, user + shares * (1 - 1e-9))
 

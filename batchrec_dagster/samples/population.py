@@ -13,7 +13,7 @@ Floats = npt.NDArray[np.float64]
 
 
 def parse_day(day: str) -> int:
-    """The epoch second at which the day begins in UTC."""
+    """Return the epoch second at which the day begins in UTC."""
     return int(np.datetime64(day, "s").astype(np.int64))
 
 
@@ -25,11 +25,12 @@ FIRST_SECOND, LAST_SECOND = parse_day("1997-09-17"), parse_day("2009-01-05")
 TAGS_SECOND = parse_day("2006-01-01")
 
 GENRES = tuple(NOUNS)
-# The share of movies that have each of the genres as their first.
+# For each genre, the share of movies that have it as their first genre.
 GENRE_SHARES = np.array([23, 20, 11, 8, 6, 6, 5, 4, 4, 3, 2, 2, 1, 1, 1, 1, 1, 1]) / 100
 NICHES, TRAITS = 60, 24
-# Traits and tastes are rounded to whole numbers of this length, so that their products are exact:
-# float rounding differs between processors and would select other movies there.
+# The length of the vectors of traits and tastes. Their values are rounded to whole numbers, so that
+# products of vectors are exact. Float rounding differs between processors, and would select other
+# movies on another processor.
 LENGTH = 64
 
 
@@ -42,21 +43,21 @@ class Movies(NamedTuple):
     ids: Ints
     years: Ints
     release_times: Ints
-    """In epoch seconds."""
+    """The release times in epoch seconds."""
     genres: npt.NDArray[np.bool_]
     """Whether the movie has the genre, of shape (n, genres)."""
     first_genres: Ints
-    """Indexes in GENRES."""
+    """The indexes of the movies' first genres in GENRES."""
     traits: npt.NDArray[np.float32]
     """Vectors of whole numbers, of shape (n, TRAITS) and of length LENGTH."""
     weights: Floats
-    """How likely a movie is to be seen, whatever the user's taste. They sum to 1."""
+    """The chance that a movie is seen, whatever the user's taste. The chances sum to 1."""
     qualities: Floats
-    """Stars above or below the mean."""
+    """The quality in stars above or below the mean."""
     niches: Floats
     """Unit vectors, of shape (NICHES, TRAITS)."""
     niche_shares: Floats
-    """The share of movies in each niche, of shape (NICHES,). They sum to 1."""
+    """The share of movies in each niche, of shape (NICHES,). The shares sum to 1."""
 
 
 class Users(NamedTuple):
@@ -70,34 +71,34 @@ class Users(NamedTuple):
     early_tastes: npt.NDArray[np.float32]
     """The taste at first: vectors of whole numbers, of shape (n, TRAITS) and of length LENGTH."""
     late_tastes: npt.NDArray[np.float32]
-    """The taste in the end, in the same form."""
+    """The taste in the end, in the form of `early_tastes`."""
     leniency: Floats
-    """Stars that the user gives above or below what others give."""
+    """The stars that the user gives above or below an average user."""
     whole_stars: npt.NDArray[np.bool_]
     """Whether the user never gives half stars."""
     first_session: Ints
-    """Where each user's sessions begin in the next two fields, of shape (n + 1,)."""
+    """The index of each user's first session in the next two fields, of shape (n + 1,)."""
     session_starts: Ints
-    """In epoch seconds, of shape (sessions,)."""
+    """The starts of the sessions in epoch seconds, of shape (sessions,)."""
     session_shares: Floats
     """The share of the user's ratings given by the session's end, of shape (sessions,).
 
-    That of a user's last session is 1.
+    The share of a user's last session is 1.
     """
 
 
 def _normalize(vectors: Floats) -> Floats:
-    """The rows, each scaled to length 1."""
+    """Return the rows, each scaled to length 1."""
     return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
 
 
 def _round_to_length(vectors: Floats) -> npt.NDArray[np.float32]:
-    """The rows, each scaled to LENGTH and rounded to whole numbers."""
+    """Return the rows, each scaled to LENGTH and rounded to whole numbers."""
     return np.rint(LENGTH * _normalize(vectors)).astype(np.float32)
 
 
 def make_movies(rng: np.random.Generator) -> Movies:
-    """MOVIES movies, most of which are near a niche, and a few of which are famous."""
+    """Return MOVIES movies: most are near a niche, and a few are famous."""
     ids = np.sort(rng.choice(65_133, MOVIES, replace=False)) + 1
 
     # A niche is a corner of a genre, with an era of its own: screwball comedies, space operas.
@@ -136,8 +137,8 @@ def make_movies(rng: np.random.Generator) -> Movies:
     rank = np.empty(MOVIES)
     rank[np.argsort(-fame, kind="stable")] = np.arange(MOVIES)
     # The weights follow the law of Zipf and Mandelbrot. The MovieLens sets fit an exponent near 1,
-    # but that is after taste, and the rule that nobody rates a movie twice, have flattened the top.
-    # Before that the exponent must be higher.
+    # but there the top is already flattened by taste, and because nobody rates a movie twice. The
+    # exponent of the weights must be higher.
     weights = (rank + 0.01 * MOVIES) ** -1.8
     qualities = 0.4 * rng.standard_normal(MOVIES) + 0.25 * (1 - 2 * rank / MOVIES)
     weights /= weights.sum()
@@ -157,7 +158,7 @@ def make_movies(rng: np.random.Generator) -> Movies:
 
 
 def make_users(rng: np.random.Generator, movies: Movies) -> Users:
-    """USERS users, each with a taste for a few niches of the movies."""
+    """Return USERS users, each with a taste for a few niches of the movies."""
     ids = np.sort(rng.choice(71_460, USERS, replace=False)) + 75
     rating_counts = _draw_rating_counts(rng)
 
@@ -178,7 +179,10 @@ def make_users(rng: np.random.Generator, movies: Movies) -> Users:
 
 
 def _draw_rating_counts(rng: np.random.Generator) -> Ints:
-    """How many ratings each user gives: lognormal between the limits, RATINGS in total."""
+    """Return each user's number of ratings.
+
+    The numbers are lognormal between the limits, and RATINGS in total.
+    """
     draws = np.exp(5.45 + 1.08 * rng.standard_normal(4 * USERS))
     draws = draws[draws < MOST_RATINGS - FEWEST_RATINGS][:USERS]
     excess = draws - draws.min()
@@ -193,7 +197,7 @@ def _draw_rating_counts(rng: np.random.Generator) -> Ints:
 
 
 def _make_sessions(rng: np.random.Generator, rating_counts: Ints) -> tuple[Ints, Ints, Floats]:
-    """The values of `Users.first_session`, `session_starts` and `session_shares`."""
+    """Return the values of `Users.first_session`, `session_starts` and `session_shares`."""
     active_seconds = (rng.beta(1.6, 1.0, USERS) * (LAST_SECOND - TAGS_SECOND)).astype(np.int64)
     last_seconds = TAGS_SECOND + active_seconds
     # The user with most ratings stays to the end, so that somebody can have seen each movie.

@@ -1,9 +1,9 @@
 """The files of the example shop: products, customers, and 18 months of orders and clicks.
 
-`batchrec init --example` writes them into a project. A shop for home and garden: what sells
-depends on the season, people stay with the collections that they like, and buy coffee again and
-again. As in any shop, some products are sold out, some are new, some have no title, and some people
-have only just registered.
+`batchrec init --example` writes the files into a project. The shop sells goods for home and garden.
+Sales depend on the season. People stay with the collections that they like, and buy coffee again
+and again. As in any shop, some products are sold out, some are new, some have no title, and some
+people have only just registered.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ SEED, CUSTOMERS, PRODUCTS = 2026, 780, 300
 FIRST_DAY, END = np.datetime64("2025-05-16"), np.datetime64("2026-11-16")
 DAYS = int((END - FIRST_DAY).astype(int))
 
-# The lines of products, and how many people look for each.
+# The lines of products, and the popularity of each line.
 COLLECTIONS = {"Alpine": 1.3, "Nordic": 1.0, "Rustic": 0.8, "Botanical": 0.7, "Bauhaus": 0.6}
 COUNTRIES = {"AT": 0.5, "DE": 0.38, "CH": 0.12}
 
 
 class Category(NamedTuple):
-    """A shelf of the shop; each collection has all of its products."""
+    """A shelf of the shop; each collection has all products of the shelf."""
 
     names: str
-    """The names of its five products."""
+    """The names of the five products."""
     price: float
-    """What they cost, typically, in euros."""
+    """The typical price in euros."""
     popularity: float
     peak_month: int | None = None
-    """The month in which most of it sells; None: it sells all year."""
+    """The month with the most sales; None if the category sells all year."""
     consumable: bool = False
-    """Whether people use it up and buy it again."""
+    """Whether people use the products up and buy them again."""
 
 
 CATEGORIES = {
@@ -57,8 +57,8 @@ CATEGORIES = {
     "Barbecue": Category("kettle grill, tongs, grill brush, apron, grate", 32, 1.3, 7),
     "Christmas": Category("advent calendar, baubles, tree lights, wreath, gift wrap", 24, 1.5, 11),
 }
-# How strong the seasons are: the logarithm of what sells in the peak month over what sells three
-# months before or after it.
+# The strength of the seasons: the logarithm of the sales in the peak month divided by the sales
+# three months before or after the peak.
 SEASON = 2.2
 
 
@@ -71,7 +71,10 @@ class Shop(NamedTuple):
 
 
 class Catalogue(NamedTuple):
-    """The products as customers see them; the arrays have one value for each product."""
+    """The products as customers see them.
+
+    Each array has one value for each product.
+    """
 
     table: pl.DataFrame
     categories: Ints
@@ -79,11 +82,11 @@ class Catalogue(NamedTuple):
     prices: Floats
     consumable: npt.NDArray[np.bool_]
     first_days: Ints
-    """When the product came, which may be before the data begin."""
+    """The day that the product came, which may be before the data begin."""
     end_days: Ints
-    """When it was sold out or given up; DAYS if it is for sale."""
+    """The day that the product was sold out or given up; DAYS if it is for sale."""
     appeal: Floats
-    """How likely people are to look at it, whatever their taste and the season."""
+    """The weight of the product for all customers, whatever their taste and the season."""
 
 
 class Customer(NamedTuple):
@@ -91,9 +94,12 @@ class Customer(NamedTuple):
 
     customer_id: str
     joined: int
-    """The day after which they visit."""
+    """The first day that the customer may visit on."""
     weights: Floats
-    """How likely they are to look at each product, whatever the season."""
+    """The customer's weight of each product, whatever the season.
+
+    Products with a larger weight are looked at more often.
+    """
 
 
 class Event(NamedTuple):
@@ -103,11 +109,11 @@ class Event(NamedTuple):
     customer_id: str
     sku: str
     value: float | None
-    """What the customer paid; None for a click."""
+    """The amount that the customer paid in euros; None for a click."""
 
 
 def generate_shop() -> Shop:
-    """The three files, which always have the same rows."""
+    """Return the three files, which always have the same rows."""
     catalogue = _make_products(np.random.default_rng([SEED, 0]))
     rng = np.random.default_rng([SEED, 1])
     country = rng.choice(len(COUNTRIES), CUSTOMERS, p=[*COUNTRIES.values()])
@@ -153,9 +159,9 @@ def _make_products(rng: np.random.Generator) -> Catalogue:
     first_days = rng.integers(-1_000, 120, PRODUCTS)
     end_days = np.full(PRODUCTS, DAYS)
     order = rng.permutation(PRODUCTS)
-    new, given_up, others, untitled = np.split(order, [25, 40, PRODUCTS - 4])
-    # Every fourth of the products that people like most.
-    sold_out = others[np.argsort(-appeal[others])][1:100:4]
+    new, given_up, remaining, untitled = np.split(order, [25, 40, PRODUCTS - 4])
+    # Every fourth of the most popular products is sold out.
+    sold_out = remaining[np.argsort(-appeal[remaining])][1:100:4]
     first_days[new] = rng.integers(DAYS - 28, DAYS, len(new))
     end_days[sold_out] = rng.integers(DAYS - 40, DAYS, len(sold_out))
     end_days[given_up] = rng.integers(150, DAYS - 150, len(given_up))
@@ -181,19 +187,19 @@ def _make_products(rng: np.random.Generator) -> Catalogue:
 
 
 def _measure_seasons() -> Floats:
-    """How much people want each product on each day, of shape (DAYS, PRODUCTS)."""
+    """Return the demand for each product on each day, of shape (DAYS, PRODUCTS)."""
     months = (FIRST_DAY + np.arange(DAYS)).astype("datetime64[M]").astype(int) % 12 + 1
     demand = np.ones((DAYS, len(CATEGORIES)))
     for number, shelf in enumerate(CATEGORIES.values()):
         if shelf.peak_month is not None:
             angle = (months - shelf.peak_month) * np.pi / 6
-            # Over a year, about as much sells as of a category without a season.
+            # The divisor keeps the sales of a year about as high as without a season.
             demand[:, number] = np.exp(SEASON * np.cos(angle)) / 3
     return np.repeat(demand, PRODUCTS // len(CATEGORIES), axis=1)
 
 
 def _draw_taste(rng: np.random.Generator, catalogue: Catalogue) -> Floats:
-    """How likely a customer is to look at each product: by its category, collection and price."""
+    """Return a customer's random weight of each product, by category, collection and price."""
     taste = np.exp(1.5 * rng.standard_normal(len(CATEGORIES)))[catalogue.categories]
     taste *= np.exp(1.6 * rng.standard_normal(len(COLLECTIONS)))[catalogue.collections]
     usual_price = rng.normal(3.2, 0.5)
@@ -204,7 +210,7 @@ def _draw_taste(rng: np.random.Generator, catalogue: Catalogue) -> Floats:
 def _visit_shop(
     rng: np.random.Generator, customer: Customer, catalogue: Catalogue, seasons: Floats
 ) -> list[Event]:
-    """What the customer clicks and buys."""
+    """Return the customer's clicks and purchases."""
     events: list[Event] = []
 
     def add(second: int, product: int, quantity: int = 0) -> None:
@@ -215,7 +221,7 @@ def _visit_shop(
     for day in rng.integers(customer.joined, DAYS, visits).tolist():
         for_sale = (catalogue.first_days <= day) & (day < catalogue.end_days)
         chances = customer.weights * seasons[day] * for_sale
-        # Those with the least exponential variates are chosen as often as their weights say.
+        # Products with the smallest exponential variates are chosen in proportion to their weights.
         variates = rng.standard_exponential(PRODUCTS) / np.maximum(chances, 1e-12)
         clicked = np.argsort(variates)[: rng.integers(1, 7)].tolist()
         second = day * SECONDS_A_DAY + int(rng.integers(6 * 3600, 23 * 3600))
@@ -226,7 +232,7 @@ def _visit_shop(
                 most = 3 if catalogue.consumable[product] else 1
                 add(second + 50, product, int(rng.integers(1, most + 1)))
                 refill = second
-                # Who has used it up often buys it again.
+                # Customers who have used a product up often buy it again.
                 while catalogue.consumable[product] and rng.random() < 0.55:
                     refill += int(rng.integers(20 * SECONDS_A_DAY, 60 * SECONDS_A_DAY))
                     if refill < catalogue.end_days[product] * SECONDS_A_DAY:
@@ -235,7 +241,10 @@ def _visit_shop(
 
 
 def _number_orders(events: list[Event]) -> pl.DataFrame:
-    """The events in order of time. What a customer buys on one day is one order."""
+    """Return the events in order of time, with numbered orders.
+
+    All purchases of a customer on one day are one order.
+    """
     types = {"second": pl.Int64, "customer_id": pl.String, "sku": pl.String, "value": pl.Float64}
     table = pl.DataFrame(events, types, orient="row").sort("second", "customer_id", "sku")
     time = pl.lit(FIRST_DAY).cast(pl.Datetime("ms")) + pl.duration(seconds="second")

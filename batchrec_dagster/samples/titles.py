@@ -54,12 +54,12 @@ PATTERNS = (
 )
 
 
-# Nouns that end like a plural and are not one.
+# Nouns that end in s, but are not a plural.
 SINGULAR = {"Compass"}
 
 
 def add_article(noun: str) -> str:
-    """The noun with its article, such as `An Orchard` or `A Key`; a plural stays as it is."""
+    """Return the noun with its article, such as `An Orchard` or `A Key`; a plural has none."""
     if noun.endswith("s") and noun not in SINGULAR:
         return noun
     begins_with_vowel = noun[0] in "AEIOU" and noun != "Unicorn"
@@ -67,7 +67,9 @@ def add_article(noun: str) -> str:
 
 
 def make_titles(rng: np.random.Generator, genres: Sequence[str]) -> list[str]:
-    """A unique title for each movie. The second movie of the same title gets a number.
+    """Return a unique title for each movie.
+
+    From the second movie with the same title on, the title gets a number.
 
     genres: the first genre of each movie.
     """

@@ -1,6 +1,7 @@
-"""Where people use the lists: one module and one class for each kind of sink.
+"""The sinks, which are the places that people read the lists from.
 
-To add a sink, write its class in a module here and give it a field, and so a YAML key, in `Sinks`.
+Each kind of sink has one module and one class. To add a sink, write its class in a module here and
+give it a field, and so a YAML key, in `Sinks`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from batchrec_dagster.sinks.sink import Sink, SinkContext, SinkResult
 
 
 class Sinks(BaseModel):
-    """Where people use the lists: each sink is written after every refresh."""
+    """The places that people read the lists from; every refresh writes the lists to each place."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -3,16 +3,17 @@
     {"user_id": "7", "items": [{"item_id": "260", "title": "…", "score": 0.04}, …],
      "run_id": "…", "expires_at": 1767225600}
 
-Items are replaced one by one: a reader sees a user's old list or the new one, never a part of one.
+Items are replaced one after another. A reader sees a user's old list or the user's new list, never
+a part of a list.
 
-Reading the whole table to find the users who are gone would cost more the larger it is. So the ids
-of the users written last are kept in the storage. Before a write, the ids that are about to be
-written are added to them, so that a write that is killed forgets nobody.
+Reading the whole table to find the users who are gone would cost more the larger the table is. So
+the ids of the users written last are kept in the storage. Before a write, the ids that are about to
+be written are added to the kept ids, so that a write that is killed forgets nobody.
 
 `expires_at` is for the table's time to live. If that is on, DynamoDB itself removes, at no cost,
 every list that no write has renewed for the declared number of days.
 
-A tag of the table says whose lists it has, so that nobody else's replace them.
+A tag of the table names the owner of its lists, so that no other pipeline replaces them.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ from batchrec_dagster.storage.layout import ListFiles, ListKeys
 
 EXPIRES = "expires_at"
 OWNER = "batchrec:lists-of"
-# How many requests are under way at a time, and for how many users each of them writes at once.
+# The number of connections that write at the same time, and the number of users that a connection
+# gets at once.
 CONNECTIONS = 8
 USERS_AT_ONCE = 500
 
@@ -136,17 +138,17 @@ class DynamoDbSink(sink.Sink):
 
     @property
     def _ttl_command(self) -> str:
-        """The command with which a user switches the table's time to live on."""
+        """The command that switches the table's time to live on."""
         return (
             f"aws dynamodb update-time-to-live --table-name {self.table}"
             f" --time-to-live-specification Enabled=true,AttributeName={EXPIRES}"
         )
 
     def _require_own_table(self, client: Any, context: sink.SinkContext) -> tuple[str, str | None]:
-        """The ARN of the table, which can be written, and its owner; None if it has none yet.
+        """Return the table's ARN and its owner, which is None if the table has no owner yet.
 
-        Raises UserError if there is none, it has another key, or it has the lists of others, and
-        Retry while it is not active.
+        Raises UserError if there is no such table, if it has another key, or if it has another
+        owner's lists. Raises Retry while the table is not active.
         """
         key = context.subject.column
         try:
@@ -183,13 +185,13 @@ class DynamoDbSink(sink.Sink):
         return table_arn, owner
 
     def _removes_expired(self, client: Any) -> bool:
-        """Whether the table's time to live is on."""
+        """Return whether the table's time to live is on."""
         answer = client.describe_time_to_live(TableName=self.table)["TimeToLiveDescription"]
         is_enabled = answer.get("TimeToLiveStatus") in ("ENABLED", "ENABLING")
         return is_enabled and answer.get("AttributeName") == EXPIRES
 
     def _remember_users(self, user_ids: pl.DataFrame, context: sink.SinkContext) -> pl.DataFrame:
-        """Add the users to those who were written, and return those who are gone."""
+        """Add the users to the recorded users, and return the recorded users who are gone."""
         files, record = self._locate_users(context)
         fix = "delete it; who is gone since stays until it expires"
         previous_ids = files.read_parquet(record, fix)
@@ -200,17 +202,17 @@ class DynamoDbSink(sink.Sink):
         return removed_ids
 
     def _keep_users(self, user_ids: pl.DataFrame, context: sink.SinkContext) -> None:
-        """Keep these alone as the users who were written."""
+        """Replace the recorded users by these users."""
         files, record = self._locate_users(context)
         files.write_parquet(record, user_ids)
 
     def _locate_users(self, context: sink.SinkContext) -> tuple[ListFiles, str]:
-        """The storage of the ids of the users who were written, and their key there."""
+        """Return the storage of the recorded users' ids, and the record's key there."""
         files = ListFiles(context.storage, ListKeys(context.address))
         return files, files.keys.users_in_dynamodb(self.table)
 
     def _put_lists(self, client: Any, lists: pl.LazyFrame, context: sink.SinkContext) -> int:
-        """How many users were written."""
+        """Write the lists, and return the number of users written."""
         expires_at = int(time.time()) + self.ttl_days * SECONDS_A_DAY
         common = {"run_id": {"S": context.run_id}, EXPIRES: {"N": f"{expires_at}"}}
         users_written = 0
@@ -222,16 +224,22 @@ class DynamoDbSink(sink.Sink):
         return users_written
 
     def _send(self, client: Any, operation: str, values: list[dict[str, Any]]) -> None:
-        """Put these items, or delete those of these keys. What is not processed is sent again."""
+        """Put these items, or delete the items with these keys.
+
+        Items that DynamoDB does not process are sent again.
+
+        operation: `put_item` or `delete_item`.
+        values: items to put, or keys to delete.
+        """
         parts = [
             values[start : start + USERS_AT_ONCE] for start in range(0, len(values), USERS_AT_ONCE)
         ]
         with ThreadPoolExecutor(CONNECTIONS) as threads:
-            # A list, so that errors are raised.
+            # Making a list raises the errors of the threads.
             list(threads.map(partial(self._send_part, client, operation), parts))
 
     def _send_part(self, client: Any, operation: str, values: Iterable[dict[str, Any]]) -> None:
-        """Send these with the requests of one connection."""
+        """Send these items or keys over one connection."""
         with BatchWriter(self.table, client) as writer:
             send = getattr(writer, operation)
             for value in values:
@@ -239,40 +247,44 @@ class DynamoDbSink(sink.Sink):
 
 
 def _read_owner(client: Any, table_arn: str) -> str | None:
-    """Whose lists the table has; None if nobody has written any."""
+    """Return the owner of the table's lists; None if nobody has written lists yet."""
     pages = client.get_paginator("list_tags_of_resource").paginate(ResourceArn=table_arn)
     tags = {tag["Key"]: tag["Value"] for page in pages for tag in page["Tags"]}
     return tags.get(OWNER)
 
 
 def _name_owner(context: sink.SinkContext) -> str:
-    """Whose lists they are, in the characters and the length that a tag allows."""
+    """Return the owner of the sink's lists, in the characters and the length that a tag allows."""
     owner = f"{context.address} in {context.storage.uri('')}"
     return re.sub(r"[^\w .:/=+@-]", "_", owner)[:256]
 
 
 def _make_item(row: dict[str, Any], key: str) -> dict[str, Any]:
-    """The item of a user, or of the item whose list it is, whose id stands under the key."""
+    """Return the DynamoDB item with the list of a row.
+
+    key: the column with the id of the user or item that has the list. The DynamoDB item has the id
+        under this name.
+    """
     item = {key: {"S": row[key]}, "items": {"L": [{"M": _make_entry(**i)} for i in row["items"]]}}
     return {**item, "arm": {"S": row["arm"]}} if "arm" in row else item
 
 
 def _make_entry(rank: int, **values: str | float | None) -> dict[str, Any]:
-    """An item of a list, without its rank, which is its index there, and without empty columns."""
+    """Return an entry of a list, without its rank and its empty columns.
+
+    The order of the entries is their rank.
+    """
     return {name: _make_value(value) for name, value in values.items() if value is not None}
 
 
 def _make_value(value: str | float) -> dict[str, str]:
-    """A value with its type, as DynamoDB takes it."""
+    """Return a value with its type, in DynamoDB's form."""
     return {"S": value} if isinstance(value, str) else {"N": repr(value)}
 
 
 @contextmanager
 def _aws_errors(table: str) -> Iterator[None]:
-    """A block in which errors of boto3 become UserError.
-
-    They become Retry if a retry may work.
-    """
+    """Turn errors of boto3 into UserError, or into Retry if a retry may work."""
     try:
         yield
     except exceptions.ClientError as error:

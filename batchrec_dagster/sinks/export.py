@@ -1,9 +1,9 @@
 """A file of the lists for a mailing tool: CSV or JSON Lines, put in place once it is complete.
 
 Spreadsheets run a cell that begins with =, +, -, @, a tab or a line break as a formula, so a title
-such as =HYPERLINK(…) would run on the reader's computer. In CSV an apostrophe goes before such a
-cell, which tells a spreadsheet that it is text. Ids stay as they are, because programs find people
-and items by them, and so do JSON Lines.
+such as =HYPERLINK(…) would run on the reader's computer. In CSV, an apostrophe before such a cell
+tells a spreadsheet that the cell is text. Ids stay as they are, because programs find people and
+items by their ids. JSON Lines stay as they are, too.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ from batchrec_dagster.storage.layout import ListKeys
 from batchrec_dagster.storage.list_subjects import ITEMS, USERS, find_subject
 from batchrec_dagster.storage.objects import ObjectStore, split_uri
 
-# The last four are the full-width forms, the same to spreadsheets in East Asian settings.
+# The last four characters are full-width forms of =, +, - and @, which spreadsheets in East Asian
+# settings treat in the same way.
 FORMULA = "^[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]"
-# Columns of ids, and what they start with in a user's row: item_1, item_2 …
+# The columns of ids. In a user's row they have numbers: item_1, item_2 …
 ID_COLUMNS = f"^({USERS.column}|{ITEMS.column}|{ITEMS.item_column}|item_\\d+|reason_item(_\\d+)?)$"
 
 
@@ -113,13 +114,13 @@ class ExportSink(sink.Sink):
         return sink.SinkResult(expected, facts)
 
     def _resolve_path(self, project: Path) -> str | None:
-        """The absolute path or URI; None if the file goes into the pipeline's storage."""
+        """Return the absolute path or URI; None if the file goes into the pipeline's storage."""
         if self.path is None or self.path.startswith("s3://"):
             return self.path
         return str((project / Path(self.path).expanduser()).resolve())
 
     def _locate(self, context: sink.SinkContext) -> tuple[ObjectStore, str]:
-        """The store of the file, and its URI there."""
+        """Return the store of the file, and the file's URI there."""
         path = self._resolve_path(context.project)
         if path is None:
             keys = ListKeys(context.address)
@@ -127,8 +128,9 @@ class ExportSink(sink.Sink):
         return _open_store(path, context.storage)
 
     def _write_file(self, path: Path, lists: pl.LazyFrame, longest: int) -> tuple[int, int]:
-        """Write the file: how many lines it has, without the header, and how many cells were
-        escaped.
+        """Write the file, and return the numbers of its lines and of its escaped cells.
+
+        The header does not count as a line.
 
         longest: the number of items in the longest list.
         """
@@ -147,14 +149,17 @@ class ExportSink(sink.Sink):
         return lines, cells_escaped
 
     def _make_lines(self, lists: pl.LazyFrame, longest: int) -> Iterator[pl.DataFrame]:
-        """Tables whose rows become the file's lines. At least one comes, for the header."""
+        """Yield tables of the file's lines.
+
+        At least one table is yielded, because the header needs its columns.
+        """
         if self.rows == "per_item":
             yield lists.head(0).collect()
             yield from sink.iterate_batches(lists)
         elif self.format == "jsonl":
             yield from sink.group_by_user(lists)
         else:
-            # A user's row has no use for a score, and a rank is in the columns' names.
+            # A user's row needs no score, and the rank is in the columns' names.
             names = lists.collect_schema().names()
             not_of_items = (find_subject(names).column, "arm", "rank", "score")
             fields = [name for name in names if name not in not_of_items]
@@ -163,7 +168,7 @@ class ExportSink(sink.Sink):
 
 
 def _spread_items(users: pl.DataFrame, longest: int, fields: Sequence[str]) -> pl.DataFrame:
-    """A row for each user, with columns for each rank.
+    """Return a row for each user, with columns for each rank.
 
     The columns are user_id, arm (in an experiment), item_1, title_1, price_1, item_2 and so on.
     They are null where a list is shorter than the longest.
@@ -182,12 +187,15 @@ def _spread_items(users: pl.DataFrame, longest: int, fields: Sequence[str]) -> p
 
 
 def _name_field(column: str) -> str:
-    """What the columns of a user's row start with that have this column of the table."""
+    """Return the first part of a numbered column's name, such as `item` in `item_1`.
+
+    column: the name of the column in the table of lists.
+    """
     return "item" if column in (USERS.item_column, ITEMS.item_column) else column
 
 
 def _open_store(path: str, storage: Storage) -> tuple[ObjectStore, str]:
-    """The store of an absolute path or URI, and the file's URI there."""
+    """Return the store of an absolute path or URI, and the file's URI there."""
     if path.startswith("s3://"):
         return storage.store, path
     # Another program reads the file, so the umask alone says who may open the folder.
@@ -196,9 +204,9 @@ def _open_store(path: str, storage: Storage) -> tuple[ObjectStore, str]:
 
 
 def _find_existing_folder(path: str) -> str:
-    """The path of a file of this name in the innermost folder of the path that exists.
+    """Return a path with the same file name in the innermost folder of the path that exists.
 
-    A check writes there, because it must not make folders.
+    A check writes there, because a check must not make folders. A URI is returned as it is.
     """
     if path.startswith("s3://"):
         return path

@@ -1,4 +1,4 @@
-"""The settings of the PostgreSQL table that has the lists; `postgres_table` writes it."""
+"""The settings of the PostgreSQL table with the lists; `postgres_table` writes the table."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class PostgresSink(sink.Sink):
     """A PostgreSQL table, replaced whole with each refresh."""
 
     asset: ClassVar[str] = "recommendations_in_postgres"
-    # Somebody may write the URL itself, password and all, in place of the variable's name.
+    # Somebody may write the URL itself, with its password, in place of the variable's name.
     model_config = ConfigDict(hide_input_in_errors=True, populate_by_name=True)
 
     url_env: str = Field(
@@ -86,7 +86,10 @@ class PostgresSink(sink.Sink):
         return self._make_target(context).replace_lists(lists)
 
     def _make_target(self, context: sink.SinkContext) -> PostgresTarget:
-        """The table to write, by the URL in the environment. Raises UserError."""
+        """Return the table to write, with the URL from the environment.
+
+        Raises UserError.
+        """
         url = os.environ.get(self.url_env)
         if not url:
             raise UserError(

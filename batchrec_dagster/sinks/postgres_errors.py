@@ -1,4 +1,4 @@
-"""PostgreSQL's errors in words: what happened, and what to do."""
+"""PostgreSQL's errors as messages that name the problem and the fix."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from psycopg2 import errors
 
 from batchrec_dagster.errors import Retry, UserError
 
-# A reader of a long report keeps a column from being added. While this sink waits for it, new
-# readers queue behind the sink, so it gives up after this many seconds.
+# The seconds that the sink waits for a lock. A long report that reads the table keeps the sink from
+# adding a column. While the sink waits, new readers queue behind the sink, so it has to give up.
 LOCK_SECONDS = 10
 RIGHTS_HINT = "; the user needs CREATE on the schema, and to own the table where there is one"
 # Parts of libpq's messages about errors that a retry cannot fix. There are no error codes before
@@ -27,13 +27,13 @@ LASTING_ERRORS = (
     "no pg_hba.conf entry",
     "permission denied",
 )
-# How libpq begins its message if there is no connection.
+# The start of libpq's message if there is no connection.
 NO_CONNECTION = re.compile(
     r'connection to server at "(?P<host>[^"]+)"(?: \([^)]+\))?, port (?P<port>\d+) failed:'
     r" (?:FATAL: +)?(?P<reason>.+)"
 )
 UNKNOWN_HOST = re.compile(r'could not translate host name "(?P<host>[^"]+)" to address: .+')
-# What to do about errors before there is a connection, by a part of their text.
+# The fixes for errors before there is a connection, by a part of the error's text.
 CONNECTION_FIXES = {
     "authentication failed": "correct the user or the password in {variable}",
     "no password": "add the password to {variable}",
@@ -46,7 +46,9 @@ CONNECTION_FIXES = {
 
 
 def explain(error: psycopg2.Error, table: str, variable: str, password: str | None) -> UserError:
-    """The error in one line, without the password. A semicolon separates what to do.
+    """Return the error with a message of one line, without the password.
+
+    A semicolon separates the fix. The error is a Retry if a retry may work.
 
     variable: the environment variable that has the connection's URL.
     """
@@ -70,9 +72,9 @@ def explain(error: psycopg2.Error, table: str, variable: str, password: str | No
 
 
 def _describe_failed_connection(text: str, variable: str) -> str | None:
-    """What libpq says of a connection that it could not open, where that was, and what to do.
+    """Return libpq's reason for a failed connection, with the host and the fix.
 
-    None if the text is about something else.
+    Returns None if the text is about something else.
     """
     unknown_host = UNKNOWN_HOST.match(text)
     if unknown_host is not None:

@@ -1,10 +1,11 @@
-"""A PostgreSQL table whose rows are replaced in one transaction: readers see the old or the new.
+"""A PostgreSQL table that gets new rows in a single transaction.
 
-The old rows are deleted, the new ones copied and counted, and only then is all of it committed. So
-what a data team adds to the table stays: grants, views, comments, policies, indexes and columns. A
-writer that dies leaves nothing behind, because PostgreSQL undoes the transaction. Afterwards the
-table is vacuumed, so that the next lists take the room of the deleted rows, and analyzed, so that
-nobody who is gone stays in its statistics.
+Readers see either the old rows or the new rows. The old rows are deleted, the new rows are copied
+and counted, and only then is the transaction committed. So everything that a data team adds to the
+table stays: grants, views, comments, policies, indexes and columns. A writer that dies leaves
+nothing behind, because PostgreSQL undoes the transaction. Afterwards the table is vacuumed, so that
+the next lists take the space of the deleted rows. It is also analyzed, so that nobody who is gone
+stays in its statistics.
 """
 
 from __future__ import annotations
@@ -27,11 +28,11 @@ from batchrec_dagster.sinks.postgres_errors import LOCK_SECONDS, RIGHTS_HINT, ex
 from batchrec_dagster.storage.list_subjects import find_subject
 from batchrec_dagster.storage.secrets import choose_safe_defaults
 
-# The name of the primary key of each table that the sink makes ends with this, so that it knows its
-# own tables.
+# The end of the primary key's name in every table that the sink makes. The sink recognises its own
+# tables by this ending.
 KEY_ENDING = "_batchrec_key"
-# This and the pipeline's name are the comment of a table that the sink makes. All pipelines have
-# the same default for the table's name, so the comment keeps them apart.
+# The start of the comment on a table that the sink makes; the address of the lists follows. All
+# pipelines have the same default for the table's name, so the comment keeps the pipelines apart.
 WRITTEN_FOR = "Written by batchrec for the pipeline "
 
 # The database's own time limits are meant for people's queries.
@@ -47,7 +48,7 @@ TYPES: Mapping[type[pl.DataType], str] = {
     pl.Int32: "integer",
     pl.Int64: "bigint",
 }
-# These identify a row, of lists of users and of items.
+# The columns that identify a row in lists of users and in lists of items.
 KEYS = ("user_id", "rank", "item_id", "similar_item_id")
 # The columns of lists with titles.
 COLUMNS = {
@@ -61,7 +62,7 @@ COLUMNS = {
 
 @dataclass(frozen=True)
 class PostgresTarget:
-    """The table to write, and how to reach it."""
+    """The table to write, and the connection to its database."""
 
     url: str = field(repr=False)
     """The connection's URL, postgresql://…, which contains the password."""
@@ -69,13 +70,13 @@ class PostgresTarget:
     """The environment variable that has the URL."""
     table: str
     schema: str | None
-    """The table's schema; None for that of the connection."""
+    """The table's schema; None for the connection's schema."""
     address: str
-    """Whose lists they are. The lists of another address are not replaced."""
+    """The address of the lists. The lists of another address are not replaced."""
 
     @property
     def comment(self) -> str:
-        """The comment of a table with these lists."""
+        """The comment on a table with these lists."""
         return f"{WRITTEN_FOR}{self.address}"
 
     def replace_lists(self, lists: pl.LazyFrame) -> sink.SinkResult:
@@ -106,9 +107,9 @@ class PostgresTarget:
         )
 
     def check_writable(self) -> str:
-        """Where lists can be written, as SCHEMA.TABLE in NAME at HOST.
+        """Return the place that lists can be written to, as SCHEMA.TABLE in NAME at HOST.
 
-        Raises UserError if they cannot be written.
+        Raises UserError if lists cannot be written.
         """
         # The table is made in a transaction that is never committed, so nothing stays.
         with _open_connection(self) as connection, connection.cursor() as cursor:
@@ -121,7 +122,10 @@ class PostgresTarget:
             return f"{table.name} in {connection.info.dbname} at {connection.info.host}"
 
     def has_lists(self) -> bool:
-        """Whether there is the table, and has these lists. Raises as `replace_lists`."""
+        """Return whether the table exists and has lists of this address.
+
+        Raises the same errors as `replace_lists`.
+        """
         with _open_connection(self) as connection, connection.cursor() as cursor:
             table = _find_table(cursor, self)
             return table.is_made_by_sink and not _is_of_others(table, self)
@@ -129,7 +133,7 @@ class PostgresTarget:
 
 @dataclass(frozen=True)
 class FoundTable:
-    """What the database knows of a table."""
+    """A table as it is in the database."""
 
     schema: str
     table: str
@@ -137,7 +141,7 @@ class FoundTable:
     is_made_by_sink: bool
     comment: str
     is_own: bool
-    """Whether the connection's user may do as its owner does."""
+    """Whether the connection's user has the rights of the table's owner."""
 
     @property
     def name(self) -> str:
@@ -150,7 +154,10 @@ class FoundTable:
 
 @contextmanager
 def _open_connection(target: PostgresTarget) -> Iterator[Connection]:
-    """A connection that is closed in the end. PostgreSQL's errors become UserError."""
+    """Yield a connection, and close it in the end.
+
+    PostgreSQL's errors become UserError, or Retry if a retry may work.
+    """
     parameters = _parse_url(target.url)
     settings = {"application_name": "batchrec", "client_encoding": "UTF8", "connect_timeout": "30"}
     dsn = make_dsn(target.url, **settings, **choose_safe_defaults(parameters))
@@ -162,10 +169,10 @@ def _open_connection(target: PostgresTarget) -> Iterator[Connection]:
 
 
 def _parse_url(url: str) -> dict[str, str]:
-    """The URL's parts.
+    """Return the URL's parts.
 
-    Raises UserError if it is not the URL of a database. The message does not repeat the URL, which
-    contains the password.
+    Raises UserError if the text is not the URL of a database. The message does not repeat the URL,
+    which contains the password.
     """
     try:
         parts: dict[str, str] = parse_dsn(url)
@@ -186,7 +193,10 @@ def _execute(cursor: Cursor, statement: str, *parts: sql.Composable) -> None:
 
 
 def _find_table(cursor: Cursor, target: PostgresTarget) -> FoundTable:
-    """What the database knows of the target's table."""
+    """Return the target's table as it is in the database.
+
+    Raises UserError if the connection has no schema.
+    """
     cursor.execute("SELECT coalesce(%s, current_schema())", [target.schema])
     (schema,) = cursor.fetchone() or (None,)
     if schema is None:
@@ -207,12 +217,15 @@ def _find_table(cursor: Cursor, target: PostgresTarget) -> FoundTable:
 
 
 def _is_of_others(table: FoundTable, target: PostgresTarget) -> bool:
-    """Whether the comment of the table names another pipeline or list."""
+    """Return whether the comment on the table names another pipeline or list."""
     return table.comment.startswith(WRITTEN_FOR) and table.comment != target.comment
 
 
 def _keep_other_runs_out(cursor: Cursor, table: FoundTable) -> None:
-    """Lock the table for this run until the transaction ends. Raises Retry if another has it."""
+    """Lock the table for this run until the transaction ends.
+
+    Raises Retry if another run has the lock.
+    """
     lock = "SELECT pg_try_advisory_xact_lock(hashtext(%s))"
     cursor.execute(lock, [f"batchrec {table.name}"])
     if cursor.fetchone() != (True,):
@@ -222,10 +235,11 @@ def _keep_other_runs_out(cursor: Cursor, table: FoundTable) -> None:
 def _create_if_missing(
     cursor: Cursor, table: FoundTable, target: PostgresTarget, columns: Mapping[str, str]
 ) -> None:
-    """Create the table if there is none.
+    """Create the table if it does not exist.
 
-    columns: those of the lists, with their types.
-    Raises UserError if there is one that this sink did not make, or that has other lists.
+    columns: the columns of the lists, with their types.
+
+    Raises UserError if this sink did not make the existing table, or if the table has other lists.
     """
     if not table.exists:
         definitions = [_define_column(name, kind) for name, kind in columns.items()]
@@ -256,7 +270,8 @@ def _create_if_missing(
 def _add_missing_columns(cursor: Cursor, table: FoundTable, columns: Mapping[str, str]) -> None:
     """Add the columns of the lists that the table does not have.
 
-    columns: those of the lists, with their types.
+    columns: the columns of the lists, with their types.
+
     Raises UserError if the table has lists of another subject, or a column of another type.
     """
     cursor.execute(
@@ -290,7 +305,7 @@ def _add_missing_columns(cursor: Cursor, table: FoundTable, columns: Mapping[str
 
 
 def _define_column(name: str, kind: str) -> sql.Composed:
-    """A column's name and type, as CREATE TABLE and ADD COLUMN take it."""
+    """Return the definition of a column for CREATE TABLE and ADD COLUMN."""
     not_null = " NOT NULL" if name in KEYS else ""
     return sql.SQL("{} {}").format(sql.Identifier(name), sql.SQL(f"{kind}{not_null}"))
 
@@ -298,7 +313,7 @@ def _define_column(name: str, kind: str) -> sql.Composed:
 def _copy_rows(cursor: Cursor, table: FoundTable, lists: pl.LazyFrame) -> None:
     """Copy the rows into the table, by the names of their columns.
 
-    Columns that only the table has get their default, which is null where nobody set one.
+    Columns that only the table has get their default, which is null if nobody set a default.
     """
     columns = sql.SQL(", ").join(map(sql.Identifier, lists.collect_schema().names()))
     statement = sql.SQL("COPY {} ({}) FROM STDIN").format(table.identifier, columns)
@@ -316,8 +331,9 @@ def _copy_rows(cursor: Cursor, table: FoundTable, lists: pl.LazyFrame) -> None:
 def _vacuum(connection: Connection, table: FoundTable, rows: int) -> str | None:
     """Remove deleted rows from the table's files, and their values from its statistics.
 
-    Returns what stays of them, and what to do; None if nothing does.
-    rows: how many the table has.
+    rows: the number of rows in the table.
+
+    Returns the data that stays, and the fix; None if no data stays.
     """
     if table.exists and not table.is_own:
         return (

@@ -1,10 +1,10 @@
-"""What a sink is, and the table of lists as sinks read it.
+"""The base class of sinks, and the table of lists as sinks read it.
 
-The table comes as a LazyFrame. Its columns are user_id, rank (1 is the best), item_id, those of
-recommendations.columns (by default the title, where there are titles), score and, in an experiment,
-the user's arm. They may be other ones in the next edition. Every user's rows stand together, in
-order of rank. In lists of similar items, item_id and similar_item_id stand in the place of user_id
-and item_id: `storage/list_subjects.py` says which.
+The table is a LazyFrame. Its columns are user_id, rank (1 is the best), item_id, the columns in
+recommendations.columns (by default the title, if there are titles), score and, in an experiment,
+the user's arm. The next edition may have other columns. The rows of a user stand together, in order
+of rank. Lists of similar items have the columns item_id and similar_item_id in place of user_id and
+item_id: see `storage/list_subjects.py`.
 """
 
 from __future__ import annotations
@@ -27,50 +27,53 @@ BATCH_ROWS = 100_000
 
 @dataclass(frozen=True)
 class SinkContext:
-    """Whose lists a sink has, and where it runs."""
+    """The address of a sink's lists, and the storage, the project and the run of the sink."""
 
     address: str
-    """The pipeline's name, or the address of one of its lists, such as `shop/newsletter`."""
+    """The pipeline's name, or the address of a list of the pipeline, such as `shop/newsletter`."""
     storage: Storage
     project: Path
-    """The project's folder, at which relative paths start."""
+    """The project's folder, which relative paths start from."""
     run_id: str = ""
     """The id of Dagster's run; empty outside of runs."""
     subject: ListSubject = USERS
-    """Whether users have the lists, or items."""
+    """The subject of the lists: users or items."""
 
 
 @dataclass(frozen=True)
 class SinkDescription:
-    """A sink in words."""
+    """The description of a sink."""
 
     text: str
-    """The description of its asset."""
+    """The description of the sink's asset."""
     kind: str
-    """The kind of its asset, which Dagster shows as an icon."""
+    """The kind of the sink's asset, which Dagster shows as an icon."""
     place: str | None
-    """The setting that says where it writes, with its value: no two pipelines may share it.
+    """The setting for the place that the sink writes to, with its value.
 
-    None if it writes into the pipeline's own storage.
+    No two pipelines may share this place. None if the sink writes into the pipeline's own storage.
     """
     removal: str | None
-    """How its owner removes what it wrote; None if that goes with the pipeline's storage."""
+    """The written data, and how its owner removes it.
+
+    None if the data is removed with the pipeline's storage.
+    """
     secret: str | None = None
-    """The environment variable whose value no message may repeat."""
+    """The environment variable with a value that no message may repeat."""
 
 
 @dataclass(frozen=True)
 class SinkCheck:
-    """What a check of a sink found out."""
+    """The result of a check of a sink."""
 
     message: str
-    """What the sink can write to, or what is to be fixed."""
+    """The place that the sink can write to, or the problem."""
     fix: str | None = None
-    """What to do; None if nothing is to be fixed."""
+    """The fix of the problem; None if there is no problem."""
 
 
 class SinkCounts(NamedTuple):
-    """How much the table of lists holds."""
+    """The size of the table of lists."""
 
     rows: int
     users: int
@@ -80,43 +83,49 @@ class SinkCounts(NamedTuple):
 
 @dataclass(frozen=True)
 class SinkResult:
-    """What was written."""
+    """The result of writing the lists."""
 
     counts: SinkCounts
     facts: Mapping[str, Any] = field(default_factory=dict)
     """Further metadata of the sink's asset."""
     warning: str | None = None
     remains: str | None = None
-    """What the place keeps of the lists that were replaced, and what to do; None if nothing."""
+    """The data of replaced lists that stays in the place, and the fix; None if none stays."""
 
 
 class Sink(BaseModel):
-    """The settings of a place that people read the lists from, and what writes there.
+    """The settings of a place that people read the lists from, and the methods that write there.
 
-    A sink reads the table in batches, so that its memory does not grow with the table. It leaves
-    the old lists in place until the new ones are complete, and removes users who are gone. So to
-    erase people is to write the lists again without them.
+    A sink reads the table in batches, so its memory does not grow with the table. It leaves the old
+    lists in place until the new lists are complete, and removes users who are gone. So writing the
+    lists again without some people erases these people.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     asset: ClassVar[str]
-    """The name of its asset."""
+    """The name of the sink's asset."""
 
     @abstractmethod
     def describe(self, project: Path) -> SinkDescription:
-        """The sink in words.
+        """Return the description of the sink.
 
-        project: the folder at which relative paths start.
+        project: the folder that relative paths start from.
         """
 
     @abstractmethod
     def check(self, context: SinkContext) -> SinkCheck:
-        """Try what writing needs, and leave nothing behind. Raises UserError if that fails."""
+        """Check that the sink can write, and leave nothing behind.
+
+        Raises UserError if the sink cannot write.
+        """
 
     @abstractmethod
     def has_lists(self, context: SinkContext) -> bool:
-        """Whether the place is there and has lists of this address. Raises as `write`."""
+        """Return whether the place exists and has lists of this address.
+
+        Raises the same errors as `write`.
+        """
 
     @abstractmethod
     def write(self, lists: pl.LazyFrame, context: SinkContext) -> SinkResult:
@@ -127,7 +136,10 @@ class Sink(BaseModel):
 
 
 def count_lists(lists: pl.LazyFrame) -> SinkCounts:
-    """Counts over the whole table. Of similar items, the items that have a list are its users."""
+    """Return the counts over the whole table.
+
+    In lists of similar items, the items that have a list are counted as users.
+    """
     rank = pl.col("rank")
     # Each user has one item of rank 1.
     totals = lists.select(pl.len(), first=(rank == 1).sum(), longest=rank.max().fill_null(0))
@@ -135,7 +147,7 @@ def count_lists(lists: pl.LazyFrame) -> SinkCounts:
 
 
 def require_written(expected: int, written: int, unit: str, where: str) -> None:
-    """Raise Retry unless as many rows or users were written as the table holds.
+    """Raise Retry unless the sink wrote as many rows or users as the table holds.
 
     If the numbers differ, most likely new lists were published meanwhile.
     """
@@ -146,18 +158,18 @@ def require_written(expected: int, written: int, unit: str, where: str) -> None:
 
 
 def iterate_batches(lists: pl.LazyFrame) -> Iterator[pl.DataFrame]:
-    """The rows in order, in tables of BATCH_ROWS rows."""
+    """Yield the rows in order, in tables of BATCH_ROWS rows."""
     for batch in lists.collect_batches(chunk_size=BATCH_ROWS, engine="streaming"):
         if batch.height:
             yield batch
 
 
 def group_by_user(lists: pl.LazyFrame) -> Iterator[pl.DataFrame]:
-    """Tables with a row for each user.
+    """Yield tables with a row for each user.
 
-    The columns are user_id (item_id of similar items), arm (in an experiment) and items: a list of
-    structs of the other columns, best first. At least one table comes, so that even of an empty one
-    the columns are known.
+    The columns are user_id (item_id in lists of similar items), arm (in an experiment) and items.
+    An items cell is a list of structs of the other columns, best item first. At least one table is
+    yielded, so that the columns are known even if there are no rows.
     """
     key = find_subject(lists.collect_schema().names()).column
     # The last user's rows may continue in the next batch.

@@ -1,1 +1,1 @@
-"""What both HTTP servers share: by which names clients reach them, and who may send requests."""
+"""The code that both HTTP servers share: their host names, their limits, and their guards."""

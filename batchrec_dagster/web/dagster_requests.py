@@ -1,7 +1,7 @@
-"""Middleware that passes on to Dagster's page only requests that are safe and well-formed.
+"""Middleware that passes only safe and well-formed requests on to Dagster's page.
 
 dagster-webserver itself executes GraphQL mutations that any page in the same browser sends: it
-accepts them by GET, and with any content type. Malformed requests it answers with status 500.
+accepts them by GET, and with any content type. It answers malformed requests with status 500.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from batchrec_dagster.web.server import read_body
 
 
 class DagsterRequests:
-    """ASGI middleware that refuses paths that run scripts, and what is not JSON in a POST.
+    """ASGI middleware that refuses paths that run scripts, and POST requests without JSON.
 
     Websockets are passed on.
 
-    has_run: whether there is a run with this id.
+    has_run: a function that returns whether there is a run with this id.
     """
 
     def __init__(self, app: ASGIApp, has_run: Callable[[str], bool]) -> None:
@@ -35,7 +35,8 @@ class DagsterRequests:
                 await self._require_answerable_path(scope["path"])
                 if scope["method"] not in ("GET", "HEAD", "OPTIONS"):
                     receive = await _receive_json(scope, receive)
-                # Not compared as a whole: Dagster's own route also matches /graphql and a line feed
+                # Only the start is compared, because Dagster's own route also matches /graphql and
+                # a line feed.
                 elif scope["path"].startswith("/graphql"):
                     _require_page_visit(scope)
             except HTTPException as error:
@@ -46,7 +47,8 @@ class DagsterRequests:
     async def _require_answerable_path(self, path: str) -> None:
         """Refuse the paths of notebooks, of runs that do not exist, and of impossible logs.
 
-        Dagster shows a notebook of a code location as a page of its own, whose scripts run.
+        Dagster shows a notebook of a code location as a page of its own, and the page's scripts
+        run.
         """
         # Stripped, because Dagster's own route also matches /notebook and a line feed.
         if path.strip() in ("/notebook", "/dagit/notebook"):
@@ -65,19 +67,19 @@ class DagsterRequests:
 
 
 def _require_page_visit(scope: Scope) -> None:
-    """Refuse a GET of /graphql that does not only open the GraphiQL page."""
+    """Refuse a GET of /graphql unless it only opens the GraphiQL page."""
     accepts_html = "text/html" in Headers(scope=scope).get("accept", "")
     if scope["query_string"] or scope["method"] != "GET" or not accepts_html:
         raise HTTPException(405, "Send GraphQL in the body of a POST.")
 
 
 async def _receive_json(scope: Scope, receive: Receive) -> Receive:
-    """A `receive` that returns the request's body, which is JSON, then later messages.
+    """Return a `receive` function that returns the request's JSON body first, then later messages.
 
-    A browser sends JSON to another site only if that site permits it, which this one never does.
+    A browser sends JSON to another site only if that site permits it, which this site never does.
 
-    Raises HTTPException if it is not a JSON object, and if the fields of a GraphQL request have
-    other types than Dagster can read.
+    Raises HTTPException if the body is not a JSON object, or if the fields of a GraphQL request
+    have types that Dagster cannot read.
     """
     content_types = Headers(scope=scope).getlist("content-type")
     media_types = [value.partition(";")[0].strip() for value in content_types]
@@ -102,7 +104,7 @@ def _require_request(body: bytes, *, is_graphql: bool) -> None:
             raise HTTPException(400, text)
         variables = request.get("variables")
         if isinstance(variables, str):
-            # Dagster also accepts them as JSON in a string.
+            # Dagster also accepts variables as JSON in a string.
             variables = json.loads(variables)
     except (ValueError, RecursionError):
         text = "The body is not valid JSON, or is nested too deeply."

@@ -1,9 +1,9 @@
 """Middleware that refuses requests from pages of other sites.
 
-The servers have no login: whoever reaches them may use them. Listening on 127.0.0.1 is not enough,
-because a browser lets any page send requests there. After DNS rebinding, a page can even send them
-under its own name. So the guard checks the Host, Origin and Sec-Fetch-Site headers, which a
-page cannot set. Other programs can send any headers: they are not what it protects from.
+The servers have no login: anybody who reaches them may use them. Listening on 127.0.0.1 is not
+enough, because a browser lets any page send requests there. After DNS rebinding, a page can even
+send them under its own name. So the guard checks the Host, Origin and Sec-Fetch-Site headers, which
+a page cannot set. Other programs can send any headers, and the guard does not protect from them.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Guard:
             await refuse(scope, receive, send, reason)
 
     def find_refusal_reason(self, scope: Scope) -> str | None:
-        """Why the request is refused; None if it may pass."""
+        """Return the reason to refuse the request; None if the request may pass."""
         headers = Headers(scope=scope)
         hosts = headers.getlist("host")
         host = hosts[0].lower() if len(hosts) == 1 else ""
@@ -66,7 +66,7 @@ class Guard:
 
 
 def _is_same_authority(origin: str, host: re.Match[str]) -> bool:
-    """Whether the Origin has the name and the port of the Host.
+    """Return whether the Origin has the name and the port of the Host.
 
     Either may leave out the default port of the scheme.
     """
@@ -80,7 +80,10 @@ def _is_same_authority(origin: str, host: re.Match[str]) -> bool:
 
 
 def _is_page_visit(scope: Scope, headers: Headers) -> bool:
-    """Whether the browser opens a page in a tab or window, and does not only load it into one."""
+    """Return whether the browser opens a page in a tab or window.
+
+    Loading a page into another page, such as into a frame, is no visit.
+    """
     return (
         scope["type"] == "http"
         and scope["method"] == "GET"
@@ -92,7 +95,7 @@ def _is_page_visit(scope: Scope, headers: Headers) -> bool:
 async def refuse(
     scope: Scope, receive: Receive, send: Send, reason: str, status: int = 403
 ) -> None:
-    """Answer with the reason.
+    """Refuse the request, and answer with the reason.
 
     A websocket is closed before it opens, which clients see as status 403.
     """

@@ -1,4 +1,4 @@
-"""By which names clients reach the HTTP servers."""
+"""The host names of the HTTP servers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ AUTHORITY = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::(\d{1,5}))?")  # host
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach the address."""
+    """Return whether only this machine can reach the address."""
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
@@ -20,7 +20,7 @@ def is_loopback(host: str) -> bool:
 
 
 def parse_hosts(context: click.Context, parameter: click.Parameter, text: str) -> frozenset[str]:
-    """A click callback: the names of a list with commas."""
+    """Return the host names of a text with commas between them; a click callback."""
     hosts = frozenset(host.strip().lower() for host in text.split(",") if host.strip())
     for host in hosts:
         authority = AUTHORITY.fullmatch(host)

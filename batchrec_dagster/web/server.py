@@ -1,4 +1,4 @@
-"""How both HTTP servers run: uvicorn with limits, and request bodies that are read with limits."""
+"""The running of both HTTP servers: uvicorn with limits, and limits on request bodies."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ FRAME_HEADERS = [
 
 
 def make_server(app: ASGIApp, host: str, port: int, log_level: str) -> uvicorn.Server:
-    """A server of the application that `run_server` runs.
+    """Return a server of the application, which `run_server` runs.
 
-    log_level: what it logs of itself. It logs each request at "info".
+    log_level: the level of the server's own log. At "info" the server logs each request.
     """
     config = uvicorn.Config(
         app,
@@ -45,15 +45,17 @@ def make_server(app: ASGIApp, host: str, port: int, log_level: str) -> uvicorn.S
 
 def run_server(server: uvicorn.Server) -> None:
     """Serve until SIGINT or SIGTERM, or until `server.should_exit`."""
-    # uvicorn raises Ctrl-C again after it has stopped, although that is how people end it.
+    # uvicorn raises KeyboardInterrupt again after Ctrl-C has stopped it. Ctrl-C is a normal way to
+    # end the server, so no traceback is needed.
     with suppress(KeyboardInterrupt):
         server.run()
 
 
 async def read_body(receive: Receive) -> bytes:
-    """The request's whole body. At most the limit and one message are in memory.
+    """Return the request's whole body.
 
-    Raises HTTPException if it is too large, comes too slowly, or if the client has gone.
+    At most the limit and one message are in memory. Raises HTTPException if the body is too large
+    or comes too slowly, or if the client has gone.
     """
     body = bytearray()
     is_complete = False

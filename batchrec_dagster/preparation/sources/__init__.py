@@ -1,1 +1,1 @@
-"""Where input files come from."""
+"""The sources of input files and rows."""

@@ -1,4 +1,4 @@
-"""A file in a zip archive, or a sheet of a workbook, as a source."""
+"""The source for a file in a zip archive, or for a sheet of a workbook."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from batchrec_dagster.preparation.sources.source import (
 from batchrec_dagster.preparation.sources.web import WebFile
 from batchrec_dagster.storage import durable
 
-# A whole archive, which must be read for any of its files.
+# The sources that can be an archive. The whole archive must be read for any file in it.
 Archive = LocalFile | S3File | WebFile
 
 
 @dataclass(frozen=True)
 class Member(RowSource):
-    """`ARCHIVE.zip!/path/in/it.csv` or `BOOK.xlsx!/SHEET`."""
+    """A file in an archive, `ARCHIVE.zip!/path/in/it.csv`, or a sheet, `BOOK.xlsx!/SHEET`."""
 
     archive: Archive
 
@@ -40,7 +40,10 @@ class Member(RowSource):
     """The path in the archive, or the name of the sheet; empty for an archive's only file."""
 
     def files(self, context: SourceContext) -> list[ListedFile]:
-        """The file, which may not be there: the archive is not opened. Raises UserError."""
+        """Return the file, without opening the archive: the file may not be there.
+
+        Raises UserError.
+        """
         archives = self.archive.files(context)
         with name_errors(self.display_name):
             if len(archives) != 1:
@@ -60,13 +63,13 @@ class Member(RowSource):
         shutil.rmtree(self._choose_folder(context), ignore_errors=True)
 
     def _choose_folder(self, context: SourceContext) -> Path:
-        """The folder that keeps the archive, if it is downloaded, for the other files in it."""
+        """Return the folder that keeps a downloaded archive for its other files."""
         return context.cache / durable.compute_version([self.archive.text.encode()])
 
     def _read(self, archive: ListedFile, downloads: Path) -> Iterator[bytes]:
-        """The file of the archive, or its sheet as CSV, piece by piece.
+        """Yield the file of the archive, or the sheet as CSV, piece by piece.
 
-        It is checked in full before the first piece is given. Raises FileError, OSError.
+        The file is checked in full before the first piece is yielded. Raises FileError, OSError.
         """
         path = archive.find() if archive.find is not None else _download(archive, downloads)
         with durable.temporary_folder() as folder:
@@ -82,7 +85,10 @@ class Member(RowSource):
 
 
 def _download(archive: ListedFile, folder: Path) -> Path:
-    """Where this version of the archive is kept; other versions of it are removed."""
+    """Return the path of this version of the archive, and download it if it is not in the folder.
+
+    Other versions of the archive are removed from the folder.
+    """
     path = folder / durable.compute_version([archive.fingerprint.encode()])
     durable.make_folders(folder.parent)
     # Ratings and items may be in one archive, and are copied at the same time.
@@ -94,7 +100,10 @@ def _download(archive: ListedFile, folder: Path) -> Path:
 
 
 def _write_member(archive: Path, member: str, target: Path) -> None:
-    """Write the file of the archive, or what its sheet becomes. Raises FileError."""
+    """Write the file of the archive, or the sheet as CSV, to `target`.
+
+    Raises FileError.
+    """
     if file_formats.recognise_format(file_formats.read_start(archive)) != file_formats.EXCEL:
         unpack_member(archive, member, target, Limits.from_environment())
         return

@@ -1,4 +1,4 @@
-"""Sources whose rows a run computes or finds: those of a query, a database, a table or an asset."""
+"""The sources with rows that a run computes or finds: queries, databases, tables and assets."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ ASSET = "asset://"
 
 @dataclass(frozen=True)
 class ComputedRows(RowSource):
-    """One Parquet file of rows that a run computes, such as those of a query."""
+    """A Parquet file of rows that a run computes, such as the result of a query."""
 
     version: str
-    """What changes when the rows may have changed."""
+    """A text that changes when the rows may have changed."""
 
     write: Callable[[Path], None] = field(repr=False, compare=False)
-    """Writes the rows to a path, as Parquet, or raises FileError."""
+    """A function that writes the rows to a path, as Parquet, or raises FileError."""
 
     filename: str = ""
-    """The file's name in the storage; by default it is made of the text."""
+    """The file's name in the storage; if empty, it is made from `text`."""
 
     def files(self, context: SourceContext) -> list[ListedFile]:
         filename = self.filename or f"{make_filename(self.text)}.parquet"
@@ -52,14 +52,17 @@ class AssetRows(RowSource):
     """The rows of an asset, before a run has found out where they are."""
 
     is_delta: bool = False
-    """Whether the asset's metadata name the folder of a Delta table."""
+    """Whether the asset's metadata names the folder of a Delta table."""
 
     form: FileForm = field(default_factory=FileForm)
-    """How files of text are written."""
+    """The declared form of text files."""
 
     @classmethod
     def parse(cls, text: str, *, is_delta: bool = False) -> Self:
-        """Raises FileError."""
+        """Return the source for the asset with this key.
+
+        Raises FileError if the text has no valid key.
+        """
         if not re.fullmatch(r"[\w.-]+(/[\w.-]+)*", text.removeprefix(ASSET)):
             raise FileError("write an asset's key, its parts separated by /: asset://shop/orders")
         return cls(text, is_delta)

@@ -1,4 +1,4 @@
-"""Writes the rows that a database returns to Parquet, with the types that their values have."""
+"""A writer of database rows to Parquet, with the types of the rows' values."""
 
 from __future__ import annotations
 
@@ -22,13 +22,14 @@ def write_rows(
 ) -> None:
     """Write all rows to one Parquet file.
 
-    A column with values of several types becomes one of a type that holds all of them, such as
+    A column with values of several types gets a type that can hold all values, such as
     floating-point numbers or text. `pl.read_database` would refuse such columns, and crash over a
     numeric NaN.
 
-    folder: takes a file for each batch, as all together may not fit into the memory.
+    folder: takes a file for each batch, because all rows together may not fit into the memory.
 
-    Raises FileError if they are too many, come too slowly, or no type holds a column's values.
+    Raises FileError if there are too many rows, if they come too slowly, or if no type can hold all
+    values of a column.
     """
     limits = Limits.from_environment()
     start = time.monotonic()
@@ -53,7 +54,7 @@ def write_rows(
 
 @contextmanager
 def _explain_types() -> Iterator[None]:
-    """Make a FileError, without the values, of what Polars says of types that do not fit."""
+    """Turn Polars' error about types that do not fit into a FileError without the values."""
     try:
         yield
     except pl.exceptions.PolarsError:
@@ -64,14 +65,15 @@ def _explain_types() -> Iterator[None]:
 
 
 def _simplify(value: Any) -> Any:
-    """The value as None, a bool, a 64-bit integer, a float, a text, a date or a time."""
+    """Return the value as None, a bool, a 64-bit integer, a float, a text, a date or a time."""
     match value:
         case int() if not -(2**63) <= value < 2**63:
             return str(value)
         case datetime() if value.tzinfo is not None:
             return value.astimezone(UTC)
         case None | bool() | int() | float() | str() | date():
-            # A datetime is a date, too. One without a zone keeps none: ratings.timezone says it.
+            # A datetime is a date, too. A datetime without a zone stays without: ratings.timezone
+            # names the zone.
             return value
         case Decimal():
             # Databases without an integer type return ids and counts as decimals of scale 0.

@@ -1,8 +1,8 @@
-"""`source: sql+env://VARIABLE`: the result of a query of a database.
+"""The source for `sql+env://VARIABLE`: the result of a query of a database.
 
-DuckDB files are read by DuckDB, all other databases through SQLAlchemy, whose driver the team
-installs. The session is read-only where the database has such sessions. The URL is a secret: it is
-in an environment variable, and no message, record or log repeats any part of it.
+DuckDB itself reads DuckDB files. SQLAlchemy reads all other databases, with a driver that the team
+installs. The session is read-only if the database has such sessions. The URL is a secret: it stays
+in an environment variable, and no message, record or log repeats any part of the URL.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 SCHEME, DUCKDB = "sql+env://", "duckdb:///"
 BATCH = 50_000
 VERSION_ROWS = 1_000
-# The driver that SQLAlchemy uses for the plain name, and what to install for it.
+# For each plain name of a database: the driver that SQLAlchemy uses, and the package to install.
 DRIVERS = {
     "postgres": ("postgresql+psycopg2", "batchrec-dagster[postgres]"),
     "postgresql": ("postgresql+psycopg2", "batchrec-dagster[postgres]"),
@@ -51,8 +51,8 @@ DRIVERS = {
     "bigquery": ("bigquery", "sqlalchemy-bigquery"),
     "redshift": ("redshift+psycopg2", "sqlalchemy-redshift"),
 }
-# The statements that make a session read-only. Other databases have no such sessions: there, the
-# role should only have the right to SELECT.
+# The statements that make a session read-only. Other databases have no such sessions, so a role
+# there should only have the right to SELECT.
 READ_ONLY = {
     "postgresql": "SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY",
     "mysql": "SET SESSION TRANSACTION READ ONLY",
@@ -63,17 +63,19 @@ READ_ONLY = {
 
 @dataclass(frozen=True)
 class Database(RowSource):
-    """The source of one Parquet file: the result of a query of a database."""
+    """The source of a Parquet file with the result of a query of a database."""
 
     sql: str
     """The query."""
 
     version_sql: str | None
-    """A query whose answer changes when the rows may have changed. Without it every run reads the
-    rows."""
+    """A query with a result that changes when the rows may have changed.
+
+    Without such a query, every run reads the rows.
+    """
 
     setting: str
-    """What messages call the query."""
+    """The name of the query in messages."""
 
     @property
     def variable(self) -> str:
@@ -81,9 +83,9 @@ class Database(RowSource):
         return self.text.removeprefix(SCHEME)
 
     def files(self, context: SourceContext) -> list[ListedFile]:
-        """The result's file, whose version changes with the query and the answer of `version_sql`.
+        """Return the file of the query's result.
 
-        Raises UserError.
+        Its version changes with the query and with the result of `version_sql`. Raises UserError.
         """
         version = datetime.now(UTC).isoformat()
         if self.version_sql is not None:
@@ -100,7 +102,10 @@ class Database(RowSource):
 
     @property
     def url(self) -> str:
-        """The URL of the database from the environment, which is a secret. Raises FileError."""
+        """The URL of the database from the environment, which is a secret.
+
+        Raises FileError if the environment variable is not set.
+        """
         url = os.environ.get(self.variable, "").strip()
         if not url:
             raise FileError(
@@ -122,7 +127,7 @@ def require_variable(text: str) -> None:
 def _write_result(url: str, sql: str, setting: str, path: Path) -> None:
     """Write the result of the query to a Parquet file.
 
-    setting: what messages call the query.
+    setting: the name of the query in messages.
 
     Raises FileError.
     """
@@ -153,7 +158,7 @@ def _write_result(url: str, sql: str, setting: str, path: Path) -> None:
                     milliseconds = int(Limits.from_environment().query_seconds * 1000)
                     connection.exec_driver_sql(f"SET statement_timeout = {milliseconds}")
                 connection.commit()
-                # Text in the query that looks like a parameter is not one.
+                # Text in the query that looks like a parameter must stay as it is.
                 connection.execution_options(stream_results=True, no_parameters=True)
                 rows = connection.exec_driver_sql(sql)
                 columns = list(rows.keys())
@@ -165,7 +170,10 @@ def _write_result(url: str, sql: str, setting: str, path: Path) -> None:
 
 
 def _parse_url(url: str) -> sa.URL:
-    """The URL with the driver that batchrec uses for the database. Raises FileError."""
+    """Return the URL with the driver that batchrec uses for the database.
+
+    Raises FileError if the text is not a URL.
+    """
     import sqlalchemy as sa
 
     try:
@@ -181,7 +189,7 @@ def _parse_url(url: str) -> sa.URL:
 
 
 def _choose_connect_args(url: sa.URL) -> dict[str, str]:
-    """Safe defaults for options of a connection to PostgreSQL that the URL does not set."""
+    """Return safe defaults for the options of a PostgreSQL connection that the URL does not set."""
     if not url.drivername.startswith("postgresql"):
         return {}
     parts = {name: str(value) for name, value in url.query.items()}
@@ -190,12 +198,12 @@ def _choose_connect_args(url: sa.URL) -> dict[str, str]:
 
 @contextmanager
 def _explain_errors(url: str, setting: str) -> Iterator[None]:
-    """Make a FileError of every error that may repeat a part of the URL, without that part.
+    """Turn every error that may repeat a part of the URL into a FileError without that part.
 
-    The FileError has no cause, because the cause's message has the part. A driver may raise any
-    error over a part of the URL: for example, int() repeats the value of an option. The message has
-    the type of such an error and the line that raised it. Errors that have nothing to do with the
-    URL, such as a full disk or a limit, are raised as they are.
+    The FileError has no cause, because the message of the cause has the part. A driver may raise
+    any error over a part of the URL: for example, int() repeats the value of an option. For such an
+    error, the message has the error's type and the line that raised the error. Errors that have
+    nothing to do with the URL, such as a full disk or a limit, are raised as they are.
     """
     import sqlalchemy as sa
 
@@ -213,7 +221,7 @@ def _explain_errors(url: str, setting: str) -> Iterator[None]:
     except OSError as error:
         if error.filename is None:
             raise
-        # A file that an option of the URL names, such as a certificate.
+        # An option of the URL, such as the path of a certificate, names the file.
         reason = f"a file cannot be read: {error.strerror}"
     except Exception as error:
         frame = traceback.extract_tb(error.__traceback__)[-1]
@@ -228,10 +236,11 @@ def _explain_errors(url: str, setting: str) -> Iterator[None]:
 
 
 def _remove_url(message: str, url: str) -> str:
-    """The message in one line, without any part of the URL."""
+    """Return the message in one short line, without any part of the URL."""
     address = url.partition("://")[2]
     raw_parts = [url, address, *re.split(r"[/?&]", address), *re.split(r"[:/@?&=,]", address)]
-    # The part before the last @ has the password, in which somebody may have left a : or a /.
+    # The part before the last @ has the password, which may have a : or a / in it that should have
+    # been percent-encoded.
     raw_parts += [address.rpartition("@")[0], address.rpartition("@")[0].partition(":")[2]]
     secrets = set()
     for part in filter(None, raw_parts):

@@ -1,4 +1,4 @@
-"""`format: delta`: the current rows of the Delta table in a folder.
+"""The source for `format: delta`: the current rows of the Delta table in a folder.
 
 A row that was deleted or changed stays in the old files until they are vacuumed. The table's log
 says which files are current.
@@ -34,7 +34,7 @@ from batchrec_dagster.storage.objects import ObjectInfo, ObjectStore
 RESULT = "table.parquet"
 LOG = "_delta_log"
 DOWNLOADS_AT_ONCE = 8
-# A name in the log begins with the version of the table, in this many digits.
+# The names in the log begin with the table's version, in this many digits.
 VERSION_DIGITS = 20
 _LOG_FILE = re.compile(rf"[0-9]{{{VERSION_DIGITS}}}\.(?:json|checkpoint\.(?:.*\.)?parquet)")
 _CHECKPOINT = ".checkpoint.parquet"
@@ -43,11 +43,14 @@ _DELETION_VECTORS = "deletion_vector_*.bin"
 
 @dataclass(frozen=True)
 class DeltaTable(RowSource):
-    """The source of one Parquet file: the current rows of the table."""
+    """The source of a Parquet file with the current rows of a Delta table."""
 
     @classmethod
     def parse(cls, text: str) -> DeltaTable:
-        """The table in this folder, a path or URI. Raises FileError if it cannot be a folder."""
+        """Return the table in the folder that the text names, as a path or an S3 URI.
+
+        Raises FileError if the text cannot be a folder.
+        """
         if ("://" in text and not text.startswith("s3://")) or re.search(r"[*?]|!/", text):
             raise FileError(
                 "format: delta is for the folder of a table: write its path, or"
@@ -56,9 +59,9 @@ class DeltaTable(RowSource):
         return cls(text)
 
     def files(self, context: SourceContext) -> list[ListedFile]:
-        """The file of the current rows, whose version is that of the newest file of the log.
+        """Return the file of the current rows.
 
-        Raises UserError.
+        Its version is the name and the ETag of the newest file of the log. Raises UserError.
         """
         with name_errors(self.display_name), _explain_errors():
             table = _TableFolder.find(self.text, context)
@@ -68,7 +71,10 @@ class DeltaTable(RowSource):
         return ComputedRows(self.text, f"{name} {newest.etag}", write, RESULT).files(context)
 
     def _write(self, table: _TableFolder, version: str, path: Path) -> None:
-        """Write the rows of the table's version to the path. Raises FileError."""
+        """Write the rows of this version of the table to the path.
+
+        Raises FileError.
+        """
         with (
             _explain_errors(),
             temporary_folder() as folder,
@@ -87,7 +93,7 @@ class DeltaTable(RowSource):
 
 @contextmanager
 def _explain_errors() -> Iterator[None]:
-    """Let a FileError say what the folder is declared to be."""
+    """Add to a FileError that the folder is declared as a Delta table."""
     try:
         yield
     except FileError as error:
@@ -99,7 +105,7 @@ def _find_name(file: ObjectInfo) -> str:
 
 
 def _choose_log(names: Iterable[str], version: str) -> list[str]:
-    """The paths of the log's files that are needed to read this version of the table."""
+    """Return the paths of the log's files that are needed to read this version of the table."""
     until_version = [name for name in names if name[:VERSION_DIGITS] <= version]
     checkpoints = [name for name in until_version if name[VERSION_DIGITS:] == _CHECKPOINT]
     first = max(checkpoints, default="")[:VERSION_DIGITS]
@@ -108,7 +114,10 @@ def _choose_log(names: Iterable[str], version: str) -> list[str]:
 
 @dataclass(frozen=True)
 class _TableFolder:
-    """The folder of a table. No file outside of it can be read."""
+    """The folder of a table.
+
+    No file outside the folder can be read.
+    """
 
     store: ObjectStore
 
@@ -117,7 +126,10 @@ class _TableFolder:
 
     @classmethod
     def find(cls, text: str, context: SourceContext) -> _TableFolder:
-        """The folder that the source names. Raises FileError if there is none."""
+        """Return the folder that the source names.
+
+        Raises FileError if there is no such folder.
+        """
         folder = text.rstrip("/")
         if folder.startswith("s3://"):
             path = context.store.local_path(folder)
@@ -130,7 +142,10 @@ class _TableFolder:
         return cls(ObjectStore({"table": path}), "s3://table")
 
     def list_log(self) -> list[ObjectInfo]:
-        """The files of the log by name. Raises FileError without a log."""
+        """Return the log's files in order of name.
+
+        Raises FileError if there is no log.
+        """
         files = [
             file
             for file in self.store.list(f"{self.uri}/{LOG}/")
@@ -141,17 +156,21 @@ class _TableFolder:
         return files
 
     def find_vectors(self) -> list[str]:
-        """The paths from the folder of the files that say which rows of others were deleted."""
+        """Return the paths of the deletion vectors from the table's folder.
+
+        A deletion vector is a file that says which rows of another file were deleted.
+        """
         names = [file.uri.removeprefix(f"{self.uri}/") for file in self.store.list(f"{self.uri}/")]
         return [name for name in names if PurePosixPath(name).match(_DELETION_VECTORS)]
 
     def provide(self, names: Sequence[str], copy: Path) -> int:
-        """Link the files into the folder `copy`; those in S3 are downloaded.
+        """Link the files into the folder `copy`, or download them from S3 into it.
 
         names: the paths from the table's folder.
 
-        Returns the size of all in bytes. Raises FileError for a file that is not in the folder,
-        before any is opened, for a missing one, and if all are too large to be downloaded.
+        Returns the size of all files together in bytes. Raises FileError for a path that is not in
+        the folder, before any file is opened. Also raises FileError for a missing file, and if all
+        files together are too large to download.
         """
         for name in names:
             for text in (name, unquote(name)):
@@ -181,12 +200,15 @@ class _TableFolder:
                     f"its files have more than the {most_bytes} bytes of {MAX_FILE_GB}: set it"
                     " higher if that is real data"
                 )
-            # The list passes on the error of a download.
+            # Making a list raises the error of a failed download.
             list(threads.map(self.store.download, uris, [copy / name for name in names]))
 
 
 def _link(root: Path, name: str, copy: Path) -> None:
-    """Link a file of the folder `root` into the folder `copy`. Raises FileError."""
+    """Link a file of the folder `root` into the folder `copy`.
+
+    Raises FileError if the file is missing, or if it is a link out of `root`.
+    """
     try:
         target = follow_links(root / name, root)
     except FileError as error:

@@ -1,13 +1,14 @@
-"""The errors of sources and of their files.
+"""The exceptions of sources and their files.
 
-It imports nothing of the package, so that the process that reads foreign files starts quickly.
+This module imports nothing of the package, so that the confined process, which reads untrusted
+files, starts quickly.
 """
 
 from __future__ import annotations
 
 import re
 
-# What databases write before a value that they could not convert, and the value.
+# The words that databases write before a value that they could not convert, and the value itself.
 _VALUES = re.compile(
     r"""(\b(?:string|value|range|format|syntax for type [\w ]+):?\s+)(["']).*?\2""", re.DOTALL
 )
@@ -15,13 +16,16 @@ _LINES = re.compile(r"Original Line:.*")
 
 
 def hide_values(message: str) -> str:
-    """The message of a database without values, which may be ids of users."""
+    """Return a database's message without the values in it, which may be user ids."""
     return _VALUES.sub(r"\1…", _LINES.sub("", message))
 
 
 class FileError(Exception):
-    """A file cannot be used; the message says why, and the caller adds the name."""
+    """An error of a file that cannot be used.
+
+    The message gives the reason; the caller adds the file's name.
+    """
 
 
 class DamagedFileError(FileError):
-    """A file is not what its first bytes say, or does not match its checksums."""
+    """An error of a file that contradicts its first bytes, or that does not match its checksums."""

@@ -1,4 +1,4 @@
-"""The format of a file by its first bytes, whatever its name says."""
+"""The recognition of a file's format by its first bytes, whatever its name says."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from pathlib import Path
 
 GZIP, ZSTD, ZIP, PARQUET = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PK\x03\x04", b"PAR1"
 UTF16 = (b"\xff\xfe", b"\xfe\xff")
-# Bytes of a file's start that show its format.
+# The number of bytes at the start of a file that show its format.
 START = 1024
-# A file with a larger share of control characters is not text, in whatever encoding.
+# A file with a larger share of control characters is not text in any encoding.
 CONTROLS = 0.1
 
 ZIP_ARCHIVE = "a zip archive"
@@ -40,25 +40,27 @@ _PAGES = ((b"<!doctype html", "a web page"), (b"<html", "a web page"), (b"<?xml"
 
 
 def read_start(path: Path) -> bytes:
-    """The first START bytes of the file."""
+    """Return the first START bytes of the file."""
     with path.open("rb") as file:
         return file.read(START)
 
 
 def is_text(start: bytes) -> bool:
-    """Whether a file with this start is text, which needs no library to be read or unpacked.
+    """Return whether a file with this start is text.
 
-    start: START bytes, or all of a shorter file.
+    Text needs no library to be read or unpacked.
+
+    start: the first START bytes, or all bytes of a shorter file.
     """
     return not start.startswith((PARQUET, *PACKED)) and recognise_format(start) is None
 
 
 def recognise_format(start: bytes) -> str | None:
-    """The format of a file with this start, in words.
+    """Return the format of a file with this start, in words such as `a zip archive`.
 
-    None for text, for Parquet, and for packed files, whose content may be anything.
+    Returns None for text, for Parquet, and for packed files, because those may contain anything.
 
-    start: START bytes, or all of a shorter file.
+    start: the first START bytes, or all bytes of a shorter file.
     """
     if start.startswith((PARQUET, *PACKED, *UTF16)):
         return None

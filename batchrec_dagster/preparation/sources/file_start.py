@@ -1,4 +1,4 @@
-"""The first bytes of a source's file: enough to see its format and its columns, quickly."""
+"""The start of a source's file: enough bytes to see its format and its columns quickly."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from batchrec_dagster.preparation.sources import file_formats
 from batchrec_dagster.preparation.sources.source import ListedFile, make_filename, name_errors
 from batchrec_dagster.storage.durable import temporary_folder
 
-# A larger file is not opened whole.
+# The size in bytes of the largest local file that is opened whole.
 MOST_BYTES = 64 * 1024 * 1024
-# Of a larger text, and over a network, this many bytes are read.
+# The number of bytes that are read of a larger local file, and of a file on the network.
 START_BYTES = 256 * 1024
 
 
 @contextmanager
 def open_start(file: ListedFile) -> Iterator[Path | None]:
-    """A file on this machine that is the whole file, or the first lines of a longer text.
+    """Yield a local file with the whole content, or with the first lines of a longer text.
 
-    None if only reading much more would show the columns: of a large packed file, and of one that
-    is neither text nor on this machine. Raises UserError.
+    Yields None for a file that is not text and is either large or not on this machine, because only
+    reading much more would show its columns. Raises UserError.
     """
     with temporary_folder() as folder:
         with name_errors(file.display_name):
@@ -30,7 +30,10 @@ def open_start(file: ListedFile) -> Iterator[Path | None]:
 
 
 def _find_or_write_start(file: ListedFile, folder: Path) -> Path | None:
-    """The path of the file, or of its start in the folder; None as of `open_start`."""
+    """Return the path of the file, or write its start into the folder and return the start's path.
+
+    Returns None in the same cases as `open_start`.
+    """
     if file.find is not None:
         path = file.find()
         if path.stat().st_size <= MOST_BYTES:
@@ -48,8 +51,8 @@ def _find_or_write_start(file: ListedFile, folder: Path) -> Path | None:
 
 
 def _cut_at_line_end(start: bytes) -> bytes:
-    """The complete lines of a text that may go on."""
+    """Cut off the last line of a text that may go on, or in UTF-16 an incomplete last character."""
     if start.startswith(file_formats.UTF16):
-        # A character has two bytes, of which one may be that of a line end.
+        # A character has two bytes, and either byte alone may look like a line end.
         return start[: len(start) // 2 * 2]
     return start[: start.rfind(b"\n") + 1] or start

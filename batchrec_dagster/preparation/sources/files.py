@@ -1,4 +1,4 @@
-"""Files on this machine and in S3, and folders and patterns of them."""
+"""The sources for files on this machine and in S3: single files, folders and patterns."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from batchrec_dagster.storage.durable import compute_sha256
 from batchrec_dagster.storage.objects import ObjectInfo, split_uri
 
 _WILD = re.compile(r"[*?]")
-# Files for people, which are skipped in a folder that is named as a whole.
+# Files for human readers. They are skipped if the source names a whole folder.
 _NOT_DATA = re.compile(
     r"(?:readme|licen[sc]e|copying|notice|changelog|citation)(?:\.\w+)?|.*\.(?:md|rst|pdf|html?)",
     re.IGNORECASE,
@@ -33,7 +33,7 @@ _NOT_DATA = re.compile(
 
 @dataclass(frozen=True)
 class LocalFile(RowSource):
-    """A path; that of a folder stands for the folder's files."""
+    """A local path: a file, or a folder that stands for the files in it."""
 
     def files(self, context: SourceContext) -> list[ListedFile]:
         with name_errors(self.text):
@@ -46,17 +46,23 @@ class LocalFile(RowSource):
         return Folder(self.text, f"{self.text}/", "**").files(context)
 
     def path(self, context: SourceContext) -> Path:
-        """The path, of which nothing is known yet. Raises FileError."""
+        """Return the path, without checking that a file is there.
+
+        Raises FileError if the home folder in the path does not exist.
+        """
         return _expand_path(self.text, context)
 
 
 @dataclass(frozen=True)
 class S3File(RowSource):
-    """`s3://bucket/key`."""
+    """An object in S3: `s3://bucket/key`."""
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Raises FileError."""
+        """Return the object that the URI names.
+
+        Raises FileError if the URI names a bucket or a folder.
+        """
         _, key = split_uri(text)
         if not key or key.endswith("/"):
             raise FileError("it names a bucket or a folder: write s3://bucket/key of one object")
@@ -73,11 +79,14 @@ class S3File(RowSource):
 
 
 def _list_object(info: ObjectInfo, filename: str, context: SourceContext) -> ListedFile:
-    """The object in the version of which a listing has told; no other version of it is read."""
+    """Return the object as a listed file that is read in the listed version only."""
     path = context.store.local_path(info.uri)
 
     def find() -> Path:
-        """The file in a local folder that takes the place of the bucket."""
+        """Return the file's path in the local folder that takes the place of the bucket.
+
+        Raises FileError if the file is a link out of that folder.
+        """
         assert path is not None
         return follow_links(path, context.store.folders[split_uri(info.uri)[0]])
 
@@ -94,23 +103,27 @@ def _list_object(info: ObjectInfo, filename: str, context: SourceContext) -> Lis
 
 @dataclass(frozen=True)
 class Folder(RowSource):
-    """The files below a folder whose path from there matches a pattern.
+    """The files below a folder that match a pattern.
 
-    Names that begin with `.` or `_` are skipped, as Spark does. If the source names the folder
-    itself and not a pattern, so are files for people, such as a README.
+    The pattern is matched against a file's path from the folder. Names that begin with `.` or `_`
+    are skipped, as in Spark. If the source names the folder itself and not a pattern, files for
+    human readers, such as a README, are skipped too.
     """
 
     root: str
-    """The folder, with a slash at its end."""
+    """The folder's path or URI, with a slash at its end."""
 
     pattern: str
-    """`*` and `?` match characters of a name, and `**/` matches any folders."""
+    """The pattern: `*` and `?` match characters of a name, and `**/` matches any folders."""
 
     @classmethod
     def parse(cls, text: str) -> Self | None:
-        """The folder or pattern of a path or `s3://` URI; None for what may be a single file.
+        """Return the folder or pattern that the text names; None if it may name a single file.
 
-        A local path without a slash at its end may be either: LocalFile looks.
+        text: a path or an `s3://` URI. A local path without a slash at its end may name a file or a
+            folder: LocalFile finds out which.
+
+        Raises FileError if the name of the bucket has a wildcard.
         """
         wild = _WILD.search(text)
         if not wild and not text.endswith("/"):
@@ -123,7 +136,10 @@ class Folder(RowSource):
         return cls(text, root, text[len(root) :] or "**")
 
     def files(self, context: SourceContext) -> list[ListedFile]:
-        """The files by path. Empty files still count. Raises UserError."""
+        """Return the files in order of path, including empty files.
+
+        Raises UserError.
+        """
         with name_errors(self.text):
             paths = {
                 path: list_file for path, list_file in self._find_all(context) if self._has(path)
@@ -140,7 +156,10 @@ class Folder(RowSource):
         return [*files.values()]
 
     def _has(self, path: str) -> bool:
-        """Whether the file is of the source. path: its path from the folder."""
+        """Return whether the file belongs to the source.
+
+        path: the file's path from the folder.
+        """
         if not re.fullmatch(_build_regex(self.pattern), path):
             return False
         if any(part[0] in "._" for part in PurePosixPath(path).parts):
@@ -150,7 +169,7 @@ class Folder(RowSource):
     def _find_all(
         self, context: SourceContext
     ) -> Iterator[tuple[str, Callable[[str], ListedFile]]]:
-        """The path from the folder of each file in it, and what lists it under a filename."""
+        """Yield each file's path from the folder, and a function that lists it under a filename."""
         if self.root.startswith("s3://"):
             for info in context.store.list(self.root):
                 list_object = partial(_list_object, info, context=context)

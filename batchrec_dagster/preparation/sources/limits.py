@@ -1,4 +1,4 @@
-"""What a file may unfold to, and what reading it may take: one budget for all formats.
+"""The limits on unpacking and reading files, and on queries: one budget for all formats.
 
 The settings are environment variables, because they protect the machine and not a pipeline.
 """
@@ -23,53 +23,63 @@ QUERY_MINUTES = "BATCHREC_QUERY_MINUTES"
 
 GB = 10**9
 KB = 1000
-# How many times its size a file may unfold to. Ratings shrink to a fifth or a tenth of their size,
-# so a file that unfolds to far more does not hold data.
+# The largest ratio of a file's unpacked size to its packed size. Ratings shrink to a fifth or a
+# tenth of their size, so a file that unpacks to far more does not hold data.
 TIMES_LARGER = 200
-# The same for the outer layer of a file that is compressed twice. Compressed data hardly shrinks
-# again, so the outer layer of real data unfolds to little more than its size.
+# The largest ratio for the outer layer of a file that is compressed twice. Compressed data hardly
+# shrinks again, so the outer layer of real data unpacks to little more than its packed size.
 TIMES_LARGER_TWICE = 20
-# Files may unfold to this many bytes, however small they are.
+# Every file may unpack to this many bytes, however small it is.
 ALWAYS_ALLOWED = 100 * 1000 * 1000
 MOST_BY_DEFAULT = 50 * GB
 DEFAULT_LINE_KB = 1024
 DEFAULT_FILE_MEMORY_GB, DEFAULT_FILE_MINUTES = 4, 30
 DEFAULT_QUERY_MEMORY_GB, DEFAULT_QUERY_MINUTES = 4, 60
-# A cell of Parquet may be a sixteenth of a line: one that stands once can count in a million rows.
+# A cell of a Parquet file may have a sixteenth of the bytes of a line, because Parquet can store a
+# value once for a million rows.
 CELLS_OF_A_LINE = 16
-# The least of a Parquet row: a user, an item and a time of 8 bytes each.
+# The least bytes of a Parquet row: a user, an item and a time of 8 bytes each.
 BYTES_OF_A_ROW = 24
 
 
 class LimitError(FileError):
-    """A file or a query takes more than a limit. The message names the setting, not the file."""
+    """An error of a file or a query that exceeds a limit.
+
+    The message names the setting, not the file.
+    """
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What reading a source's files and querying them may take."""
+    """The limits on reading a source's files and on querying them."""
 
     file_bytes: int | None = None
-    """Bytes that one file may unfold to; None for the default, which depends on its size."""
+    """The most bytes that one file may unpack to.
+
+    None stands for the default, which depends on the file's size.
+    """
 
     line_bytes: int = DEFAULT_LINE_KB * KB
-    """Bytes of a line of text."""
+    """The most bytes of a line of text."""
 
     file_memory: int = DEFAULT_FILE_MEMORY_GB * GB
-    """Bytes of memory of the process that reads one file of a complex format."""
+    """The most bytes of memory of the process that reads one file of a complex format."""
 
     file_seconds: float = DEFAULT_FILE_MINUTES * 60
-    """Seconds of CPU time in which that process must have read the file."""
+    """The most seconds of CPU time of the process that reads one file of a complex format."""
 
     query_memory: int = DEFAULT_QUERY_MEMORY_GB * GB
-    """Bytes of memory of a query."""
+    """The most bytes of memory that a query may take."""
 
     query_seconds: float = DEFAULT_QUERY_MINUTES * 60
-    """Seconds that a query may take."""
+    """The most seconds that a query may take."""
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Self:
-        """Raises LimitError for a setting that is not a number above 0."""
+        """Return the limits that the environment variables set.
+
+        Raises LimitError for a setting that is not a number above 0.
+        """
         environment = os.environ if environment is None else environment
         file_gb = read_positive_number(environment, MAX_FILE_GB)
 
@@ -94,26 +104,30 @@ class Limits:
         return self.file_bytes if self.file_bytes is not None else MOST_BY_DEFAULT
 
     def compute_unfolded_bytes(self, packed: int) -> int:
-        """The most that a file of `packed` bytes may unfold to."""
+        """Return the most bytes that a file of `packed` bytes may unpack to."""
         if self.file_bytes is not None:
             return self.file_bytes
         return min(MOST_BY_DEFAULT, max(ALWAYS_ALLOWED, TIMES_LARGER * packed))
 
     def require_size(self, unfolded: int, packed: int) -> None:
-        """Raise LimitError if a file of `packed` bytes may not unfold to this many."""
+        """Raise LimitError if a file of `packed` bytes may not unpack to `unfolded` bytes."""
         if unfolded > self.compute_unfolded_bytes(packed):
             raise self.build_size_error(packed)
 
     def build_size_error(self, packed: int) -> LimitError:
-        """The error of a file that unfolds to more than the limit."""
+        """Return the error for a file of `packed` bytes that unpacks to more than the limit."""
         most = self.compute_unfolded_bytes(packed)
         return self._build_limit_error(f"more than the {most} bytes from {packed}")
 
     def require_size_if_compressed_twice(self, start: bytes, unfolded: int, packed: int) -> None:
-        """Raise LimitError if a file is compressed twice, so that its outer layer hides how much
-        there is.
+        """Raise LimitError if a file is compressed twice, and its outer layer unpacks to too much.
+
+        The outer layer of such a file hides how much data there is. Nothing is checked if the user
+        set the limit on a file's size.
 
         start: the first bytes that the outer layer unpacks to.
+        unfolded: the size in bytes of the unpacked outer layer.
+        packed: the size of the file in bytes.
         """
         twice = start.startswith((GZIP, ZSTD, ZIP, PARQUET))
         if self.file_bytes is None and twice and unfolded > TIMES_LARGER_TWICE * packed:
@@ -124,7 +138,7 @@ class Limits:
     def require_line_length(self, length: int, line: str) -> None:
         """Raise LimitError if a line has more bytes than it may have.
 
-        line: what the message calls it, such as `line 12`.
+        line: the name of the line in the message, such as `line 12`.
         """
         if length > self.line_bytes:
             raise LimitError(
@@ -133,7 +147,11 @@ class Limits:
             )
 
     def require_query(self, seconds: float, size: int) -> None:
-        """Raise LimitError if a query may not take this long, or its result have so many bytes."""
+        """Raise LimitError if a query takes too long, or if its result has too many bytes.
+
+        seconds: the time that the query has taken so far.
+        size: the bytes of the result so far.
+        """
         if seconds > self.query_seconds:
             raise LimitError(
                 f"it took longer than the {self.query_seconds / 60:g} minutes of {QUERY_MINUTES}:"
@@ -153,7 +171,10 @@ class Limits:
 
 
 def read_positive_number(environment: Mapping[str, str], name: str) -> float | None:
-    """The setting, or None where it is not set. Raises LimitError."""
+    """Return the number in an environment variable; None if the variable is not set.
+
+    Raises LimitError if the variable is not a number above 0.
+    """
     text = environment.get(name, "").strip()
     if not text:
         return None

@@ -1,4 +1,4 @@
-"""A file on this machine: as it was when its source was listed, also if it has grown since."""
+"""A file on this machine as it was when its source was listed, even if it has grown since."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from batchrec_dagster.preparation.sources.errors import FileError
 from batchrec_dagster.preparation.sources.source import ListedFile, follow_links
 from batchrec_dagster.storage.durable import CHUNK
 
-# How many bytes of the end a snapshot keeps.
+# The number of bytes at the end of the file that a snapshot keeps.
 SAMPLED_END = 4096
 
 
 @dataclass(frozen=True)
 class FileSnapshot:
-    """A local file as of one point in time."""
+    """The state of a local file at one point in time."""
 
     inode: tuple[int, int]
-    """Which file it is: the device and the inode."""
+    """The identity of the file: its device and its inode."""
 
     size: int
     """The size in bytes."""
 
     version: str
-    """What changes when the file does."""
+    """A text that changes when the file does."""
 
     end: bytes
-    """The last bytes, which show whether the file only grew since."""
+    """The last bytes, which show whether the file has only grown since."""
 
     @classmethod
     def take(cls, file: IO[bytes]) -> Self:
-        """The snapshot of an open file."""
+        """Return a snapshot of an open file."""
         status = os.fstat(file.fileno())
         start = max(0, status.st_size - SAMPLED_END)
         end = os.pread(file.fileno(), status.st_size - start, start)
@@ -43,14 +43,20 @@ class FileSnapshot:
 
     @property
     def complete_lines_size(self) -> int:
-        """The size of the complete lines; -1 if none ends in `end`, or the file is not text."""
+        """The size of the complete lines in bytes.
+
+        It is -1 if no line ends within `end`, or if the file is not text.
+        """
         last_line_end = self.end.rfind(b"\n") + 1
         if not last_line_end or b"\0" in self.end:
             return -1
         return self.size - len(self.end) + last_line_end
 
     def has_only_grown(self, file: IO[bytes]) -> bool:
-        """Whether text was added to the file since, and nothing else was done."""
+        """Return whether text was added to the file since the snapshot, and nothing else was done.
+
+        Of the old content, only the bytes in `end` are compared.
+        """
         current = FileSnapshot.take(file)
         end = os.pread(file.fileno(), len(self.end), self.size - len(self.end))
         is_larger = current.size > self.size and current.inode == self.inode
@@ -59,23 +65,27 @@ class FileSnapshot:
 
 @dataclass(frozen=True)
 class _LocalContent:
-    """A file as of its listing."""
+    """The content of a file as of its listing."""
 
     path: Path
 
     folder: Path | None
-    """The folder in which it was found, out of which it must not link."""
+    """The folder that the file was found in; a link must not lead out of the folder."""
 
     snapshot: FileSnapshot
 
     def find(self) -> Path:
-        """Its path. Raises FileError if it is not a file any more, or a link out of the folder."""
+        """Return the file's path.
+
+        Raises FileError if it is no longer a file, or if it is a link out of the folder.
+        """
         return require_file(self.path, self.folder)
 
     def read(self) -> Iterator[bytes]:
-        """The content as of the snapshot.
+        """Yield the content as of the snapshot.
 
-        If the file grew since, it lacks a last line that was not yet complete then.
+        If the file has grown since, the content ends before a last line that was incomplete in the
+        snapshot. Raises FileError if the file was rewritten.
         """
         with self.find().open("rb") as file:
             size = self.snapshot.complete_lines_size
@@ -97,15 +107,17 @@ class _LocalContent:
             with self.find().open("rb") as file:
                 return FileSnapshot.take(file).version != self.snapshot.version
         except (FileError, OSError):
-            return True  # It is gone.
+            return True  # The file is gone.
 
 
 def list_local_file(
     path: Path, display_name: str, filename: str, folder: Path | None = None
 ) -> ListedFile:
-    """The file as it is now. Raises FileError, OSError.
+    """Return the file as it is now, as a listed file.
 
-    folder: the one in which it was found, out of which it must not link.
+    folder: the folder that the file was found in; a link must not lead out of the folder.
+
+    Raises FileError, OSError.
     """
     with require_file(path, folder).open("rb") as file:
         listed = _LocalContent(path, folder, FileSnapshot.take(file))
@@ -120,7 +132,10 @@ def list_local_file(
 
 
 def require_file(path: Path, folder: Path | None = None) -> Path:
-    """The path of the file. Raises FileError if there is none, or it links out of the folder."""
+    """Return the path of the file.
+
+    Raises FileError if no regular file is there, or if it is a link out of the folder.
+    """
     if path.is_dir():
         raise FileError("it is a folder: name a file in it")
     if not path.is_file():
@@ -132,7 +147,7 @@ def require_file(path: Path, folder: Path | None = None) -> Path:
 
 
 def _read_bytes(file: IO[bytes], size: int) -> Iterator[bytes]:
-    """The next `size` bytes."""
+    """Yield the next `size` bytes, piece by piece."""
     while piece := file.read(min(CHUNK, size)):
         yield piece
         size -= len(piece)

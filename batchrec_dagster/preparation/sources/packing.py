@@ -1,7 +1,7 @@
-"""Text that is packed: gzip, zstd, a file of a zip archive.
+"""The unpacking of gzip and zstd files, and of files in a zip archive.
 
-It is unpacked piece by piece and counted, so that no more of a bomb is written than its limit. No
-size that a file states of itself is believed.
+A file is unpacked piece by piece, and its bytes are counted, so that a decompression bomb writes no
+more than its limit. No size that a file states about itself is trusted.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from batchrec_dagster.preparation.sources.limits import Limits
 from batchrec_dagster.storage.durable import CHUNK
 
 ENCRYPTED = 0x1
-# Others may take as much memory as the file says.
+# Other methods may take as much memory as the file demands.
 PLAIN_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 DATA_SUFFIXES = {
     *(".csv", ".dat", ".data", ".inter", ".tab", ".tsv", ".txt"),
@@ -44,9 +44,9 @@ UNPACKERS: dict[bytes, Callable[[Path], Any]] = {
 
 
 def unpack(path: Path, target: Path, limits: Limits) -> Path:
-    """The file itself, or what is packed in it, written to `target`.
+    """Unpack a file to `target` and return `target`; return `path` if the file is not packed.
 
-    Of a zip archive that is its only file. Raises FileError, LimitError.
+    A zip archive must have a single data file. Raises FileError, LimitError.
     """
     start = file_formats.read_start(path)
     if file_formats.recognise_format(start) == file_formats.ZIP_ARCHIVE:
@@ -65,7 +65,7 @@ def unpack(path: Path, target: Path, limits: Limits) -> Path:
 def unpack_member(path: Path, member: str, target: Path, limits: Limits) -> None:
     """Write a file of a zip archive to `target`.
 
-    member: its path in the archive; empty for the only one.
+    member: the file's path in the archive; empty for the archive's only file.
 
     Raises FileError, LimitError.
     """
@@ -82,7 +82,10 @@ def unpack_member(path: Path, member: str, target: Path, limits: Limits) -> None
 
 
 def _write(chunks: Iterator[bytes], target: Path, packed: int, limits: Limits) -> None:
-    """Write the chunks, but no more than `packed` bytes may unfold to. Raises LimitError."""
+    """Write the chunks, but no more bytes than a file of `packed` bytes may unpack to.
+
+    Raises LimitError.
+    """
     size = 0
     with target.open("wb") as output:
         for chunk in chunks:
@@ -93,7 +96,11 @@ def _write(chunks: Iterator[bytes], target: Path, packed: int, limits: Limits) -
 
 @contextmanager
 def _explain_damage(problem: str = "it is damaged") -> Iterator[None]:
-    """Make a DamagedFileError of what the libraries raise, which may be any error."""
+    """Turn an error of an unpacking library, which may have any type, into a DamagedFileError.
+
+    An unknown method of packing becomes a FileError. FileErrors, and errors of this machine such as
+    a full disk, are raised as they are.
+    """
     try:
         yield
     except FileError:
@@ -101,7 +108,8 @@ def _explain_damage(problem: str = "it is damaged") -> Iterator[None]:
     except NotImplementedError as error:
         raise FileError(f"it cannot be unpacked ({error}): pack it as a plain zip") from error
     except Exception as error:
-        # A full disk is not the file's fault; a position before the start of the file is.
+        # A full disk is not the file's fault. EINVAL is: a damaged file can make a library seek to
+        # a position before the start of the file.
         if isinstance(error, OSError) and error.errno not in {None, errno.EINVAL}:
             raise
         reason = " ".join(str(error).split())
@@ -123,7 +131,10 @@ def _find_info(archive: zipfile.ZipFile, member: str) -> zipfile.ZipInfo:
 
 
 def _find_only_file(archive: zipfile.ZipFile) -> str:
-    """The name of the one file of data in the archive. Raises FileError if there are others."""
+    """Return the name of the only data file in the archive.
+
+    Raises FileError unless there is exactly one.
+    """
     names = _list_data(archive)
     if len(names) != 1:
         raise FileError(
@@ -139,7 +150,7 @@ def _describe_contents(archive: zipfile.ZipFile) -> str:
         return "it is empty"
     more = "" if len(names) <= MEMBERS_SHOWN else f" and {len(names) - MEMBERS_SHOWN} more"
     listed_names = ", ".join(names[:MEMBERS_SHOWN])
-    # Names come from outside, and this must be one line.
+    # The names come from an untrusted file, and the message must be one line.
     return (
         "it has "
         + "".join(letter if letter.isprintable() else "?" for letter in listed_names)
@@ -148,7 +159,7 @@ def _describe_contents(archive: zipfile.ZipFile) -> str:
 
 
 def _list_data(archive: zipfile.ZipFile) -> list[str]:
-    """The names of the files of data; of all files if no name says that it is one."""
+    """Return the names of the data files, or of all files if no name has a data file's suffix."""
     files = [info.filename for info in archive.infolist() if not info.is_dir()]
     files = [name for name in files if not name.startswith("__MACOSX/")]
     data = [name for name in files if PurePosixPath(name).suffix.lower() in DATA_SUFFIXES]

@@ -1,4 +1,4 @@
-"""Parses the text of the setting `source` into the source that it names."""
+"""The parser that turns the text of the setting `source` into a source."""
 
 from __future__ import annotations
 
@@ -29,9 +29,12 @@ ALLOWED = (
 
 
 def parse_source(text: str, *, is_delta: bool = False) -> RowSource:
-    """The file, the folder or the pattern of files that the text names. Nothing is opened.
+    """Return the source that the text names, without opening anything.
 
-    is_delta: whether the text names the folder of a Delta table, or an asset whose rows are in one.
+    The text may name a file, a folder or a pattern of files.
+
+    is_delta: whether the text names the folder of a Delta table, or an asset with its rows in a
+        Delta table.
 
     Raises UserError if the text cannot be a source.
     """
@@ -52,7 +55,10 @@ def parse_source(text: str, *, is_delta: bool = False) -> RowSource:
 
 
 def parse_file(text: str) -> RowSource:
-    """The source of a single file. Nothing is opened. Raises UserError."""
+    """Return the source of a single file, without opening the file.
+
+    Raises UserError.
+    """
     if not text.strip():
         raise UserError(f"the source is empty: write {ALLOWED}")
     if not text.isprintable():

@@ -1,4 +1,4 @@
-"""The rows of a partitioned asset: those of its partitions, one after another, in one file."""
+"""The source for a partitioned asset: the rows of all its partitions in one file."""
 
 from __future__ import annotations
 
@@ -28,16 +28,19 @@ from batchrec_dagster.storage.durable import compute_sha256, temporary_folder
 
 @dataclass(frozen=True)
 class PartitionedRows(RowSource):
-    """The source of one Parquet file: the rows of all these partitions, in their order."""
+    """The source of a Parquet file with the rows of all partitions, one partition after another."""
 
     partitions: Mapping[str, RowSource]
-    """Where the rows of each partition are, by its key."""
+    """The source of each partition's rows, by the partition's key."""
 
     form: FileForm
-    """How files of text are written."""
+    """The declared form of text files."""
 
     def files(self, context: SourceContext) -> list[ListedFile]:
-        """The file of all rows, whose version changes with each partition. Raises UserError."""
+        """Return the file of all rows.
+
+        Its version changes with each partition. Raises UserError.
+        """
         files = {key: source.files(context) for key, source in self.partitions.items()}
         versions = [
             f"{key} {file.display_name} {file.fingerprint}"
@@ -48,9 +51,11 @@ class PartitionedRows(RowSource):
         return ComputedRows(self.text, version, partial(self._write, files)).files(context)
 
     def _write(self, files: Mapping[str, Sequence[ListedFile]], path: Path) -> None:
-        """Write the rows of all partitions to the path. Raises FileError.
+        """Write the rows of all partitions to the path.
 
-        files: those of each partition, by its key.
+        files: the files of each partition, by the partition's key.
+
+        Raises FileError.
         """
         tables: list[pl.LazyFrame] = []
         with temporary_folder() as folder, ConfinedReader() as reader:
@@ -61,7 +66,7 @@ class PartitionedRows(RowSource):
                     with _name_partition(key):
                         raw_file = RawFile(file.provide(file_folder), file.filename)
                         table = scan_table(raw_file, self.form, file_folder, reader)
-                        # On the disk, because all together may not fit into the memory.
+                        # The tables are on the disk, because all may not fit into the memory.
                         table.sink_parquet(file_folder / "table.parquet")
                     tables.append(pl.scan_parquet(file_folder / "table.parquet", glob=False))
             if not any(table.collect_schema() for table in tables):
@@ -88,9 +93,9 @@ def _name_partition(key: str) -> Iterator[None]:
 
 
 def scan_table(file: RawFile, form: FileForm, folder: Path, reader: ConfinedReader) -> pl.LazyFrame:
-    """The table in a file of any format. All columns of CSV are text.
+    """Return a lazy table of a file of any format; all columns of CSV are text.
 
-    folder: takes what is unpacked or converted, as long as the table is read.
+    folder: a folder for unpacked or converted files. It must stay as long as the table is read.
 
     Raises PreparationError.
     """

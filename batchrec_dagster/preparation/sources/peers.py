@@ -21,27 +21,30 @@ PRIVATE_NETWORKS = tuple(
         ipaddress.ip_network,
         (
             "168.63.129.16/32",  # Azure's wire server
-            "192.0.0.0/24",  # Oracle's metadata (192.0.0.192), and protocols
-            "192.88.99.0/24",  # relays of 6to4
-            "::/96",  # IPv4 in its oldest form
-            "::ffff:0:0:0/96",  # IPv4 translated without a prefix
-            "64:ff9b::/96",  # IPv4 behind NAT64
-            "64:ff9b:1::/48",  # NAT64 of a network of one's own
+            "192.0.0.0/24",  # IETF protocols, and Oracle's metadata (192.0.0.192)
+            "192.88.99.0/24",  # 6to4 relays
+            "::/96",  # IPv4-compatible IPv6, deprecated
+            "::ffff:0:0:0/96",  # IPv4-translated IPv6 (SIIT)
+            "64:ff9b::/96",  # NAT64, well-known prefix
+            "64:ff9b:1::/48",  # NAT64, local use
             "2001::/32",  # Teredo
             "2002::/16",  # 6to4
-            "5f00::/16",  # segments of one's own network
-            "fec0::/10",  # addresses of one site
+            "5f00::/16",  # segment routing (SRv6)
+            "fec0::/10",  # site-local addresses, deprecated
         ),
     )
 )
 
 
 class NotPublicError(Exception):
-    """A redirect led to this address, which is not public."""
+    """An error of a redirect to an address that is not public.
+
+    The message is the address.
+    """
 
 
 def is_public(address: str) -> bool:
-    """Whether the IP address is on the public Internet.
+    """Return whether the IP address is on the public Internet.
 
     An IPv6 address that a gateway turns into an IPv4 address does not count as public, because the
     IPv4 address may be in this network.
@@ -54,10 +57,11 @@ def is_public(address: str) -> bool:
 
 
 class PublicRedirects(HTTPAdapter):
-    """Connects to the host of `url`, which the user chose, and else only to public addresses.
+    """An HTTP adapter that connects to the host of `url`, and otherwise only to public addresses.
 
-    An address is checked when the connection is open, before anything is sent. With a proxy nothing
-    is checked, because the proxy chooses the address.
+    The user chose the host of `url`, so its address may be private. Other addresses are checked
+    when the connection is open, before anything is sent. With a proxy nothing is checked, because
+    the proxy chooses the address.
     """
 
     def __init__(self, url: str) -> None:
@@ -79,7 +83,7 @@ class PublicRedirects(HTTPAdapter):
 
 
 def _add_address_check(connection: type[Any]) -> type[Any]:
-    """A subclass of the connection class that raises NotPublicError for a private address."""
+    """Return a subclass of the connection that raises NotPublicError for a private address."""
 
     class PublicConnection(connection):  # type: ignore[misc]
         def connect(self) -> None:

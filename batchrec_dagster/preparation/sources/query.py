@@ -1,6 +1,6 @@
-"""`ratings.query` on files: the rows that SQL makes of the declared sources, by DuckDB.
+"""The source for `ratings.query` on files: DuckDB runs SQL on the declared sources.
 
-The query is one SELECT, which sees only its sources, as tables. It cannot use other files, the
+The query is a single SELECT, which sees only its sources, as tables. It cannot use other files, the
 network, extensions or settings. Its memory, its time and the size of its result have limits.
 """
 
@@ -40,7 +40,7 @@ from batchrec_dagster.storage.durable import compute_sha256, temporary_folder
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection, Error
 
-# The table of a source that has no other name.
+# The name of the table if the source has no other name.
 SOURCE = "source"
 FILENAME = "query.parquet"
 MAX_MESSAGE_LENGTH = 400
@@ -53,7 +53,10 @@ _SUPPORTED_TYPES = re.compile(
 
 
 def parse_select(sql: str) -> str:
-    """The query without a semicolon at its end. Raises ValueError unless it is one SELECT."""
+    """Return the query without the semicolon at its end.
+
+    Raises ValueError unless the query is a single SELECT, and if DuckDB is not installed.
+    """
     try:
         import duckdb
     except ImportError as error:
@@ -74,27 +77,30 @@ def parse_select(sql: str) -> str:
 
 @dataclass(frozen=True)
 class FileQuery(RowSource):
-    """The source of one Parquet file: the rows that a query makes of other sources."""
+    """The source of a Parquet file with the result of a query of other sources."""
 
     sql: str
-    """The query: one SELECT."""
+    """The query: a single SELECT."""
 
     tables: Mapping[str, RowSource]
-    """The sources, by the names of the tables that the query calls them."""
+    """The sources, by the names of their tables in the query."""
 
     form: FileForm
-    """How files of text are written."""
+    """The declared form of text files."""
 
     setting: str
-    """What messages call the query."""
+    """The name of the query in messages."""
 
     headers: Mapping[str, Header]
-    """The lines of CSV that name the columns, as far as they are declared, by the tables' names."""
+    """The declared header lines of CSV tables, by the names of the tables.
+
+    A table without a declared header is not in the mapping.
+    """
 
     def files(self, context: SourceContext) -> list[ListedFile]:
-        """The result's file, whose version changes with the query and with any file.
+        """Return the file of the query's result.
 
-        Raises UserError.
+        Its version changes with the query and with any file. Raises UserError.
         """
         tables = {name: source.files(context) for name, source in self.tables.items()}
         parts = [self.sql, repr(self.form)]
@@ -111,9 +117,11 @@ class FileQuery(RowSource):
             source.remove_downloads(context)
 
     def _write(self, table_files: Mapping[str, Sequence[ListedFile]], path: Path) -> None:
-        """Write the query's rows to the path. Raises FileError if a file changes meanwhile.
+        """Write the query's rows to the path.
 
         table_files: the files of each table.
+
+        Raises FileError, also if a file changes meanwhile.
         """
         with temporary_folder() as folder, ExitStack() as stack:
             reader = stack.enter_context(ConfinedReader())
@@ -134,10 +142,12 @@ class FileQuery(RowSource):
 def _open_table_file(
     file: RawFile, form: FileForm, folder: Path, reader: ConfinedReader
 ) -> TableFile:
-    """The file unpacked, with a link by which DuckDB reads it. Raises FileError.
+    """Return the unpacked file, with a link that DuckDB reads it through.
 
-    folder: takes what is unpacked, and the link. The link's path has the partitions that the file's
-        path has, such as `day=2026-01-31/`.
+    folder: takes the unpacked file and the link. The link's path has the same partitions as the
+        file's path, such as `day=2026-01-31/`.
+
+    Raises FileError.
     """
     unpacked = folder / "unpacked"
     unpacked.mkdir(parents=True)
@@ -165,9 +175,9 @@ def _write_rows(
 
 
 def read_database(database: Path, sql: str, setting: str, result: Path) -> None:
-    """Write the result of a query of a DuckDB file, which is opened read-only.
+    """Query a DuckDB file, which is opened read-only, and write the result to the path `result`.
 
-    setting: what messages call the query.
+    setting: the name of the query in messages.
 
     Raises FileError.
     """
@@ -188,9 +198,10 @@ def read_database(database: Path, sql: str, setting: str, result: Path) -> None:
 def _connect(
     database: str, setting: str, files: Sequence[TableFile], result: Path, folder: Path
 ) -> Iterator[DuckDBPyConnection]:
-    """A connection that can only read the database and these files, and write the result.
+    """Yield a connection that can only read the database and these files, and write the result.
 
-    Its memory, its time and the size of the result are limited. DuckDB's errors become FileErrors.
+    The query's memory, its time and the size of the result are limited. DuckDB's errors become
+    FileErrors.
     """
     import duckdb
 
@@ -214,7 +225,10 @@ def _connect(
 def _create_view(
     connection: DuckDBPyConnection, name: str, files: Sequence[TableFile], query: FileQuery
 ) -> None:
-    """Let the query call the files by the name of their table. Raises FileError."""
+    """Make a view of the files, so that the query can read them as the table `name`.
+
+    Raises FileError.
+    """
     import duckdb
 
     try:
@@ -224,19 +238,23 @@ def _create_view(
     except duckdb.InterruptException:
         raise
     except duckdb.Error as error:
-        # The error names a line of this statement, which would mislead: it is not the user's query.
+        # The error has a line number of this statement. The number would mislead, because the
+        # statement is not the user's query.
         text = str(error).partition("\n\nLINE")[0]
         raise FileError(f"{query.setting}: {_format_message(text, files)}") from error
 
 
 def _copy_result(connection: DuckDBPyConnection, sql: str, setting: str, result: Path) -> None:
-    """Write the rows of the query as Parquet, in types that its readers support."""
+    """Write the rows of the query as Parquet, in types that readers of Parquet support.
+
+    Raises FileError if a column is JSON.
+    """
     casts = []
     for name, kind, *_ in connection.execute(f"DESCRIBE {sql}").fetchall():
         if kind == "JSON":
             raise FileError(f"{setting}: {name} is JSON: take its text, with ->> for ->")
         if not _SUPPORTED_TYPES.fullmatch(kind) and not re.search(r"[\](]", kind):
-            # Sums are huge integers, which would become floating-point numbers in Parquet.
+            # Sums have the type HUGEINT, which would become floating-point numbers in Parquet.
             new_type = "DECIMAL(38, 0)" if kind.endswith("HUGEINT") else "VARCHAR"
             casts.append(
                 f"CAST({quote_identifier(name)} AS {new_type}) AS {quote_identifier(name)}"
@@ -256,7 +274,7 @@ def _lock_down(
     folder: Path,
     limits: Limits,
 ) -> DuckDBPyConnection:
-    """The connection, which from now on can only read these files and write the result."""
+    """Restrict the connection to reading these files and writing the result, and return it."""
     paths = [result, *(path for file in files for path in (file.link, file.opened.path.resolve()))]
     settings = {
         "autoinstall_known_extensions": "false",
@@ -265,7 +283,7 @@ def _lock_down(
         "memory_limit": f"'{limits.query_memory} B'",
         "temp_directory": quote_literal(folder / "spilled"),
         "max_temp_directory_size": f"'{limits.download_bytes} B'",
-        # Times without a zone are UTC, wherever this runs.
+        # Times without a zone are UTC on every machine.
         "TimeZone": "'UTC'",
         "allowed_paths": f"[{', '.join(map(quote_literal, paths))}]",
         "enable_external_access": "false",
@@ -303,7 +321,7 @@ def _interrupt_at_limits(
 
 
 def _shorten_error(error: Error, files: Sequence[TableFile] = ()) -> str:
-    """DuckDB's error in one line, with the line number of the query and the names of the files."""
+    """Return DuckDB's error in one line, with the query's line number and the files' names."""
     line = re.search(r"^LINE (\d+): (.*)", str(error), re.MULTILINE)
     text = str(error).partition("\n\nLINE")[0]
     message = _format_message(text, files)
@@ -311,7 +329,7 @@ def _shorten_error(error: Error, files: Sequence[TableFile] = ()) -> str:
 
 
 def _format_message(text: str, files: Sequence[TableFile]) -> str:
-    """DuckDB's message in one line, with the sources' names for its files, shortened."""
+    """Return DuckDB's message in one short line, with the sources' names in place of paths."""
     # The hints in the message name settings of DuckDB's reader, which users here do not have.
     short = re.split(r"\n\s*Possible|\nColumn \S+ is being", text)[0]
     message = " ".join(hide_values(short).split())

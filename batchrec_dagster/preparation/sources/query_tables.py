@@ -1,8 +1,8 @@
-"""Files as tables that DuckDB can query: text as it stands, nothing guessed of single cells.
+"""Files as tables that DuckDB can query, with text kept as it is written.
 
 Every column of CSV, every string of JSON and every Hive partition of a path (`day=2026-01-02/`) is
-text, so that an id such as 007 or a UUID in capitals stays as it is written; a query converts what
-it computes with. Parquet keeps its types.
+text, so that an id such as 007 or a UUID in capitals stays as it is written. A query converts the
+values that it computes with. Parquet keeps its types.
 """
 
 from __future__ import annotations
@@ -32,12 +32,14 @@ if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
 _HIVE = re.compile(r"[^/=]+=[^/]*")
-# Texts of JSON that DuckDB would take for something else, and values of several types.
+# The types that DuckDB guesses for strings of JSON, and its type for values of several types.
+# Columns with these types become text.
 _TEXTS = {
     *("date", "json", "time", "timestamp", "timestamp with time zone", "uuid", "varchar"),
     *("timestamp_s", "timestamp_ms", "timestamp_ns", "time with time zone", "time_ns"),
 }
-# An object with more fields, such as one with a field for each product, is a map.
+# The most fields of a JSON object that becomes a struct. An object with more fields, such as one
+# with a field for each product, becomes a map.
 MOST_FIELDS = 1_000
 _LEAST_LINE = 16 * 1024 * 1024
 
@@ -49,11 +51,11 @@ class TableFile:
     opened: OpenedFile
 
     link: Path
-    """Where DuckDB finds the file, below the folders of its partitions."""
+    """The path that DuckDB reads the file at, below the folders of its partitions."""
 
 
 def list_partitions(path: str) -> list[str]:
-    """The folders `key=value` of a path."""
+    """Return the folders `key=value` of a path."""
     return [part for part in path.split("/")[:-1] if _HIVE.fullmatch(part)]
 
 
@@ -63,10 +65,11 @@ def build_select(
     form: FileForm,
     sql: str,
 ) -> str:
-    """The SELECT of all files' rows; columns are matched by name.
+    """Return the SELECT of the rows of all files, with columns matched by name.
 
-    sql: the query of the files.
-    form: as declared of this table.
+    sql: the user's query of the files.
+    form: the declared form of this table.
+
     Raises FileError.
     """
     filled = [file for file in files if file.opened.size]
@@ -88,17 +91,17 @@ def build_select(
 
 
 def _list_partition_keys(file: TableFile) -> tuple[str, ...]:
-    """The names of the partitions of the file, which are columns too."""
+    """Return the keys of the file's partitions, which are columns too."""
     return tuple(part.partition("=")[0] for part in list_partitions(file.link.as_posix()))
 
 
 @dataclass(frozen=True)
 class _CsvStart:
-    """What a CSV file has before its rows."""
+    """The start of a CSV file, before its rows."""
 
     delimiter: str
     skipped: int
-    """How many lines come before the header, or before the first row if there is none."""
+    """The number of lines before the header, or before the first row if there is no header."""
     columns: tuple[str, ...]
     has_header: bool
 
@@ -112,7 +115,7 @@ def _select_csv(
     longest = max(_LEAST_LINE, Limits.from_environment().line_bytes)
     parts = []
     starts = _recognise_starts([file.opened for file in files], form, sql)
-    # Files in a row that have the same start are one call, which keeps the order of the files.
+    # Consecutive files with the same start share a call, which keeps the order of the files.
     for start, group in groupby(zip(starts, files, strict=True), key=lambda pair: pair[0]):
         quote = '"' if form.quoted and start.delimiter != "::" else ""
         call = _build_call(
@@ -133,10 +136,10 @@ def _select_csv(
 
 
 def _recognise_starts(files: Sequence[OpenedFile], form: FileForm, sql: str) -> list[_CsvStart]:
-    """What each file has before its rows.
+    """Return the start of each file, before its rows.
 
-    Whether line 1 names the columns is decided once for all files: a line that may be either is a
-    row if line 1 of another file is one.
+    Whether line 1 names the columns is decided once for all files. If line 1 may be either a header
+    or a row, it counts as a row if line 1 of another file is surely a row.
 
     Raises FileError if some files have a header and others have none.
     """
@@ -169,17 +172,18 @@ def _recognise_starts(files: Sequence[OpenedFile], form: FileForm, sql: str) -> 
 
 
 def _name_columns(start: _CsvStart, name: str, sql: str) -> _CsvStart:
-    """The start with the names that its columns have in SQL.
+    """Return the start with the names that its columns have in SQL.
 
-    Several columns of one name get numbers. Raises FileError if the query uses the name itself.
+    If several columns have the same name, a number is added to each name. Raises FileError if the
+    query uses the name without a number.
 
-    name: what messages call the file.
+    name: the name of the file in messages.
     """
     names = [
         (field if start.has_header else "") or f"column_{number}"
         for number, field in enumerate(start.columns, 1)
     ]
-    # SQL does not tell capitals from small letters.
+    # Names in SQL are not case-sensitive.
     counts = Counter(name.lower() for name in names)
     taken = {*counts}
     for index, column in enumerate(names):
@@ -202,7 +206,8 @@ def _select_json(
 ) -> str:
     longest = max(_LEAST_LINE, Limits.from_environment().line_bytes)
     options = {"maximum_object_size": longest, **hive}
-    # All of the file is looked at: a field that comes late would be missing, without a word.
+    # DuckDB looks at the whole file. Otherwise a field that first occurs late would be missing,
+    # without an error.
     sampled = _build_call(
         "read_json",
         files,
@@ -223,7 +228,7 @@ def _select_json(
 
 
 def _format_type(kind: Any) -> str:
-    """The type in SQL, with text for what was written as text."""
+    """Return the type in SQL, with text in place of a type that DuckDB guessed from strings."""
     if kind.id == "list":
         return f"{_format_type(kind.children[0][1])}[]"
     if kind.id == "map":
@@ -253,10 +258,10 @@ def _format_value(value: Any) -> str:
 
 
 def quote_literal(text: object) -> str:
-    """Text as SQL writes it."""
+    """Return the text as a string literal of SQL."""
     return "'" + str(text).replace("'", "''") + "'"
 
 
 def quote_identifier(name: str) -> str:
-    """A name as SQL writes it."""
+    """Return the name as a quoted identifier of SQL."""
     return '"' + name.replace('"', '""') + '"'

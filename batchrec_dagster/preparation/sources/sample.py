@@ -1,4 +1,4 @@
-"""`sample://hetrec` or `sample://hetrec/FILE`: a generated file."""
+"""The source for a generated file: `sample://hetrec` or `sample://hetrec/FILE`."""
 
 from __future__ import annotations
 
@@ -14,14 +14,17 @@ SAMPLE_FILES = (RATINGS_FILE, "movies.dat")
 
 @dataclass(frozen=True)
 class GeneratedFile(RowSource):
-    """A file of the generated data set; by default that of the ratings."""
+    """A file of the generated data set; by default the ratings."""
 
     name: str
     """The name of the file."""
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """The file that the text names. Raises FileError."""
+        """Return the file that the text names.
+
+        Raises FileError if there is no such sample or file.
+        """
         name, _, file = text.removeprefix("sample://").partition("/")
         if name != "hetrec":
             raise FileError("the only sample is sample://hetrec")

@@ -1,4 +1,4 @@
-"""What every source can do: list its files, each with a fingerprint and what opens it."""
+"""The base class of all sources, and the files that a source lists."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ EMPTY = "it is empty: check what writes it"
 
 
 class SampleFiles(Protocol):
-    """The generated data set: each file's generator, and what changes when a byte of them does."""
+    """The generated data set: a generator for each file, and the fingerprint of all files.
+
+    The fingerprint changes with every change to a byte of the files.
+    """
 
     FINGERPRINT: str
     FILES: Mapping[str, Callable[[], bytes]]
@@ -28,10 +31,10 @@ class SampleFiles(Protocol):
 
 @dataclass(frozen=True)
 class SourceContext:
-    """Where the files of sources are."""
+    """The places that sources find their files in."""
 
     store: ObjectStore
-    """The buckets."""
+    """The object store with the buckets."""
 
     base: Path
     """The folder that relative paths start from."""
@@ -48,29 +51,43 @@ class ListedFile:
     """A file of a source, as it was when the source was listed."""
 
     display_name: str
-    """What messages call it, without the secrets of a signed URL."""
+    """The name of the file in messages, without the secrets of a signed URL."""
 
     filename: str
-    """Its name in the storage: letters, digits, `.`, `_` and `-`, and slashes between folders."""
+    """The file's name in the storage.
+
+    It consists of letters, digits, `.`, `_` and `-`, with slashes between folders.
+    """
 
     fingerprint: str
-    """What changes when the file does."""
+    """A text that changes when the file does."""
 
     read: Callable[[], Iterator[bytes]] = field(compare=False, repr=False)
-    """Reads its content as of the listing, piece by piece. Raises FileError, UserError, OSError."""
+    """A function that yields the content as of the listing, piece by piece.
+
+    It raises FileError, UserError or OSError.
+    """
 
     find: Callable[[], Path] | None = field(default=None, compare=False, repr=False)
-    """Finds its path, if it is on this machine; else None. Raises FileError."""
+    """A function that returns the file's path; None if the file is not on this machine.
+
+    It raises FileError.
+    """
 
     object: ObjectInfo | None = field(default=None, compare=False, repr=False)
-    """The object that it is in S3; else None."""
+    """The object in S3; None for a file elsewhere."""
 
     has_changed: Callable[[], bool] = field(default=lambda: False, compare=False, repr=False)
-    """Whether it is on this machine, and has changed since the listing. Other files are read as of
-    one point in time."""
+    """A function that returns whether a file on this machine has changed since the listing.
+
+    It returns False for other files, because they are read as of one point in time.
+    """
 
     def chunks(self, *, may_be_empty: bool = False) -> Iterator[bytes]:
-        """Its content as of the listing, piece by piece. Raises UserError, also if it is empty."""
+        """Yield the content as of the listing, piece by piece.
+
+        Raises UserError if the file cannot be read, or if it is empty and `may_be_empty` is False.
+        """
         with name_errors(self.display_name):
             is_empty = True
             for chunk in self.read():
@@ -80,7 +97,7 @@ class ListedFile:
                 raise FileError(EMPTY)
 
     def provide(self, folder: Path) -> Path:
-        """Its path on this machine, or that of a copy in the folder.
+        """Return the file's path on this machine, or the path of a copy written into the folder.
 
         Raises FileError, UserError, OSError.
         """
@@ -93,7 +110,7 @@ class ListedFile:
 
     @contextmanager
     def open_locally(self) -> Iterator[Path]:
-        """The path of the file, if it is on this machine, else of a temporary copy.
+        """Yield the path of the file if it is on this machine, else the path of a temporary copy.
 
         Raises UserError.
         """
@@ -105,30 +122,36 @@ class ListedFile:
 
 @dataclass(frozen=True)
 class RowSource(ABC):
-    """Where rows are: files, or a query, a database or an asset, which give one file of rows."""
+    """A place that rows come from.
+
+    It is one file or several; or it is a query, a database or an asset, which gives a single file
+    of rows.
+    """
 
     text: str
     """The source as it is declared."""
 
     @property
     def display_name(self) -> str:
-        """As declared, without the query of a URL, which may be a secret: for logs, metadata and
-        messages."""
+        """The declared source without the secrets of its URL, for logs, metadata and messages."""
         return hide_query(self.text)
 
     @abstractmethod
     def files(self, context: SourceContext) -> list[ListedFile]:
-        """Every file, by path, without reading it where possible. Raises UserError."""
+        """Return every file in order of path, without reading the files where possible.
+
+        Raises UserError.
+        """
 
     def remove_downloads(self, context: SourceContext) -> None:
-        """Remove what was downloaded and stays in the cache between runs; nothing by default."""
+        """Remove the downloads that stay in the cache between runs; by default there are none."""
         return
 
 
 def require_unchanged(files: Iterable[ListedFile], reader: str) -> None:
     """Raise FileError if one of the files has changed since it was listed.
 
-    reader: what read them, in words.
+    reader: the reader of the files, as the message names it.
     """
     for file in files:
         if file.has_changed():
@@ -138,8 +161,11 @@ def require_unchanged(files: Iterable[ListedFile], reader: str) -> None:
 
 
 def follow_links(path: Path, folder: Path) -> Path:
-    """The path with its links followed: every kind of source looks here before it opens a file that
-    it found in a folder. Raises FileError if the path leads out of the folder."""
+    """Return the path with its links followed.
+
+    Every kind of source calls this function before it opens a file that it found in a folder.
+    Raises FileError if the path leads out of the folder.
+    """
     followed = path.resolve()
     if not followed.is_relative_to(folder.resolve()):
         raise FileError("it is a link out of the folder: put the file itself there")
@@ -147,7 +173,7 @@ def follow_links(path: Path, folder: Path) -> Path:
 
 
 def make_filename(name: str) -> str:
-    """The last part of a path or URL as a file name that every store and reader accepts.
+    """Return the last part of a path or URL as a file name that every store and reader accepts.
 
     Readers such as Spark skip names that begin with a dot or an underscore.
     """
@@ -156,9 +182,9 @@ def make_filename(name: str) -> str:
 
 
 def trim_url(url: str) -> str:
-    """The address without its query and its user, which may hold secrets.
+    """Return the URL without its query and without its user and password.
 
-    They may be a signature and a password, which must not be in a log.
+    The query may contain a signature. No signature or password may be in a log.
     """
     scheme, separator, remainder = url.partition("?")[0].partition("://")
     host, slash, path = remainder.partition("/")
@@ -166,7 +192,10 @@ def trim_url(url: str) -> str:
 
 
 def hide_query(source: str) -> str:
-    """The source without the query of its URL, which may be a signature."""
+    """Return the source without the secrets of its URL: the query, the user and the password.
+
+    A source that is not a web address is returned as it is.
+    """
     if not source.startswith(("http://", "https://")):
         return source
     url, inside, member = source.partition("!/")
@@ -175,7 +204,7 @@ def hide_query(source: str) -> str:
 
 @contextmanager
 def name_errors(display_name: str) -> Iterator[None]:
-    """Turn every error of a file into a UserError of one line that names the source."""
+    """Turn an OSError, FileError or UserError into a one-line UserError that names the source."""
     try:
         yield
     except OSError as error:
@@ -183,7 +212,7 @@ def name_errors(display_name: str) -> Iterator[None]:
     except FileError as error:
         raise UserError(f"{display_name}: {error}") from error
     except UserError as error:
-        # It names an address, which may be another one.
+        # The message names an address, but that may be another address than the source's.
         if display_name in str(error):
             raise
         raise UserError(f"{display_name}: {error}") from error

@@ -1,4 +1,4 @@
-"""Files on the web: `http://` and `https://`."""
+"""The source for a file on the web: `http://` and `https://`."""
 
 from __future__ import annotations
 
@@ -35,9 +35,11 @@ from batchrec_dagster.storage.durable import CHUNK, compute_sha256
 
 log = logging.getLogger(__name__)
 
-# How many attempts in a row may fail without progress. Attempts that brought a piece do not count.
+# The number of attempts in a row that may fail without progress. An attempt that brought a piece of
+# the file does not count.
 ATTEMPTS = 4
-# Seconds, of urllib3's exponential backoff: 0 before the second attempt, then 2, 4, 8 times this.
+# The unit of urllib3's exponential backoff in seconds. The pause is 0 before the second attempt,
+# then 2, 4 and 8 times PAUSE.
 PAUSE = 1.0
 LONGEST_PAUSE = 60
 
@@ -46,11 +48,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class WebFile(RowSource):
-    """The file at an address of the web."""
+    """A file at a web address."""
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Raises FileError."""
+        """Return the file at this web address.
+
+        Raises FileError if the address is not valid, or if it has a user, a space or a character
+        beyond ASCII in it.
+        """
         try:
             parts = urlsplit(text)
             host, _ = parts.hostname, parts.port
@@ -72,13 +78,17 @@ class WebFile(RowSource):
             if version is not None:
                 read = partial(_download_and_read, self.text)
                 return [self._build_file(f"{version}, {size} bytes", read)]
-            # Only the content says whether it changed, and what is copied is what was looked at.
+            # Only the content shows whether the file changed. So the file is downloaded now, and
+            # this download is also the content that is copied.
             content = _download_to_disk(self.text)
             fingerprint = f"sha256 {compute_sha256(_read_again(content))}"
             return [self._build_file(fingerprint, partial(_read_again, content))]
 
     def start(self, size: int) -> ListedFile:
-        """The first bytes of the file, as if they were all; its version is not asked for."""
+        """Return a listed file with only the first `size` bytes of the content.
+
+        The server is not asked for a version, so the fingerprint is empty.
+        """
         return self._build_file("", lambda: iter([_read_start(self.text, size)]))
 
     def _build_file(self, fingerprint: str, read: Callable[[], Iterator[bytes]]) -> ListedFile:
@@ -87,8 +97,11 @@ class WebFile(RowSource):
 
 
 def _describe(url: str) -> tuple[str | None, int | None]:
-    """What changes when the file does, and its size in bytes; None for what the server does not
-    say. The file is not read. Raises DownloadError."""
+    """Return the file's version and its size in bytes, without reading the file.
+
+    The version changes when the file does. A value that the server does not send is None. Raises
+    DownloadError.
+    """
 
     def read_headers(response: BaseHTTPResponse) -> tuple[str | None, int | None]:
         version = response.headers.get("ETag") or response.headers.get("Last-Modified")
@@ -99,7 +112,10 @@ def _describe(url: str) -> tuple[str | None, int | None]:
 
 
 def _read_start(url: str, size: int) -> bytes:
-    """The first bytes at this address. Raises DownloadError."""
+    """Return the first `size` bytes at this address.
+
+    Raises DownloadError.
+    """
     return _ask(url, lambda response: _read(partial(response.read, size)))
 
 
@@ -113,7 +129,10 @@ def _read_again(content: BinaryIO) -> Iterator[bytes]:
 
 
 def _download_to_disk(url: str) -> BinaryIO:
-    """The whole file, on the disk of this machine until it is closed. Raises DownloadError."""
+    """Download the whole file to this machine's disk, and return the open copy.
+
+    The copy is deleted when it is closed. Raises DownloadError.
+    """
     file: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the last reference)
     _retry(url, _Download(url, file).fetch)
     log.info("downloaded %s, %d bytes", trim_url(url), file.tell())
@@ -121,7 +140,10 @@ def _download_to_disk(url: str) -> BinaryIO:
 
 
 def _ask(url: str, use: Callable[[BaseHTTPResponse], T]) -> T:
-    """What is made of the response, whose body is not read yet. Raises DownloadError."""
+    """Send a GET request and return the result of `use` on the response.
+
+    The response's body has not been read when `use` gets the response. Raises DownloadError.
+    """
 
     def attempt() -> T:
         with open_response(url) as response:
@@ -131,10 +153,10 @@ def _ask(url: str, use: Callable[[BaseHTTPResponse], T]) -> T:
 
 
 def _retry(url: str, attempt: Callable[[], T]) -> T:
-    """The result of `attempt`, which is called again after temporary errors.
+    """Call `attempt` again after each temporary error, and return its result.
 
-    Raises DownloadError after the last attempt. urllib3 itself could retry, but it does not resume
-    a body, and it logs the query.
+    Raises DownloadError after the last attempt. urllib3's own retries do not resume a body, and
+    they log the query.
     """
     all_retries = Retry(
         ATTEMPTS - 1, backoff_factor=PAUSE, backoff_max=LONGEST_PAUSE, retry_after_max=LONGEST_PAUSE
@@ -162,18 +184,21 @@ def _retry(url: str, attempt: Callable[[], T]) -> T:
 
 @dataclass
 class _Download:
-    """Fetches a file in several attempts, of which each goes on where the last one was cut."""
+    """A download of a file in several attempts.
+
+    Each attempt continues where the last attempt was cut.
+    """
 
     url: str
 
     file: BinaryIO
-    """Takes the content."""
+    """The local file that takes the content."""
 
     validator: str | None = None
-    """The version of the file of which the file has the start; None without one."""
+    """The version on the server that the content in `file` comes from; None without a version."""
 
     def fetch(self) -> None:
-        """Download the file, or what is missing of it, in one attempt.
+        """Download the file, or the missing rest of the file, in one attempt.
 
         Raises DownloadError, or TemporaryError if another attempt may help.
         """
@@ -182,7 +207,8 @@ class _Download:
             headers = {"Range": f"bytes={start}-", "If-Range": self.validator}
         with open_response(self.url, headers) as response:
             if response.status != HTTPStatus.PARTIAL_CONTENT:
-                # The file has changed, or the server does not support ranges: here is all of it.
+                # The response has the whole file: this is the first attempt, the file has changed,
+                # or the server does not support ranges.
                 self._begin_again()
                 self.validator = _choose_validator(response)
             elif not self._is_next_piece(response):
@@ -195,13 +221,16 @@ class _Download:
         self.file.truncate()
 
     def _is_next_piece(self, response: BaseHTTPResponse) -> bool:
-        """Whether the piece is of the same version of the file, and begins where the file ends."""
+        """Return whether the response continues the same version of the file where `file` ends."""
         content_range = response.headers.get("Content-Range", "")
         is_next = content_range.startswith(f"bytes {self.file.tell()}-")
         return is_next and _choose_validator(response) in {None, self.validator}
 
     def _receive(self, response: BaseHTTPResponse) -> None:
-        """Write the body to the file."""
+        """Append the response's body to the file.
+
+        Raises DownloadError if the file is too large, and TemporaryError if the connection breaks.
+        """
         start, remaining = self.file.tell(), response.length_remaining
         total = None if remaining is None else start + remaining
         _require_size(self.url, total or 0)
@@ -227,7 +256,10 @@ def _require_size(url: str, size: int) -> None:
 
 
 def _read(read: Callable[[], bytes]) -> bytes:
-    """A piece of a body. Raises TemporaryError."""
+    """Return the next piece of a body.
+
+    Raises TemporaryError if the connection breaks.
+    """
     try:
         return read()
     except (OSError, HTTPError) as error:
@@ -235,9 +267,10 @@ def _read(read: Callable[[], bytes]) -> bytes:
 
 
 def _choose_validator(response: BaseHTTPResponse) -> str | None:
-    """The value for If-Range, which ensures that two pieces are of the same file; None without one.
+    """Return the value for If-Range; None if the response has no such value.
 
-    See RFC 9110, section 13.1.5.
+    If-Range ensures that two pieces belong to the same version of the file. See RFC 9110, section
+    13.1.5.
     """
     etag = response.headers.get("ETag")
     if etag and not etag.startswith("W/"):

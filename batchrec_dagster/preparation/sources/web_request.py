@@ -1,6 +1,6 @@
-"""A GET request for a file on the web: what is refused, and what its errors say.
+"""A GET request for a file on the web, with the redirects that it refuses and its errors.
 
-Nothing of an address that may be secret gets into a message: its query, and its user and password.
+No message has a part of an address that may be secret: the query, the user or the password.
 """
 
 from __future__ import annotations
@@ -22,14 +22,17 @@ from batchrec_dagster.preparation.sources.source import trim_url
 if TYPE_CHECKING:
     import requests
 
-# Seconds to wait for a connection, and for each piece of an answer.
+# The seconds to wait for a connection, and for each piece of a response.
 TIMEOUT = 30.0
-# The statuses of a server, or a proxy in front of it, that is busy or down for now.
+# The statuses that a server, or a proxy in front of a server, sends while it is busy or down.
 TEMPORARY_STATUSES = {408, 425, 429, 500, 502, 503, 504}
 
 
 class DownloadError(UserError):
-    """A file could not be fetched. The message has its address, without a query, and the fix."""
+    """An error of a file that could not be fetched.
+
+    The message has the file's address, without the query, and the fix.
+    """
 
 
 class TemporaryError(Exception):
@@ -49,7 +52,7 @@ class TemporaryError(Exception):
 
 @contextmanager
 def open_response(url: str, headers: dict[str, str] | None = None) -> Iterator[BaseHTTPResponse]:
-    """The response to a GET, whose body is not read yet.
+    """Yield the response to a GET request before its body is read.
 
     Raises DownloadError, or TemporaryError if another attempt may help.
     """
@@ -58,7 +61,7 @@ def open_response(url: str, headers: dict[str, str] | None = None) -> Iterator[B
     from batchrec_dagster.preparation.sources.peers import NotPublicError, PublicRedirects
 
     common_headers = {"User-Agent": "batchrec", "Accept-Encoding": "identity"}
-    # The certificates of the system or of SSL_CERT_FILE, which requests itself ignores.
+    # requests itself ignores the certificates of the system and of SSL_CERT_FILE.
     certificates = ssl.get_default_verify_paths()
     with requests.Session() as session:
         for scheme in ("http://", "https://"):
@@ -102,9 +105,10 @@ def open_response(url: str, headers: dict[str, str] | None = None) -> Iterator[B
 
 
 def _require_safe_redirect(answer: requests.Response, **_: Any) -> None:
-    """Raise DownloadError for a redirect from https to http, or to an address that is not public.
+    """Raise DownloadError for a redirect from https to http, or to a host that is not public.
 
-    requests itself would follow both.
+    A redirect within the same host and port may stay at an address that is not public. requests
+    itself would follow all redirects.
     """
     target = urljoin(answer.url, answer.headers.get("Location", ""))
     if answer.is_redirect and answer.url.startswith("https:") and target.startswith("http:"):
@@ -124,13 +128,13 @@ def _build_redirect_error(url: str, target: str) -> DownloadError:
 
 
 def _get_host(url: str) -> tuple[str | None, int | None]:
-    """The host name and the port of the URL."""
+    """Return the host name and the port of the URL."""
     parts = urlsplit(url)
     return parts.hostname, parts.port
 
 
 def _is_public(url: str) -> bool:
-    """Whether all addresses of the URL's host are public."""
+    """Return whether all addresses of the URL's host are public."""
     from batchrec_dagster.preparation.sources.peers import is_public
 
     parts = urlsplit(url)
@@ -142,7 +146,7 @@ def _is_public(url: str) -> bool:
 
 
 def _explain_refusal(url: str, response: BaseHTTPResponse) -> Exception:
-    """The error for a status that is not a success."""
+    """Return the error for a response with an error status."""
     answer = " ".join(f"{response.status} {response.reason or ''}".split())
     if response.status in TEMPORARY_STATUSES:
         return TemporaryError(f"the server says {answer}", response)
@@ -157,7 +161,10 @@ def _explain_refusal(url: str, response: BaseHTTPResponse) -> Exception:
 
 
 def find_reason(error: Exception) -> str:
-    """The cause of the error in one line. A MaxRetryError's own text would have the query."""
+    """Return the cause of the error in one line.
+
+    The text of a MaxRetryError itself would have the query.
+    """
     cause = error.args[0] if error.args else error
     cause = getattr(cause, "reason", cause) if isinstance(cause, HTTPError) else cause
     return str(cause) or type(cause).__name__
