@@ -31,7 +31,7 @@ pytestmark = pytest.mark.slow
         (0o770, 0o007, 0o770, 0o660),
     ],
 )
-def test_only_who_may_write_to_the_home_can_read_the_runs(
+def test_only_users_with_write_access_to_the_home_can_read_runs(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     home_mode: int,

@@ -16,7 +16,7 @@ from batchrec_dagster_tests.texts import assert_texts
 pytestmark = pytest.mark.slow
 
 
-def test_what_people_read(
+def test_the_output_of_forget_is_the_committed_text(
     first_run: FirstRun, project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first_run.copy_to(project)

@@ -19,7 +19,7 @@ from batchrec_dagster_tests.guard.tables.new_command import (
 __all__ = ["working_project"]
 
 
-def test_what_does_not_load_is_not_left_behind(
+def test_a_declaration_that_does_not_load_is_deleted(
     working_project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_ratings(working_project.root / "ratings.csv")

@@ -57,7 +57,7 @@ def test_another_tag_or_value_deletes_nothing(local: Local, versions: list[str])
     assert len(list_models(local)) == 2
 
 
-def test_what_a_kill_leaves_goes_when_the_home_is_opened(
+def test_files_of_a_killed_process_are_deleted_when_the_home_opens(
     local: Local, versions: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     removal = "batchrec_dagster.local_personalize.api.service.remove_path"

@@ -113,7 +113,7 @@ def _list_items(held_out: HeldOut, part: str) -> dict[str, list[str]]:
 
 
 @pytest.mark.parametrize("events", [["purchase"], ["view"], ["cart", "PURCHASE"], [*TYPES]])
-def test_metrics_of_some_events_are_those_of_a_plain_reading(
+def test_metrics_of_some_events_equal_a_plain_reading(
     local: Local, version: str, events: list[str]
 ) -> None:
     answer = get_solution_metrics(local.client, version, events)

@@ -113,7 +113,7 @@ def test_the_longer_it_takes_the_less_often_it_is_looked_at(
     assert len(seconds_slept) < 600
 
 
-def test_those_that_started_together_do_not_ask_together(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_waits_that_start_together_poll_at_different_times(monkeypatch: pytest.MonkeyPatch) -> None:
     ranges: list[tuple[float, float]] = []
 
     def take_upper_bound(low: float, high: float) -> float:

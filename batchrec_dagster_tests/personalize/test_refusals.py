@@ -80,7 +80,7 @@ def test_a_refusal_names_the_action_and_the_resource(
     assert message == f"permission denied; allow these credentials {sentence} (AWS says: no)"
 
 
-def test_what_aws_names_itself_goes_before_what_is_guessed() -> None:
+def test_names_from_aws_take_precedence_over_guesses() -> None:
     denial = f"{DENIAL}iam:PassRole on resource: arn:aws:iam::1:role/r because no policy allows it"
     message = describe_refusal("AccessDeniedException", denial, "list_schemas")
     assert message.startswith(

@@ -38,7 +38,7 @@ def test_users_with_one_interaction_are_not_tested() -> None:
     assert not is_tested[lengths < 2].any()
 
 
-def test_who_is_tested_stays_tested_as_users_come() -> None:
+def test_tested_users_stay_tested_when_users_are_added() -> None:
     users = name_users(5_000)
     before = choose_users(users[:4_900], np.full(4_900, 2))
     after = choose_users(users, np.full(5_000, 2))[:4_900]

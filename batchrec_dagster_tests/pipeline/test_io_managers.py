@@ -167,7 +167,7 @@ def test_an_input_gets_the_rows_of_all_its_partitions_each_of_a_file_of_its_own(
         (TABLE, list, ParquetIOManager, "ask for a pandas DataFrame"),
     ],
 )
-def test_what_cannot_be_stored_or_had_is_refused(
+def test_values_that_cannot_be_stored_or_loaded_are_refused(
     tmp_path: Path,
     value: object,
     input_type: Any,

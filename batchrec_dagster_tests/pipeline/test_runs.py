@@ -32,7 +32,7 @@ def mailing() -> None: ...
 MAILING = dg.AssetKey(["shop", "mailing"])
 
 
-def test_runs_under_way_are_those_that_make_a_pipelines_assets_in_its_storage(
+def test_a_run_is_under_way_if_it_makes_the_pipelines_assets_in_its_storage(
     project: Project, instance: dg.DagsterInstance
 ) -> None:
     write_ratings(project.root / "ratings.csv")

@@ -59,7 +59,7 @@ def write_lists(
     ],
     ids=["passes", "stays", "lasts", "cancelled"],
 )
-def test_only_what_may_pass_is_tried_again(
+def test_only_passing_failures_are_retried(
     tmp_path: Path,
     instance: dg.DagsterInstance,
     monkeypatch: pytest.MonkeyPatch,

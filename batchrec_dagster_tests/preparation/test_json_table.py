@@ -105,7 +105,7 @@ def test_any_value(value: str) -> None:
     check([f'{{"userId": {value}, "né": {value}}}'] * 2)
 
 
-def test_what_is_nested_too_deep_is_not_json() -> None:
+def test_too_deeply_nested_json_is_refused() -> None:
     deep = "[" * 3000 + "]" * 3000
     check([f'{{"userId": "a", "other": {deep}}}'] * 2)
 
@@ -119,7 +119,7 @@ def test_decoded_is_what_pythons_json_has(texts: list[str]) -> None:
 
 @pytest.mark.slow
 @given(st.lists(st.one_of(objects, broken_lines), min_size=2, max_size=6))
-def test_what_is_broken_is_that_for_both(texts: list[str]) -> None:
+def test_broken_lines_are_broken_for_every_decoder(texts: list[str]) -> None:
     check(texts)
 
 

@@ -76,7 +76,7 @@ def test_the_lists_are_made_again_only_where_the_rules_changed(shop: ExampleShop
     assert "Good to send: the model beats the most popular items" in shop.output
 
 
-def test_who_agreed_gets_a_full_list_and_austrians_the_advent_calendar_first(
+def test_users_who_agreed_get_full_lists_and_austrians_the_advent_calendar_first(
     shop: ExampleShop,
 ) -> None:
     mail, customers = shop.read("mail/newsletter.csv"), shop.read("data/customers.csv")

@@ -129,7 +129,7 @@ def test_the_tests_that_run_commands_of_pages_are_there() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_what_sentences_name_exists(page: str, tmp_path: Path) -> None:
+def test_names_in_sentences_exist(page: str, tmp_path: Path) -> None:
     check_mentions((REPOSITORY / page).read_text(), tmp_path)
 
 

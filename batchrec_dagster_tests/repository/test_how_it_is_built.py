@@ -26,7 +26,7 @@ def read_floors() -> list[set[str]]:
     return floors
 
 
-def test_the_floors_are_those_that_imports_obey() -> None:
+def test_imports_obey_the_documented_floors() -> None:
     (contract,) = (
         contract
         for contract in PYPROJECT["tool"]["importlinter"]["contracts"]

@@ -48,6 +48,6 @@ def check_times(seconds: int, unit: str) -> Finding:
         ),
     ],
 )
-def test_what_blocks_a_run(finding: Finding, passes: bool, part: str) -> None:
+def test_findings_beyond_a_limit_block_a_run(finding: Finding, passes: bool, part: str) -> None:
     assert finding.blocks is not passes
     assert part in finding.text

@@ -118,7 +118,7 @@ def test_the_embedded_engine_and_popular_items_are_measured_on_the_same_choices(
     assert measured.groups.ndcg == pytest.approx(groups.ndcg)
 
 
-def test_what_only_tested_users_had_is_no_miss_of_popular_items() -> None:
+def test_items_only_tested_users_had_do_not_count_against_popular_items() -> None:
     rows = [
         Row(f"u{user}", f"i{step}", 20 - step, "view") for user in range(100) for step in range(9)
     ]

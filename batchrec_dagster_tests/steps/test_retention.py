@@ -209,7 +209,7 @@ OTHER_FILES = [
         ({"recommendations": {"newcomers": "popular"}}, ["experiment"]),
     ],
 )
-def test_what_removed_settings_left_goes(
+def test_files_of_removed_settings_are_deleted(
     tmp_path: Path, settings: dict[str, Any], kept: list[str]
 ) -> None:
     storage = Place(str(tmp_path / "storage")).open()
@@ -226,7 +226,7 @@ def write_undeclared(storage: Storage) -> None:
         storage.store.put(storage.uri(f"shop/{key}"), b"x")
 
 
-def test_what_may_not_be_deleted_is_named_and_fails_nothing(
+def test_undeletable_objects_are_named_and_fail_nothing(
     s3: S3Server, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     place = Place(f"s3://{s3.create_bucket()}/batchrec", s3)

@@ -185,7 +185,7 @@ def test_steps_that_end_at_the_same_time_are_all_recorded(s3: S3Server) -> None:
     assert [night.edition for night in editions.record().publications] == [1]
 
 
-def test_what_is_being_read_stays_as_it_is(editions: Editions) -> None:
+def test_an_object_being_read_does_not_change(editions: Editions) -> None:
     publish(editions, "a")
     _, rows = editions.read()
     publish(editions, "b")

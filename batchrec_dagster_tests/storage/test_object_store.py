@@ -65,7 +65,7 @@ def test_a_request_whose_connection_is_cut_is_repeated(
         REQUESTS[name](store, "s3://local/a")
 
 
-def test_what_is_written_is_known_by_its_etag(
+def test_a_written_object_is_recognised_by_its_etag(
     store: ObjectStore, s3: S3Server, tmp_path: Path
 ) -> None:
     assert_etags_are_given(store, tmp_path, "s3://local")
@@ -90,7 +90,7 @@ def test_the_parts_of_a_large_file_grow_with_it(
     assert s3.store().get(uri) == file.read_bytes()
 
 
-def test_what_a_killed_put_left_is_removed_at_once_and_a_running_put_is_let_be(
+def test_files_of_a_killed_put_are_removed_and_a_running_put_is_left_alone(
     store: ObjectStore, tmp_path: Path
 ) -> None:
     """A put whose process is killed leaves a file that no listing shows."""

@@ -64,7 +64,7 @@ def test_temporary_folders_of_killed_processes_go_when_the_next_one_makes_its_ow
     assert not live_folder.exists()
 
 
-def test_what_spark_was_writing_for_dead_runs_goes(
+def test_unfinished_spark_files_of_dead_runs_are_deleted(
     tmp_path: Path, instance: dg.DagsterInstance
 ) -> None:
     deployment = Deployment.from_environment({"BATCHREC_HOME": str(tmp_path)})

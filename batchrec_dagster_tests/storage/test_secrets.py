@@ -19,7 +19,7 @@ from batchrec_dagster.storage.secrets import redact
         "the value planted-value-of-a-variable was wrong",
     ],
 )
-def test_what_looks_like_a_secret_is_hidden(text: str) -> None:
+def test_texts_that_look_like_secrets_are_hidden(text: str) -> None:
     hidden = redact(text, {"SHOP_API_TOKEN": "planted-value-of-a-variable", "HOME": "/root"})
     assert "***" in hidden
     assert "planted" not in hidden

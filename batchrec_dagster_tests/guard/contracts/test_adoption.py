@@ -154,7 +154,7 @@ def open_fake(
 
 
 @pytest.mark.parametrize("kind", [*NAMED, *NUMBERED])
-def test_what_is_there_is_adopted_and_has_the_pipeline_s_tag(
+def test_existing_resources_are_adopted_and_tagged(
     prepared: Prepared, tmp_path: Path, kind: str
 ) -> None:
     client, aws = open_fake(prepared, tmp_path)
@@ -168,7 +168,7 @@ def test_what_is_there_is_adopted_and_has_the_pipeline_s_tag(
 
 
 @pytest.mark.parametrize("kind", [*NAMED, *NUMBERED])
-def test_what_was_created_by_a_request_whose_answer_is_lost_is_adopted(
+def test_a_resource_is_adopted_if_the_answer_to_its_creation_was_lost(
     prepared: Prepared, tmp_path: Path, kind: str
 ) -> None:
     wanted = prepared.want(kind)
@@ -196,7 +196,7 @@ def test_after_a_connection_that_broke_the_next_run_finds_what_was_created(
 
 
 @pytest.mark.parametrize("kind", [*NAMED, *NUMBERED])
-def test_what_another_run_created_and_lists_do_not_show_yet_is_adopted(
+def test_another_runs_resource_is_adopted_before_lists_show_it(
     prepared: Prepared, tmp_path: Path, kind: str
 ) -> None:
     wanted = prepared.want(kind)
@@ -307,7 +307,7 @@ def test_it_waits_through_any_status_until_the_resource_is_ready(
 
 
 @pytest.mark.parametrize("kind", ["dataset group", "dataset import job"])
-def test_what_is_never_ready_ends_the_run_and_is_named(
+def test_a_resource_that_is_never_ready_ends_the_run_and_is_named(
     prepared: Prepared, tmp_path: Path, kind: str
 ) -> None:
     client, aws = open_fake(prepared, tmp_path)

@@ -211,7 +211,7 @@ def test_a_glue_job_has_a_role_of_its_own() -> None:
         ),
     ],
 )
-def test_what_may_be_added_allows_what_it_needs(policy: str, actions: str) -> None:
+def test_an_optional_policy_allows_the_actions_it_is_for(policy: str, actions: str) -> None:
     (statement,) = resolve_stack(**EVERYTHING)[policy]["PolicyDocument"]["Statement"]
     assert sorted(read_actions(statement)) == actions.split()
 

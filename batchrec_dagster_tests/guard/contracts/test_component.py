@@ -228,7 +228,7 @@ def test_each_asset_says_what_it_is(project: Project) -> None:
         ({"sinks": {"export": {"format": "csv"}}}, {"recommendations"}),
     ],
 )
-def test_assets_are_there_for_what_is_declared(
+def test_declared_blocks_bring_their_assets(
     project: Project, settings: dict[str, Any], assets: set[str]
 ) -> None:
     def list_assets(**attributes: Any) -> dict[str, set[str]]:
@@ -249,7 +249,7 @@ def test_assets_are_there_for_what_is_declared(
         assert not assets & set(plain)
 
 
-def test_what_an_asset_is_made_of_changes_its_code_version_alone(project: Project) -> None:
+def test_settings_change_the_code_versions_of_their_assets_alone(project: Project) -> None:
     def read_versions(**attributes: Any) -> dict[str, str | None]:
         project.declare(declaration("shop", "ratings.csv", **attributes))
         with definitions(project) as defs:
@@ -291,7 +291,7 @@ def test_a_run_that_hangs_is_ended_by_dagster_after_two_days(project: Project) -
             assert defs.resolve_job_def(job).tags["dagster/max_runtime"] == "172800"
 
 
-def test_what_dg_scaffolds_loads(project: Project) -> None:
+def test_a_component_scaffolded_by_dg_loads(project: Project) -> None:
     folder = project.package / "defs" / "shop"
     gitignore = project.root / ".gitignore"
     gitignore.write_text("*.pyc")

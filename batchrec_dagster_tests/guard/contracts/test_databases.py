@@ -198,7 +198,7 @@ def test_duckdb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "postgresql+owner-secret://u:x@127.0.0.1/d",
     ],
 )
-def test_what_a_driver_does_not_accept_is_not_repeated(
+def test_values_that_a_driver_refuses_are_not_repeated(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     recwarn: pytest.WarningsRecorder,
@@ -236,7 +236,7 @@ def test_an_error_of_a_driver_says_where_it_was_raised(
         ("trino://127.0.0.1", "a driver for trino"),
     ],
 )
-def test_what_is_missing_is_named(
+def test_a_missing_variable_or_database_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str | None, message: str
 ) -> None:
     if url is not None:

@@ -111,7 +111,7 @@ def test_the_code_location_is_the_project(project: Path, compose: Any) -> None:
 
 
 @pytest.mark.parametrize("name", OURS)
-def test_what_the_files_read_from_the_environment_is_given(
+def test_services_get_the_variables_that_their_files_read(
     project: Path, compose: Any, name: str
 ) -> None:
     service = compose["services"][name]

@@ -79,7 +79,7 @@ def replaced_writes(write: Callable[[Send, dict[str, Any]], Any]) -> Iterator[No
         yield
 
 
-def test_what_is_not_processed_is_sent_again(client: Any, sink: Sink) -> None:
+def test_unprocessed_writes_are_sent_again(client: Any, sink: Sink) -> None:
     requests_sent = 0
 
     def take_three(send: Send, parameters: dict[str, Any]) -> Any:
@@ -178,7 +178,7 @@ def test_a_damaged_list_of_who_was_written_is_named(sink: Sink) -> None:
         ("ValidationException", False),
     ],
 )
-def test_what_may_pass_is_told_from_what_lasts(sink: Sink, code: str, may_pass: bool) -> None:
+def test_passing_errors_are_told_from_lasting_errors(sink: Sink, code: str, may_pass: bool) -> None:
     def refuse(send: Send, parameters: dict[str, Any]) -> Any:
         error: Any = {"Error": {"Code": code, "Message": "the reason"}}
         raise ClientError(error, "BatchWriteItem")

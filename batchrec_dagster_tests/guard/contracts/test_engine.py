@@ -53,7 +53,7 @@ def measure_hits(lists: list[list[str]], held_out: list[set[str]]) -> float:
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_lists_have_what_users_had_next_far_more_often_than_popular_items(
+def test_lists_predict_next_items_far_more_often_than_popular_items(
     recipe: str, tmp_path: Path
 ) -> None:
     rows = build_tastes()
@@ -96,7 +96,7 @@ def test_the_order_of_items_is_learned(recipe: str, tmp_path: Path) -> None:
     assert hits > 0.9 * len(following)
 
 
-def test_what_a_user_did_last_weighs_more(tmp_path: Path) -> None:
+def test_a_users_latest_interactions_weigh_more(tmp_path: Path) -> None:
     rows = build_tastes()
     train(to_frame(rows), tmp_path)
     old = [("both", f"i{4 * number}", number) for number in range(10)]

@@ -72,7 +72,7 @@ def append(file: Path, content: bytes) -> None:
         ("sample://movies", "the only sample is sample://hetrec"),
     ],
 )
-def test_what_is_no_source_is_refused_before_a_look(source: str, reason: str) -> None:
+def test_an_invalid_source_is_refused_without_a_look(source: str, reason: str) -> None:
     with pytest.raises(preparation.UserError) as error:
         preparation.declare({"ratings": {"source": source}})
     # pydantic's message shows the given value. The user's message is a line without it.
@@ -99,7 +99,7 @@ def test_every_text_is_a_source_or_refused(text: str, scheme: str) -> None:
     ],
     ids=["missing", "empty", "an empty folder", "a pipe"],
 )
-def test_what_is_no_file_is_refused_at_once(
+def test_a_path_that_is_no_file_is_refused_at_once(
     tmp_path: Path, make: Callable[[Path], object], message: str
 ) -> None:
     make(tmp_path / "a.csv")
@@ -216,7 +216,7 @@ def test_a_folder_or_pattern_stands_for_its_files_in_order(
         preparation.list_files(tmp_path, {"source": f"{root}*.tsv"})
 
 
-def test_what_is_written_for_people_is_no_data_unless_it_is_named(tmp_path: Path) -> None:
+def test_readme_files_are_no_data_unless_they_are_named(tmp_path: Path) -> None:
     names = ["README", "Readme.txt", "deep/LICENSE.md", "about.pdf", "readme_2026.csv", "a.csv"]
     write_source(tmp_path, dict.fromkeys(names, CONTENT))
     assert [*preparation.list_files(tmp_path, {"source": "in/"})] == ["a.csv", "readme_2026.csv"]
@@ -229,7 +229,7 @@ def test_names_that_become_the_same_are_kept_apart(tmp_path: Path) -> None:
     assert sorted(copied.path.read_bytes() for copied in copies) == [CONTENT, CONTENT + MORE]
 
 
-def test_of_a_folder_a_changed_file_alone_has_another_version(tmp_path: Path) -> None:
+def test_only_a_changed_file_of_a_folder_has_another_version(tmp_path: Path) -> None:
     write_source(tmp_path, {"a.csv": CONTENT, "b.csv": CONTENT})
     before = preparation.list_files(tmp_path, {"source": "in/"})
     append(tmp_path / "in/b.csv", MORE)
@@ -273,7 +273,7 @@ def test_a_link_out_of_the_folder_is_refused_by_name(tmp_path: Path, source: str
         (zip_members({"1.csv": CONTENT, "b/2.csv": b""}), "a.zip", "it has 1.csv, b/2.csv: add !/"),
     ],
 )
-def test_what_is_not_in_an_archive_is_answered_with_what_is(
+def test_a_missing_member_of_an_archive_is_answered_with_its_members(
     tmp_path: Path, content: bytes, source: str, message: str
 ) -> None:
     (tmp_path / "a.zip").write_bytes(content)

@@ -158,7 +158,9 @@ def test_a_job_that_fails_says_why(
     assert s3.store().head(f"{root}/shop/transformed/interactions/interactions.csv") is None
 
 
-def test_what_is_missing_for_glue_is_named(project: Project, instance: dg.DagsterInstance) -> None:
+def test_settings_missing_for_glue_are_named(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
     write_ratings(project.root / "ratings.csv")
     result = prepare(project, instance, preparation=ENGINE)
     assert "BATCHREC_STORAGE=s3://bucket/prefix" in why(result)

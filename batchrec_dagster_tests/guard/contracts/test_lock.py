@@ -85,7 +85,7 @@ def test_each_step_has_a_lock_of_its_own(place: Place) -> None:
         pass
 
 
-def test_another_waits_and_has_it_next(place: Place) -> None:
+def test_a_second_holder_waits_and_gets_the_lock_next(place: Place) -> None:
     order: list[str] = []
 
     def work() -> None:
@@ -101,7 +101,7 @@ def test_another_waits_and_has_it_next(place: Place) -> None:
     assert order == ["first", "second"]
 
 
-def test_who_has_waited_long_enough_is_told_for_whom(place: Place) -> None:
+def test_an_expired_wait_names_the_holder_of_the_lock(place: Place) -> None:
     with (
         place.store.lock("step", "that-long-run"),
         pytest.raises(StorageError, match="that-long-run"),
@@ -146,7 +146,7 @@ def test_in_a_bucket_a_lock_that_nobody_renews_expires(s3: S3Server) -> None:
         pass
 
 
-def test_who_was_overtaken_publishes_nothing(s3: S3Server) -> None:
+def test_a_process_that_lost_its_lock_publishes_nothing(s3: S3Server) -> None:
     """The process was frozen until its lock had expired."""
     store = Place(f"s3://{s3.create_bucket()}", s3.environment()).store
     with (
@@ -160,7 +160,7 @@ def test_who_was_overtaken_publishes_nothing(s3: S3Server) -> None:
         lock.require_held()
 
 
-def test_who_holds_a_lock_that_was_deleted_publishes_nothing(tmp_path: Path) -> None:
+def test_the_holder_of_a_deleted_lock_publishes_nothing(tmp_path: Path) -> None:
     store = Store.open(tmp_path)
     with store.lock("step", "first") as first:
         first.require_held()

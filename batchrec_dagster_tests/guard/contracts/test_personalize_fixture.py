@@ -24,7 +24,7 @@ TESTS = """
 
 
     @pytest.mark.parametrize("turn", [1, 2])
-    def test_each_test_has_one_of_its_own(local_personalize, turn):
+    def test_each_test_has_its_own_personalize(local_personalize, turn):
         assert local_personalize.client.list_dataset_groups()["datasetGroups"] == []
         assert local_personalize.keys() == []
         make_group(local_personalize.client)
@@ -43,7 +43,7 @@ TESTS = """
             local_personalize.get("a/2")
 
 
-    def test_other_programs_reach_the_same_one(local_personalize, monkeypatch):
+    def test_other_programs_reach_the_same_personalize(local_personalize, monkeypatch):
         arn = make_group(local_personalize.client)
         for name, value in local_personalize.environment.items():
             monkeypatch.setenv(name, value)

@@ -57,7 +57,7 @@ def test_names_are_unique(local: Local) -> None:
             request()
 
 
-def test_what_does_not_exist(local: Local) -> None:
+def test_missing_resources_are_reported_as_not_found(local: Local) -> None:
     missing_error = local.client.exceptions.ResourceNotFoundException
     arn = GROUP.replace("films", "none")
     client = local.client

@@ -59,7 +59,7 @@ def list_tables(postgres: PostgresServer, url: str) -> list[str]:
     return [name for (name,) in names]
 
 
-def test_what_a_team_added_to_the_table_stays(
+def test_a_teams_additions_to_the_table_stay(
     postgres: PostgresServer, postgres_url: str, sink: Sink
 ) -> None:
     sink.write(build_lists_table({"1": ["a"]}))
@@ -98,7 +98,7 @@ def test_a_reader_who_does_not_let_go_keeps_only_new_columns_out(
     sink.write(build_mail_table())
 
 
-def test_who_is_gone_is_in_no_statistics(
+def test_absent_users_are_in_no_statistics(
     postgres: PostgresServer, postgres_url: str, sink: Sink
 ) -> None:
     statistics = "SELECT most_common_vals, histogram_bounds FROM pg_stats WHERE tablename = %s"
@@ -112,7 +112,7 @@ def test_who_is_gone_is_in_no_statistics(
     assert '"person 7"' not in shown
 
 
-def test_who_may_write_but_is_not_the_owner_is_told_what_stays(
+def test_a_writer_without_ownership_is_told_what_stays(
     postgres: PostgresServer, postgres_url: str, sink: Sink
 ) -> None:
     sink.write(build_large_table(2))
@@ -324,7 +324,7 @@ def test_a_server_that_dies_half_way_comes_back_with_the_old_lists() -> None:
         ("mysql://owner:owner-secret@127.0.0.1/postgres", "not the URL of a", False),
     ],
 )
-def test_what_is_wrong_with_the_connection_is_said_without_the_password(
+def test_connection_errors_are_reported_without_the_password(
     postgres: PostgresServer, url: str, reason: str, may_pass: bool
 ) -> None:
     sink = open_sink(url.format(port=postgres.port))
@@ -370,7 +370,7 @@ def test_a_password_is_not_sent_as_it_is(postgres: PostgresServer, postgres_url:
         postgres.query("SELECT pg_reload_conf()")
 
 
-def test_what_the_table_or_the_role_does_not_allow_is_said(
+def test_writes_that_the_table_or_role_forbids_are_reported(
     postgres: PostgresServer, postgres_url: str, sink: Sink
 ) -> None:
     with pytest.raises(SinkFailedError, match="invalid byte sequence"):

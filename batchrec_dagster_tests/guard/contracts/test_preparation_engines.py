@@ -210,7 +210,7 @@ def test_a_file_that_cannot_be_used_is_refused_by_name(
         ("a.csv", gzip.compress((HEADER + ROW).encode(), mtime=0), "has to be named .gz"),
     ],
 )
-def test_what_spark_does_not_read_is_refused_by_name(
+def test_formats_that_spark_does_not_read_are_refused_by_name(
     spark: SparkSession, tmp_path: Path, name: str, content: str | bytes, message: str
 ) -> None:
     source = write_source(tmp_path, {name: content})
@@ -310,7 +310,9 @@ def test_real_ratings(spark: SparkSession, tmp_path: Path) -> None:
         ),
     ],
 )
-def test_what_an_engine_cannot_do_is_refused_by_name(blocks: dict[str, Any], message: str) -> None:
+def test_settings_that_an_engine_lacks_are_refused_by_name(
+    blocks: dict[str, Any], message: str
+) -> None:
     with pytest.raises(preparation.UserError) as error:
         preparation.declare({"ratings": {"source": "a.csv"}, **blocks})
     assert message in str(error.value)

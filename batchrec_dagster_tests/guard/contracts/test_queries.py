@@ -178,7 +178,7 @@ CELLS = st.text(st.characters(codec="utf-8", exclude_characters="\0\r"), max_siz
     deadline=None,
     max_examples=repeats(60, 6),
 )
-def test_what_is_read_is_what_python_reads(
+def test_a_query_reads_the_rows_that_python_reads(
     base: Path, table: list[tuple[str, str, str]], delimiter: str, ends: str
 ) -> None:
     text = io.StringIO(newline="")

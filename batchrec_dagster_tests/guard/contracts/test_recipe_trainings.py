@@ -112,7 +112,7 @@ def import_with_items(local: Local, kinds: dict[str, str]) -> str:
 
 
 @pytest.mark.parametrize("recipe", FOR_USERS)
-def test_new_items_are_recommended_to_who_likes_their_kind(local: Local, recipe: str) -> None:
+def test_new_items_are_recommended_to_users_who_like_their_kind(local: Local, recipe: str) -> None:
     version = local.train_version(import_with_items(local, KINDS), recipe)
     (group,) = local.client.list_dataset_groups()["datasetGroups"]
     users = [f"u{number}" for number in range(60)]

@@ -88,7 +88,7 @@ def test_a_training_has_the_metrics_that_aws_documents(films: Films, recipe: str
     assert 0.1 < metrics["normalized_discounted_cumulative_gain_at_25"] <= 1
 
 
-def test_a_line_has_what_aws_documents(films: Films) -> None:
+def test_a_line_has_the_members_that_aws_documents(films: Films) -> None:
     version = films.train(FOR_USERS[1])
     good, bad = films.answer_lines(version, [{"userId": "u1"}, {"user": "u2"}], numResults=2)
     assert list(good) == ["input", "output", "error"]
@@ -176,7 +176,7 @@ def test_scores_fall_and_sum_to_one_over_the_catalogue(films: Films) -> None:
 
 
 @pytest.mark.parametrize("recipe", SIMILAR)
-def test_similar_items_are_those_of_the_same_users(films: Films, recipe: str) -> None:
+def test_similar_items_share_their_users(films: Films, recipe: str) -> None:
     version = films.train(recipe)
     lines = [{"itemId": "i4"}, {"itemId": "i5"}, {"itemId": "new"}, {"userId": "u1"}]
     even, odd, unknown, bad = films.answer_lines(version, lines, numResults=10)

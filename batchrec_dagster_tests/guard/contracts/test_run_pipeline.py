@@ -86,7 +86,7 @@ def test_each_pipeline_of_a_file_runs(team: Project, run_pipeline: RunPipeline) 
         assert run_pipeline(name).lists["user_id"].n_unique() == 60
 
 
-def test_what_cannot_run_is_refused(team: Project, run_pipeline: RunPipeline) -> None:
+def test_a_pipeline_that_cannot_run_is_refused(team: Project, run_pipeline: RunPipeline) -> None:
     with pytest.raises(Exception, match="club"):
         run_pipeline("club")
     with pytest.raises(Exception, match=r"ratings\.source"):

@@ -165,7 +165,7 @@ def test_a_missing_input_fails_the_job_and_an_empty_one_has_an_empty_answer(shop
     assert shop.store.get("s3://data/empty/out/_CHECK") == b""
 
 
-def test_users_whom_nothing_is_known_of_are_in_no_segment(local: Local) -> None:
+def test_unknown_users_are_in_no_segment(local: Local) -> None:
     rows = build_taste_rows()
     group, _ = local.import_rows(rows)
     (answer,) = local.answer_lines(

@@ -122,7 +122,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
         yield Place(sink, lambda key, columns: read_file(path, key, columns))
 
 
-def test_it_holds_the_newest_lists_and_nothing_else(place: Place) -> None:
+def test_a_sink_holds_only_the_newest_lists(place: Place) -> None:
     first = build_lists_table({"1": [("a", "A"), "b"], "2": ["c"]})
     second = build_lists_table({"2": ["c", ("d", "D")], "3": ["e"]})
     for lists in (first, first, second):
@@ -140,7 +140,7 @@ def test_it_holds_the_newest_lists_and_nothing_else(place: Place) -> None:
 )
 @given(lists=LISTS)
 @example(lists=HOSTILE_LISTS)
-def test_any_text_comes_back_as_it_is(
+def test_any_text_comes_back_unchanged(
     place: Place, lists: dict[str, list[tuple[str, str | None]]]
 ) -> None:
     table = build_lists_table(lists).with_columns(title=pl.col("title").fill_null("no title"))
@@ -193,7 +193,7 @@ def test_in_an_experiment_people_have_their_arm(place: Place) -> None:
     assert arms == {"1": "model", "2": "control"}
 
 
-def test_a_check_leaves_it_as_it_is(place: Place) -> None:
+def test_a_check_changes_nothing_in_the_sink(place: Place) -> None:
     place.sink.check()
     lists = build_lists_table({"1": ["a", "b"]})
     place.sink.write(lists)
@@ -211,7 +211,7 @@ def test_lists_of_another_pipeline_are_left_alone(place: Place) -> None:
     assert place.read_rows(lists) == lists.rows()
 
 
-def test_what_may_pass_is_told_from_what_lasts(place: Place, tmp_path: Path) -> None:
+def test_passing_errors_are_told_from_lasting_errors(place: Place, tmp_path: Path) -> None:
     (port,) = free_ports(1)
     lists = build_lists_table({"1": ["a"]})
     if place.sink.kind == "postgres":

@@ -283,7 +283,7 @@ class TestSource:
         source.write(OTHERS)
         assert preparation.list_files(tmp_path, source.ratings) != versions
 
-    def test_what_is_not_there_is_named_in_a_line(self, source: Source, tmp_path: Path) -> None:
+    def test_a_missing_source_is_named_in_one_line(self, source: Source, tmp_path: Path) -> None:
         for look in (preparation.list_files, preparation.copy_raw):
             with pytest.raises(preparation.UserError) as error:
                 look(tmp_path, source.ratings)

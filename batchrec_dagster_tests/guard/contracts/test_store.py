@@ -38,7 +38,7 @@ def bucket(s3: S3Server) -> str:
     return s3.create_bucket()
 
 
-def test_what_is_put_can_be_read_listed_and_deleted(store: Store) -> None:
+def test_stored_objects_can_be_read_listed_and_deleted(store: Store) -> None:
     key = "shop/a folder/näme+&=.csv"
     store.put(key, b"x,y\n")
     store.put(key, b"x,y,z\n")
@@ -139,7 +139,9 @@ def test_a_page_in_a_bucket_is_called_one_so_that_browsers_show_it(
 
 
 @pytest.mark.parametrize("times", [1, 3])
-def test_what_nobody_confirmed_is_done_all_the_same(s3: S3Server, bucket: str, times: int) -> None:
+def test_a_write_without_confirmation_is_recognised_as_done(
+    s3: S3Server, bucket: str, times: int
+) -> None:
     """The store recognises its own write, and does not take it for another process's."""
     with proxy(s3.endpoint) as s3_proxy:
         environment = s3.environment() | {"AWS_ENDPOINT_URL_S3": s3_proxy.address}
@@ -179,7 +181,7 @@ def test_credentials_that_are_refused_are_told_apart_from_missing_permissions(
     assert Store.open(f"s3://{bucket}", s3.environment()).get("key") == b"old"
 
 
-def test_who_may_only_read_is_told_which_permission_is_missing(s3: S3Server, bucket: str) -> None:
+def test_a_read_only_role_is_told_the_missing_permission(s3: S3Server, bucket: str) -> None:
     Store.open(f"s3://{bucket}", s3.environment()).put("key", b"old")
     store = Store.open(f"s3://{bucket}", s3.environment(READER))
     assert store.get("key") == b"old"

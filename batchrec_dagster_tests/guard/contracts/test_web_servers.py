@@ -110,7 +110,7 @@ def test_a_refused_name_says_how_to_allow_it(server: GuardedServer) -> None:
 
 @pytest.mark.parametrize("name", ["http://dagster.example", "dagster.example:3000", "*", "a b"])
 @pytest.mark.parametrize("command", ["ui", "local-personalize"])
-def test_what_is_no_host_name_is_no_allowed_host(command: str, name: str) -> None:
+def test_an_invalid_host_name_is_no_allowed_host(command: str, name: str) -> None:
     result = CliRunner().invoke(main, [command, "--allowed-hosts", name])
     assert result.exit_code == 2
     assert "is not a host name" in result.output
@@ -137,7 +137,7 @@ def test_a_body_has_a_largest_size(server: GuardedServer) -> None:
     assert server.post(harmless + b" ")[0] == 413
 
 
-def test_what_this_machine_asks_for_is_done(server: GuardedServer) -> None:
+def test_requests_of_this_machine_are_served(server: GuardedServer) -> None:
     changes_before = server.count_changes()
     assert server.change({}) == 200
     assert server.count_changes() == changes_before + 1

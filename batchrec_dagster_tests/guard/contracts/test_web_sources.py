@@ -100,7 +100,7 @@ def test_a_file_that_changed_between_the_pieces_is_never_mixed(
     assert fetch(tmp_path, serve(web, page)) in (CONTENT, CONTENT[::-1])
 
 
-def test_what_is_cut_for_good_leaves_what_was_there(
+def test_a_download_that_never_completes_leaves_the_earlier_copy(
     web: Web, tmp_path: Path, waits: list[float]
 ) -> None:
     assert fetch(tmp_path, serve(web, Page(CONTENT))) == CONTENT
@@ -122,7 +122,7 @@ def test_what_is_cut_for_good_leaves_what_was_there(
     ],
     ids=["not there", "empty", "not signed", "compressed unasked"],
 )
-def test_what_cannot_be_had_is_said_without_a_second_try(
+def test_an_unavailable_file_is_reported_without_a_second_try(
     web: Web, tmp_path: Path, waits: list[float], page: Page | None, message: str
 ) -> None:
     url = web.url("/ratings.bin") if page is None else serve(web, page)
@@ -207,7 +207,7 @@ def test_a_file_that_is_too_large_is_refused_and_the_setting_named(
     assert "larger than the 5000 bytes that BATCHREC_MAX_FILE_GB" in read_refusal(tmp_path, url)
 
 
-def test_no_server_at_all_is_said_so(tmp_path: Path, waits: list[float]) -> None:
+def test_a_missing_server_is_reported(tmp_path: Path, waits: list[float]) -> None:
     # No server listens on this port, and no other test can take the port while it is bound.
     with socket.socket() as mute:
         mute.bind(("127.0.0.1", 0))

@@ -228,7 +228,7 @@ def test_without_urls_no_sensor_looks(project: Project) -> None:
     assert not {ON_FAILURE, ON_LISTS} & names
 
 
-def test_without_the_extra_it_is_said_how_to_install_it(
+def test_a_missing_extra_is_reported_with_its_install_command(
     project: Project,
     instance: dg.DagsterInstance,
     inbox: Inbox,

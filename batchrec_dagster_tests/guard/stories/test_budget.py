@@ -117,7 +117,7 @@ WORK = {"import": True, "train": True}
 
 
 @pytest.mark.parametrize("kind", CREATE)
-def test_what_failed_is_started_once_more(shop: Shop, kind: str) -> None:
+def test_failed_work_is_started_once_more(shop: Shop, kind: str) -> None:
     with misbehaving_clients(FailingResources({CREATE[kind]: ["a hiccup"]})):
         result = shop.run(ENOUGH, **WORK)
     assert result.success, why(result)
@@ -125,7 +125,7 @@ def test_what_failed_is_started_once_more(shop: Shop, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["models", "jobs"])
-def test_what_failed_is_not_started_once_more_beyond_the_budget(shop: Shop, kind: str) -> None:
+def test_failed_work_is_not_repeated_beyond_the_budget(shop: Shop, kind: str) -> None:
     with misbehaving_clients(FailingResources({CREATE[kind]: ["a hiccup"]})):
         # The run costs 0.012 USD. Repeating the failed work costs 0.003 or 0.009 USD.
         refused = shop.run(0.014, **WORK)
@@ -135,7 +135,7 @@ def test_what_failed_is_not_started_once_more_beyond_the_budget(shop: Shop, kind
     assert shop.take_created()[kind] == 1
 
 
-def test_what_a_lost_answer_started_is_paid_once_and_called_adopted(shop: Shop) -> None:
+def test_work_started_by_a_lost_answer_is_paid_once_and_adopted(shop: Shop) -> None:
     with repeated_request("CreateSolutionVersion"):
         result = shop.run(ENOUGH, train=True)
     assert result.success, why(result)

@@ -41,7 +41,7 @@ def test_two_editions_are_compared(strange_shop: StrangeShop) -> None:
     assert f"The metrics cannot be compared: {reason}" in " ".join(result.output.split())
 
 
-def test_by_default_it_is_what_readers_have_and_what_they_had_before(
+def test_diff_compares_the_live_and_the_earlier_edition_by_default(
     strange_shop: StrangeShop,
 ) -> None:
     """Edition 4 was rolled back. Readers have edition 3 again, and had edition 2 before it."""

@@ -93,7 +93,7 @@ def without_people(rows: pl.DataFrame) -> pl.DataFrame:
     return rows.filter(~pl.col("user_id").is_in([PLAIN, ODD]))
 
 
-def test_who_is_erased_is_in_no_byte_and_no_sink_and_stays_out(
+def test_erased_people_are_in_no_byte_and_no_sink_and_stay_out(
     shop: Shop,
     postgres: PostgresServer,
     postgres_url: str,

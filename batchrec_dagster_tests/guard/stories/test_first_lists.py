@@ -55,7 +55,7 @@ def test_a_ratings_file_becomes_a_list_of_their_taste_for_every_user(first_run: 
     assert is_own_taste.sum() > 0.9 * first.height
 
 
-def test_personalize_is_asked_to_leave_out_what_users_had(first_run: FirstRun) -> None:
+def test_requests_filter_seen_items(first_run: FirstRun) -> None:
     """Without the filter, lists would be short for users who have most of the model's items."""
     requests = {request.operation: request.params for request in first_run.requests}
     filtered = requests["CreateFilter"]

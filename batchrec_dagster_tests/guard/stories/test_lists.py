@@ -66,7 +66,7 @@ def test_everybody_gets_a_whole_list_with_the_declared_columns(
         )
 
 
-def test_no_list_has_what_is_blocked_or_sold_out_or_too_much_of_a_kind(
+def test_no_list_has_blocked_or_sold_out_items_or_too_many_of_a_kind(
     first_lists: pl.DataFrame,
 ) -> None:
     assert first_lists.filter(pl.col("stock") == 0).is_empty()
@@ -75,7 +75,7 @@ def test_no_list_has_what_is_blocked_or_sold_out_or_too_much_of_a_kind(
     assert kinds.group_by("user_id", "kind").len()["len"].max() == 2
 
 
-def test_nobody_gets_what_they_bought_lately_but_for_what_people_buy_again(
+def test_users_get_recently_bought_items_only_if_people_buy_them_again(
     shop: Shop, first_lists: pl.DataFrame
 ) -> None:
     events = interactions(shop.project, "shop")
@@ -111,13 +111,13 @@ def test_pins_take_their_rank_in_the_lists_of_those_whom_they_are_for(
     assert (since > newest - 40 * DAY).all()
 
 
-def test_a_pin_of_what_is_blocked_is_named_by_a_check_that_warns(shop: Shop) -> None:
+def test_a_check_warns_of_a_pinned_item_that_is_blocked(shop: Shop) -> None:
     check = checks(shop.nights[0])["rules_suit_data"]
     assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.WARN)
     assert "pin: 3 " in (check.description or "")
 
 
-def test_newcomers_get_what_is_popular_where_they_are_and_cost_nothing(shop: Shop) -> None:
+def test_newcomers_get_items_popular_in_their_country_at_no_cost(shop: Shop) -> None:
     allowed = {*shop.items.filter(pl.col("stock") > 0)["sku"]} - {"3"}
     of_all = [item for item in shop.rank_popular() if item in allowed]
     austrians = [user for user in PEOPLE if int(user) % 3 == 0]
@@ -216,7 +216,7 @@ def test_new_links_are_in_new_lists_and_titles_that_lists_do_not_have_make_none(
     assert shop.count_jobs() == jobs
 
 
-def test_who_is_new_on_the_list_of_users_gets_a_list_and_who_is_gone_has_none(shop: Shop) -> None:
+def test_new_users_get_a_list_and_removed_users_lose_theirs(shop: Shop) -> None:
     file = shop.project.root / "people.csv"
     file.write_text(file.read_text().replace("new in XX,XX", "late,AT"))
     assert shop.run().success

@@ -193,7 +193,9 @@ def test_a_refresh_that_fails_is_not_asked_for_again(project: Project, in_folder
     assert sum(map(len, requests)) == 1
 
 
-def test_what_never_rests_is_taken_in_now_and_then(project: Project, in_folder: Evenings) -> None:
+def test_a_folder_that_grows_all_the_time_is_refreshed_now_and_then(
+    project: Project, in_folder: Evenings
+) -> None:
     refreshes = []
     for number in range(70):
         (project.root / f"orders/{number}.csv").write_text(ratings(number))
@@ -210,7 +212,7 @@ def test_a_cursor_that_somebody_else_wrote_is_an_empty_one(
     assert in_folder.looks() == [["1.csv"]]
 
 
-def test_it_is_off_unless_declared_and_not_there_where_nothing_can_be_seen(
+def test_the_sensor_is_off_by_default_and_absent_for_sources_it_cannot_list(
     project: Project,
 ) -> None:
     def list_sensors(source: str, **attributes: object) -> list[dg.SensorDefinition]:

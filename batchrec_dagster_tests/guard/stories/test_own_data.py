@@ -374,7 +374,7 @@ def test_rows_without_times_are_said_to_have_none(
         ("ratings: {source: parts}\ninteractions: {filter: cost > 1}", "has no column 'cost'"),
     ],
 )
-def test_what_cannot_be_is_reported_in_one_line(
+def test_an_impossible_declaration_is_reported_in_one_line(
     project: Project, instance: dg.DagsterInstance, declaration_yaml: str, message: str
 ) -> None:
     write_parts(project, "a.csv")

@@ -173,7 +173,7 @@ def test_each_permission_that_is_taken_away_is_named_with_the_resource(
         ("s3:PutObject", "recommendations", "curated/batch_inference/"),
     ][: repeats(2, 1)],
 )
-def test_what_the_role_of_personalize_lacks_is_named(
+def test_permissions_missing_from_personalizes_role_are_named(
     needed_actions: NeededActions, tmp_path: Path, s3: S3Server, action: str, step: str, place: str
 ) -> None:
     assert action in needed_actions.role

@@ -53,7 +53,7 @@ def stale(project: Project, instance: dg.DagsterInstance) -> dict[str, str]:
 
 
 @pytest.mark.usefixtures("first_run_of_shop")
-def test_what_dagster_calls_stale_is_what_a_run_would_change(
+def test_dagster_calls_exactly_those_assets_stale_that_a_run_would_change(
     project: Project, instance: dg.DagsterInstance
 ) -> None:
     declared = declaration("shop", "ratings.csv")

@@ -224,7 +224,7 @@ def test_a_person_is_looked_up_with_history_and_list(
     assert bool(person.history) == bool(expected)
 
 
-def test_who_is_not_on_the_page_is_said_not_to_be(tab: Any) -> None:
+def test_a_search_for_an_absent_person_says_so(tab: Any) -> None:
     assert look_up(tab, "nobody of that name") is None
     assert "nobody of that name" in tab.locator("[role=status]").first.text_content()
 

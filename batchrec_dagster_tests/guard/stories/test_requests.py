@@ -237,7 +237,9 @@ def list_created(lines: Sequence[str]) -> list[str]:
     return [line for line in lines if line.startswith("Create")]
 
 
-def test_what_whole_runs_create_on_aws(recordings: dict[str, Recording]) -> None:
+def test_whole_runs_on_aws_send_the_committed_create_requests(
+    recordings: dict[str, Recording],
+) -> None:
     assert_texts(
         "requests",
         [

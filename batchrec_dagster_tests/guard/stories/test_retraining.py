@@ -157,7 +157,7 @@ def test_a_model_that_the_gate_of_one_list_refused_is_not_kept(
         assert shop.take_trainings() == 1
 
 
-def test_of_a_kept_model_lists_that_were_rolled_back_do_not_come_back_but_newer_ones_do(
+def test_a_kept_model_brings_back_no_withdrawn_lists_but_makes_newer_lists(
     shop: Shop,
 ) -> None:
     before = table(shop.project, "shop")

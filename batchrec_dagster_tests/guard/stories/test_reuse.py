@@ -167,7 +167,7 @@ def test_a_copy_of_other_content_is_made_again(
 @pytest.mark.parametrize(
     ("asset", "how"), [*zip(FILES, cycle(["missing", "damaged", "empty"]), strict=False)]
 )
-def test_a_stored_file_that_is_not_what_was_stored_is_made_again(
+def test_a_stored_file_with_changed_content_is_made_again(
     project: Project,
     instance: dg.DagsterInstance,
     asset: str,
@@ -220,7 +220,7 @@ def test_changed_items_are_prepared_again_and_unchanged_ratings_are_not(
         ({"ratings": {"null_values": ["-"]}}, {"interactions", "items", "item_titles"}, set()),
     ],
 )
-def test_what_other_settings_would_make_is_made_again(
+def test_data_prepared_with_other_settings_are_made_again(
     project: Project,
     instance: dg.DagsterInstance,
     changed: dict[str, Any],

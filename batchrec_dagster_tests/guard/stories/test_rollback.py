@@ -129,7 +129,7 @@ def test_the_same_model_may_make_lists_for_other_users_after_a_rollback(
     assert editions.publish(for_some) == 3
 
 
-def test_data_of_which_a_large_part_is_missing_empty_no_lists_that_come_back(
+def test_mostly_missing_data_do_not_empty_restored_lists(
     editions: Editions,
 ) -> None:
     users = [str(number) for number in range(10)]
@@ -149,7 +149,7 @@ def test_data_of_which_a_large_part_is_missing_empty_no_lists_that_come_back(
     assert live.users == {*users} - {"3"}
 
 
-def test_what_is_blocked_today_is_on_no_list_that_comes_back(tmp_path: Path) -> None:
+def test_items_blocked_today_are_on_no_restored_list(tmp_path: Path) -> None:
     (tmp_path / "blocked.csv").write_text("item\nb\n")
     rules = {"block": {"source": str(tmp_path / "blocked.csv")}, "only": "ITEMS.STOCK > 0"}
     items = {"source": "items.csv", "columns": {"item": "id", "numbers": {"STOCK": "stock"}}}

@@ -136,7 +136,7 @@ def test_each_list_has_its_length_its_columns_its_rules_and_its_sinks(shop: Shop
     assert (shop.project.root / "mail.csv").read_text().count("\n") == CONSENTING + 1
 
 
-def test_what_failed_goes_on_from_the_model_and_the_job_that_are_there(complete_shop: Shop) -> None:
+def test_a_failed_run_continues_with_the_existing_model_and_job(complete_shop: Shop) -> None:
     # Lists for the same users share a job, regardless of their rules, columns and lengths.
     assert complete_shop.count_jobs() == (1, 2)
     home = complete_shop.read_list("home")

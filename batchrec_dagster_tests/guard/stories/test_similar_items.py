@@ -93,7 +93,7 @@ def test_they_are_kept_shown_and_rolled_back_as_other_lists(
     assert shop.lists.equals(first)
 
 
-def test_their_nights_are_not_those_of_the_users_lists(
+def test_nights_of_other_lists_are_separate(
     counted: tuple[Shop, pl.DataFrame], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shop, _ = counted
@@ -110,7 +110,7 @@ def test_their_nights_are_not_those_of_the_users_lists(
     assert nights["shop/similar_items"][0]["steps"] == ["similar_items"]
 
 
-def test_a_recipe_finds_them_for_the_items_of_a_file_without_what_is_blocked(
+def test_a_recipe_finds_similar_items_for_listed_items_without_blocked_ones(
     project: Project, instance: dg.DagsterInstance, first_run: FirstRun
 ) -> None:
     first_run.copy_to(project, instance)

@@ -96,7 +96,7 @@ def test_event_types_that_no_row_has_are_refused_before_a_training(shop: Shop) -
     assert shop.count() == (0, 0)
 
 
-def test_what_counts_as_success_needs_no_other_training_and_no_other_lists(shop: Shop) -> None:
+def test_a_change_of_success_trains_nothing_and_makes_no_lists(shop: Shop) -> None:
     all_events = shop.run()
     assert all_events.success, why(all_events)
     lists = table(shop.project, "shop")
@@ -112,7 +112,7 @@ def test_what_counts_as_success_needs_no_other_training_and_no_other_lists(shop:
     assert (known.passed, known.severity) == (False, dg.AssetCheckSeverity.WARN)
 
 
-def test_outcomes_count_purchases_and_what_was_paid(shop: Shop) -> None:
+def test_outcomes_count_purchases_and_payments(shop: Shop) -> None:
     """Each of 40 people buys an item for 10, and clicks on two items."""
     file = shop.project.root / "events.csv"
     rows = [f"u{user},new,{LATER + user},purchase,10" for user in range(40)]

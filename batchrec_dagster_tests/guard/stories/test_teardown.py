@@ -111,7 +111,7 @@ def test_everything_of_the_pipeline_goes_and_nothing_of_another(
     assert list_arns(client) == others
 
 
-def test_what_earlier_settings_left_is_deleted_after_publishing(
+def test_files_of_earlier_settings_are_deleted_after_publishing(
     project: Project, instance: dg.DagsterInstance
 ) -> None:
     client = open_personalize(project)
@@ -201,7 +201,7 @@ def test_a_teardown_that_was_killed_anywhere_goes_on(
 
 
 @pytest.mark.parametrize("tags", [{}, {"batchrec:pipeline": "shop_2"}])
-def test_what_somebody_else_made_in_the_group_stops_it(
+def test_a_solution_of_another_owner_stops_a_teardown(
     project: Project, instance: dg.DagsterInstance, tags: dict[str, str]
 ) -> None:
     client = open_personalize(project)
@@ -213,7 +213,9 @@ def test_what_somebody_else_made_in_the_group_stops_it(
     assert list_arns(client) == before
 
 
-def test_what_serves_in_real_time_stops_it(project: Project, instance: dg.DagsterInstance) -> None:
+def test_a_campaign_or_event_tracker_stops_a_teardown(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
     client = open_personalize(project)
     before = list_arns(client)
     campaign = {"name": "live", "campaignArn": "arn/live", "status": "ACTIVE"}
@@ -273,7 +275,7 @@ def test_a_pipeline_that_never_ran_has_nothing_to_delete(
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "shop/curated", "/shop", "shop/../films"])
-def test_what_is_no_name_of_a_pipeline_deletes_nothing(
+def test_an_invalid_pipeline_name_deletes_nothing(
     name: str, project: Project, instance: dg.DagsterInstance
 ) -> None:
     before = list_files(project.storage)

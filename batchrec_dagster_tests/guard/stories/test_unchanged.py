@@ -100,7 +100,7 @@ def test_other_users_get_lists_by_the_same_model(shop: Shop) -> None:
         assert {*shop.lists["user_id"]} == {*users}
 
 
-def test_other_settings_make_again_what_they_concern_and_no_more(shop: Shop) -> None:
+def test_changed_settings_repeat_only_the_steps_they_concern(shop: Shop) -> None:
     settings: dict[str, Any] = {}
     for changed, created in (
         ({"recommendations": {"num_results": 5}}, {"jobs": 1}),
@@ -120,7 +120,7 @@ def test_a_person_may_import_and_train_now(shop: Shop) -> None:
     assert shop.run() == {}
 
 
-def test_a_stored_file_that_is_not_what_was_stored_is_made_again(shop: Shop) -> None:
+def test_a_stored_file_with_changed_content_is_made_again(shop: Shop) -> None:
     file, lists = shop.interactions_file, shop.lists
     content, moment = file.read_bytes(), file.stat().st_mtime_ns
     middle = len(content) // 2

@@ -120,7 +120,9 @@ def test_a_query_joins_it_with_a_file(project: Project, instance: dg.DagsterInst
     assert interactions(project, "shop").height == expected.height < ratings.height
 
 
-def test_what_is_no_table_is_refused(project: Project, instance: dg.DagsterInstance) -> None:
+def test_an_upstream_value_that_is_no_table_is_refused(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
     upstream(project, "int", "return 7")
     assert "asset://sales/orders: its IO manager cannot load it as a table" in why(
         run(project, instance)
@@ -286,7 +288,7 @@ def test_partitions_may_be_text_of_any_form(project: Project, instance: dg.Dagst
         ("return None", "none of its partitions has a table"),
     ],
 )
-def test_what_cannot_be_put_together_fails_by_name(
+def test_partitions_that_cannot_be_joined_are_refused_by_name(
     project: Project,
     instance: dg.DagsterInstance,
     body: str,

@@ -148,7 +148,7 @@ def prepare_by_pandas(
 
 @settings(deadline=None, max_examples=repeats(200, 10))
 @given(files())
-def test_what_is_kept_of_any_file_is_what_pandas_reads(
+def test_kept_rows_of_any_file_are_the_rows_pandas_reads(
     tmp_path_factory: pytest.TempPathFactory, generated_file: tuple[bytes, dict[str, Any], str]
 ) -> None:
     content, settings, form = generated_file

@@ -96,7 +96,7 @@ def test_rows_of_erased_users_are_left_out_and_never_shown(tmp_path: Path) -> No
     assert "gone" not in str(users)
 
 
-def test_cells_become_what_personalize_takes(tmp_path: Path) -> None:
+def test_cells_become_values_that_personalize_accepts(tmp_path: Path) -> None:
     rows = (
         '007,"Say ""hello""\nagain", Crime ; War;,\\N,2001-02-03T00:00:00+01:00\n'
         "\n"

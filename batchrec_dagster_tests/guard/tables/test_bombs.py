@@ -308,9 +308,7 @@ def run_refused(project: Project, *command: str) -> str:
     "name", ["Parquet with long ids", "a workbook of two cells", "Parquet with huge cells"]
 )
 @nightly("a process of each command")
-def test_every_command_refuses_a_bomb_and_what_was_published_stays(
-    shop: Project, name: str
-) -> None:
+def test_every_command_refuses_a_bomb_and_published_lists_stay(shop: Project, name: str) -> None:
     bomb = BOMBS[name]
     lists_before = table(shop, "shop")
     good = shop.root / "inbox" / "good.csv"

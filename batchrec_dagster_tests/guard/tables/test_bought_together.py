@@ -34,12 +34,12 @@ def test_only_events_that_count_are_on_lists() -> None:
     assert lists.select("item_id", "similar_item_id").rows() == [("lid", "pot"), ("pot", "lid")]
 
 
-def test_what_one_person_had_is_on_no_list() -> None:
+def test_an_item_of_a_single_person_is_on_no_list() -> None:
     rows = [("u1", "pot", 0, "buy"), ("u1", "secret", 0, "buy"), ("u2", "pot", 0, "buy")]
     assert find_bought_together(to_frame(rows), within_days=9, num_results=9).is_empty()
 
 
-def test_of_equally_many_people_those_count_more_who_had_both_within_the_days() -> None:
+def test_people_who_had_two_items_within_the_days_count_more() -> None:
     rows: Rows = []
     for user in range(20):
         rows += [(f"u{user}", item, 0, "buy") for item in ("pot", "lid")]
@@ -50,7 +50,7 @@ def test_of_equally_many_people_those_count_more_who_had_both_within_the_days() 
     assert one.filter(item_id="pot")["similar_item_id"].to_list() == ["lid"]
 
 
-def test_what_goes_together_is_found_in_baskets_that_were_not_counted() -> None:
+def test_pairs_predict_baskets_that_were_not_counted() -> None:
     """People buy two of a set of three at a time, with another item, and other sets later."""
     chance = random.Random(0)
     items = [f"i{number:03}" for number in range(60)]
@@ -104,7 +104,7 @@ def find_plainly(rows: Rows, days: int, most: int) -> list[tuple[str, str, float
 
 
 @pytest.mark.parametrize("days", [0, 3, 30])
-def test_pairs_are_those_of_a_plain_count(days: int) -> None:
+def test_pairs_equal_a_plain_count(days: int) -> None:
     chance = random.Random(days)
     rows = [
         (f"u{chance.randrange(30)}", f"i{chance.randrange(12)}", chance.randrange(40) * DAY, "x")

@@ -81,7 +81,9 @@ def test_settings_are_read_from_dot_env(home: Project) -> None:
 
 
 @pytest.mark.attack
-def test_what_everybody_can_read_is_a_warning(another_dagster_home: Path, tmp_path: Path) -> None:
+def test_files_that_everybody_can_read_are_a_warning(
+    another_dagster_home: Path, tmp_path: Path
+) -> None:
     dagster, storage = another_dagster_home, tmp_path / "srv"
     for mode, status in ((0o755, "warning"), (0o770, "ok"), (0o700, "ok")):
         dagster.chmod(mode)
@@ -118,6 +120,27 @@ def test_a_dagster_storage_that_does_not_open_fails(another_dagster_home: Path) 
     status, text = check()["dagster storage"]
     assert status == "FAILED"
     assert "dagster.yaml" in text
+
+
+def test_an_edit_of_dagster_yaml_that_the_home_does_not_have_is_a_warning(
+    home: Project, tmp_path: Path, another_dagster_home: Path
+) -> None:
+    # Without DAGSTER_HOME, the first command copies the project's settings into a home of its own.
+    of_project, of_home = home.root / "dagster.yaml", tmp_path / "home/dagster/dagster.yaml"
+    of_project.write_text("run_monitoring: {enabled: true}\n")
+    assert CliRunner().invoke(main, ["list"], env={"DAGSTER_HOME": ""}).exception is None
+    assert check(DAGSTER_HOME="")["dagster settings"] == ("ok", "")
+
+    of_project.write_text("run_monitoring: {enabled: true}\ntelemetry: {enabled: false}\n")
+    for environment in ({"DAGSTER_HOME": ""}, {"DAGSTER_HOME": str(of_home.parent)}):
+        status, text = check(**environment)["dagster settings"]
+        assert status == "warning"
+        assert f"cp {of_project} {of_home}" in text
+    # Another home has settings of its own.
+    assert "dagster settings" not in check(DAGSTER_HOME=str(another_dagster_home))
+
+    of_home.write_bytes(of_project.read_bytes())
+    assert check(DAGSTER_HOME="")["dagster settings"] == ("ok", "")
 
 
 def test_a_full_disk_fails(home: Project, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -323,6 +346,6 @@ def test_files_on_the_web_are_looked_at_and_not_kept(home: Project, tmp_path: Pa
     assert not [path for path in (tmp_path / "home").rglob("*") if path.is_file()]
 
 
-def test_what_only_a_run_knows_is_left_to_it(home: Project) -> None:
+def test_check_skips_a_source_that_only_a_run_can_read(home: Project) -> None:
     declare(home, ratings={"source": "sample://hetrec"})
     assert "shop ratings" not in check()

@@ -89,7 +89,7 @@ def test_the_delimiter_is_the_one_that_makes_the_declared_columns(
     ],
     ids=["tabs", "another order", "quotes", "a BOM, CRLF, a blank line", "colons", "one of them"],
 )
-def test_what_is_declared_goes_before_what_is_known(
+def test_declared_columns_take_precedence_over_known_names(
     tmp_path: Path, content: str, ratings: dict[str, Any]
 ) -> None:
     assert read(tmp_path, content, **ratings).rows == [("1", "10", SECONDS)]
@@ -211,7 +211,7 @@ def test_the_rows_of_a_workbook_are_counted_as_people_see_them(tmp_path: Path) -
         (NAMED, {"header": 0}, "write a number of 1 or more, or none"),
     ],
 )
-def test_what_is_not_a_header_is_refused(
+def test_an_invalid_header_is_refused(
     tmp_path: Path, text: str, settings: dict[str, Any], message: str
 ) -> None:
     assert message in read_refusal(tmp_path, text, **settings)

@@ -291,7 +291,7 @@ def test_a_subfolder_is_in_the_project(desk: Project, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(
     "command", ["list", "run", "run shop", "check", "new toys --ratings x.csv", "forget 7"]
 )
-def test_outside_a_project_it_is_said(
+def test_commands_outside_a_project_say_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -118,7 +118,7 @@ HARMLESS = [
 @pytest.mark.parametrize(
     ("row", "user", "item"), [row[1:] for row in HARMLESS], ids=[row[0] for row in HARMLESS]
 )
-def test_what_looks_odd_and_is_right_is_kept_as_it_is(
+def test_odd_but_valid_rows_are_kept_unchanged(
     tmp_path: Path, row: bytes, user: str, item: str
 ) -> None:
     for start in (b"", "\ufeff".encode()):
@@ -238,7 +238,7 @@ NULLS = "NULL,10,5,1500000000\n1,10,-1,1500000000\n-1,10,5,1500000000\n1,10,5,7\
     ],
 )
 @pytest.mark.parametrize("title", ["None", 'a "None"'], ids=["plain", "with quotes"])
-def test_what_means_no_value_is_declared(
+def test_placeholders_for_missing_values_are_declared(
     tmp_path: Path, null_values: list[str] | None, users: list[str], title: str
 ) -> None:
     content = HEADER + NULLS.replace("\n", f",{title}\n") + "last,10,5,1500000000,x\n"

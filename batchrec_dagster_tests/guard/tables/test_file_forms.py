@@ -98,7 +98,7 @@ def test_the_format_is_seen_by_the_file_itself(tmp_path: Path, form: str, packin
 
 
 @pytest.mark.parametrize("packing", ["gzip", "zstd"])
-def test_what_is_packed_and_cut_is_refused(tmp_path: Path, packing: str) -> None:
+def test_a_truncated_packed_file_is_refused(tmp_path: Path, packing: str) -> None:
     packed = PACKINGS[packing]((CSV * 1000).encode())
     message = read_refusal(tmp_path, write_source(tmp_path, packed[:-5]), columns=COLUMNS)
     assert message.startswith("data.csv: it is damaged (")
@@ -129,7 +129,7 @@ def test_a_row_of_a_workbook_is_named_by_its_number_there(tmp_path: Path) -> Non
     assert message.startswith("book.xlsx, row 6: an id that means no value")
 
 
-def test_of_several_sheets_one_is_named(tmp_path: Path) -> None:
+def test_one_of_several_sheets_has_to_be_named(tmp_path: Path) -> None:
     source = write_workbook(tmp_path / "book.xlsx", "Orders", "Old orders")
     message = read_refusal(tmp_path, source)
     assert "several sheets (Orders, Old orders): name one" in message

@@ -93,7 +93,7 @@ def test_two_models_are_compared_on_the_same_people() -> None:
     assert not judge_next_model(before, before)[0]
 
 
-def test_without_groups_of_people_it_is_said_that_nothing_tells_a_lead_from_chance() -> None:
+def test_without_groups_of_people_a_lead_is_reported_as_possible_chance() -> None:
     text = judge_model({}, ndcg=0.1, popular=0.05, engine="Amazon Personalize").text
     assert "without an interval, as Amazon Personalize gives means alone" in text
     assert "95% interval 0.0" in judge_model({}, ndcg=0.1, recent_popular=0.05).text

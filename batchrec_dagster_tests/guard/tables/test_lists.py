@@ -155,6 +155,6 @@ def test_scores_that_personalize_leaves_out_are_null() -> None:
     ]
 
 
-def test_what_is_no_output_is_refused() -> None:
+def test_a_file_that_is_no_batch_output_is_refused() -> None:
     with pytest.raises(ValueError, match="not a batch inference output file"):
         make_list(['{"input": NaN'], ["a"], num_results=3)

@@ -91,7 +91,7 @@ def test_a_folder_of_many_files_is_said_to_be_seen_in_part(working_project: Proj
     assert "# in the first 20 of 23 files\n" in written_file
 
 
-def test_what_is_there_is_not_overwritten(working_project: Project) -> None:
+def test_existing_declarations_are_not_overwritten(working_project: Project) -> None:
     write_ratings(working_project.root / "ratings.csv")
     assert run_new("shop", "--ratings", "ratings.csv")[0] == 0
     file = working_project.package / "defs" / "shop" / "defs.yaml"
@@ -111,7 +111,7 @@ def test_what_is_there_is_not_overwritten(working_project: Project) -> None:
 
 
 @pytest.mark.parametrize("name", ["my shop", "../shop", "1shop", "", "\x1b[2J", "s" * 33])
-def test_what_can_be_no_name_is_refused(working_project: Project, name: str) -> None:
+def test_an_invalid_pipeline_name_is_refused(working_project: Project, name: str) -> None:
     write_ratings(working_project.root / "ratings.csv")
     code, output = run_new("--ratings", "ratings.csv", "--", name)
     assert code == 2

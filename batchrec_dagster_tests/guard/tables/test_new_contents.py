@@ -55,7 +55,7 @@ def test_an_empty_time_is_asked_for(working_project: Project) -> None:
     assert "--time none" in output
 
 
-def test_of_two_names_of_a_user_the_one_with_ids_is_taken(working_project: Project) -> None:
+def test_the_column_with_ids_is_chosen_among_two_user_names(working_project: Project) -> None:
     write_ratings_file(
         working_project.root / "orders.csv",
         "customer_id,itemId,rating,time,user_id",
@@ -95,7 +95,7 @@ def test_numbers_in_a_file_without_a_header_are_ratings_only_on_a_scale(
     assert columns["timestamp"] == 4
 
 
-def test_another_column_with_times_is_named(working_project: Project) -> None:
+def test_a_second_column_with_times_is_named(working_project: Project) -> None:
     lines = [
         f"{user},{item},{START + user * HOUR},{START + number * HOUR}"
         for number, (user, item) in enumerate(ROWS)

@@ -260,7 +260,7 @@ def test_pictures_and_pages_of_the_items_are_recognised(working_project: Project
     }  # fmt: skip
 
 
-def test_what_is_too_little_or_bad_is_reported(working_project: Project) -> None:
+def test_few_and_bad_rows_are_reported(working_project: Project) -> None:
     (working_project.root / "few.csv").write_text(
         "user_id,item_id,timestamp\na,b,1500000000\n,c,1500000001\n"
     )

@@ -57,7 +57,7 @@ def list_periods(outcomes: pl.DataFrame) -> list[tuple[int, int, int]]:
 
 @pytest.mark.parametrize("seed", range(repeats(6, 2)))
 @pytest.mark.parametrize("exclude_seen", [True, False])
-def test_the_numbers_of_each_edition_are_those_of_a_plain_count(
+def test_each_editions_numbers_equal_a_plain_count(
     history: ListHistory, seed: int, *, exclude_seen: bool
 ) -> None:
     chance = random.Random(seed)
@@ -89,7 +89,7 @@ def test_the_numbers_of_each_edition_are_those_of_a_plain_count(
             assert row[f"{rate}_low"] <= row[rate] <= row[f"{rate}_high"]
 
 
-def test_what_people_did_with_recent_editions_counts_together(history: ListHistory) -> None:
+def test_outcomes_of_recent_editions_are_counted_together(history: ListHistory) -> None:
     """After each of four editions, all users choose the first item of the list.
 
     The item is not popular. The first edition was replaced long before the other editions.
@@ -125,7 +125,7 @@ def test_few_people_say_nothing_of_lists(history: ListHistory) -> None:
 
 @pytest.mark.parametrize("seed", range(repeats(6, 2)))
 @pytest.mark.parametrize("exclude_seen", [True, False])
-def test_purchases_and_what_was_paid_are_those_of_a_plain_count(
+def test_purchases_and_payments_equal_a_plain_count(
     tmp_path: Path, seed: int, *, exclude_seen: bool
 ) -> None:
     history = ListHistory(tmp_path / "storage", success=["PURCHASE"])
@@ -156,7 +156,7 @@ def test_purchases_and_what_was_paid_are_those_of_a_plain_count(
     assert row["event_value_low"] < row["event_value"] < row["event_value_high"]
 
 
-def test_only_what_came_after_the_publication_counts(history: ListHistory) -> None:
+def test_only_interactions_after_the_publication_count(history: ListHistory) -> None:
     history.publish(LISTS, at=T0 + 60, data_until=T0)
     later = [Event("ann", "a", T0 + 61), Event("ann", "z", T0 + 70), Event("bob", "z", T0 + 80)]
     (first,) = history.measure(to_frame([*BEFORE, *later])).iter_rows(named=True)
@@ -170,7 +170,7 @@ def test_only_what_came_after_the_publication_counts(history: ListHistory) -> No
     assert (second["active_users"], second["hit_rate"], second["recall"]) == (2, 0.5, 0.25)
 
 
-def test_what_happened_at_the_moment_of_the_publication_does_not_count(
+def test_interactions_at_the_moment_of_publication_do_not_count(
     history: ListHistory,
 ) -> None:
     history.publish(LISTS, at=T0 + 60, data_until=T0, exclude_seen=False)
@@ -188,7 +188,9 @@ def test_without_later_interactions_there_is_no_number(history: ListHistory) -> 
     assert (row["active_users"], row["hit_rate"], row["gain"]) == (0, None, None)
 
 
-def test_a_rerun_changes_nothing_and_what_is_no_longer_kept_stays(history: ListHistory) -> None:
+def test_a_rerun_changes_nothing_and_outcomes_of_deleted_editions_stay(
+    history: ListHistory,
+) -> None:
     events = [*BEFORE]
     for night in range(1, 4):
         history.publish(LISTS, at=T0 + night * DAY, data_until=T0 + (night - 1) * DAY)
@@ -234,7 +236,7 @@ def test_a_period_runs_to_the_next_publication_and_after_a_rollback_the_older_li
     assert measure_after(6).head(3).equals(before.head(3))
 
 
-def test_what_an_edition_was_made_of_is_not_after_it(history: ListHistory) -> None:
+def test_an_editions_data_are_not_newer_than_the_edition(history: ListHistory) -> None:
     history.publish(LISTS, at=T0 + 100, data_until=T0 + 90)
     history.publish(LISTS, at=T0 + 200, data_until=T0 + 250)
     outcomes = history.measure(to_frame([*BEFORE, Event("ann", "a", T0 + 300)]))

@@ -138,7 +138,7 @@ def test_the_model_is_compared_with_popular_items_in_a_sentence(
     assert lead == pytest.approx(ndcg - page.numbers["NDCG of popular items"], abs=6e-3)
 
 
-def test_whom_the_lists_reach_is_counted_with_shares(night: ShopNight, page: Page) -> None:
+def test_users_with_lists_are_counted_with_shares(night: ShopNight, page: Page) -> None:
     lists, history = list_items(night.lists), Counter(night.interactions["USER_ID"])
     longest = max(map(len, lists.values()))
     numbers = {
@@ -201,7 +201,7 @@ def test_people_have_their_newest_history(night: ShopNight, page: Page) -> None:
     assert checked > 30
 
 
-def test_what_explains_an_item_is_in_the_history(page: Page, night: ShopNight) -> None:
+def test_an_items_explanation_is_in_the_history(page: Page, night: ShopNight) -> None:
     histories: dict[str, set[str]] = {}
     for user, item in night.interactions.select("USER_ID", "ITEM_ID").iter_rows():
         histories.setdefault(user, set()).add(TITLES[item])
@@ -213,7 +213,7 @@ def test_what_explains_an_item_is_in_the_history(page: Page, night: ShopNight) -
     assert explained > 50
 
 
-def test_what_explains_an_item_is_what_most_people_have_with_it(
+def test_an_items_explanation_is_the_item_most_people_have_with_it(
     night: ShopNight, page: Page
 ) -> None:
     people: dict[str, set[str]] = {}
@@ -236,7 +236,7 @@ def test_what_explains_an_item_is_what_most_people_have_with_it(
             assert scores[reason] == pytest.approx(best) if reason else best == 0.0
 
 
-def test_people_are_a_sample_and_those_whom_the_declaration_names(
+def test_the_page_shows_a_sample_of_people_and_the_declared_people(
     night: ShopNight, page: Page
 ) -> None:
     served = night.lists["user_id"].n_unique()
@@ -245,7 +245,7 @@ def test_people_are_a_sample_and_those_whom_the_declaration_names(
     assert MOST_PEOPLE / 2 <= len(page.people) <= MOST_PEOPLE + len(NAMED)
 
 
-def test_what_changed_is_counted_from_both_editions(strange_shop: StrangeShop) -> None:
+def test_changes_are_counted_from_two_editions(strange_shop: StrangeShop) -> None:
     for name, before_name in (("strict", "first"), ("last", "grown")):
         night, before = strange_shop.night(name), strange_shop.night(before_name)
         numbers = read(night.page).numbers
@@ -277,7 +277,7 @@ def test_items_up_and_down_are_counted_in_both_editions(strange_shop: StrangeSho
     assert {(" ".join(str(title).split()), *numbers) for title, *numbers in rows} == expected
 
 
-def test_the_data_before_and_now_are_those_of_both_nights(strange_shop: StrangeShop) -> None:
+def test_the_compared_data_are_the_data_of_the_two_nights(strange_shop: StrangeShop) -> None:
     night, before = strange_shop.night("grown"), strange_shop.night("strict")
     changed = {row[0]: row[1:] for row in read(night.page).tables["data that changed"]}
     frames = (before.interactions, night.interactions)

@@ -67,7 +67,7 @@ def count_plainly(
 
 
 @given(events_strategy, days_strategy, success_strategy)
-def test_popular_is_what_most_people_had_in_the_last_days(
+def test_popular_items_are_the_items_most_people_had_in_the_last_days(
     events: list[Event], days: int, success: list[str]
 ) -> None:
     counted = count_popular_items(to_frame(events), days, success)
@@ -75,7 +75,7 @@ def test_popular_is_what_most_people_had_in_the_last_days(
 
 
 @given(events_strategy, days_strategy, success_strategy)
-def test_popular_in_a_group_is_what_several_of_its_people_had(
+def test_an_item_is_popular_in_a_group_if_several_of_its_people_had_it(
     events: list[Event], days: int, success: list[str]
 ) -> None:
     counted = count_popular_items(to_frame(events), days, success, by=GROUPS)

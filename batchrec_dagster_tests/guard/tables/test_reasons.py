@@ -57,21 +57,21 @@ def test_without_anything_in_common_no_item_is_named() -> None:
     assert explain([("reader", "pan", None)]) == [(None, None)]
 
 
-def test_people_without_a_history_get_what_is_popular_and_items_without_people_are_new() -> None:
+def test_newcomers_get_popular_items_and_unseen_items_count_as_new() -> None:
     assert explain([("nobody", "pot", None), ("cook", "just in", None)]) == [
         ("popular", None),
         ("new", None),
     ]
 
 
-def test_what_a_rule_says_stays() -> None:
+def test_the_text_of_a_rule_stays() -> None:
     assert explain([("cook", "lid", "pinned"), ("cook", "lamp", "popular")]) == [
         ("pinned", None),
         ("popular", None),
     ]
 
 
-def test_items_of_a_control_and_those_without_a_score_are_popular() -> None:
+def test_items_of_a_control_or_without_a_score_count_as_popular() -> None:
     rows = to_lists([("cook", "lid", None), ("cook", "lamp", None), ("reader", "lamp", None)])
     lists = rows.with_columns(
         score=pl.Series([0.5, None, None]), arm=pl.Series(["model", "model", "control"])
@@ -83,7 +83,7 @@ def test_items_of_a_control_and_those_without_a_score_are_popular() -> None:
 @pytest.mark.parametrize(
     "settings", [{"success": ["Purchase"]}, {"event_weights": {"view": 0.1, "PURCHASE": 1}}]
 )
-def test_whoever_bought_something_is_not_told_of_what_they_only_looked_at(
+def test_viewed_items_are_no_reason_for_people_who_bought(
     settings: dict[str, Any],
 ) -> None:
     rows = [(user, item, "view") for user, item in INTERACTIONS]
@@ -107,7 +107,7 @@ def test_an_overlap_that_chance_explains_is_no_reason() -> None:
     assert explained["reason_item"].to_list() == [None, "book"]
 
 
-def test_what_one_person_had_besides_is_no_reason() -> None:
+def test_an_item_of_a_single_person_is_no_reason() -> None:
     interactions = to_frame([*INTERACTIONS, ("u1", "secret"), ("reader", "secret")])
     explained = explain_lists(to_lists([("reader", "pot", None)]), interactions)
     assert explained.rows() == [(None, None, None, None)]
@@ -144,7 +144,7 @@ def count_overlaps(pairs: set[tuple[str, str]]) -> dict[tuple[str, str], float]:
     ),
     st.sampled_from([{"event_weights": {"buy": 1, "view": 0.5}}, {"success": ["Buy"]}, {}]),
 )
-def test_reasons_are_those_of_a_plain_count(
+def test_reasons_equal_a_plain_count(
     events: list[tuple[str, str, str]],
     rows: list[tuple[str, str, None]],
     solution: dict[str, Any],

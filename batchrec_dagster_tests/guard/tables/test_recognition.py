@@ -74,7 +74,7 @@ def shapes(draw: st.DrawFn) -> Shape:
 
 @settings(deadline=None, max_examples=repeats(300, 12))
 @given(shape=shapes(), names_are_given=st.booleans())
-def test_what_new_declares_is_what_a_run_sees(
+def test_new_declares_what_a_run_recognises(
     tmp_path_factory: pytest.TempPathFactory, shape: Shape, names_are_given: bool
 ) -> None:
     folder = tmp_path_factory.mktemp("shape")

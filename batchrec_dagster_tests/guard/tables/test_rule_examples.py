@@ -75,7 +75,7 @@ def make_list(
         ({"days": 30, "except": 'ITEMS.KIND = "food"'}, "abcde"),
     ],
 )
-def test_what_counts_as_seen_is_left_out(seen: dict[str, Any], expected: str) -> None:
+def test_items_that_count_as_seen_are_left_out(seen: dict[str, Any], expected: str) -> None:
     assert make_list({}, seen) == expected
 
 

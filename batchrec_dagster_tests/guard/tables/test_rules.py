@@ -182,7 +182,7 @@ def test_a_rule_does_what_it_says(rule: str, data: st.DataObject) -> None:
 
 @settings(max_examples=EXAMPLES)
 @given(seen=exclude_seen, shop=shops())
-def test_what_a_person_had_is_left_out(seen: Declared, shop: Shop) -> None:
+def test_seen_items_are_left_out(seen: Declared, shop: Shop) -> None:
     check_rules({}, seen, shop)
 
 

@@ -71,7 +71,7 @@ def test_a_shape_is_right_at_once_or_with_the_options_of_the_message(
 
 
 @pytest.mark.parametrize("shape", REFUSED, ids=lambda shape: shape.name)
-def test_what_is_not_read_is_refused_by_its_name(shop: Project, shape: Shape) -> None:
+def test_unsupported_shapes_are_refused_by_name(shop: Project, shape: Shape) -> None:
     rows, message = declare(shop, shape.write(shop.root), [])
     assert rows is None
     assert shape.message in message

@@ -121,7 +121,7 @@ TYPED = [
 ]
 
 
-def test_what_is_shown_in_a_pipe(home: Path) -> None:
+def test_show_in_a_pipe_prints_the_expected_text(home: Path) -> None:
     files = publish(home, titles=number_titles())
     # a user without a list, and a user without a history
     content = files.storage.store.get(files.interactions)
@@ -251,7 +251,7 @@ def test_a_narrow_terminal_gets_lines_that_fit(home: Path, no_color: str) -> Non
 
 
 @pytest.mark.attack
-def test_what_a_stranger_wrote_is_shown_as_text(home: Path) -> None:
+def test_a_strangers_text_is_shown_as_text(home: Path) -> None:
     wild = [
         "\x1b[31mred\x1b[0m \x1b]0;title\x07\x9b2J",
         "[red]markup[/red] [link=http://x]x[/link] :smile:",
@@ -340,7 +340,7 @@ def publish_film(files: Files, film: str, time: datetime, **facts: Any) -> None:
     publish_rows(files, pl.DataFrame(rows, schema=names, orient="row"), **facts)
 
 
-def test_what_a_person_got_in_an_edition_is_shown(past: Files) -> None:
+def test_a_persons_list_in_an_earlier_edition_is_shown(past: Files) -> None:
     publish_film(past, "egret", at(20))
     publish_film(past, "fjord", at(22))
     restore_edition(past, 1, at(22, 9))

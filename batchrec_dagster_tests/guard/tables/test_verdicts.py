@@ -84,7 +84,7 @@ def test_somebody_should_look_at_the_lists(facts: dict[str, Any]) -> None:
     ],
     ids=str,
 )
-def test_only_what_harms_readers_is_refused(facts: dict[str, Any], level: str) -> None:
+def test_only_findings_that_harm_readers_refuse(facts: dict[str, Any], level: str) -> None:
     assert judge(JudgedFacts(**facts)) == level
 
 

@@ -128,7 +128,7 @@ def test_the_weights_are_the_two_regressions() -> None:
     assert score_users(scorer, history, 0.3) == pytest.approx(expected, rel=1e-4)
 
 
-def test_new_items_go_to_those_who_like_their_kind() -> None:
+def test_new_items_go_to_users_who_like_their_kind() -> None:
     model, data = train_model(halves())
     found = lists(model, ["u0", "u1", "u2", "u3"], data, 10)
     new = [[item for item in items if item[0] in "ab"] for items in found]

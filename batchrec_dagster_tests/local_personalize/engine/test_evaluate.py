@@ -92,7 +92,7 @@ def test_the_newest_tenth_of_tested_users_is_held_out() -> None:
         assert (items, truth[user]) == (own[:10], own[10:])
 
 
-def test_of_many_users_a_tenth_is_tested() -> None:
+def test_a_tenth_of_many_users_is_tested() -> None:
     rows = [(f"u{user}", f"i{item}", item) for user in range(5000) for item in range(2)]
     held_out = hold_out(interactions_of(rows))
     assert held_out is not None
@@ -112,7 +112,7 @@ def test_too_few_rows_have_no_split(rows: list[tuple[str, str, int]]) -> None:
     assert hold_out(interactions_of(rows)) is None
 
 
-def test_metrics_and_choices_are_those_of_a_plain_reading() -> None:
+def test_metrics_and_choices_equal_a_plain_reading() -> None:
     held_out = hold_out(interactions_of(tastes(users=200)))
     assert held_out is not None
     item_ids = held_out.train.item_ids[order_by_popularity(held_out.train)].tolist()

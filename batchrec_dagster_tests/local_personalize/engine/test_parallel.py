@@ -39,7 +39,7 @@ def test_blas_has_one_thread_meanwhile_and_what_it_had_before_afterwards() -> No
     assert count_blas_threads() == before
 
 
-def test_what_the_work_raises_is_raised() -> None:
+def test_an_error_in_the_work_is_raised() -> None:
     def fail(number: int) -> int:
         raise ValueError(str(number))
 

@@ -41,7 +41,7 @@ def rank_plainly(model: SegmentModel, data: Interactions, items: Int32) -> list[
     return [int(user) for user in np.argsort(-affinity, kind="stable")]
 
 
-def test_segments_are_those_with_the_highest_affinity(
+def test_segments_have_the_users_with_the_highest_affinity(
     model: SegmentModel, data: Interactions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     queries = [find_items(model, "i0"), find_items(model, "i1", "i3", "i5")]

@@ -184,7 +184,7 @@ def test_weights_are_scaled_by_the_spread_of_scores(tested: evaluate.Tested) -> 
     assert contributions[0] == pytest.approx(contributions[1], rel=0.3)
 
 
-def test_repeats_raise_what_is_frequent_and_recent_to_the_share() -> None:
+def test_repeats_raise_frequent_and_recent_items_to_the_share() -> None:
     history = history_of([[0, 1]], 4)
     object.__setattr__(
         history, "counts", np.array([1, 3], np.float32)

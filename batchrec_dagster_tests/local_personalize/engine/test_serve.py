@@ -25,7 +25,7 @@ def sort_rows(scores: Float32, k: int) -> list[list[int]]:
 
 
 @given(st.integers(0, 5), st.integers(0, 300), st.integers(1, 7), st.sampled_from([1, 3, 1000]))
-def test_the_best_columns_are_those_of_a_sort(rows: int, n: int, k: int, values: int) -> None:
+def test_the_best_columns_equal_a_sort(rows: int, n: int, k: int, values: int) -> None:
     rng = np.random.default_rng(rows + n)
     scores = rng.integers(-values, values, (rows, n)).astype(np.float32)
     scores[rng.random((rows, n)) < 0.2] = -np.inf
