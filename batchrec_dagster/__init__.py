@@ -1,4 +1,4 @@
-"""Batch recommendations with Amazon Personalize, as Dagster assets: what other projects import."""
+"""The public API of batchrec: batch recommendations with Amazon Personalize, as Dagster assets."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -19,12 +19,12 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import on first use: the Spark job and local_personalize need no Dagster."""
+    """Import a public name on first use: the Spark job and local_personalize need no Dagster."""
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_MODULES[name]), name)
 
 
 def __dir__() -> list[str]:
-    """So that `dg list components` finds them."""
+    """Return the module's names with the public ones, so that `dg list components` finds them."""
     return [*globals(), *__all__]

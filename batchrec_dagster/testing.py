@@ -1,6 +1,6 @@
-"""Pytest fixtures for other people's pipelines.
+"""Pytest fixtures for testing your own pipelines.
 
-`run_pipeline` runs a defs.yaml of one's own in a temporary home, in seconds:
+`run_pipeline` runs one of your project's pipelines in a temporary home, in seconds:
 
     pytest_plugins = ["batchrec_dagster.testing"]
 
@@ -18,8 +18,8 @@
         assert local_personalize.get("out/users.json.out")
 
 Every test gets a new, empty Personalize, which is deleted after the test. It really imports, trains
-and recommends, without simulated waiting. A program to which no client can be passed, such as the
-`aws` command, reaches it with `local_personalize.environment`.
+and recommends, without simulated waiting. Programs that accept no client, such as the `aws`
+command, reach it through the variables in `local_personalize.environment`.
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ if TYPE_CHECKING:
     from batchrec_dagster.pipeline.deployment import Deployment
 
 _SLEEP_SECONDS = 0.01
-# How often a run asks whether a job has ended. The embedded Personalize takes milliseconds.
+# The seconds between two polls of a job. The embedded Personalize takes milliseconds.
 _POLL_SECONDS = "0.02"
-# They say where a deployment's files and resources are, which a test must not reach.
+# The variables that point to a real deployment's files and resources. Tests must not reach them.
 _DEPLOYMENT_VARIABLES = (
     "BATCHREC_STORAGE",
     "BATCHREC_PERSONALIZE",
@@ -67,14 +67,14 @@ class StartedPersonalize:
     """A role for requests that need one."""
     region: str
     bucket: str
-    """The name of the bucket."""
+    """The name of the bucket in `store`."""
     store: ObjectStore
-    """The storage with the bucket."""
+    """The storage that holds the bucket."""
     client: PersonalizeClient
     """A boto3 `personalize` client."""
 
     def __init__(self, folder: Path, *, bucket: str = "test-bucket") -> None:
-        """Start it, with all its files in `folder`."""
+        """Start a local Personalize that keeps all its files in `folder`."""
         self.bucket = bucket
         self.store = ObjectStore(folders={bucket: folder / "storage"})
         self._service = LocalPersonalize(folder / "home", self.store)
@@ -83,11 +83,11 @@ class StartedPersonalize:
         self._server: tuple[uvicorn.Server, threading.Thread] | None = None
 
     def uri(self, key: str) -> str:
-        """Return `s3://BUCKET/KEY`, as requests name the object."""
+        """Return `s3://BUCKET/KEY`, the URI of an object in requests."""
         return f"s3://{self.bucket}/{key}"
 
     def put(self, key: str, data: bytes) -> str:
-        """Write an object, and return its URI."""
+        """Write an object and return its URI."""
         self.store.put(self.uri(key), data)
         return self.uri(key)
 
@@ -102,8 +102,8 @@ class StartedPersonalize:
 
     @cached_property
     def endpoint_url(self) -> str:
-        """The URL of its server, which starts on first use."""
-        # Imported here, because it takes half a second that tests with a client save.
+        """The URL of the local Personalize's HTTP server, which starts on first use."""
+        # Imported here because the import takes half a second, which tests with a client can save.
         import uvicorn
 
         from batchrec_dagster.local_personalize.api.server import make_application
@@ -122,7 +122,10 @@ class StartedPersonalize:
 
     @property
     def environment(self) -> dict[str, str]:
-        """The variables for AWS SDKs and the `aws` command to reach it without an account."""
+        """The variables with which AWS SDKs and the `aws` command reach this Personalize.
+
+        No AWS account is needed.
+        """
         return {
             "AWS_ENDPOINT_URL_PERSONALIZE": self.endpoint_url,
             "AWS_ACCESS_KEY_ID": "local",
@@ -131,7 +134,7 @@ class StartedPersonalize:
         }
 
     def close(self) -> None:
-        """Stop it. Unfinished jobs stay unfinished."""
+        """Stop the local Personalize. Unfinished jobs stay unfinished."""
         if self._server:
             server, thread = self._server
             server.should_exit = True
@@ -140,11 +143,11 @@ class StartedPersonalize:
 
 
 class RunFailedError(AssertionError):
-    """The run failed. The message says which step, and why."""
+    """A failed run of a pipeline. The message says which step failed, and why."""
 
 
 class PipelineRun:
-    """A finished run of a pipeline, and what it left."""
+    """A finished run of a pipeline, with the lists, files and metadata that it left."""
 
     def __init__(
         self,
@@ -161,7 +164,7 @@ class PipelineRun:
 
     @property
     def reason(self) -> str:
-        """Which steps failed, and why; empty if none did."""
+        """The failed steps and the reasons, one line per step; empty if no step failed."""
         from batchrec_dagster.pipeline.failure_reasons import find_failure_reason
 
         events = [event for event in self._result.all_events if event.is_step_failure]
@@ -169,7 +172,7 @@ class PipelineRun:
 
     @property
     def home(self) -> Path:
-        """The folder with all that it left: storage, models, report."""
+        """The folder with everything that the run left: storage, models and report."""
         return self._deployment.home
 
     @property
@@ -185,7 +188,10 @@ class PipelineRun:
         return self._read(lists[0])
 
     def lists_of(self, name: str) -> pl.DataFrame:
-        """The published lists of one of the pipeline's `lists`. Raises KeyError if it has none."""
+        """Return the published lists named `name` in the pipeline's `lists`.
+
+        Raises KeyError if the pipeline has no such lists.
+        """
         for published in self._pipeline.user_lists:
             if published.name == name:
                 return self._read(published)
@@ -199,7 +205,10 @@ class PipelineRun:
         return frame.collect()
 
     def metadata(self, asset: str) -> dict[str, Any]:
-        """What the asset of this name, such as interactions, reported about itself."""
+        """Return the metadata that an asset, such as `interactions`, reported in this run.
+
+        Raises KeyError if the run did not make the asset.
+        """
         path = self._pipeline.asset_key(asset)
         for event in self._result.get_asset_materialization_events():
             if event.asset_key is not None and event.asset_key.path == path:
@@ -209,13 +218,13 @@ class PipelineRun:
 
     @property
     def failed_checks(self) -> list[str]:
-        """The names of the checks that did not pass, those that only warn too."""
+        """The names of the checks that did not pass, including checks that only warn."""
         evaluations = self._result.get_asset_check_evaluations()
         return [evaluation.check_name for evaluation in evaluations if not evaluation.passed]
 
 
 class RunPipeline(Protocol):
-    """Runs a pipeline of the project."""
+    """A function that runs one of the project's pipelines."""
 
     def __call__(
         self,
@@ -225,13 +234,13 @@ class RunPipeline(Protocol):
         report: bool = False,
         may_fail: bool = False,
     ) -> PipelineRun:
-        """The finished run.
+        """Run a pipeline, and return the finished run.
 
         name: the pipeline's name, or its folder below defs/.
-        settings: what is changed for this run, by path such as `ratings.source`. Relative paths
-            start at the project's folder.
-        report: whether the report is made too.
-        may_fail: whether a failed run is returned. Otherwise RunFailedError is raised.
+        settings: the settings to change for this run, by path such as `ratings.source`. Relative
+            paths start at the project's folder.
+        report: whether to make the report too.
+        may_fail: whether to return a failed run. Otherwise a failed run raises RunFailedError.
         """
 
 
@@ -239,11 +248,12 @@ class RunPipeline(Protocol):
 def run_pipeline(
     tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> RunPipeline:
-    """Runs a pipeline of the project around the working folder, on the embedded Personalize.
+    """Return a function that runs the project's pipelines on the embedded Personalize.
 
-    Each run has a home of its own, writes to no sinks and sends no alerts.
+    The project is found from the working folder. Each run has its own home, writes to no sinks and
+    sends no alerts.
     """
-    # Imported here, because they take seconds that other tests save.
+    # Imported here because these imports take seconds, which other tests can save.
     import dagster as dg
 
     from batchrec_dagster.cli.project import find_project
@@ -282,9 +292,10 @@ def run_pipeline(
 
 
 def _load_pipeline(project: Project, name: str) -> BatchRecommendations:
-    """The declared pipeline of this name, or in this folder below defs/.
+    """Return the declared pipeline with this name, or in this folder below defs/.
 
-    Raises DeclarationError, and UnknownNameError if there is none.
+    Raises DeclarationError if a declaration is invalid, and UnknownNameError if no pipeline
+    matches.
     """
     from batchrec_dagster.cli.pipelines import make_undeclared_error
     from batchrec_dagster.pipeline.component import BatchRecommendations
@@ -306,7 +317,7 @@ def _load_pipeline(project: Project, name: str) -> BatchRecommendations:
 
 @pytest.fixture
 def local_personalize(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartedPersonalize]:
-    """A new local Personalize with storage."""
+    """Yield a new, empty local Personalize with storage, and stop it after the test."""
     started = StartedPersonalize(tmp_path_factory.mktemp("personalize"))
     try:
         yield started

@@ -1,1 +1,1 @@
-"""Amazon Personalize from the client's side."""
+"""The client side of Amazon Personalize."""

@@ -1,4 +1,4 @@
-"""How Personalize's API spells its kinds of resources, their tags, statuses and errors."""
+"""The names that Personalize's API uses for resource kinds, tags, statuses and errors."""
 
 from __future__ import annotations
 
@@ -11,23 +11,24 @@ from typing import Any
 from batchrec_dagster.errors import UserError
 
 Description = Mapping[str, Any]
-"""Describe's answer for a resource, or its summary in List's answer."""
+"""The answer of Describe for a resource, or the resource's summary in an answer of List."""
 
-# The tags of what a pipeline creates: its name, and the storage of its deployment.
+# The tags on resources that a pipeline creates: the pipeline's name, and the deployment's storage.
 PIPELINE_TAG, STORAGE_TAG = "batchrec:pipeline", "batchrec:storage"
 DATA_VERSION_TAG = "batchrec:data-version"
-# A solution version's own name is a tag too, because DescribeSolutionVersion may leave it out.
+# The name of a solution version is stored in a tag too, because DescribeSolutionVersion may leave
+# it out.
 VERSION_NAME_TAG = "batchrec:name"
 OWN_TAGS = (PIPELINE_TAG, STORAGE_TAG, DATA_VERSION_TAG, VERSION_NAME_TAG)
 
 ACTIVE = "ACTIVE"
-# A data deletion job has statuses of its own: PENDING, IN_PROGRESS, COMPLETED and FAILED.
+# A data deletion job has its own statuses: PENDING, IN_PROGRESS, COMPLETED and FAILED.
 READY = (ACTIVE, "COMPLETED")
-# A job or version with this status is started once more.
+# A job or version with this status is started a second time.
 CREATE_FAILED = "CREATE FAILED"
 FAILED = (CREATE_FAILED, "CREATE STOPPED", "FAILED")
 
-# Error codes of Personalize.
+# Personalize's error codes.
 INVALID = "InvalidInputException"
 LIMIT = "LimitExceededException"
 NOT_FOUND = "ResourceNotFoundException"
@@ -37,37 +38,37 @@ EXISTS = "ResourceAlreadyExistsException"
 
 @dataclass(frozen=True)
 class ResourceKind:
-    """A kind of resource, and its spelling in the API's operations and members."""
+    """A kind of resource, with its names in the API's operations and members."""
 
     label: str
     plural: str = ""
     is_numbered: bool = False
-    """Whether a run makes a new one each time, with a number in its name: jobs and versions."""
+    """Whether a run makes a new resource each time, with a number in its name: a job or version."""
 
     @cached_property
     def snake(self) -> str:
-        """As in the names of operations, such as dataset_group."""
+        """The kind's name in the client's methods, such as dataset_group."""
         return self.label.replace(" ", "_")
 
     @cached_property
     def member(self) -> str:
-        """The member of Describe's answer, such as datasetGroup."""
-        first, *others = self.label.split()
-        return first + "".join(word.capitalize() for word in others)
+        """The name of the member in Describe's answer, such as datasetGroup."""
+        first, *later_words = self.label.split()
+        return first + "".join(word.capitalize() for word in later_words)
 
     @cached_property
     def members(self) -> str:
-        """The member of List's answer, such as datasetGroups."""
+        """The name of the member in List's answer, such as datasetGroups."""
         return self.plural or f"{self.member}s"
 
     @cached_property
     def arn(self) -> str:
-        """The member that holds an ARN, such as datasetGroupArn."""
+        """The name of the member that holds an ARN, such as datasetGroupArn."""
         return f"{self.member}Arn"
 
     @cached_property
     def name(self) -> str:
-        """The member that holds the name: jobName or name."""
+        """The name of the member that holds the resource's name: jobName or name."""
         return "jobName" if self.label.endswith("job") else "name"
 
 
@@ -90,22 +91,22 @@ RECOMMENDER = ResourceKind("recommender")
 
 
 class PersonalizeError(UserError):
-    """Personalize refused a request, a resource failed, or it took too long.
+    """An error from Personalize: a refused request, a failed resource, or a timeout.
 
-    The message tells the user what to do. A later run may continue, but the same run is not worth
-    another try.
+    The message tells the user what to do. A later run may continue, but retrying within the same
+    run does not help.
     """
 
     def __init__(self, message: str, details: Mapping[str, str] | None = None) -> None:
         super().__init__(message)
         self.details: Mapping[str, str] = details or {}
-        """The ARN, status and reason of a resource that failed; else empty."""
+        """The ARN, status and reason of the failed resource; empty for other errors."""
 
 
 def explain_refusal(code: str, message: str, arguments: Mapping[str, Any]) -> str:
-    """What to do about a Create that was refused, after a semicolon; empty if it is not known.
+    """Return a hint, after a semicolon, on how to fix a refused Create; empty if none is known.
 
-    arguments: Create's.
+    arguments: the arguments of the Create request.
     """
     if code == LIMIT:
         return (
@@ -117,9 +118,9 @@ def explain_refusal(code: str, message: str, arguments: Mapping[str, Any]) -> st
 
 
 def explain_role_error(reason: str, description: Mapping[str, Any]) -> str | None:
-    """The fix if Personalize may not do in S3 what a job needs; None for other reasons.
+    """Return the fix if Personalize lacks permissions in S3 for a job; None for other reasons.
 
-    description: Describe's answer for the job, or Create's arguments.
+    description: Describe's answer for the job, or the arguments of its Create request.
     """
     if not re.search(r"privilege|assume|access.?denied", reason, re.IGNORECASE):
         return None
@@ -141,7 +142,7 @@ def explain_role_error(reason: str, description: Mapping[str, Any]) -> str | Non
 
 
 def make_failure_error(kind: ResourceKind, arn: str, description: Description) -> PersonalizeError:
-    """What to raise for a resource that failed, with Personalize's reason and the fix."""
+    """Return the error for a resource that failed, with Personalize's reason and the fix."""
     reason = description.get("failureReason") or f"its status is {description['status']}"
     role_fix = explain_role_error(reason, description)
     fix = (

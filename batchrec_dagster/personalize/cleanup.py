@@ -1,8 +1,9 @@
-"""Deletes what a pipeline created in Personalize: all of it, or what is no longer in use.
+"""Deletion of a pipeline's resources in Personalize: either all of them, or the unused ones.
 
-A dataset group is the pipeline's if it has the pipeline's name and tag. What is in such a group is
-the pipeline's if it has the tag. Schemas have no tags: the name counts, unless a dataset of another
-pipeline uses the schema. Work under way is waited for, never stopped: it is paid for anyway.
+A dataset group belongs to the pipeline if it has the pipeline's name and tag. A resource inside
+such a group belongs to the pipeline if it has the tag. Schemas have no tags, so a schema belongs to
+the pipeline by its name, unless a dataset of another pipeline uses the schema. Trainings and jobs
+under way are waited for, never stopped, because they are paid for anyway.
 Source of the order of deletion: developer guide, "Deleting Amazon Personalize resources".
 """
 
@@ -44,34 +45,36 @@ from batchrec_dagster.personalize.ensure import Ensure
 
 # Deleting a solution deletes its versions. Jobs cannot be deleted; finished ones cost nothing.
 ORDER = (FILTER, SOLUTION, DATASET, SCHEMA, DATASET_GROUP)
-# What is in a resource of this kind, and is deleted before it.
+# The kinds of resources inside each kind of resource. They are deleted first.
 CONTENT = {DATASET_GROUP: (FILTER, SOLUTION, DATASET)}
-# What may be under way in it, and ends first.
+# The kinds of work that may be under way in each kind of resource. The deletion waits for the work.
 WORK = {SOLUTION: (SOLUTION_VERSION,), DATASET: (IMPORT_JOB,)}
-# What no pipeline creates in it.
+# The kinds of resources that may be inside each kind of resource, but that no pipeline creates.
 FOREIGN = {
     DATASET_GROUP: (EVENT_TRACKER, METRIC_ATTRIBUTION, RECOMMENDER),
     SOLUTION: (CAMPAIGN,),
 }
 
-# A pipeline's dataset groups: its name, and what its settings are.
+# The pattern of the names of a pipeline's dataset groups: the pipeline's name and a hash of its
+# schemas.
 _GROUP_NAME = "{}-[0-9a-f]{{8}}"
 
-# How many of a kind stay in a dataset group besides those in use: a setting may be changed back.
+# The number of unused solutions, and of unused filters, to keep in a dataset group, because a
+# setting may be changed back.
 SPARE_RESOURCES = 2
-# How long a run waits for what it prunes. The next run continues.
+# The seconds that a run waits for its deletions. The next run continues.
 PRUNE_SECONDS = 600
 
 
 @dataclass(frozen=True)
 class ListedResource:
-    """A resource as Personalize listed it."""
+    """A resource in an answer of List."""
 
     kind: ResourceKind
     name: str
     arn: str
     status: str
-    """Its status then; empty for a kind that has none."""
+    """The status when the resource was listed; empty for a kind without statuses."""
 
     def __str__(self) -> str:
         return f"{self.kind.label} {self.name}"
@@ -79,25 +82,25 @@ class ListedResource:
 
 @dataclass(frozen=True)
 class TeardownPlan:
-    """What a teardown does: it waits for `work`, then deletes `pieces`."""
+    """The plan of a teardown, which waits for `work` and then deletes `pieces`."""
 
     pieces: list[ListedResource] = field(default_factory=list)
-    """What it deletes, in this order."""
+    """The resources to delete, in this order."""
     work: list[ListedResource] = field(default_factory=list)
-    """Trainings and jobs under way: it waits for them."""
+    """The trainings and jobs under way, which the teardown waits for."""
     in_the_way: list[str] = field(default_factory=list)
-    """Sentences on what others created inside the pieces. Any of them stops the teardown."""
+    """Sentences about foreign resources inside the pieces. Any such sentence stops the teardown."""
     left_alone: list[str] = field(default_factory=list)
-    """Sentences on what looks like the pipeline's and is not."""
+    """Sentences about resources that look like the pipeline's but belong to somebody else."""
 
     def describe(
         self, file_sizes: Sequence[int], root: str, running: Sequence[str] = ()
     ) -> list[str]:
-        """The plan in words, in the order of deletion.
+        """Return the plan in words, in the order of deletion.
 
-        file_sizes: the bytes of each file that is to be deleted too.
-        root: where these are.
-        running: sentences on the runs that are in the way.
+        file_sizes: the size in bytes of each file that is to be deleted too.
+        root: the folder with the files.
+        running: sentences about runs that are in the way.
         """
         megabytes = sum(file_sizes) / 1e6
         return [
@@ -114,7 +117,10 @@ class TeardownPlan:
 
 
 def plan_teardown(ensure: Ensure, pipeline: str) -> TeardownPlan:
-    """Everything that the pipeline created, in whatever state an earlier teardown left it."""
+    """Return a plan to delete everything that the pipeline created.
+
+    An earlier teardown may have left the resources in any state.
+    """
     plan = TeardownPlan()
     for group in list_groups(ensure, pipeline):
         with _ignore_missing():
@@ -133,7 +139,7 @@ def plan_teardown(ensure: Ensure, pipeline: str) -> TeardownPlan:
 
 
 def delete(ensure: Ensure, plan: TeardownPlan) -> None:
-    """Wait for work under way, then delete, and wait until everything is gone.
+    """Wait for work under way, then delete the resources and wait until they are gone.
 
     Raises PersonalizeError before deleting anything if something is in the way, and if the deadline
     passes.
@@ -160,12 +166,12 @@ def prune(
     in_use: Collection[str],
     other_groups: Collection[str],
 ) -> list[ListedResource]:
-    """Delete what earlier settings of the pipeline left, wait until it is gone, and return it.
+    """Delete the resources that the pipeline's earlier settings left, and return them.
 
-    What has work under way stays for a later run.
+    It waits until they are gone. A resource with work under way stays for a later run.
 
     group: the name of the dataset group in use.
-    in_use: the names of the solutions and filters in it that are in use.
+    in_use: the names of the solutions and filters in use inside this group.
     other_groups: the names of other dataset groups to keep.
     Raises PersonalizeError, and botocore's ClientError.
     """
@@ -185,7 +191,10 @@ def prune(
 
 
 def _add_idle(ensure: Ensure, pipeline: str, piece: ListedResource, plan: TeardownPlan) -> None:
-    """Add the piece with what is in it, if it is the pipeline's and nothing is under way in it."""
+    """Add a resource and its contents if it is the pipeline's, and idle.
+
+    A resource is left out if work is under way in it, or if it holds resources of somebody else.
+    """
     own_plan = TeardownPlan()
     with _ignore_missing():
         if not is_ours(ensure, piece, pipeline):
@@ -199,7 +208,7 @@ def _add_idle(ensure: Ensure, pipeline: str, piece: ListedResource, plan: Teardo
 
 
 def _add(ensure: Ensure, pipeline: str, piece: ListedResource, plan: TeardownPlan) -> None:
-    """Add the piece, what is in it, what is under way in it, and what others created in it."""
+    """Add a resource, its contents, the work under way in it, and foreign resources inside it."""
     plan.pieces.append(piece)
     parent = {piece.kind.arn: piece.arn}
     for kind in CONTENT.get(piece.kind, ()):
@@ -219,7 +228,7 @@ def _add(ensure: Ensure, pipeline: str, piece: ListedResource, plan: TeardownPla
 
 
 def _add_schemas(ensure: Ensure, group_name: str, plan: TeardownPlan) -> None:
-    """Add the schemas of the groups whose names match, unless somebody else uses them."""
+    """Add the schemas of the groups with matching names, unless somebody else uses them."""
     own_name = re.compile(rf"{group_name}-(interactions|items|users)")
     schemas = [
         schema for schema in list_resources(ensure, SCHEMA) if own_name.fullmatch(schema.name)
@@ -252,31 +261,32 @@ def _add_jobs(ensure: Ensure, plan: TeardownPlan) -> None:
 
 
 def list_groups(ensure: Ensure, pipeline: str) -> list[ListedResource]:
-    """The dataset groups with the pipeline's name, also those of earlier settings.
+    """Return the dataset groups with the pipeline's name, including groups of earlier settings.
 
-    They are its own if `is_ours` says so.
+    A listed group may belong to somebody else: check it with `is_ours`.
     """
     name = re.compile(_GROUP_NAME.format(re.escape(pipeline)))
     return [group for group in list_resources(ensure, DATASET_GROUP) if name.fullmatch(group.name)]
 
 
 def is_ours(ensure: Ensure, piece: ListedResource, pipeline: str) -> bool:
-    """Whether the pipeline created the resource, by its tags."""
+    """Return whether the pipeline created the resource, judging by its tags."""
     if piece.status.startswith("DELETE"):
-        # An earlier teardown or somebody else deletes it: wait for it. It may have no tags.
+        # An earlier teardown or somebody else is deleting the resource, which may have no tags any
+        # more. Count it as ours, so that the caller waits for its deletion.
         return True
     tags = ensure.tags_of(piece.arn)
-    own = (pipeline, ensure.tags.get(STORAGE_TAG))
-    return (tags.get(PIPELINE_TAG), tags.get(STORAGE_TAG)) == own
+    our_tags = (pipeline, ensure.tags.get(STORAGE_TAG))
+    return (tags.get(PIPELINE_TAG), tags.get(STORAGE_TAG)) == our_tags
 
 
 def is_busy(summary: Mapping[str, Any]) -> bool:
-    """Whether Personalize still works on the resource."""
+    """Return whether Personalize still works on the resource."""
     return summary["status"] not in (*READY, *FAILED)
 
 
 def list_resources(ensure: Ensure, kind: ResourceKind, **within: str) -> list[ListedResource]:
-    """All resources of this kind, whoever created them.
+    """Return all resources of a kind, whoever created them.
 
     within: List's filter, for example a dataset group.
     """
@@ -298,7 +308,7 @@ def _to_resources(kind: ResourceKind, summaries: Iterable[Description]) -> list[
 
 @contextmanager
 def _ignore_missing() -> Iterator[None]:
-    """Ignore that a resource is gone: an earlier teardown may be deleting it."""
+    """Ignore errors about a missing resource, because an earlier teardown may be deleting it."""
     try:
         yield
     except ClientError as error:
@@ -307,7 +317,7 @@ def _ignore_missing() -> Iterator[None]:
 
 
 def _wait_until_idle(ensure: Ensure, piece: ListedResource) -> None:
-    """Wait until Personalize has ended its work on it. Raises PersonalizeError at the deadline."""
+    """Wait until Personalize has finished its work. Raises PersonalizeError at the deadline."""
     while (description := ensure.describe_if_shown(piece.kind, piece.arn)) is not None and is_busy(
         description
     ):
@@ -315,7 +325,10 @@ def _wait_until_idle(ensure: Ensure, piece: ListedResource) -> None:
 
 
 def _delete(ensure: Ensure, piece: ListedResource) -> None:
-    """Ask for the deletion, as soon as nothing else needs the piece."""
+    """Request the deletion, and repeat the request while another resource needs this one.
+
+    Raises PersonalizeError if Personalize refuses the deletion, or at the deadline.
+    """
     while True:
         try:
             getattr(ensure.client, f"delete_{piece.kind.snake}")(**{piece.kind.arn: piece.arn})

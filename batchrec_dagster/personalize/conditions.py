@@ -1,8 +1,8 @@
-"""Checks conditions against the schemas of datasets, and finds the rows that meet them.
+"""Checks of conditions against dataset schemas, and a search for rows that meet a condition.
 
-The conditions are those of Personalize's filters, and of rules, such as `ITEMS.STOCK > 0`. A null
-never matches, not even != or NOT IN. A string with `|` matches as a whole and by each of the values
-that `|` separates. Names match in any case, values do not.
+The conditions, such as `ITEMS.STOCK > 0`, are used in Personalize's filters and in rules. A null
+never matches, not even with != or NOT IN. A string with `|` matches as a whole, and also by each of
+the values that `|` separates. Names match in any case; values are case-sensitive.
 
 Source: developer guide, "Filter expressions", "Guidelines and requirements" and "Common error
 messages in Amazon Personalize".
@@ -58,11 +58,11 @@ Schemas = Mapping[str, Schema]
 
 
 def check_expression(expression: str, schemas: Schemas) -> None:
-    """Raise FilterExpressionError for the first rule that the filter breaks.
+    """Raise FilterExpressionError for the first requirement that the filter breaks.
 
-    The message names the part of the filter, and what is allowed.
+    The message names the part of the filter, and says what is allowed.
 
-    schemas: those of the dataset group, by dataset type.
+    schemas: the schemas of the dataset group, by dataset type.
     """
     parts = parse(expression)
     targets = {part.target for part in parts}
@@ -86,7 +86,7 @@ def check_expression(expression: str, schemas: Schemas) -> None:
 
 
 def _check_part(part: Expression, schemas: Schemas) -> None:
-    """Check one of the expressions that `|` chains."""
+    """Check a single expression of the chain that `|` forms."""
     first: FieldRef | None = None
     for comparison in iterate_comparisons(part.where):
         field = comparison.field
@@ -112,7 +112,7 @@ def _check_part(part: Expression, schemas: Schemas) -> None:
 
 
 def _check_dataset(field: FieldRef, target: str) -> None:
-    """Check that an expression with this target may use the dataset of the field."""
+    """Check that an expression with this target may use the field's dataset."""
     if field.dataset not in DATASETS:
         allowed = " and ".join(DATASETS[dataset] for dataset in _DATASETS_OF[target])
         raise FilterExpressionError(f"{field} is of no known dataset: allowed are {allowed}.")
@@ -156,7 +156,10 @@ def _check_comparison(comparison: Comparison, schemas: Schemas) -> None:
 
 
 def _find_field(ref: FieldRef, schemas: Schemas) -> Field:
-    """The field in its schema. Raises FilterExpressionError if filters cannot use it."""
+    """Return the field from its schema.
+
+    Raises FilterExpressionError if filters cannot use the field.
+    """
     dataset = DATASETS[ref.dataset_type]
     if ref.dataset == INTERACTIONS and ref.column != EVENT_TYPE:
         raise FilterExpressionError(
@@ -186,7 +189,7 @@ def _find_field(ref: FieldRef, schemas: Schemas) -> Field:
 
 
 def _check_literal(comparison: Comparison, field: Field, literal: object) -> None:
-    """Check that the literal is of the field's type."""
+    """Check that the literal has the field's type."""
     if isinstance(literal, str) != (field.type == "string"):
         required = "quoted strings" if field.type == "string" else "a number without quotes"
         raise FilterExpressionError(
@@ -201,16 +204,16 @@ def _check_literal(comparison: Comparison, field: Field, literal: object) -> Non
 
 @dataclass(frozen=True)
 class FilterTraits:
-    """What a filter filters, and which data it needs."""
+    """The properties of a filter: its target, and the data that it needs."""
 
     filters_users: bool
-    """Whether it filters users (UserID), for segments, rather than items (ItemID)."""
+    """Whether the filter selects users (UserID), for segments, rather than items (ItemID)."""
     uses_interactions: bool
-    """Whether it uses interactions."""
+    """Whether the filter uses interactions."""
 
 
 def find_traits(expression: str) -> FilterTraits:
-    """What the expression filters and needs. Raises FilterExpressionError."""
+    """Return the filter's target and the data that it needs. Raises FilterExpressionError."""
     parts = parse(expression)
     return FilterTraits(
         filters_users=parts[0].target == USER_TARGET,
@@ -219,7 +222,7 @@ def find_traits(expression: str) -> FilterTraits:
 
 
 def check_condition(condition: Condition, dataset: str, schemas: Schemas) -> None:
-    """Raise FilterExpressionError unless the condition is on this dataset alone.
+    """Raise FilterExpressionError unless the condition uses fields of this dataset alone.
 
     dataset: the type of the dataset, such as ITEMS.
     """
@@ -233,12 +236,18 @@ def check_condition(condition: Condition, dataset: str, schemas: Schemas) -> Non
 
 
 def find_used_fields(expression: str) -> set[tuple[str, str]]:
-    """The fields it uses, as (dataset type, name in upper case). Raises FilterExpressionError."""
+    """Return the fields in the expression, as (dataset type, name in upper case).
+
+    Raises FilterExpressionError.
+    """
     return list_fields(parse(expression))
 
 
 def find_event_types(expression: str) -> set[str]:
-    """The event types it names, in lower case; `*` is any type. Raises FilterExpressionError."""
+    """Return the event types in the expression, in lower case; `*` stands for any type.
+
+    Raises FilterExpressionError.
+    """
     return {
         str(operand).lower()
         for part in parse(expression)
@@ -249,10 +258,10 @@ def find_event_types(expression: str) -> set[str]:
 
 
 def find_open_exclusion(expression: str) -> Comparison | None:
-    """The first condition of an EXCLUDE that names the items to keep; None if there is none.
+    """Return the first EXCLUDE condition that names the items to keep; None if there is none.
 
-    Such an EXCLUDE, with NOT IN or !=, is meant to leave only items with certain values. But it
-    also leaves the items that the Items dataset does not have.
+    Such a condition, with NOT IN or !=, is meant to leave only items with certain values. But it
+    also leaves the items that are missing from the Items dataset.
 
     Raises FilterExpressionError.
     """
@@ -265,7 +274,7 @@ def find_open_exclusion(expression: str) -> Comparison | None:
     return None
 
 
-# The column of Items that rules have where items.columns.created is declared: the days from the
+# A column of Items for rules, available where items.columns.created is declared: the days from the
 # item's creation to the newest interaction.
 AGE_DAYS = "AGE_DAYS"
 
@@ -280,10 +289,10 @@ _OPERATORS: dict[str, Callable[[Any, Any], pl.Expr]] = {
 
 
 def find_matches(condition: Condition, table: pl.DataFrame) -> pl.Series:
-    """Whether each row of the table meets the condition.
+    """Return whether each row of the table meets the condition.
 
-    condition: one that suits the types of the table's columns, without placeholders.
-    table: a column of lists has the event types of each row, in lower case.
+    condition: a condition without placeholders that suits the types of the table's columns.
+    table: the rows. A column of lists holds each row's event types, in lower case.
     """
     columns = {name.upper(): name for name in table.columns}
     return table.select(_build_expression(condition, table.schema, columns)).to_series()
@@ -292,9 +301,9 @@ def find_matches(condition: Condition, table: pl.DataFrame) -> pl.Series:
 def _build_expression(
     condition: Condition, schema: pl.Schema, columns: Mapping[str, str]
 ) -> pl.Expr:
-    """The condition as an expression on the table's columns.
+    """Return the condition as an expression on the table's columns.
 
-    columns: the name of each column by its upper-case one.
+    columns: the names of the columns by their upper-case names.
     """
     if isinstance(condition, Comparison):
         column = columns[condition.field.column]
@@ -304,7 +313,7 @@ def _build_expression(
 
 
 def compare(column: str, dtype: pl.DataType, sign: str, operands: Sequence[Any]) -> pl.Expr:
-    """Whether each value of a column of this type compares so, such as `>=` with 3."""
+    """Return an expression: whether each cell of the column meets a comparison such as `>= 3`."""
     cells = pl.col(column)
     if isinstance(dtype, pl.List):
         matches = _has_event(cells, operands)
@@ -319,14 +328,14 @@ def compare(column: str, dtype: pl.DataType, sign: str, operands: Sequence[Any])
 
 
 def _has_value(cells: pl.Expr, operands: Sequence[Any]) -> pl.Expr:
-    """Whether a cell, as a whole or by one of its values, is one of the operands."""
+    """Return whether the whole cell, or a value in the cell, equals any operand."""
     texts = pl.Series(map(str, operands), dtype=pl.String).implode()
     values = cells.str.split(VALUE_SEPARATOR)
     return cells.is_in(texts) | values.list.eval(pl.element().is_in(texts)).list.any()
 
 
 def _has_event(cells: pl.Expr, operands: Sequence[Any]) -> pl.Expr:
-    """Whether a cell, a list of event types, has one of the operands."""
+    """Return whether a cell, which is a list of event types, contains any of the operands."""
     if ANY_EVENT in operands:
         return cells.list.len() > 0
     events = pl.Series([str(event).lower() for event in operands], dtype=pl.String).implode()
@@ -334,7 +343,10 @@ def _has_event(cells: pl.Expr, operands: Sequence[Any]) -> pl.Expr:
 
 
 def add_age(schemas: Schemas) -> dict[str, Schema]:
-    """The schemas with AGE_DAYS in Items, if that has CREATION_TIMESTAMP and no such column."""
+    """Return the schemas, with the field AGE_DAYS added to Items.
+
+    The field is added only if Items has CREATION_TIMESTAMP and no field AGE_DAYS yet.
+    """
     items = schemas.get(ITEMS)
     if items is None or items.field(CREATION_TIMESTAMP) is None or items.field(AGE_DAYS):
         return dict(schemas)
@@ -343,7 +355,7 @@ def add_age(schemas: Schemas) -> dict[str, Schema]:
 
 
 def add_age_column(items: pl.DataFrame, now: int) -> pl.DataFrame:
-    """The items with the column AGE_DAYS, as `add_age` adds it to the schema.
+    """Return the items with the column AGE_DAYS, the counterpart of `add_age` for rows.
 
     now: a time in epoch seconds.
     """

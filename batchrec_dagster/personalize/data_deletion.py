@@ -1,8 +1,8 @@
-"""Erases users from the datasets and models of dataset groups: a data deletion job in each.
+"""Erasure of users from the datasets and models of dataset groups, by data deletion jobs.
 
-`erase_users_from_groups` writes the input files, starts the jobs or adopts those that an earlier
-call started for the same request, waits for them, and deletes the files. A caller that was killed
-calls it again with the same arguments.
+`erase_users_from_groups` runs a job in each dataset group. It writes the input files, starts the
+jobs or adopts the jobs that an earlier call started for the same request, waits for them, and
+deletes the files. If a caller was killed, call the function again with the same arguments.
 
 Sources: developer guide, "Deleting users and their data with a data deletion job", and the API
 reference of CreateDataDeletionJob and DescribeDataDeletionJob.
@@ -40,7 +40,7 @@ MAX_NAME_LENGTH = 63
 
 
 class InputStorage(Protocol):
-    """Where the input file is, for as long as the job needs it: an object store."""
+    """An object store that holds the input file for as long as the job needs it."""
 
     def put(self, uri: str, data: bytes) -> str:
         """Write an object atomically."""
@@ -50,7 +50,7 @@ class InputStorage(Protocol):
 
 
 def find_dataset_groups(ensure: Ensure, pipeline: str) -> list[str]:
-    """The ARNs of the pipeline's dataset groups, also of those that earlier settings left."""
+    """Return the ARNs of the pipeline's dataset groups, including groups of earlier settings."""
     return [
         group.arn
         for group in list_groups(ensure, pipeline)
@@ -67,24 +67,24 @@ def erase_users_from_groups(
     *,
     request: str,
 ) -> list[str]:
-    """Erase the users from several dataset groups at once, by a job in each of them.
+    """Erase users from several dataset groups at once, with a job in each group.
 
-    It first waits until no import, training or batch job is under way in a dataset group. A job
-    takes up to a day on AWS.
+    In each group, the function first waits until no import, training or batch job is under way. A
+    job takes up to a day on AWS.
 
     folder: the URI of a folder under the pipeline's prefix, with its final slash. Personalize's
-        role reads the input files there. They are deleted when the jobs have ended.
-    users: their ids, at least one. Ids that a dataset group does not have are ignored.
-    request: identifies what the users asked for, the same in each attempt. It becomes a part of the
-        jobs' names, which Personalize keeps forever: letters and digits that say nothing about the
-        users, such as a random number in hexadecimal digits.
-    Returns the imports, trainings and batch jobs in the groups that were started meanwhile. Amazon
-    then does not guarantee that the users are gone from the models, and recommends another job:
-    call again with another `request`.
-    Raises PersonalizeError if a job failed, or if `ensure.deadline_seconds` passed, and whatever
-    the storage raises. After a failure, another call starts another job.
+        role reads the input files there. The files are deleted when the jobs have ended.
+    users: the ids of the users, at least one. A dataset group ignores ids that it does not have.
+    request: an identifier of the erasure request, equal in each attempt. It becomes a part of the
+        jobs' names, which Personalize keeps forever. Use letters and digits that say nothing about
+        the users, such as a random number in hexadecimal digits.
+    Returns the imports, trainings and batch jobs that started in the groups while the jobs ran. If
+    there are any, Amazon does not guarantee that the users are gone from the models, and recommends
+    another job: call again with another `request`.
+    Raises PersonalizeError if a job failed or if `ensure.deadline_seconds` passed, and any error of
+    the storage. After a failure, another call starts another job.
     """
-    # A job may take a day: start all before waiting for one.
+    # A job may take a day, so start all jobs before waiting for any of them.
     stems = {arn: _make_stem(arn, request) for arn in dataset_group_arns}
     jobs = {
         arn: _start(ensure, storage, f"{folder}{stem}.csv", arn, users, stem)
@@ -105,9 +105,9 @@ def _start(
     users: Collection[str],
     stem: str,
 ) -> StartedResource:
-    """The job of the request, started with the users in the input file, unless there is one.
+    """Return the request's job; write the input file and start the job if there is none yet.
 
-    uri: of the input file.
+    uri: the URI of the input file.
     stem: the job's name without its number.
     """
     jobs = ensure.list(DATA_DELETION_JOB, datasetGroupArn=dataset_group_arn)
@@ -127,7 +127,7 @@ def _start(
             DATA_DELETION_JOB, stem, lambda _: arguments, datasetGroupArn=dataset_group_arn
         )
     except PersonalizeError:
-        # No job reads the file. Another call writes it again.
+        # No job reads the file. Another call writes a new one.
         storage.delete(uri)
         raise
 
@@ -139,7 +139,7 @@ def _finish(
     dataset_group_arn: str,
     job: StartedResource,
 ) -> list[str]:
-    """Wait until the job has ended, delete its input file, and return what started meanwhile."""
+    """Wait until the job has ended, delete its input file, and name the work started meanwhile."""
     try:
         description = ensure.wait_until_ready(DATA_DELETION_JOB, job).description
     except PersonalizeError as error:
@@ -156,9 +156,9 @@ def _finish(
 
 
 def format_input(users: Collection[str]) -> bytes:
-    """The input file of a job: CSV with the one column USER_ID.
+    """Return the input file of a job: CSV with the single column USER_ID.
 
-    Raises PersonalizeError if it would be larger than Personalize reads.
+    Raises PersonalizeError if the file would exceed Personalize's limit.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -174,9 +174,10 @@ def format_input(users: Collection[str]) -> bytes:
 
 
 def _make_stem(dataset_group_arn: str, request: str) -> str:
-    """The name of the job without its number: the dataset group and the request.
+    """Return the job's name without its number: the dataset group and the request.
 
-    Of a long name of a group the end counts, by which a pipeline's groups differ.
+    A long group name is cut at its start, because a pipeline's groups differ at the end of their
+    names.
     """
     group = dataset_group_arn.rpartition("/")[2]
     # The longest number has a hyphen and nine digits.
@@ -190,7 +191,7 @@ def _make_stem(dataset_group_arn: str, request: str) -> str:
 
 
 def _wait_until_idle(ensure: Ensure, dataset_group_arn: str) -> None:
-    """Wait for what works with the users' data. Raises PersonalizeError at the deadline."""
+    """Wait until no work uses the users' data. Raises PersonalizeError at the deadline."""
     while True:
         busy = [
             _name_work(kind, summary)
@@ -205,14 +206,14 @@ def _wait_until_idle(ensure: Ensure, dataset_group_arn: str) -> None:
 
 
 def _name_work(kind: ResourceKind, summary: Description) -> str:
-    """What messages call an import, a training or a job."""
+    """Return the name of an import, a training or a job, for messages."""
     return f"{kind.label} {summary[kind.arn].partition('/')[2]}"
 
 
 def _list_work(
     ensure: Ensure, dataset_group_arn: str
 ) -> Iterator[tuple[ResourceKind, Description]]:
-    """Yield the summaries of imports, trainings and batch jobs in the dataset group."""
+    """Yield the summaries of the imports, trainings and batch jobs in the dataset group."""
     for dataset in ensure.list(DATASET, datasetGroupArn=dataset_group_arn):
         for job in ensure.list(IMPORT_JOB, datasetArn=dataset[DATASET.arn]):
             yield IMPORT_JOB, job

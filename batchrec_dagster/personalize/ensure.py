@@ -1,8 +1,8 @@
-"""Finds, adopts or creates what a pipeline needs in Personalize, and waits until it is ready.
+"""Code that finds, adopts or creates resources in Personalize, and waits until they are ready.
 
-A resource's name says what it is made from. So a run finds what an earlier run created or is still
-creating, and starts nothing twice. What is paid for is never stopped: the next run adopts it.
-Botocore has no waiters for Personalize.
+A resource's name tells the inputs that it is made from. So a run finds the resources that an
+earlier run created or is still creating, and starts nothing twice. Work that is paid for is never
+stopped: the next run adopts it. Botocore has no waiters for Personalize.
 """
 
 from __future__ import annotations
@@ -42,38 +42,43 @@ if TYPE_CHECKING:
     from types_boto3_personalize import PersonalizeClient
 
 Create = Callable[[str], Mapping[str, Any]]
-"""Returns Create's arguments for a name, besides the name and the tags."""
+"""A function that returns Create's arguments for a name, without the name and the tags."""
 Usable = Callable[[Description], bool]
-"""Returns False for a job to reject, for example if its results are gone."""
+"""A function that returns False to reject a job, for example if its results are gone."""
 
-# Personalize may show a resource only some time after it was created. These are the pauses between
-# the attempts to see one, as multiples of `Ensure.poll_seconds`: four minutes in all on AWS.
+# Personalize may show a resource only some time after its creation. These are the pauses between
+# the attempts to see the resource, as multiples of `Ensure.poll_seconds`: four minutes in all on
+# AWS.
 PAUSES_UNTIL_SHOWN = (0.2, 0.5, 1, 2, 4)
 
-# The pause before the next poll is a twentieth of the time waited so far, and never shorter than
-# `Ensure.poll_seconds` or longer than twenty times that.
+# The pause before the next poll is a twentieth of the time waited so far. It is at least
+# `Ensure.poll_seconds`, and at most twenty times that.
 POLLS_PER_WAIT = 20
 
-# How many names may be taken that Personalize does not list: what has a name may be deleted while
-# this run looks for it, and a job's number may be used up by a dataset that is gone.
+# The number of names to try if each is taken by a resource that Personalize does not list. A
+# resource may be deleted while this run looks for it, and a dataset that is gone may have used up a
+# job's number.
 MAX_TAKEN_NAMES, MAX_TAKEN_NUMBERS = 2, 10
 
 
 @dataclass(frozen=True)
 class StartedResource:
-    """A resource of any status."""
+    """A resource in any status."""
 
     arn: str
     created: bool
-    """Whether Personalize answered this run that it created it."""
+    """Whether Personalize confirmed to this run that it created the resource."""
     adopted: bool = False
-    """Whether this run asked for it and its name was taken: by the same request, whose answer was
-    lost, or by a run that started it at the same time."""
+    """Whether this run requested the resource, but its name was taken.
+
+    Either the answer to this run's request was lost, or another run created the resource at the
+    same time.
+    """
 
 
 @dataclass(frozen=True)
 class ReadyResource:
-    """A resource that is ready. Its fields are as those of `StartedResource`."""
+    """A resource that is ready. Its fields have the same meaning as in `StartedResource`."""
 
     arn: str
     description: Description
@@ -83,21 +88,21 @@ class ReadyResource:
 
     @property
     def is_new(self) -> bool:
-        """Whether this run asked for it, and so pays for it."""
+        """Whether this run requested the resource, and so pays for it."""
         return self.created or self.adopted
 
     @property
     def seconds(self) -> float:
-        """How long it took to become ready, in whichever run that was."""
+        """The seconds that the resource took to become ready, in this run or an earlier one."""
         times = self.description
         seconds: float = (times["lastUpdatedDateTime"] - times["creationDateTime"]).total_seconds()
         return seconds
 
     def describe_work(self, action: str) -> str:
-        """What this run did for it: `imported`, or `unchanged: not imported again`.
+        """Return what this run did: `imported`, or `unchanged: not imported again`.
 
-        Of a request whose answer was lost it says `adopted`.
-        action: what its job does, as a participle: imported.
+        If the answer to the request was lost, the text begins with `adopted`.
+        action: the work of the job, as a participle: imported.
         """
         if self.adopted:
             return f"adopted: {action} by a request of which no answer came"
@@ -106,37 +111,37 @@ class ReadyResource:
 
 @dataclass(frozen=True)
 class Ensure:
-    """Finds, adopts or creates resources through a client, and waits for them."""
+    """A client for resources: it finds, adopts or creates them, and waits for them."""
 
     client: PersonalizeClient
     log: logging.Logger
     tags: Mapping[str, str]
-    """The tags of each resource that is created."""
+    """The tags for each resource that is created."""
     poll_seconds: float
     """The pause between two polls of a resource, at first. It grows with the time waited."""
     busy_seconds: float
-    """The pause before a request is repeated that Personalize was too busy for."""
+    """The pause before a request is repeated because Personalize was too busy."""
     heartbeat_seconds: float
-    """How often it logs that it is still waiting."""
+    """The time between two log messages about a resource that is still being waited for."""
     deadline_seconds: float
-    """How long it waits in all, for resources and for a busy Personalize."""
+    """The total time to wait, for resources and for a busy Personalize."""
     role_arn: str = ""
     """The role with which jobs read and write the storage."""
     max_results: int = MAX_RESULTS
-    """How many results a batch inference may request for each user."""
+    """The largest number of results per user that a batch inference may request."""
     filter_interactions: int = FILTER_HISTORY
-    """How many of a user's latest interactions a filter considers."""
+    """The number of a user's latest interactions that a filter considers."""
     on_aws: bool = False
     """Whether jobs cost money."""
     started: float = field(default_factory=time.monotonic)
-    """When the waiting started, by the clock `time.monotonic`."""
+    """The time at which the waiting started, by the clock `time.monotonic`."""
 
     def for_data(self, version: str) -> Self:
-        """The same, which also tags what it creates with the version of the data."""
+        """Return a copy that also tags new resources with this version of the data."""
         return replace(self, tags={**self.tags, DATA_VERSION_TAG: version})
 
     def with_deadline(self, seconds: float) -> Self:
-        """The same, which waits from now on no longer than this, or than this one would."""
+        """Return a copy that waits up to `seconds` from now, within the present deadline."""
         now = time.monotonic()
         seconds_left = self.started + self.deadline_seconds - now
         return replace(self, started=now, deadline_seconds=min(seconds, seconds_left))
@@ -144,9 +149,9 @@ class Ensure:
     def find_or_create(
         self, kind: ResourceKind, name: str, create: Mapping[str, Any], **within: Any
     ) -> ReadyResource:
-        """The resource of this name, created if there is none.
+        """Return the resource with this name when it is ready; create it if there is none.
 
-        create: Create's arguments besides name and tags.
+        create: Create's arguments, without the name and the tags.
         within: List's filter, for example a dataset group.
         Raises PersonalizeError if the resource failed or is not ready in time.
         """
@@ -158,12 +163,13 @@ class Ensure:
         start: Callable[[], Sequence[StartedResource]],
         find_obstacle: Callable[[], str | None] = lambda: None,
     ) -> list[ReadyResource]:
-        """The jobs or versions that `start` starts, once they are ready.
+        """Return the jobs or versions that `start` starts, when they are ready.
 
-        If one of them fails, `start` is called once more. It adopts the others.
+        If a creation fails, `start` is called a second time, and adopts the jobs that did not fail.
 
-        start: adopts or creates each of them.
-        find_obstacle: why what failed may not be started once more, in words; None if it may be.
+        start: adopts or creates each job or version.
+        find_obstacle: returns why the failed work may not be started a second time, in words; None
+            if it may.
         Raises PersonalizeError as `wait_until_ready` does.
         """
         started = start()
@@ -179,8 +185,8 @@ class Ensure:
                 ) from error
             self.log.warning(f"{error}. It is started once more")
         first = {resource.arn: resource for resource in started}
-        again = [first.get(resource.arn, resource) for resource in start()]
-        return [self.wait_until_ready(kind, resource) for resource in again]
+        restarted = [first.get(resource.arn, resource) for resource in start()]
+        return [self.wait_until_ready(kind, resource) for resource in restarted]
 
     def start(
         self,
@@ -192,13 +198,14 @@ class Ensure:
         among_others: bool = False,
         **within: str,
     ) -> StartedResource:
-        """The resource that exists and can serve, or else a new one. It may not be ready.
+        """Return an existing resource that can serve, or else a new one. It may not be ready yet.
 
-        stem: the name or, of jobs and versions, what comes before the number, as in `shop-ab12-3`.
-            It says what the resource is made from. Of jobs and versions that have not failed only
-            the newest is adopted: made from other data, it has replaced the older ones.
-        among_others: whether a newer job with another stem has not replaced it, because several
-            are in use at the same time.
+        stem: the resource's name or, for jobs and versions, the part before the number: `shop-ab12`
+            in `shop-ab12-3`. It tells the inputs that the resource is made from. Only the newest
+            job or version that has not failed can be adopted, because it has replaced the older
+            ones, even if it is made from other data.
+        among_others: whether several jobs with different stems are in use at the same time. A newer
+            job with another stem then does not replace this job.
         within: List's filter, for example a dataset group.
         Raises PersonalizeError.
         """
@@ -213,7 +220,8 @@ class Ensure:
             if arn is not None:
                 return StartedResource(arn, created=False)
             if kind.is_numbered:
-                # Failed ones count too. What another run has created since then has this number.
+                # Failed resources count too. If another run creates a resource meanwhile, this
+                # number is taken.
                 number = max(len(summaries), number) + 1
                 name = f"{stem}-{number}"
             arn, message = self._create(kind, name, create(name))
@@ -240,9 +248,11 @@ class Ensure:
         *,
         among_others: bool = False,
     ) -> str | None:
-        """The ARN of what `start` would adopt now; None if it would create a new one.
+        """Return the ARN of the resource that `start` would adopt now; None if it would create one.
 
-        summaries: all that List shows. What is being deleted is waited for.
+        If the resource with this name is being deleted, the method waits until it is gone.
+
+        summaries: all summaries that List shows.
         """
         if not kind.is_numbered:
             named = [summary for summary in summaries if summary[kind.name] == stem]
@@ -270,10 +280,10 @@ class Ensure:
     def _create(
         self, kind: ResourceKind, name: str, create: Mapping[str, Any]
     ) -> tuple[str | None, str]:
-        """The ARN of the new resource; or None, and what Personalize says, if the name is taken.
+        """Create a resource, and return its ARN and an empty message.
 
-        While Personalize is busy, the request is repeated until the deadline. Raises
-        PersonalizeError.
+        If the name is taken, return None and Personalize's message. While Personalize is busy, the
+        request is repeated until the deadline. Raises PersonalizeError.
         """
         arguments = {kind.name: name, **create}
         if kind is not SCHEMA:
@@ -288,9 +298,10 @@ class Ensure:
                 code, message = error.response["Error"]["Code"], error.response["Error"]["Message"]
                 if code == EXISTS:
                     return None, message
-                # Numbered work ends by itself, so its limits do too. Those of other kinds last.
+                # Numbered work ends by itself, so reaching a limit on such work is temporary. The
+                # limits on other kinds of resources last.
                 if code != IN_USE and not (code == LIMIT and kind.is_numbered):
-                    # The local one says what to do itself.
+                    # The local Personalize gives the fix in its own message.
                     fix = explain_refusal(code, message, create) if self.on_aws else ""
                     raise PersonalizeError(
                         f"Personalize rejected the {kind.label} {name}: {message} ({code}){fix}"
@@ -306,10 +317,11 @@ class Ensure:
                 return arn, ""
 
     def wait_until_ready(self, kind: ResourceKind, started: StartedResource) -> ReadyResource:
-        """Wait until it is ACTIVE, or a data deletion job is COMPLETED.
+        """Wait until the resource is ACTIVE; a data deletion job is ready when it is COMPLETED.
 
-        Raises PersonalizeError with Personalize's reason if it failed, or if the deadline passed; a
-        later run then resumes waiting. A run that is interrupted leaves the work to that run too.
+        Raises PersonalizeError with Personalize's reason if the resource failed, or if the deadline
+        passed. After the deadline or an interruption, Personalize keeps working and a later run
+        resumes waiting.
         """
         start = time.monotonic()
         last_status, last_logged = None, start
@@ -331,7 +343,10 @@ class Ensure:
             self.sleep(pause, f"{kind.label} {started.arn} is {status}")
 
     def wait_until_gone(self, kind: ResourceKind, arn: str) -> None:
-        """Wait until it is deleted. Raises PersonalizeError if that fails, or at the deadline."""
+        """Wait until the resource is deleted.
+
+        Raises PersonalizeError if the deletion fails, or at the deadline.
+        """
         while description := self.describe_if_shown(kind, arn):
             status = description.get("status", ACTIVE)
             if status == "DELETE FAILED":
@@ -342,14 +357,18 @@ class Ensure:
             self.sleep(self.poll_seconds, f"{kind.label} {arn} is {status}")
 
     def log_resource(self, message: str) -> None:
-        """Log what concerns a single resource or costs money.
+        """Log a message about a single resource, or about an action that costs money.
 
-        On this machine, where nothing costs, Dagster's page hides it at first.
+        The level is INFO on AWS, else DEBUG, because local work costs nothing. Dagster's page hides
+        DEBUG messages at first.
         """
         self.log.log(logging.INFO if self.on_aws else logging.DEBUG, message)
 
     def list(self, kind: ResourceKind, **within: str) -> list[Description]:
-        """All summaries of this kind. `within` is List's filter, for example a dataset group."""
+        """Return all summaries of a kind of resource.
+
+        within: List's filter, for example a dataset group.
+        """
         list_page = getattr(self.client, f"list_{kind.snake}s")
         # Botocore has no paginator for data deletion jobs.
         page = list_page(**within)
@@ -360,9 +379,10 @@ class Ensure:
         return summaries
 
     def describe(self, kind: ResourceKind, arn: str) -> Description:
-        """Describe's answer.
+        """Return Describe's answer for the resource.
 
-        If it lacks the name of a solution version, the name is that of its tag, or empty.
+        If the answer lacks the name of a solution version, the name is taken from its tag, or is
+        empty.
         """
         answer = getattr(self.client, f"describe_{kind.snake}")(**{kind.arn: arn})
         description: Description = answer[kind.member]
@@ -371,14 +391,14 @@ class Ensure:
         return description
 
     def tags_of(self, arn: str) -> dict[str, str]:
-        """The tags of the resource."""
+        """Return the tags of the resource."""
         tags = self.client.list_tags_for_resource(resourceArn=arn)["tags"]
         return {tag["tagKey"]: tag["tagValue"] for tag in tags}
 
     def describe_when_shown(self, kind: ResourceKind, arn: str) -> Description:
-        """As `describe`, once Personalize shows what was created or listed a moment ago.
+        """Return Describe's answer as soon as Personalize shows a new or just listed resource.
 
-        Raises PersonalizeError if it does not.
+        Raises PersonalizeError if Personalize does not show the resource in time.
         """
         waiting_for = f"Personalize does not show the {kind.label} {arn} yet"
         for _ in self.attempts_until_shown(waiting_for):
@@ -391,7 +411,7 @@ class Ensure:
         )
 
     def attempts_until_shown(self, waiting_for: str) -> Iterator[None]:
-        """Yield for each attempt to see what was created a moment ago."""
+        """Yield once for each attempt to see a resource that was created a moment ago."""
         yield
         for pause in PAUSES_UNTIL_SHOWN:
             self.log.info(waiting_for)
@@ -399,7 +419,7 @@ class Ensure:
             yield
 
     def describe_if_shown(self, kind: ResourceKind, arn: str) -> Description | None:
-        """As `describe`; None if Personalize does not know it."""
+        """Return Describe's answer, or None if Personalize does not know the resource."""
         try:
             return self.describe(kind, arn)
         except ClientError as error:
@@ -408,8 +428,8 @@ class Ensure:
             return None
 
     def sleep(self, seconds: float, waiting_for: str) -> None:
-        """Wait for about this long. Raises PersonalizeError if the deadline would pass."""
-        # Jitter: pipelines that start together do not poll together.
+        """Wait for about this many seconds. Raises PersonalizeError if the deadline would pass."""
+        # Random jitter keeps pipelines that start together from polling together.
         seconds *= random.uniform(0.8, 1.2)  # noqa: S311
         if time.monotonic() + seconds > self.started + self.deadline_seconds:
             raise PersonalizeError(

@@ -1,8 +1,8 @@
-"""Gives up the models of old solution versions, which take room on the disk of this machine.
+"""Deletion of the models of old solution versions, which take up disk space on this machine.
 
-A version costs nothing on AWS, which cannot delete one. The local Personalize deletes the model's
-file of a version that gets the tag MODEL_TAG, unless a job needs it. The version and its metrics
-stay.
+On AWS a solution version costs nothing and cannot be deleted alone. The local Personalize deletes
+the model file of a version that gets the tag MODEL_TAG, unless a job needs the model. The version
+and its metrics stay.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ MODEL_TAG, EXPIRED = "batchrec:model", "expired"
 
 
 def has_model(ensure: Ensure, solution_version: str) -> bool:
-    """Whether the version of this ARN has a model. On AWS each one has."""
+    """Return whether the solution version with this ARN has a model. It always has one on AWS."""
     return ensure.on_aws or ensure.tags_of(solution_version).get(MODEL_TAG) != EXPIRED
 
 
 def expire_models(ensure: Ensure, pipeline: str, keep: int) -> None:
-    """Give up the models of all but the newest versions of each of the pipeline's solutions.
+    """Delete all but the newest models of each of the pipeline's solutions.
 
-    It does nothing on AWS.
+    Nothing is deleted on AWS.
 
-    keep: how many versions of a solution keep their model.
+    keep: the number of versions of a solution that keep their model.
     Raises botocore's ClientError.
     """
     if ensure.on_aws:
@@ -45,7 +45,7 @@ def expire_models(ensure: Ensure, pipeline: str, keep: int) -> None:
 
 
 def _expire_versions(ensure: Ensure, pipeline: str, solution: str, keep: int) -> None:
-    """Tag the older versions, the oldest first, unless they are tagged already."""
+    """Tag the older versions as expired, the oldest first, unless they are tagged already."""
     versions = ensure.list(SOLUTION_VERSION, solutionArn=solution)
     versions.sort(key=lambda version: version["creationDateTime"], reverse=True)
     with_model: list[str] = []
@@ -58,7 +58,7 @@ def _expire_versions(ensure: Ensure, pipeline: str, solution: str, keep: int) ->
         if tags.get(MODEL_TAG) != EXPIRED:
             with_model.append(arn)
         elif len(with_model) >= keep:
-            # All older ones are tagged, too.
+            # All older versions are tagged, too.
             break
     for arn in reversed(with_model[keep:]):
         try:
@@ -69,6 +69,7 @@ def _expire_versions(ensure: Ensure, pipeline: str, solution: str, keep: int) ->
             if error.response["Error"]["Code"] != IN_USE:
                 raise
             ensure.log.info(f"retention: the model of {arn} stays until no job uses it")
-            # Newer ones keep theirs too: versions older than a tagged one are all tagged.
+            # Newer versions keep their models too, because all versions older than a tagged one
+            # must be tagged.
             return
         ensure.log_resource(f"retention: deleted the model of {arn}; its metrics stay")

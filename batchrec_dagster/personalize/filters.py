@@ -1,4 +1,4 @@
-"""Filter expressions: their grammar, their parser, and those that batchrec itself writes.
+"""Filter expressions: the grammar, the parser, and the filters that batchrec itself writes.
 
 Source: developer guide, "Filter expression structure and elements". Where the guide is silent,
 SQL's rules apply: AND binds tighter than OR, and parentheses group conditions.
@@ -19,11 +19,11 @@ from batchrec_dagster.personalize.schemas import INTERACTIONS, ITEMS, USERS
 
 ITEM_TARGET, USER_TARGET, ACTION_TARGET = "ITEMID", "USERID", "ACTIONID"
 CURRENT_USER = "CURRENTUSER"
-ANY_EVENT = "*"  # of every type
+ANY_EVENT = "*"  # matches every event type
 # The operators that take a list of values.
 LISTS = ("IN", "NOT IN")
 
-# As the guide spells the datasets; any case is accepted.
+# The guide's spelling of the datasets. Any case is accepted.
 DATASETS = {
     ITEMS: "Items",
     USERS: "Users",
@@ -39,12 +39,12 @@ Literal = str | int | float
 
 
 class FilterExpressionError(ValueError):
-    """The expression cannot be used; the message says why."""
+    """A filter expression that cannot be used. The message says why."""
 
 
 @dataclass(frozen=True)
 class FieldRef:
-    """A field of a dataset. Both names are in upper case, as case does not matter."""
+    """A field of a dataset. Both names are in upper case, because case does not matter."""
 
     dataset: str
     column: str
@@ -60,7 +60,7 @@ class FieldRef:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A field compared with one value or, with IN and NOT IN, with a list of values."""
+    """A comparison of a field with a value or, for IN and NOT IN, with a list of values."""
 
     field: FieldRef
     operator: str
@@ -90,28 +90,28 @@ Condition = Comparison | And | Or
 
 @dataclass(frozen=True)
 class Expression:
-    """One of the expressions that `|` chains."""
+    """A single expression of the chain that `|` forms."""
 
     include: bool
-    """Whether it is an INCLUDE expression rather than an EXCLUDE one."""
+    """Whether the expression is INCLUDE rather than EXCLUDE."""
     target: str
     where: Condition
     users: tuple[Comparison, ...]
-    """Its IF conditions, which must all hold."""
+    """The IF conditions, which must all hold."""
 
     @property
     def conditions(self) -> tuple[Condition, ...]:
-        """All of its conditions, IF's included."""
+        """All conditions of the expression, including the IF conditions."""
         return self.where, *self.users
 
     @property
     def on_interactions(self) -> bool:
-        """Whether it uses interactions. If so, it uses no other dataset."""
+        """Whether the expression uses interactions. If so, it uses no other dataset."""
         return next(iterate_comparisons(self.where)).field.dataset == INTERACTIONS
 
 
 def iterate_comparisons(*conditions: Condition) -> Iterator[Comparison]:
-    """All comparisons of the conditions, in order."""
+    """Yield all comparisons in the conditions, in order."""
     stack = list(reversed(conditions))
     while stack:
         current = stack.pop()
@@ -122,14 +122,14 @@ def iterate_comparisons(*conditions: Condition) -> Iterator[Comparison]:
 
 
 def list_fields(expressions: tuple[Expression, ...]) -> set[tuple[str, str]]:
-    """The distinct dataset fields, as (dataset type, column)."""
+    """Return the distinct dataset fields in the expressions, as (dataset type, column)."""
     conditions = [condition for expression in expressions for condition in expression.conditions]
     refs = [comparison.field for comparison in iterate_comparisons(*conditions)]
     return {(ref.dataset_type, ref.column) for ref in refs}
 
 
 def parse_number(text: str) -> int | float:
-    """An int if it fits into a long, else the nearest float."""
+    """Return an int if the number fits into 64 bits, else the nearest float."""
     if len(text) <= 20 and text.lstrip("+-").isdigit() and -(2**63) <= int(text) < 2**63:
         return int(text)
     return float(text)
@@ -191,7 +191,7 @@ _WORD = re.compile(r"\w+|.", re.DOTALL)
 
 
 class _Builder(Transformer[Token, Any]):
-    """Builds the syntax tree. The parser calls it rule by rule, so nothing recurses."""
+    """Builds the syntax tree. The parser calls its methods rule by rule, so nothing recurses."""
 
     def start(self, children: list[Any]) -> tuple[Expression, ...]:
         return tuple(children)
@@ -249,7 +249,7 @@ def _parser() -> Lark:
 
 @lru_cache(maxsize=128)
 def parse(text: str) -> tuple[Expression, ...]:
-    """The expressions of a filter, as `|` chains them; not checked against any schema.
+    """Return a filter's expressions, which `|` chains. They are not checked against a schema.
 
     Raises FilterExpressionError, with the position of the syntax error.
     """
@@ -259,7 +259,7 @@ def parse(text: str) -> tuple[Expression, ...]:
 
 @lru_cache(maxsize=128)
 def parse_condition(text: str) -> Condition:
-    """A condition alone, as it follows WHERE in a filter; not checked against any schema.
+    """Parse a condition on its own, without WHERE. It is not checked against a schema.
 
     Raises FilterExpressionError, with the position of the syntax error.
     """
@@ -268,7 +268,9 @@ def parse_condition(text: str) -> Condition:
 
 
 def parse_attributes(expression: str) -> Condition:
-    """The condition of an input line for aws-item-attribute-affinity, on items' attributes.
+    """Return the condition in an input line for aws-item-attribute-affinity.
+
+    The condition is on items' attributes.
 
     Source: developer guide, "Preparing input data for user segments": equality conditions on Items,
     joined by AND.
@@ -288,20 +290,20 @@ def parse_attributes(expression: str) -> Condition:
 
 
 def build_exclude_events(events: Sequence[str]) -> str:
-    """The filter that leaves out items with an interaction of one of these types.
+    """Return a filter that leaves out items with an interaction of one of the given types.
 
-    events: types without a quote or a backslash in them.
+    events: event types that contain no quote and no backslash.
     """
     names = ",".join(f'"{event}"' for event in events)
     return f"EXCLUDE ItemID WHERE Interactions.EVENT_TYPE IN ({names})"
 
 
-# Only the latest FILTER_HISTORY interactions of a user and event type count, see schemas.py.
+# Only the latest FILTER_HISTORY interactions per user and event type count, see schemas.py.
 EXCLUDE_SEEN = build_exclude_events([ANY_EVENT])
 
 
 def _parse(text: str, start: str) -> Any:
-    """The syntax tree of the text, which must be what the grammar's rule `start` describes."""
+    """Return the syntax tree of the text, which must match the grammar's rule `start`."""
     if len(text) > MAX_LENGTH:
         raise FilterExpressionError(
             f"The expression has {len(text)} characters; {MAX_LENGTH} at most are allowed."
@@ -313,7 +315,7 @@ def _parse(text: str, start: str) -> Any:
 
 
 def _explain(error: UnexpectedInput, text: str) -> str:
-    """Where the text has what the grammar does not allow, and what it would allow there."""
+    """Describe where the text breaks the grammar, and what the grammar allows there."""
     expected: set[str] = set()
     if isinstance(error, UnexpectedCharacters):
         expected = error.allowed or set()

@@ -1,11 +1,12 @@
 """The files that Personalize reads and writes, and their limits.
 
-Interactions are imported from CSV. Batch jobs read and write JSON Lines, one request a line.
+Interactions are imported from CSV. Batch jobs read and write JSON Lines, with a request on each
+line.
 
-Sources: Amazon Personalize developer guide, "Batch inference job input and output", and the
-outputs printed in the aws-samples/amazon-personalize-samples notebooks. For segments, the guide's
-"Batch segment job output format examples" calls the list `recommendedUsers` where the notebooks
-have `usersList`: `usersList` is written here, and both are read.
+Sources: Amazon Personalize developer guide, "Batch inference job input and output", and the outputs
+printed in the aws-samples/amazon-personalize-samples notebooks. For segments, the guide's "Batch
+segment job output format examples" calls the list `recommendedUsers` where the notebooks have
+`usersList`. This code writes `usersList` and reads either name.
 """
 
 from __future__ import annotations
@@ -30,11 +31,12 @@ USER_FIELD, ITEM_FIELD, ITEM_ATTRIBUTES = "userId", "itemId", "itemAttributes"
 
 OUTPUT_SUFFIX = ".out"
 
-# The documented maximum of a request in real time; for batch none is documented.
+# The documented maximum of a real-time request. No maximum is documented for batch jobs.
 MAX_RESULTS = 500
 MAX_SEGMENT_USERS = 5_000_000
 
-# "Amazon Personalize endpoints and quotas": of a job's input in all, and of one file of it.
+# The limits of a batch job's input: the bytes and the records. Source: "Amazon Personalize
+# endpoints and quotas".
 MAX_INPUT_BYTES = 1_000_000_000
 MAX_INPUT_RECORDS = 50_000_000
 
@@ -46,9 +48,10 @@ _INTERACTIONS: dict[str, pl.DataType] = {
     EVENT_TYPE: pl.String(),
     EVENT_VALUE: pl.Float64(),
 }
-# The fields of an output line that has the users of a segment; see above.
+# The fields of an output line that may hold the users of a segment; see the module's docstring.
 SEGMENT_LISTS = ("usersList", "recommendedUsers")
-# The members of all kinds of jobs; a line has those of its own kind, and the others are null.
+# The members of the output lines of all kinds of jobs. A line has the members of its own kind of
+# job; the rest are null.
 _OUTPUT_LINE: dict[str, pl.DataType] = {
     "input": pl.Struct({USER_FIELD: pl.String, ITEM_FIELD: pl.String, ITEM_ATTRIBUTES: pl.String}),
     "output": pl.Struct(
@@ -63,12 +66,12 @@ _OUTPUT_LINE: dict[str, pl.DataType] = {
 
 
 def choose_csv_types(columns: Iterable[str]) -> dict[str, pl.DataType]:
-    """The types of these columns of the interactions' CSV."""
+    """Return the types of these columns of the interactions' CSV."""
     return {column: _INTERACTIONS[column] for column in columns}
 
 
 def scan_interactions(source: Path | BinaryIO) -> pl.LazyFrame:
-    """The rows of the interactions' CSV, whatever columns it has."""
+    """Return the rows of the interactions' CSV, which may have any of the known columns."""
     return pl.scan_csv(source, schema_overrides=_INTERACTIONS, glob=False)
 
 
@@ -78,10 +81,10 @@ def format_inference_line(
     scores: Sequence[float] | None = None,
     error: str | None = None,
 ) -> str:
-    """One line of a `.out` file, without its newline: compact JSON, scores to 7 decimals.
+    """Return a line of a `.out` file, without its newline: compact JSON, scores to 7 decimals.
 
     request: the input line.
-    scores: those of the items; None for similar items, which have none.
+    scores: the scores of the items; None for similar items, which have no scores.
     """
     fields = [f'"recommendedItems":{_to_compact_json(list(items))}']
     if scores is not None:
@@ -96,20 +99,21 @@ def format_inference_line(
 def format_segment_line(
     request: Mapping[str, object], users: Sequence[str], error: str | None = None
 ) -> str:
-    """One line of a `.out` file, without its newline: JSON with spaces."""
+    """Return a line of a segment job's `.out` file, without its newline: JSON with spaces."""
     line = {"input": request, "output": {"usersList": list(users)}, "error": error}
     return json.dumps(line, ensure_ascii=False)
 
 
 def read_output_lines(data: bytes) -> pl.DataFrame:
-    """The lines of a `.out` file: subject, members (list of str, best first), scores, error.
+    """Return the lines of a `.out` file as a table of subject, members, scores and error.
 
     subject: the user, the item, or the segment (an item or an expression) of the input line.
-    members: the recommended items, or the users of the segment.
-    scores: a list of floats. There may be fewer of them than members: with a filter,
-        User-Personalization-v2 adds popular items, which have none (developer guide, "How
-        recommendation scoring works"); the recipes for similar items and segments give none.
-    A line that failed has an error and no members. Raises ValueError for what is not JSON Lines.
+    members: the recommended items or the users of the segment, as a list of strings, best first.
+    scores: a list of floats. It may be shorter than the list of members. With a filter,
+        User-Personalization-v2 adds popular items, which have no scores (developer guide, "How
+        recommendation scoring works"). The recipes for similar items and segments give no scores.
+    error: the error of a request that failed. Such a line has no members.
+    Raises ValueError if the data is not JSON Lines.
     """
     if not data.strip():
         lines = pl.DataFrame(schema=_OUTPUT_LINE)
@@ -128,7 +132,7 @@ def read_output_lines(data: bytes) -> pl.DataFrame:
 
 
 def _read_lines(data: bytes) -> pl.DataFrame:
-    """The lines as they are written, with NaN as null. Raises PolarsError, ValueError."""
+    """Return the lines unchanged, except that NaN becomes null. Raises PolarsError, ValueError."""
     try:
         return pl.read_ndjson(data, schema=_OUTPUT_LINE)
     except pl.exceptions.PolarsError:
@@ -138,7 +142,7 @@ def _read_lines(data: bytes) -> pl.DataFrame:
 
 
 def _replace_nan_by_null(data: bytes) -> bytes:
-    """The same lines with null for each NaN, which is not JSON, but which Python writes."""
+    """Replace each NaN by null. Python writes NaN, but JSON does not allow it."""
     lines = (line for line in data.splitlines() if line.strip())
     return "\n".join(
         json.dumps(json.loads(line, parse_constant=lambda _: None)) for line in lines
@@ -150,6 +154,6 @@ def _to_compact_json(value: object) -> str:
 
 
 def _format_score(score: float) -> str:
-    """The score without zeros at the end, as in the guide's examples: 0.0069081, 0.006394."""
+    """Format the score without trailing zeros, like the guide's examples: 0.0069081, 0.006394."""
     digits = format(score, ".7f").rstrip("0")
     return digits + "0" if digits.endswith(".") else digits

@@ -1,7 +1,8 @@
-"""The metrics of a model, and what the embedded engine adds to GetSolutionMetrics in a header.
+"""The metrics of a model, and the measurements that the embedded engine adds to them.
 
-That is NDCG@25 by groups of tested users, which tells it from chance. Amazon Personalize gives the
-metrics alone.
+The embedded engine adds NDCG@25 by groups of tested users, in a header of its answer to
+GetSolutionMetrics. The groups help to tell a model's NDCG from chance. Amazon Personalize gives
+only the metrics.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ if TYPE_CHECKING:
 # Personalize's names of metrics.
 NDCG, COVERAGE = "normalized_discounted_cumulative_gain_at_25", "coverage"
 
-# In a request, the types of events that the metrics are to count alone, as a JSON array. In the
-# answer, a JSON object with those that they count, and the groups.
+# In a request, the header holds the only types of events that the metrics shall count, as a JSON
+# array. In the answer, it holds a JSON object with the types that were counted, and the groups.
 HEADER = "x-batchrec-measurements"
-# botocore knows no headers of single requests, so they travel as a parameter of this name up to the
-# handler.
+# botocore cannot set headers for a single request. So the headers travel to the handler as a
+# parameter of this name.
 _HEADERS_PARAMETER = "batchrecHeaders"
 
 EMBEDDED_ENGINE = "the embedded engine"
@@ -29,9 +30,9 @@ AMAZON = "Amazon Personalize"
 
 
 def name_engine(answer: Mapping[str, Any], endpoint: str, *, on_aws: bool) -> str:
-    """In words, the engine that trained and measured the model.
+    """Return the name of the engine that trained and measured the model, in words.
 
-    answer: that of GetSolutionMetrics.
+    answer: the answer of GetSolutionMetrics.
     endpoint: the client's URL.
     """
     if HEADER in answer["ResponseMetadata"]["HTTPHeaders"]:
@@ -44,16 +45,17 @@ def get_solution_metrics(
     solution_version_arn: str,
     success: Sequence[str] = (),
 ) -> GetSolutionMetricsResponseTypeDef:
-    """The answer of GetSolutionMetrics, which counts these events alone if the engine can.
+    """Return the answer of GetSolutionMetrics, counting only these events if the engine can.
 
-    success: the types of events; empty for all. The header of the answer has those that count.
+    success: the types of events to count; empty for all. A header of the answer names the types
+        that were counted.
     """
     events = client.meta.events
     for event, handler in (
         ("before-parameter-build", _take_headers),
         ("before-call", _add_headers),
     ):
-        # The same id again replaces nothing and adds nothing.
+        # Registering the same id again replaces nothing and adds nothing.
         events.register(
             f"{event}.personalize.GetSolutionMetrics",
             cast("Any", handler),
@@ -73,23 +75,25 @@ def _add_headers(params: dict[str, Any], context: dict[str, Any], **_: Any) -> N
 
 
 def name_ndcg(success: Sequence[str]) -> str:
-    """The name of NDCG@25, such as `NDCG@25 for purchase`.
+    """Return the name of the metric NDCG@25, such as `NDCG@25 for purchase`.
 
-    success: the types of events that it counts alone; empty if it counts all.
+    success: the only types of events that the metric counts; empty if it counts all.
     """
     return f"NDCG@25 for {join_words(success)}" if success else "NDCG@25"
 
 
 def join_words(words: Sequence[str]) -> str:
-    """The words as a sentence has them, such as `view, cart and purchase`; empty for none."""
-    *others, last = words or ("",)
-    return f"{', '.join(others)} and {last}" if others else last
+    """Join words as in a sentence, such as `view, cart and purchase`; empty for no words."""
+    *first_words, last = words or ("",)
+    return f"{', '.join(first_words)} and {last}" if first_words else last
 
 
 def read_header(answer: Mapping[str, Any]) -> dict[str, Any]:
-    """What the embedded engine adds: `groups` and `success`; empty from Amazon Personalize.
+    """Return the embedded engine's additions: `groups` and `success`.
 
-    answer: that of GetSolutionMetrics.
+    Amazon Personalize adds nothing, so its dict is empty.
+
+    answer: the answer of GetSolutionMetrics.
     """
     added: dict[str, Any] = json.loads(answer["ResponseMetadata"]["HTTPHeaders"].get(HEADER, "{}"))
     return added

@@ -1,4 +1,4 @@
-"""What work in Amazon Personalize costs."""
+"""The prices of work in Amazon Personalize, and estimates of its cost."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from batchrec_dagster.personalize.api import PersonalizeError
 
-# The hours that a training is billed for at least, and how many more for each million interactions.
-# From AWS's measurements with User-Personalization: 2.135 hours for 100 thousand interactions, 53.9
-# for 25 million (aws-samples/amazon-personalize-samples, PersonalizeCheatSheet2.0.md). AWS
-# published none for other recipes.
+# The minimum of billed hours of a training, and the additional hours for each million interactions.
+# They are derived from AWS's measurements with User-Personalization: 2.135 hours for 100 thousand
+# interactions, 53.9 for 25 million (aws-samples/amazon-personalize-samples,
+# PersonalizeCheatSheet2.0.md). AWS published no measurements for other recipes.
 TRAINING_HOURS = 2.0
 TRAINING_HOURS_PER_MILLION = 2.1
 
@@ -23,41 +23,43 @@ Usd = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class PricesError(PersonalizeError):
-    """A file of prices cannot be used. The message names the file and the problem."""
+    """A file of prices that cannot be used. The message names the file and the problem."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a piece of work costs on AWS."""
+    """The cost of a piece of work on AWS."""
 
     usd: float
     what: str
-    """The work, in words."""
+    """A description of the work."""
 
 
 class Prices(BaseModel):
     """The prices of each unit of work, in USD.
 
-    The defaults are those of us-east-1 in the first tier. None was read on AWS's own page or
-    checked against a bill.
+    The defaults are the prices of us-east-1 in the first tier. They were neither read on AWS's own
+    page nor checked against a bill.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     import_per_gb: Usd = 0.05
     training_per_hour: Usd = 0.24
-    """Of recipes before v2; an hour of 4 vCPU and 8 GiB, of which Personalize may use several at
-    once."""
+    """The price of an hour with 4 vCPU and 8 GiB, for recipes before v2.
+
+    Personalize may use several such machines at once.
+    """
     training_v2_per_1000_interactions: Usd = 0.002
     recommendations_per_1000_users: Usd = 0.067
-    """Of recipes before v2."""
+    """The price for recipes before v2."""
     recommendations_v2_per_1000_users: Usd = 0.15
     segments_per_1000_users: Usd = 0.016
-    """Of all users in the data, for each segment."""
+    """The price for each segment, by the number of all users in the data."""
 
     @classmethod
     def read(cls, file: Path) -> Prices:
-        """The prices in a YAML file, and the defaults of those that are not in it.
+        """Read prices from a YAML file; prices that the file leaves out keep their defaults.
 
         Raises PricesError.
         """
@@ -76,49 +78,53 @@ class Prices(BaseModel):
             raise PricesError(f"{file} is not YAML in UTF-8: {message}") from error
 
     def price_import(self, dataset: str, size: int) -> Cost:
-        """The cost of importing `size` bytes into a dataset."""
+        """Return the cost of importing `size` bytes into a dataset."""
         amount = f"{size / 1e9:,.2f} GB" if size >= 1e9 else f"{size / 1e6:.2f} MB"
         return Cost(size / 1e9 * self.import_per_gb, f"importing {amount} of {dataset}")
 
     def price_training(self, recipe: str, hours: float, interactions: int) -> Cost:
-        """The cost of a training: by the interactions or, for recipes before v2, by the hour."""
+        """Return the cost of a training.
+
+        Recipes before v2 are billed by the hour, other recipes by the number of interactions.
+        """
         if recipe.endswith("-v2"):
             usd = interactions / 1000 * self.training_v2_per_1000_interactions
             return Cost(usd, f"training {recipe} on {interactions:,} interactions")
         return Cost(hours * self.training_per_hour, f"training {recipe} for {hours:.2f} hours")
 
     def price_recommendations(self, recipe: str, users: int) -> Cost:
-        """The cost of batch recommendations for this many users."""
+        """Return the cost of batch recommendations for this many users."""
         price = self.recommendations_per_1000_users
         if recipe.endswith("-v2"):
             price = self.recommendations_v2_per_1000_users
         return Cost(users / 1000 * price, f"recommending to {users:,} users")
 
     def price_segments(self, segments: int, users: int) -> Cost:
-        """The cost of a segment job.
+        """Return the cost of a segment job.
 
-        It is not verified that each user is billed for each segment, and not only once.
+        The estimate bills each user for each segment. It is not verified that AWS does so, rather
+        than billing each user only once.
 
-        users: how many users are in the data.
+        users: the number of users in the data.
         """
         usd = segments * users / 1000 * self.segments_per_1000_users
         return Cost(usd, f"{segments:,} segments of {users:,} users")
 
 
 def estimate_training_hours(interactions: int, last_hours: float = 0.0) -> float:
-    """The hours that a training before v2 is billed for.
+    """Estimate the billed hours of a training with a recipe before v2.
 
-    last_hours: those of the last training, if it was on AWS; else 0.
+    last_hours: the hours of the last training, if it was on AWS; else 0.
     """
     return max(TRAINING_HOURS + TRAINING_HOURS_PER_MILLION * interactions / 1e6, last_hours)
 
 
 def add_up(costs: Sequence[Cost]) -> float:
-    """What they cost together, in USD."""
+    """Return the total cost in USD."""
     return sum(cost.usd for cost in costs)
 
 
 def summarize_costs(costs: Sequence[Cost]) -> str:
-    """The sum and its parts, in words."""
+    """Return the total cost and its parts, in words."""
     parts = ", ".join(f"{cost.what} {cost.usd:,.2f}" for cost in costs)
     return f"about {add_up(costs):,.2f} USD: {parts}"

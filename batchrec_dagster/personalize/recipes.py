@@ -1,9 +1,9 @@
 """The recipes of Amazon Personalize that support batch jobs, and their hyperparameters.
 
 Sources: developer guide, "Choosing a recipe", "Batch recommendations", and the recipes' pages,
-"Properties and hyperparameters". Values are text, as in CreateSolution's
-`algorithmHyperParameters` and `featureTransformationParameters`. Without a percentile, all users
-or items are trained on, whatever the guide's default is.
+"Properties and hyperparameters". Values are text, as in CreateSolution's `algorithmHyperParameters`
+and `featureTransformationParameters`. Without a percentile, training uses all users or items,
+whatever the guide's default is.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ SIMILAR_ITEMS = "aws-similar-items"
 ITEM_AFFINITY = "aws-item-affinity"
 ITEM_ATTRIBUTE_AFFINITY = "aws-item-attribute-affinity"
 
-# What stands for each recipe in names, which have few characters.
+# The short names of recipes, for resource names, which have few characters.
 SHORT_NAMES = {
     USER_PERSONALIZATION: "user-v1",
     USER_PERSONALIZATION_V2: "user-v2",
@@ -31,7 +31,7 @@ SHORT_NAMES = {
 
 
 def build_recipe_arn(recipe: str, partition: str = "aws") -> str:
-    """`aws-sims` -> `arn:aws:personalize:::recipe/aws-sims`."""
+    """Return the recipe's ARN, such as `arn:aws:personalize:::recipe/aws-sims` for `aws-sims`."""
     return f"arn:{partition}:personalize:::recipe/{recipe}"
 
 
@@ -40,7 +40,7 @@ Values = Mapping[str, Value]
 
 
 class HyperparameterError(ValueError):
-    """A hyperparameter is unknown or out of range; the message says what is allowed."""
+    """An unknown or out-of-range hyperparameter. The message says what is allowed."""
 
 
 @dataclass(frozen=True)
@@ -50,10 +50,10 @@ class Number:
     low: float
     high: float
     whole: bool = False
-    """Whether it must be a whole number."""
+    """Whether the number must be a whole number."""
 
     def parse(self, text: str) -> Value:
-        """The text as a value. Raises ValueError."""
+        """Return the text as a number. Raises ValueError."""
         value = int(text) if self.whole else float(text)
         if not self.low <= value <= self.high or not math.isfinite(value):
             raise ValueError(text)
@@ -70,7 +70,7 @@ class Boolean:
     """`true` or `false`, in upper or lower case."""
 
     def parse(self, text: str) -> Value:
-        """The text as a value. Raises ValueError."""
+        """Return the text as a boolean. Raises ValueError."""
         try:
             return {"true": True, "false": False}[text.strip().lower()]
         except KeyError:
@@ -90,11 +90,12 @@ _ITEM_COUNTS: Hyperparameters = {
     "min_item_interaction_count_percentile": Number(0, 1),
     "max_item_interaction_count_percentile": Number(0, 1),
 }
-# These belong in featureTransformationParameters, all others in algorithmHyperParameters.
+# These parameters belong in featureTransformationParameters, all others in
+# algorithmHyperParameters.
 FEATURES: Hyperparameters = {**_HISTORY_LENGTHS, **_ITEM_COUNTS}
-# This belongs in eventsConfig: JSON of the weight of each event type.
+# This parameter belongs in eventsConfig: JSON of the weight of each event type.
 EVENT_WEIGHTS = "event_weights"
-# This belongs there too or, without weights, in solutionConfig as it is.
+# This parameter belongs in eventsConfig too or, without weights, unchanged in solutionConfig.
 EVENT_VALUE_THRESHOLD = "event_value_threshold"
 _SEGMENTATION: Hyperparameters = {"hidden_dimension": Number(32, 256, whole=True)}
 
@@ -121,7 +122,7 @@ HYPERPARAMETERS: Mapping[str, Hyperparameters] = {
 
 
 def parse_hyperparameters(recipe: str, texts: Mapping[str, str]) -> dict[str, Value]:
-    """The values as numbers and booleans. Raises HyperparameterError."""
+    """Return the values as numbers and booleans. Raises HyperparameterError."""
     allowed = HYPERPARAMETERS.get(recipe)
     if allowed is None:
         raise HyperparameterError(

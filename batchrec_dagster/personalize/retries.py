@@ -1,4 +1,4 @@
-"""Which requests a boto3 client of Personalize repeats, where botocore's own choice is wrong."""
+"""Corrections of botocore's rules about the Personalize requests to repeat."""
 
 from __future__ import annotations
 
@@ -8,27 +8,29 @@ from botocore.exceptions import ConnectionClosedError
 
 from batchrec_dagster.personalize.api import LIMIT
 
-# How often a request is sent whose response is cut short.
+# The number of times to send a request before giving up on responses that are cut short.
 MAX_ATTEMPTS = 15
 
 
 def correct_retries(client: Any) -> None:
-    """Make the boto3 client repeat requests whose response is cut short, but not those that a quota
-    refuses.
+    """Correct the boto3 client's choice of requests to repeat.
 
-    botocore takes a response that is shorter than its Content-Length for the whole one, because it
-    reads with `enforce_content_length=False`: a list may lack its members, or a creation its ARN.
-    After MAX_ATTEMPTS the client raises ConnectionClosedError. And botocore takes a
-    LimitExceededException for throttling, as other services use it: it slows down and repeats the
-    request. `Ensure` waits where that helps.
+    The client then repeats a request whose response is cut short. botocore takes such a response
+    for a complete one, because it reads with `enforce_content_length=False`: a list may lack its
+    members, or a creation its ARN. After MAX_ATTEMPTS the client raises ConnectionClosedError.
+
+    The client no longer repeats a request that a quota refuses. botocore takes a
+    LimitExceededException for throttling, because other services use it that way, so it slows down
+    and repeats the request. `Ensure` waits where waiting helps.
     """
 
     def decide(response: Any, operation: Any, attempts: int, **_: Any) -> float | None:
-        """The seconds to wait before the next attempt; None leaves the choice to botocore."""
+        """Return the seconds until the next attempt; None leaves the choice to botocore."""
         if response is None:
             return None
         http_response, answer = response
-        # Only requests that create something have quotas. Others come too fast.
+        # Only requests that create something have quotas. For other requests, the error means that
+        # they come too fast.
         if answer.get("Error", {}).get("Code") == LIMIT and operation.name.startswith("Create"):
             raise client.exceptions.LimitExceededException(answer, operation.name)
         content_length = http_response.headers.get("Content-Length")
@@ -38,5 +40,5 @@ def correct_retries(client: Any) -> None:
             raise ConnectionClosedError(endpoint_url=http_response.url)
         return min(20.0, 0.1 * float(2**attempts))
 
-    # First, so that botocore does not count a quota as throttling.
+    # This handler runs first, so that botocore does not count a reached quota as throttling.
     client.meta.events.register_first("needs-retry.personalize", decide)

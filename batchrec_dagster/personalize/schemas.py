@@ -1,4 +1,4 @@
-"""The datasets: the Avro schemas that CreateSchema accepts, and those of batchrec.
+"""The datasets' schemas: the Avro schemas that CreateSchema accepts, and batchrec's own schemas.
 
 Source: Amazon Personalize developer guide, "Datasets and schemas" and "Schema formatting
 requirements".
@@ -28,17 +28,17 @@ SECONDS_A_DAY = 86_400
 
 TYPES = ("float", "double", "int", "long", "string", "boolean")
 MAX_CATEGORICAL_LENGTH = 1000
-# Distinct event types and optional columns of interactions together; developer guide, "Endpoints
-# and quotas" and "Item interactions dataset requirements".
+# The limit on distinct event types and optional columns of interactions together. Source: developer
+# guide, "Endpoints and quotas" and "Item interactions dataset requirements".
 MAX_EVENT_TYPES = 10
-# "Amazon Personalize endpoints and quotas", after May 2024.
+# The minimum data for training. Source: "Amazon Personalize endpoints and quotas", after May 2024.
 MIN_INTERACTIONS = 1000
 MIN_USERS_WITH_TWO_INTERACTIONS = 25
 MIN_SHARE_OF_USERS_WITH_TWO_INTERACTIONS = 0.01
 MAX_ID_LENGTH = 256
-# A filter considers this many of the latest interactions, per user and event type.
+# The number of the latest interactions, per user and event type, that a filter considers.
 FILTER_HISTORY = 100
-# Separates several values of a categorical cell.
+# The separator between several values in a categorical cell.
 VALUE_SEPARATOR = "|"
 
 _REQUIRED: dict[str, dict[str, str]] = {
@@ -63,23 +63,23 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 class SchemaError(ValueError):
-    """Not a schema that Personalize accepts; the message says why."""
+    """A schema that Personalize does not accept. The message says why."""
 
 
 @dataclass(frozen=True)
 class Field:
-    """One column."""
+    """A column of a dataset."""
 
     name: str
     type: str
-    """One of TYPES."""
+    """The type of the values, an element of TYPES."""
     nullable: bool = False
     """Whether a cell may be empty."""
     categorical: bool = False
     textual: bool = False
 
     def to_avro(self) -> dict[str, Any]:
-        """Its entry in an Avro schema."""
+        """Return the field's entry in an Avro schema."""
         entry = {"name": self.name, "type": ["null", self.type] if self.nullable else self.type}
         flags = {"categorical": self.categorical, "textual": self.textual}
         return {**entry, **{name: flag for name, flag in flags.items() if flag}}
@@ -90,13 +90,13 @@ class Schema:
     """The columns of a dataset."""
 
     dataset_type: str
-    """One of DATASET_TYPES."""
+    """The type of the dataset, an element of DATASET_TYPES."""
     fields: tuple[Field, ...]
     """The columns in order."""
 
     @property
     def columns(self) -> list[str]:
-        """The CSV's header, in the order that Personalize requires."""
+        """The header of the CSV file, in the order that Personalize requires."""
         return [field.name for field in self.fields]
 
     @property
@@ -107,11 +107,11 @@ class Schema:
         return json.dumps({**record, "fields": fields, "version": "1.0"})
 
     def field(self, name: str) -> Field | None:
-        """The column of that name, in any case; None if there is none."""
+        """Return the column of this name, in any case; None if there is none."""
         return next((field for field in self.fields if field.name.upper() == name.upper()), None)
 
     def find_exactly(self, name: str) -> Field | None:
-        """The column of that name, in this case; None if there is none."""
+        """Return the column of exactly this name, in this case; None if there is none."""
         return next((field for field in self.fields if field.name == name), None)
 
 
@@ -139,14 +139,14 @@ def parse_schema(text: str) -> Schema:
 
 
 def list_optional_columns(schema: Schema) -> list[str]:
-    """The columns of interactions that count against MAX_EVENT_TYPES."""
+    """Return the columns of interactions that count towards MAX_EVENT_TYPES."""
     reserved = set(_RESERVED[INTERACTIONS]) - {EVENT_TYPE, EVENT_VALUE}
     not_counted = reserved | set(_REQUIRED[INTERACTIONS])
     return [name for name in schema.columns if name not in not_counted]
 
 
 def _parse_field(entry: Any) -> Field:
-    """The field of an entry of "fields". Raises SchemaError."""
+    """Return the field of an entry in "fields". Raises SchemaError."""
     name = entry.get("name") if isinstance(entry, dict) else None
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise SchemaError(
@@ -171,7 +171,7 @@ def _parse_field(entry: Any) -> Field:
 
 
 def _parse_flag(entry: dict[str, Any], name: str, flag: str) -> bool:
-    """The value of the flag of the field of this name. Raises SchemaError."""
+    """Return a flag of a schema field. Raises SchemaError."""
     value = entry.get(flag, False)
     if not isinstance(value, bool):
         raise SchemaError(f"Field {name}: {flag} must be true or false.")
@@ -191,7 +191,7 @@ def _check_names(schema: Schema) -> None:
 
 
 def _check_required(schema: Schema) -> None:
-    """Raise SchemaError if a required field is missing or of another type."""
+    """Raise SchemaError if a required field is missing or has another type."""
     required = _REQUIRED[schema.dataset_type]
     for name, kind in required.items():
         field = schema.find_exactly(name)
@@ -204,7 +204,7 @@ def _check_required(schema: Schema) -> None:
 
 
 def _check_reserved(schema: Schema) -> None:
-    """Raise SchemaError for a reserved field of another type, or too much metadata."""
+    """Raise SchemaError if a reserved field has another type, or if there is too much metadata."""
     reserved = _RESERVED[schema.dataset_type]
     for name, kinds in reserved.items():
         field = schema.find_exactly(name)
@@ -224,12 +224,15 @@ def _check_reserved(schema: Schema) -> None:
 
 
 def make_field_name(column: str) -> str:
-    """A column's name as Personalize takes it: upper-case letters, digits and _."""
+    """Return a column's name in the form that Personalize takes: A to Z, digits and _."""
     return re.sub(r"\W+", "_", column, flags=re.ASCII).strip("_").upper()
 
 
 def make_interactions_schema(*, event_type: bool, event_value: bool = False) -> Schema:
-    """The schema of interactions. TIMESTAMP is in epoch seconds, and EVENT_VALUE may be missing."""
+    """Return the schema of interactions.
+
+    TIMESTAMP is in epoch seconds, and EVENT_VALUE may be missing.
+    """
     fields = [Field(USER_ID, "string"), Field(ITEM_ID, "string"), Field(TIMESTAMP, "long")]
     if event_type:
         fields.append(Field(EVENT_TYPE, "string"))
@@ -241,10 +244,10 @@ def make_interactions_schema(*, event_type: bool, event_value: bool = False) -> 
 def make_items_schema(
     *, created: bool, categories: Sequence[str], numbers: Sequence[str]
 ) -> Schema:
-    """The schema of items.
+    """Return the schema of items.
 
-    Categories are categorical strings, numbers are doubles, and a cell of either may be empty.
-    CREATION_TIMESTAMP is in epoch seconds and may not.
+    Categories are categorical strings, and numbers are doubles. Their cells may be empty.
+    CREATION_TIMESTAMP is in epoch seconds, and its cells may not be empty.
     """
     times = [Field(CREATION_TIMESTAMP, "long")] if created else []
     metadata = _make_metadata_fields(categories, numbers)
@@ -252,7 +255,7 @@ def make_items_schema(
 
 
 def make_users_schema(*, categories: Sequence[str], numbers: Sequence[str]) -> Schema:
-    """The schema of users. Categories and numbers are as in `make_items_schema`."""
+    """Return the schema of users. Categories and numbers are as in `make_items_schema`."""
     metadata = _make_metadata_fields(categories, numbers)
     return Schema(USERS, (Field(USER_ID, "string"), *metadata))
 

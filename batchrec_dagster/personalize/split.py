@@ -1,13 +1,14 @@
-"""Who is tested and what is held out, when a model or popular items are measured.
+"""The choice of tested users and held-out interactions, to measure models and popular items.
 
-As Amazon Personalize does (developer guide, "Evaluating a solution version with metrics"), a tenth
-of the users is not trained on; the oldest 90 % of each of their histories is what lists are made
-from, and the newest 10 % is what the lists are compared with. Of few users more are tested, since
-few tell little apart; of very many, fewer are enough.
+The split follows Amazon Personalize (developer guide, "Evaluating a solution version with
+metrics"). A tenth of the users is not trained on. Lists for these users are made from the oldest
+90% of each user's history, and compared with the newest 10%. If there are few users, a larger share
+is tested, because a small sample tells little. If there are very many users, a smaller share is
+enough.
 
-Everything is decided by hashes of ids. So a model and popular items are tested on the same users
-and what they chose, wherever they are measured, and users stay in their groups, by which two
-measurements are compared.
+Hashes of ids decide everything. So a model and popular items are tested on the same users and the
+same held-out interactions, wherever they are measured. Each user also stays in the same group, so
+that two measurements can be compared group by group.
 """
 
 from __future__ import annotations
@@ -18,25 +19,33 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-INPUT_SHARE = 0.9  # of a tested user's history
-TESTED_SHARE, LARGEST_SHARE = 0.1, 0.3  # of the users
-LEAST_USERS = 400  # if they are at most the largest share
-MOST_USERS = 10_000  # with whom NDCG has a standard error of about 0.002
-# Enough groups for a t distribution near the normal one, and few enough to store for each edition.
+# The share of a tested user's history from which lists are made.
+INPUT_SHARE = 0.9
+# The usual and the largest share of users to test.
+TESTED_SHARE, LARGEST_SHARE = 0.1, 0.3
+# The smallest number of users to test, unless this is more than the largest share.
+LEAST_USERS = 400
+# With this many tested users, NDCG has a standard error of about 0.002.
+MOST_USERS = 10_000
+# 100 groups are enough for a t distribution near the normal one, and few enough to store for each
+# edition.
 GROUPS = 100
 
 Hashes = npt.NDArray[np.uint64]
 
 
 def hash_ids(ids: pl.Series) -> Hashes:
-    """(len(ids),) numbers from 0 to 2^32 - 1, which depend on nothing but the id."""
+    """Return (len(ids),) numbers from 0 to 2^32 - 1 that depend on the ids alone."""
     return np.fromiter((crc32(text.encode()) for text in ids), np.uint64, len(ids))
 
 
 def choose_users(user_ids: pl.Series, lengths: npt.NDArray[np.integer]) -> npt.NDArray[np.bool_]:
-    """(len(user_ids),) whether each user is tested: those with the lowest hashes, at least one.
+    """Return (len(user_ids),) whether each user is tested.
 
-    lengths: (len(user_ids),) how many interactions each has. One with fewer than two is not tested.
+    The users with the lowest hashes are tested, at least one user if any can be tested.
+
+    lengths: (len(user_ids),) the number of each user's interactions. A user with fewer than two
+        interactions is not tested.
     """
     candidates = np.flatnonzero(lengths >= 2)
     hashes = _mix(hash_ids(user_ids.gather(candidates)), 1)
@@ -48,16 +57,16 @@ def choose_users(user_ids: pl.Series, lengths: npt.NDArray[np.integer]) -> npt.N
 
 
 def assign_groups(user_ids: pl.Series) -> npt.NDArray[np.int64]:
-    """(len(user_ids),) the group of each user, 0 to GROUPS - 1, whether tested or not."""
+    """Return (len(user_ids),) the group of each user, 0 to GROUPS - 1, whether tested or not."""
     return np.asarray(_mix(hash_ids(user_ids), 2) % np.uint64(GROUPS)).astype(np.int64)
 
 
 def sum_groups(
     groups: npt.NDArray[np.int64], values: npt.NDArray[np.float64]
 ) -> tuple[list[int], list[float]]:
-    """(GROUPS,) how many of these users each group has, and the sum of their values.
+    """Return (GROUPS,) the number of users in each group, and (GROUPS,) the sums of their values.
 
-    groups, values: (users,) the group of each user, and what was measured.
+    groups, values: (users,) the group and the measured value of each user.
     """
     users = np.bincount(groups, minlength=GROUPS)
     sums = np.bincount(groups, values, minlength=GROUPS)
@@ -70,10 +79,10 @@ def order_rows(
     user_hashes: Hashes,
     item_hashes: Hashes,
 ) -> npt.NDArray[np.intp]:
-    """(n,) the order of rows by user and time.
+    """Return (n,) the order of the rows by user and time.
 
-    Rows of the same user and second are in an order that their hashes decide. By item id, what is
-    held out would be the highest ids of a second, which models could learn.
+    Hashes decide the order of rows of the same user and second. If such rows were ordered by item
+    id, the held-out items would be the ones with the highest ids, and models could learn that.
 
     users: (n,) numbers of the users.
     user_hashes, item_hashes: (n,) the hashes of each row's ids.
@@ -83,17 +92,22 @@ def order_rows(
 
 
 def mark_inputs(lengths: npt.NDArray[np.integer]) -> npt.NDArray[np.bool_]:
-    """(n,) whether each of the rows of tested users, oldest first within a user, is not held out.
+    """Return (n,) whether each row of the tested users is an input, and so not held out.
 
-    lengths: (users,) how many rows each has.
+    The rows are sorted by user and, within a user, from the oldest to the newest.
+
+    lengths: (users,) the number of rows of each user.
     """
     index = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
     return np.asarray(index < np.repeat(np.floor(INPUT_SHARE * lengths), lengths))
 
 
 def _mix(hashes: Hashes, purpose: int) -> Hashes:
-    """Numbers from 0 to 2^32 - 1, as if hashed again: the finalizer of SplitMix64 (Steele, Lea,
-    Flood, "Fast splittable pseudorandom number generators", 2014)."""
+    """Mix the hashes into new numbers from 0 to 2^32 - 1, different for each purpose.
+
+    The mixing function is the finalizer of SplitMix64 (Steele, Lea, Flood, "Fast splittable
+    pseudorandom number generators", 2014).
+    """
     mixed = hashes + np.uint64(purpose * 0x9E3779B97F4A7C15 % 2**64)
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
         mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)

@@ -1,1 +1,1 @@
-"""From a declaration in YAML to Dagster assets, checks, jobs, a schedule and sensors."""
+"""Translation of a declaration in YAML to Dagster assets, checks, jobs, a schedule and sensors."""

@@ -1,4 +1,4 @@
-"""What Dagster calls the assets of pipelines and lists, and how it runs their steps."""
+"""Dagster's names for the assets of pipelines and lists, and the settings of their steps."""
 
 from __future__ import annotations
 
@@ -9,24 +9,29 @@ from batchrec_dagster.config.running import OpSettings
 
 
 def asset_key(owner: Pipeline | PublishedList, asset: str) -> dg.AssetKey:
-    """The key of the asset of this name that a pipeline or a list has."""
+    """Return the key of an asset of a pipeline or a list.
+
+    asset: the asset's name, such as interactions.
+    """
     return dg.AssetKey(owner.asset_key(asset))
 
 
 def asset_name(key: dg.AssetKey) -> str:
-    """What settings call the asset of this key, such as solution_version or
-    newsletter/recommendations."""
+    """Return the asset's name in settings: solution_version, or newsletter/recommendations."""
     return "/".join(key.path[1:])
 
 
 def op_name(owner: Pipeline | PublishedList, asset: str) -> str:
-    """The name of the asset's step in a run's config."""
+    """Return the name of the asset's step in a run's config."""
     return asset_key(owner, asset).to_python_identifier()
 
 
 def find_op_settings(pipeline: Pipeline, key: dg.AssetKey) -> OpSettings:
-    """How Dagster runs the step of the asset of this key."""
+    """Return the settings for running the step of the asset with this key.
+
+    Settings for the asset override the settings for all assets (`*`).
+    """
     names = ("*", asset_name(key))
     of_all, of_asset = (pipeline.op.get(name, OpSettings()) for name in names)
-    own = {name: getattr(of_asset, name) for name in of_asset.model_fields_set}
-    return of_all.model_copy(update=own)
+    overrides = {name: getattr(of_asset, name) for name in of_asset.model_fields_set}
+    return of_all.model_copy(update=overrides)

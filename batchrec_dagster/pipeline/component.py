@@ -1,4 +1,4 @@
-"""The component of the YAML: wires a declared pipeline to Dagster's definitions."""
+"""The Dagster component of a defs.yaml, which turns a declared pipeline into definitions."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -34,7 +34,7 @@ from batchrec_dagster.pipeline.scaffolding import PipelineScaffolder
 class BatchRecommendations(Pipeline, dg.Component):
     """Recommendations for every user from a file of ratings, with Amazon Personalize."""
 
-    # None for a pipeline that Python makes.
+    # None for a pipeline that Python code builds.
     _origin: Origin | None = PrivateAttr(default=None)
 
     @model_validator(mode="after")
@@ -52,7 +52,10 @@ class BatchRecommendations(Pipeline, dg.Component):
 
     @classmethod
     def load(cls, attributes: BaseModel | None, context: dg.ComponentLoadContext) -> Self:
-        """The pipeline that a file declares. Raises DeclarationError, which names the line."""
+        """Return the pipeline that a file declares.
+
+        Raises DeclarationError, which names the line.
+        """
         file = find_component_file(context.path) or context.path
         if file.is_file():
             require_distinct_settings(file)
@@ -71,8 +74,8 @@ class BatchRecommendations(Pipeline, dg.Component):
         origin = self._origin or Origin(find_component_file(context.path) or context.path)
         table = list_assets(pipeline)
         _require_known_assets(pipeline, table, origin)
-        first, *others = self.build_assets(table)
-        assets = [mark_declaration(first, pipeline, origin), *others]
+        first, *later_assets = self.build_assets(table)
+        assets = [mark_declaration(first, pipeline, origin), *later_assets]
         deployment = _open_deployment()
         executor = deployment.executor() if deployment.embedded else None
         return dg.Definitions.merge(
@@ -91,14 +94,14 @@ class BatchRecommendations(Pipeline, dg.Component):
         )
 
     def build_assets(self, table: Iterable[PipelineAsset]) -> list[dg.AssetsDefinition]:
-        """The assets of a table, with the specs and the steps of this class."""
+        """Return Dagster's assets for a table, with the specs and the steps of this class."""
         return [asset.build(self.get_asset_spec(asset), self.execute) for asset in table]
 
     def get_asset_spec(self, asset: PipelineAsset) -> dg.AssetSpec:
-        """The spec of an asset of the pipeline, which a subclass can change but for its key.
+        """Return the spec of an asset. A subclass can change everything in it except the key.
 
-        asset: its `name` is such as solution_version, or newsletter/recommendations for that of a
-            list.
+        asset: the asset. Its `name` is solution_version, for example, or newsletter/recommendations
+            for an asset of a list.
         """
         return asset.spec
 
@@ -108,18 +111,18 @@ class BatchRecommendations(Pipeline, dg.Component):
         context: dg.AssetExecutionContext,
         step: Callable[[], dg.MaterializeResult[Any]],
     ) -> Iterator[AssetResult]:
-        """Run the step of an asset. A subclass can do something before and after it.
+        """Run the step of an asset. A subclass can add code before and after it.
 
-        step: runs it, and returns what it has made, with its checks.
+        step: runs the step, and returns the result with its checks.
         """
         yield step()
 
     def change(self, settings: Mapping[str, Any], project: Path) -> Pipeline:
-        """The pipeline with other settings, for a test: it reaches no sinks and nobody.
+        """Return the pipeline with changed settings, for a test, without sinks and alerts.
 
-        settings: the changed ones by their path, such as ratings.source.
+        settings: the changed settings by their path, such as ratings.source.
         project: the folder where relative paths start.
-        Raises DeclarationError if they are not valid.
+        Raises DeclarationError if the settings are not valid.
         """
         changed = self.model_dump(mode="json", by_alias=True, exclude_unset=True)
         changed = escape_templates(changed)
@@ -142,7 +145,7 @@ class BatchRecommendations(Pipeline, dg.Component):
 def _require_known_assets(
     pipeline: Pipeline, table: Iterable[PipelineAsset], origin: Origin
 ) -> None:
-    """Raises DeclarationError if `op` names assets that the pipeline does not have."""
+    """Raise DeclarationError if `op` names assets that the pipeline does not have."""
     names = [asset.name for asset in table]
     message = f"the pipeline has no such asset; write {', '.join(names)} or *"
     lines = [
@@ -155,7 +158,7 @@ def _require_known_assets(
 
 
 def _open_deployment() -> Deployment:
-    """The deployment of the environment, with its folder. Raises DeploymentError."""
+    """Return the environment's deployment, and create its folder. Raises DeploymentError."""
     deployment = Deployment.from_environment()
     deployment.make_home()
     return deployment

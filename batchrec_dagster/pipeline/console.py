@@ -1,7 +1,7 @@
-"""The log of runs on the console.
+"""The console log of runs.
 
-It shows a known failure in one line. Its stack trace is in the event log of Dagster. Characters
-that control a terminal are shown as escape sequences.
+A known failure is shown in one line. Its stack trace is in Dagster's event log. Characters that
+control a terminal are shown as escape sequences.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from batchrec_dagster.reporting.views.plain import escape_invisible
 
 
 class _PlainText(logging.Filter):
-    """Shortens a dg.Failure to its message, and escapes characters that control a terminal."""
+    """A filter that shortens a dg.Failure to its message, and escapes control characters."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         event = getattr(record, "dagster_meta", {}).get("dagster_event")
@@ -30,14 +30,14 @@ class _PlainText(logging.Filter):
 
 
 def _make_console_logger(context: dg.InitLoggerContext) -> logging.Logger:
-    """Dagster's colored console logger, with plain failures."""
+    """Return Dagster's colored console logger, with plain failures."""
     logger: logging.Logger = dg.colored_console_logger.logger_fn(context)
     logger.addFilter(_PlainText())
     return logger
 
 
 def build_console_logger(log_format: str) -> dg.LoggerDefinition:
-    """Dagster's console logger.
+    """Return Dagster's console logger.
 
     log_format: "json", or "text" for text without stack traces of known failures.
     """

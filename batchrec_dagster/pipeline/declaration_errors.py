@@ -1,4 +1,4 @@
-"""Errors in the files below defs/: a line each, with the file, the line, the setting and a fix."""
+"""Errors in the files below defs/, one per line, with the file, the line, the setting and a fix."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from batchrec_dagster.config import COMPONENT_TYPE
 from batchrec_dagster.config.problems import Keys, describe_error
 from batchrec_dagster.pipeline.component_files import list_component_files
 
-# How Dagster says where a setting is.
+# Dagster's text about the position of a setting.
 POSITION = re.compile(r"(?P<setting>.*) at (?P<file>.+):(?P<line>\d+)$")
 
 
 class DeclarationError(dg.DagsterInvalidDefinitionError):
-    """Invalid settings; one line each, with file, line, key and fix."""
+    """Invalid settings: one error per line, with file, line, key and fix."""
 
 
 class Origin(NamedTuple):
-    """What declares a pipeline."""
+    """The origin of a pipeline's declaration."""
 
     file: Path
-    """The file that declares it, or the one of the component that made it."""
+    """The file that declares the pipeline, or the file of the component that made it."""
     context: dg.ResolutionContext | None = None
-    """That of the component's YAML; None for a pipeline that Python makes."""
+    """The context of the component's YAML; None for a pipeline that Python code builds."""
 
     def describe_problem(self, keys: Keys, message: str) -> str:
-        """The line of an error that tells what is wrong with a setting."""
+        """Return a line for an error message that tells the problem with a setting."""
         positions = self.context and self.context.source_position_tree
         if not positions:
             return f"{self.file}: {message}"
@@ -42,7 +42,7 @@ class Origin(NamedTuple):
 
 
 def build_validation_error(origin: Origin, error: ValidationError) -> DeclarationError:
-    """The error of a pipeline's own validators, with the line of each key."""
+    """Return an error from a pipeline's own validators, with the line of each key."""
     lines = [
         origin.describe_problem(detail["loc"], describe_error(detail)) for detail in error.errors()
     ]
@@ -50,13 +50,13 @@ def build_validation_error(origin: Origin, error: ValidationError) -> Declaratio
 
 
 def require_distinct_settings(file: Path) -> None:
-    """Raise DeclarationError if a block has a setting twice, of which YAML takes the last."""
+    """Raise DeclarationError if a block has a setting twice: YAML would silently use the last."""
     lines: list[str] = []
     visited: set[yaml.Node] = set()
     nodes = [*yaml.compose_all(file.read_text(encoding="utf-8"))]
     while nodes:
         node = nodes.pop(0)
-        # An alias is the same node again.
+        # A YAML alias leads to the same node a second time.
         if node in visited:
             continue
         visited.add(node)
@@ -70,7 +70,7 @@ def require_distinct_settings(file: Path) -> None:
 
 
 def _find_repeated_keys(file: Path, keys: Iterable[yaml.Node]) -> Iterator[str]:
-    """Yield a line for each of a block's keys that it has before."""
+    """Yield a line for each key that repeats an earlier key of the block."""
     line_of_key: dict[str, int] = {}
     for key in keys:
         if not isinstance(key, yaml.ScalarNode):
@@ -83,9 +83,9 @@ def _find_repeated_keys(file: Path, keys: Iterable[yaml.Node]) -> Iterator[str]:
 
 
 def explain_error(error: BaseException) -> list[str]:
-    """A line for each problem that the error, or one that caused it, names with file and line.
+    """Return a line for each problem that the error or its causes name with file and line.
 
-    Empty if none of them names a file.
+    The list is empty if neither the error nor its causes name a file.
     """
     lines: list[str] = []
     cause: BaseException | None = error
@@ -96,7 +96,7 @@ def explain_error(error: BaseException) -> list[str]:
 
 
 def _explain_cause(cause: BaseException) -> Iterator[str]:
-    """Yield a line for each problem that this one error names with file and line."""
+    """Yield a line for each problem that this single error names with file and line."""
     if isinstance(cause, DeclarationError):
         yield from str(cause).splitlines()
     elif isinstance(cause, yaml.MarkedYAMLError) and (mark := cause.problem_mark):
@@ -121,9 +121,9 @@ def _describe(file: str, line: int, setting: str, message: str) -> str:
 
 
 def find_unreadable_files(folder: Path) -> list[str]:
-    """A line for each file of components that is not text, is empty or has an unknown type.
+    """Return a line for each component file that is not text, is empty or has an unknown type.
 
-    Dagster's own errors about these do not name the file.
+    Dagster's own errors about such files do not name the file.
     """
     lines = []
     for file in list_component_files(folder):
@@ -149,7 +149,7 @@ def find_unreadable_files(folder: Path) -> list[str]:
 
 
 def _find_unknown_types(file: Path, documents: Iterable[yaml.Node]) -> Iterator[str]:
-    """Yield a line for each document whose type cannot be imported."""
+    """Yield a line for each document with a type that cannot be imported."""
     for document in documents:
         for key, value in document.value if isinstance(document, yaml.MappingNode) else []:
             if key.value == "type" and locate(value.value) is None:

@@ -1,4 +1,4 @@
-"""How the assets of a pipeline are declared."""
+"""The declaration of a pipeline's assets: their specs, checks, inputs and steps."""
 
 from __future__ import annotations
 
@@ -28,25 +28,28 @@ Step = Callable[..., dg.MaterializeResult[Any]]
 
 @dataclass(frozen=True)
 class PipelineAsset:
-    """A line of the table of a pipeline's assets: what Dagster is told of one, and its step."""
+    """An asset of a pipeline: the information for Dagster, and the asset's step."""
 
     address: str
-    """That of the list whose nights know how the step ended, or of the pipeline for all lists."""
+    """The address of the list, or of the pipeline, under which the step's outcome is recorded."""
     spec: dg.AssetSpec
     checks: Sequence[dg.AssetCheckSpec]
     inputs: Mapping[str, dg.AssetIn]
-    """The asset of each parameter of the step."""
+    """The upstream asset for each parameter of the step."""
     resources: set[str]
     op: OpSettings
     step: Step
 
     @property
     def name(self) -> str:
-        """What settings call it, such as newsletter/recommendations."""
+        """The asset's name in settings, such as newsletter/recommendations."""
         return asset_name(self.spec.key)
 
     def build(self, spec: dg.AssetSpec, execute: Execute) -> dg.AssetsDefinition:
-        """The asset with a spec that may say more than its own."""
+        """Return Dagster's asset.
+
+        spec: the spec, which may say more than this asset's own spec.
+        """
 
         @wraps(self.step)
         def run(context: dg.AssetExecutionContext, **inputs: Any) -> Iterator[AssetResult]:
@@ -81,16 +84,16 @@ def asset_of(
     checks: Mapping[str, str] | None = None,
     warnings: Mapping[str, str] | None = None,
 ) -> Callable[[Step], PipelineAsset]:
-    """Decorates the step of an asset of a pipeline or a list.
+    """Return a decorator that turns a step into an asset of a pipeline or a list.
 
     code_version must change whenever the same input would give another output, so that Dagster
-    marks the asset as stale: include a fingerprint of the settings that the asset reads.
-    inputs: the names of the pipeline's assets that the step takes as parameters, or the asset of
-    each parameter.
+    marks the asset as stale. Include a fingerprint of the settings that the asset reads.
+    inputs: the names of the pipeline's assets that the step takes as parameters, or a mapping from
+        the step's parameters to assets.
     on_personalize: whether the step uses Personalize besides the storage.
-    storage_key, io_manager: where the value is stored, and how; neither for an asset that stores
-    nothing in the pipeline's storage.
-    checks, warnings: what each check checks, by its name; warnings do not block.
+    storage_key, io_manager: the place where the value is stored, and the IO manager that reads it.
+        Leave them out for an asset that stores nothing in the pipeline's storage.
+    checks, warnings: the descriptions of the checks, by name. Warnings do not block.
     """
     pipeline = owner.pipeline if isinstance(owner, PublishedList) else owner
     key = asset_key(owner, name)
@@ -134,7 +137,7 @@ def _make_retry_policy(retries: Retries | None) -> dg.RetryPolicy | None:
 
 
 def _find_address(owner: Pipeline | PublishedList, name: str) -> str:
-    """The address of the list whose nights know how the asset's step ended."""
+    """Return the address under which the outcome of the asset's step is recorded."""
     if isinstance(owner, Pipeline):
         return owner.name
     is_shared = name == "batch_users" and not owner.has_own_users
@@ -144,10 +147,10 @@ def _find_address(owner: Pipeline | PublishedList, name: str) -> str:
 def _build_check_specs(
     asset: dg.AssetKey, checks: Mapping[str, str], warnings: Mapping[str, str]
 ) -> list[dg.AssetCheckSpec]:
-    """The specs of an asset's checks.
+    """Return the specs of an asset's checks.
 
-    checks: what each check that blocks checks, by its name.
-    warnings: the same of each check that only warns.
+    checks: the descriptions of the checks that block, by name.
+    warnings: the descriptions of the checks that only warn, by name.
     """
     blocking = [
         dg.AssetCheckSpec(name, asset=asset, description=description, blocking=True)
@@ -161,7 +164,7 @@ def _build_check_specs(
 
 
 def build_budget_check(pipeline: Pipeline) -> dict[str, str]:
-    """The check of the budget, for an asset that costs money; empty if no budget is declared."""
+    """Return the budget check for an asset that costs money; empty if no budget is declared."""
     if pipeline.budget.max_usd_per_run is None:
         return {}
     return {WITHIN_BUDGET: "The run's estimated cost is within budget.max_usd_per_run."}

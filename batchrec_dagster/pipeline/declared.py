@@ -1,7 +1,8 @@
-"""What declares each pipeline of a code location: its first asset carries it in its metadata.
+"""The declarations of a code location's pipelines, stored in the metadata of their first assets.
 
-Pipelines are declared in YAML, made by Python (`@dg.component_instance`), or by a component of the
-team that makes thirty of them. All of them have this asset, wherever their definitions end up.
+A pipeline is declared in YAML, built by Python code (`@dg.component_instance`), or built by a
+team's own component, which may build many pipelines. In all cases the pipeline has this first
+asset, wherever its definitions end up.
 """
 
 from __future__ import annotations
@@ -14,15 +15,15 @@ import dagster as dg
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.pipeline.declaration_errors import Origin
 
-# The metadata of every asset that names its pipeline.
+# The metadata key of the pipeline's name, on every asset of a pipeline.
 PIPELINE = "batchrec/pipeline"
-# The metadata of the first asset. Its value is an object, as dagster-dbt's manifest is: Dagster's
-# page shows the name of its class alone.
+# The metadata key of the declaration, on the first asset. The value is a Python object, like
+# dagster-dbt's manifest. Dagster's page shows only the name of the object's class.
 DECLARATION = "batchrec/declaration"
 
 
 class DeclaredPipeline(NamedTuple):
-    """A pipeline, and what declares it."""
+    """A pipeline, and the origin of its declaration."""
 
     pipeline: Pipeline
     origin: Origin
@@ -31,15 +32,15 @@ class DeclaredPipeline(NamedTuple):
 def mark_declaration(
     asset: dg.AssetsDefinition, pipeline: Pipeline, origin: Origin
 ) -> dg.AssetsDefinition:
-    """The first asset of a pipeline, with what declares the pipeline."""
+    """Return a pipeline's first asset with the pipeline's declaration in its metadata."""
     metadata = {DECLARATION: DeclaredPipeline(pipeline, origin)}
     return asset.map_asset_specs(lambda spec: spec.merge_attributes(metadata=metadata))
 
 
 def find_declared_pipelines(assets: Iterable[object] | None) -> list[DeclaredPipeline]:
-    """The pipelines that have these assets, in the assets' order.
+    """Return the pipelines that are declared in the metadata of these assets, in the assets' order.
 
-    assets: those of Definitions or of a repository.
+    assets: the assets of Definitions or of a repository.
     """
     return [
         spec.metadata[DECLARATION]

@@ -1,4 +1,4 @@
-"""The environment's deployment: the Dagster resources that its variables make."""
+"""The deployment that environment variables describe, and its Dagster resources."""
 
 from __future__ import annotations
 
@@ -22,26 +22,27 @@ from batchrec_dagster.storage.connection import Storage
 
 
 def resource_key(name: str) -> str:
-    """The key that the resource or IO manager of this name has in a code location."""
+    """Return the key of a resource or IO manager in a code location."""
     return f"batchrec_{name}"
 
 
 class DeploymentError(ValueError):
-    """Variables are invalid. The message names them and the values that they may have."""
+    """Invalid environment variables. The message names them and their allowed values."""
 
 
 class Deployment(Environment):
-    """The values of the environment's variables, and the resources that they make."""
+    """The values of the environment variables, and the resources built from these values."""
 
-    # The fields of S3Connection that a resource of the project sets, keys as the variables that
-    # hold them. Without them, AWS's own variables and files decide.
+    # The fields of S3Connection that a resource of the project sets. Access keys that are
+    # environment variables stay `dg.EnvVar`. Without a resource, AWS's own variables and files
+    # decide.
     _own_s3: Mapping[str, str] = PrivateAttr(default={})
 
     @classmethod
     def from_environment(cls, variables: Mapping[str, str] = MappingProxyType({})) -> Self:
-        """The deployment that the environment describes. Raises DeploymentError.
+        """Return the deployment that the environment describes. Raises DeploymentError.
 
-        variables: in place of those of the environment.
+        variables: values to use instead of the environment's variables.
         """
         values: dict[str, Any] = {name: value for name, value in variables.items() if value}
         try:
@@ -65,7 +66,7 @@ class Deployment(Environment):
         return self._get_own("region_name") or self.aws_region
 
     def _get_own(self, field: str) -> str | None:
-        """What a resource of the project says of S3."""
+        """Return a field of the project's own S3 resource; None if it does not set the field."""
         value = self._own_s3.get(field)
         return value.get_value() if isinstance(value, dg.EnvVar) else value
 
@@ -81,17 +82,18 @@ class Deployment(Environment):
     def make_home(self) -> None:
         """Create BATCHREC_HOME if it is missing, with permissions for this user only.
 
-        An error is ignored here: the step that needs the folder reports it, and `batchrec check`.
+        Errors are ignored here: the step that needs the folder reports them, and so does `batchrec
+        check`.
         """
         with suppress(OSError):
             durable.make_folders(self.home, 0o700)
 
     def resources(self) -> dict[str, Any]:
-        """Dagster's resources and IO managers by key. Every call returns the same objects."""
+        """Return Dagster's resources and IO managers by key. Each call returns the same objects."""
         return {resource_key(name): resource for name, resource in _build_resources(self).items()}
 
     def open_storage(self) -> Storage:
-        """The storage of the deployment."""
+        """Return the storage of the deployment."""
         resource: StorageResource = _build_resources(self)["storage"]
         return resource.opened
 
@@ -101,10 +103,10 @@ class Deployment(Environment):
         return personalize
 
     def executor(self) -> dg.ExecutorDefinition:
-        """The executor for runs.
+        """Return the executor for runs.
 
-        With the embedded Personalize it runs steps in one process, because many take less time than
-        to start a process.
+        With the embedded Personalize, it runs steps in one process, because many steps take less
+        time than starting a process.
         """
         return dg.in_process_executor if self.embedded else dg.multiprocess_executor
 

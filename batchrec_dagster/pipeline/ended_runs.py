@@ -1,4 +1,4 @@
-"""What Dagster knows of runs that published nothing, such as those whose processes were killed."""
+"""Runs that published nothing, read from Dagster, such as runs with a killed process."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from batchrec_dagster.storage.layout import ListFiles
 from batchrec_dagster.storage.lock import is_held
 from batchrec_dagster.storage.nights import Night
 
-# How many runs are read, the latest ones.
+# The number of runs to read, starting with the latest.
 MOST_RUNS = 100
-# After this long without an event and without a lock, a run is not under way any more. Not less: a
-# step that copies a large source, or waits for a Glue job, has neither for a while.
+# The silence, without an event and without a lock, after which a run is not under way any more. It
+# is not shorter, because a step that copies a large source, or waits for a Glue job, has neither
+# for a while.
 SILENCE = timedelta(hours=1)
 ENDINGS: dict[dg.DagsterRunStatus, Literal["failed", "stopped"]] = {
     dg.DagsterRunStatus.FAILURE: "failed",
     dg.DagsterRunStatus.CANCELED: "stopped",
-    # Of these, only runs that were interrupted count.
+    # Runs with these statuses count only if they were interrupted.
     dg.DagsterRunStatus.STARTING: "failed",
     dg.DagsterRunStatus.STARTED: "failed",
     dg.DagsterRunStatus.CANCELING: "stopped",
@@ -32,17 +33,17 @@ UNFINISHED = ("FAILURE", "IN_PROGRESS")
 
 
 def is_interrupted(instance: dg.DagsterInstance, record: dg.RunRecord, files: ListFiles) -> bool:
-    """Whether nothing was heard for an hour of a run that Dagster says is under way.
+    """Return whether a run that Dagster shows as under way has been silent for an hour.
 
-    It recorded no event, and no run holds a lock of the pipeline: its process was killed, for
-    example, or its machine lost power. Raises UserError.
+    Such a run recorded no event, and no run holds a lock of the pipeline. For example, its process
+    was killed, or its machine lost power. Raises UserError.
     """
     run = record.dagster_run
     if run.is_finished or run.status == dg.DagsterRunStatus.QUEUED:
         return False
     silent_since = datetime.now(UTC) - SILENCE
     events = instance.get_records_for_run(run.run_id, limit=1, ascending=False).records
-    # Dagster's times of records have no time zone in some databases: they are UTC.
+    # In some databases, Dagster's times of records have no time zone. They are UTC.
     last_heard = (
         datetime.fromtimestamp(events[0].timestamp, UTC)
         if events
@@ -54,7 +55,7 @@ def is_interrupted(instance: dg.DagsterInstance, record: dg.RunRecord, files: Li
 
 
 def _list_locks(files: ListFiles) -> Iterator[str]:
-    """The URI of each lock of the pipeline and of its lists."""
+    """Yield the URI of each lock of the pipeline and of its lists."""
     keys, store = files.keys, files.storage.store
     for folder in (keys.locks, keys.lists):
         for info in store.list(files.uri(folder)):
@@ -63,10 +64,10 @@ def _list_locks(files: ListFiles) -> Iterator[str]:
 
 
 def read_ended_runs(instance: dg.DagsterInstance, files: ListFiles) -> list[Night]:
-    """The latest refreshes of the pipeline that failed, or were stopped or interrupted, as far as
-    Dagster remembers its runs.
+    """Return the latest refreshes that failed, or that were stopped or interrupted.
 
-    A run whose process was killed is known only here. Raises UserError.
+    They are read from the runs that Dagster remembers. Only Dagster knows of runs with a killed
+    process, because they recorded nothing themselves. Raises UserError.
     """
     nights = []
     refreshes = filter_refreshes(files, [*ENDINGS])
@@ -89,7 +90,7 @@ def read_ended_runs(instance: dg.DagsterInstance, files: ListFiles) -> list[Nigh
 
 
 def _find_failed_steps(instance: dg.DagsterInstance, run_id: str) -> list[str]:
-    """The names of the assets whose steps failed, or had started and did not end."""
+    """Return the names of the assets with steps that failed, or that started and did not end."""
     return [
         name_stage(step.step_key)
         for step in instance.get_run_step_stats(run_id)

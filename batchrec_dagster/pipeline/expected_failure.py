@@ -1,11 +1,11 @@
-"""A failure whose message says all: Dagster records it without the stack of Python's frames.
+"""A failure with a message that says everything: Dagster records it without a Python stack.
 
-`dg.Failure` records the stack, and Dagster's web page shows it larger than the message. No public
-API leaves it out. Dagster records an error of a process of the user's code as that process has
-described it, so this failure describes itself.
+`dg.Failure` records the stack, and Dagster's web page shows the stack larger than the message. No
+public API leaves it out. If an error comes from a process of the user's code, Dagster records the
+description that the process gave. So this failure describes itself.
 
-Any release of Dagster may move what is imported here. A test names each import that a release has
-moved, and CI runs it against the newest Dagster.
+Any release of Dagster may move the imports of this module. A test names each import that a release
+has moved, and CI runs the test against the newest Dagster.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from batchrec_dagster.errors import UserError
 
 
 class _DescribedError(DagsterUserCodeProcessError):
-    """An error that Dagster records as its message alone."""
+    """An error for which Dagster records only the message."""
 
     def __init__(self, description: str) -> None:
         error = SerializableErrorInfo(f"{dg.Failure.__name__}: {description}\n", [], "Failure")
@@ -32,7 +32,7 @@ class _DescribedError(DagsterUserCodeProcessError):
 
 
 class ExpectedFailure(dg.Failure, _DescribedError):  # noqa: N818, it is a dg.Failure
-    """A failure of an asset that another try would not help, and whose message says what would."""
+    """A failure of an asset that a retry would not help. The message says how to fix it."""
 
     def __init__(self, description: str, metadata: Mapping[str, Any] | None = None) -> None:
         super().__init__(description, metadata=metadata, allow_retries=False)
@@ -40,12 +40,12 @@ class ExpectedFailure(dg.Failure, _DescribedError):  # noqa: N818, it is a dg.Fa
 
 @contextmanager
 def errors_as_failures() -> Iterator[None]:
-    """A block whose errors for people become expected failures."""
+    """Turn user errors in the block into expected failures."""
     failure: ExpectedFailure | None = None
     try:
         yield
     except UserError as error:
         failure = ExpectedFailure(str(error))
-    # Outside of the except block, so that Dagster records no cause.
+    # Raised outside of the except block, so that Dagster records no cause.
     if failure is not None:
         raise failure

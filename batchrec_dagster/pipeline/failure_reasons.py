@@ -1,4 +1,4 @@
-"""Why a run failed, from the events of its log."""
+"""Reasons why a run failed, read from the events of its log."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from signal import Signals
 
 from dagster import DagsterEvent, DagsterEventType
 
-# Dagster's words about a step's process, and about a run's, that was killed.
+# Dagster's messages about a killed process, of a step or of a run.
 _KILLED = re.compile(r"(?:for step (\S+)|process for \S+) was terminated by signal (\d+) ")
 _MEMORY_FIX = (
     "memory most likely ran out. Give the machine or container more, keep fewer interactions"
@@ -17,16 +17,19 @@ _DISK_FIX = "free some space; batchrec check names the disks, that of temporary 
 
 
 def explain_signal(process: str, signal: int) -> str:
-    """A sentence about the process of this step or run, which the signal ended."""
+    """Return a sentence about a process that a signal killed.
+
+    process: the name of the step or run that the process belonged to.
+    """
     name = Signals(signal).name
     sentence = f"the process of {process} was killed by {name}"
     # The system kills a process with SIGKILL when memory runs out. Polars aborts with SIGABRT when
-    # it cannot allocate any.
+    # it cannot allocate memory.
     return f"{sentence}: {_MEMORY_FIX}" if name in ("SIGKILL", "SIGABRT") else sentence
 
 
 def find_failure_reason(event: DagsterEvent) -> str | None:
-    """Why the step of this event failed, or which process was killed.
+    """Return why the event's step failed, or which process was killed.
 
     None if the event says neither.
     """
@@ -39,7 +42,7 @@ def find_failure_reason(event: DagsterEvent) -> str | None:
     if failure.user_failure_data is not None and failure.user_failure_data.description:
         return failure.user_failure_data.description.strip()
     error = failure.error
-    # That a process crashed is said by an event of the engine too, with the signal.
+    # An event of the engine also reports a crashed process, together with the signal.
     if error is None or error.cls_name == "ChildProcessCrashException":
         return None
     # The outer error only says that the step failed.

@@ -1,6 +1,6 @@
-"""IO managers: how inputs get what a pipeline's steps have stored, and how own tables are stored.
+"""IO managers, which load the stored results of a pipeline's steps and store a team's own tables.
 
-Their failures are recorded as their messages alone.
+Dagster records only the message of their failures.
 """
 
 from __future__ import annotations
@@ -27,25 +27,25 @@ from batchrec_dagster.storage.layout import MAKE_AGAIN
 from batchrec_dagster.storage.objects import DamagedObjectError, ObjectNotFoundError
 from batchrec_dagster.storage.records import parse
 
-# The asset metadata with the storage key of its value.
+# The metadata key of the asset's storage key.
 STORAGE_KEY = "batchrec/storage_key"
-# Any record.
+# The validator of a record of any kind.
 _OBJECT = TypeAdapter(dict[str, Any])
 
 
 class StoredIOManager(dg.ConfigurableIOManager):
-    """Reads what a step has stored itself, as one object. It writes nothing."""
+    """Reads an object that a step has stored itself. It writes nothing."""
 
     storage: StorageResource
 
     @property
     def opened(self) -> Storage:
-        """The storage itself."""
+        """The storage that the resource opens."""
         return self.storage.opened
 
     @abstractmethod
     def load(self, uri: str, context: dg.InputContext, target_type: object) -> Any:
-        """The value of an object as the `target_type` type."""
+        """Return the value of an object as the type `target_type`."""
 
     def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
         raise dg.DagsterInvariantViolationError(
@@ -62,15 +62,15 @@ class StoredIOManager(dg.ConfigurableIOManager):
             return self.load_key(key, context, target_type, is_optional=is_optional)
 
     def storage_key(self, context: dg.OutputContext) -> str:
-        """The key of an asset's object in the storage."""
+        """Return the key of an asset's object in the storage."""
         return str((context.definition_metadata or {})[STORAGE_KEY])
 
     def load_key(
         self, key: str, context: dg.InputContext, target_type: object, *, is_optional: bool
     ) -> Any:
-        """The value of the object with this key in the storage as the `target_type` type.
+        """Return the value of the object with this storage key as the type `target_type`.
 
-        is_optional: whether it is None if the object is missing. Otherwise that is an error.
+        is_optional: whether a missing object gives None. Otherwise a missing object is an error.
         """
         uri = self.opened.uri(key)
         where = self.opened.where(uri)
@@ -87,11 +87,14 @@ class StoredIOManager(dg.ConfigurableIOManager):
 
 
 class TableIOManager(StoredIOManager):
-    """Tables. An input's type says which kind; its metadata `columns` names those that are read."""
+    """Reads tables.
+
+    The input's type chooses the kind of table. The input's metadata `columns` chooses the columns.
+    """
 
     @abstractmethod
     def scan(self, file: BinaryIO) -> pl.LazyFrame:
-        """The table in an opened file, which can be closed before the rows are read."""
+        """Return the table in an opened file, which can be closed before the rows are read."""
 
     def open_table(self, uri: str) -> pl.LazyFrame:
         with self.opened.store.open(uri) as file:
@@ -106,7 +109,7 @@ class TableIOManager(StoredIOManager):
 
 
 class ParquetIOManager(TableIOManager):
-    """Writes frames as Parquet too, each partition of an asset as a file of its own."""
+    """Reads and writes frames as Parquet, with a separate file for each partition of an asset."""
 
     def scan(self, file: BinaryIO) -> pl.LazyFrame:
         return pl.scan_parquet(file)
@@ -134,7 +137,7 @@ class ParquetIOManager(TableIOManager):
         context.add_output_metadata({"dagster/uri": uri})
 
     def load_input(self, context: dg.InputContext) -> Any:
-        """The table; of several partitions the rows of all of them, in their order."""
+        """Return the table. Several partitions are put together in the partitions' order."""
         if context.upstream_output is None or not context.has_asset_partitions:
             return super().load_input(context)
         key = self.storage_key(context.upstream_output)
@@ -157,9 +160,9 @@ class ParquetIOManager(TableIOManager):
 
 
 class AttributesIOManager(TableIOManager):
-    """Personalize's CSV of items or of users.
+    """Reads Personalize's CSV of items or of users.
 
-    Ids are text. Another column holds numbers if all of its cells are numbers.
+    Ids are text. Any other column holds numbers if all of its cells are numbers.
     """
 
     def scan(self, file: BinaryIO) -> pl.LazyFrame:
@@ -168,21 +171,21 @@ class AttributesIOManager(TableIOManager):
 
 
 class InteractionsIOManager(TableIOManager):
-    """Personalize's interactions CSV, in which ids are text, even if they look like numbers."""
+    """Reads Personalize's CSV of interactions. Ids are text, even if they look like numbers."""
 
     def scan(self, file: BinaryIO) -> pl.LazyFrame:
         return scan_interactions(file)
 
 
 class UsersIOManager(TableIOManager):
-    """The users of a batch inference job as JSON Lines."""
+    """Reads the users of a batch inference job from JSON Lines."""
 
     def scan(self, file: BinaryIO) -> pl.LazyFrame:
         return pl.scan_ndjson(file)
 
 
 class PublishedTableIOManager(TableIOManager):
-    """One whole edition of published lists."""
+    """Reads a whole edition of published lists."""
 
     def scan(self, file: BinaryIO) -> pl.LazyFrame:
         return pl.scan_parquet(file)
@@ -194,7 +197,10 @@ class PublishedTableIOManager(TableIOManager):
 
 
 class RecordIOManager(StoredIOManager):
-    """Records as JSON objects. An input's type says which record it is; a dict gets the object."""
+    """Reads records from JSON objects.
+
+    The input's type chooses the record. For the type dict, the input is the JSON object.
+    """
 
     def load(self, uri: str, context: dg.InputContext, target_type: object) -> Any:
         content = self.opened.store.get(uri)
@@ -206,21 +212,24 @@ class RecordIOManager(StoredIOManager):
 
 
 def _name_partition(key: str, partition: str) -> str:
-    """The storage key of a partition of the asset whose own one is `key`."""
+    """Return the storage key of a partition.
+
+    key: the storage key of the asset.
+    """
     return f"{key.removesuffix('.parquet')}/{quote(partition, safe='')}.parquet"
 
 
 def _unwrap_optional(target_type: object) -> tuple[object, bool]:
-    """The type in an Optional, and whether it is one."""
+    """Return the type without an Optional around it, and whether there was an Optional."""
     types = [kind for kind in get_args(target_type) if kind is not type(None)]
     is_optional = len(types) == 1 and type(None) in get_args(target_type)
     return (types[0], True) if is_optional else (target_type, False)
 
 
 def _select_columns(frame: pl.LazyFrame, columns: Sequence[str], where: str) -> pl.LazyFrame:
-    """These columns of the table. Raises UserError if it lacks one.
+    """Return these columns of the table. Raises UserError if the table lacks any of the columns.
 
-    where: what messages call the table's file.
+    where: the name of the table's file in messages.
     """
     existing = frame.collect_schema().names()
     missing = [column for column in columns if column not in existing]

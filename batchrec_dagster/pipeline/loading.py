@@ -1,4 +1,4 @@
-"""Loads the declared pipelines of a project."""
+"""Functions that load the declared pipelines of a project."""
 
 import warnings
 from collections.abc import Iterator, Sequence
@@ -22,23 +22,23 @@ C = TypeVar("C", bound=dg.Component)
 
 
 class OwnTree(dg.ComponentTree):
-    """The components of a code location of pipelines alone, whose console's log is batchrec's."""
+    """The component tree of batchrec's own code location, which uses batchrec's console log."""
 
 
 def load_pipelines(
     package: Path, tree_class: type[dg.ComponentTree] = dg.ComponentTree
 ) -> dg.Definitions:
-    """The definitions of everything under the defs/ folder of a package's folder.
+    """Return the definitions of everything under the defs/ folder of a package's folder.
 
     Raises DeclarationError if a defs.yaml is broken.
     """
     with _raise_declaration_errors(package / "defs"):
         tree = tree_class.for_project(package)
         if not _has_definitions(tree.defs_module_path):
-            # Dagster fails at a folder in which there is nothing to load.
+            # Dagster fails if a folder has nothing to load.
             return dg.Definitions()
-        # Only the folder is built. The whole tree would also import every installed package with
-        # components, and describe each of their classes for a page of Dagster's UI.
+        # Build only the folder. Building the whole tree would also import every installed package
+        # with components, and describe each of their classes for a page of Dagster's UI.
         in_folder = tree.build_defs(tree.defs_module_path)
         definitions = dg.Definitions.merge(in_folder, dg.Definitions(component_tree=tree))
     pipelines = find_declared_pipelines(definitions.assets)
@@ -48,9 +48,9 @@ def load_pipelines(
 
 
 def list_asset_keys(definitions: dg.Definitions) -> set[str]:
-    """The keys of the assets that are defined, such as sales/orders.
+    """Return the keys of the assets that are defined, such as sales/orders.
 
-    Dagster's own lists also have those that only others depend on.
+    Dagster's own lists also contain assets that are only dependencies of other assets.
     """
     return {
         spec.key.to_user_string()
@@ -61,7 +61,7 @@ def list_asset_keys(definitions: dg.Definitions) -> set[str]:
 
 
 def load_components(defs: Path, folder: Path, of_type: type[C]) -> list[C]:
-    """The components of a type in one folder below defs/, without those of other folders.
+    """Return the components of a type in a single folder below defs/, without other folders.
 
     Raises DeclarationError if the folder's file is broken.
     """
@@ -73,15 +73,15 @@ def load_components(defs: Path, folder: Path, of_type: type[C]) -> list[C]:
 
 
 def _has_definitions(folder: Path) -> bool:
-    """Whether there is anything below the folder that Dagster would load."""
+    """Return whether Dagster would load anything below the folder."""
     return any(list_component_files(folder)) or any(folder.rglob("*.py"))
 
 
 @contextmanager
 def hide_preview_warnings() -> Iterator[None]:
-    """A block in which Dagster does not warn, for each file, that a few of its classes are new.
+    """Hide Dagster's warnings, repeated for each file, that some of its classes are new.
 
-    Who runs a command cannot change that.
+    Users who run a command cannot change that.
     """
     with warnings.catch_warnings():
         for notice in (dg.BetaWarning, dg.PreviewWarning):
@@ -91,7 +91,7 @@ def hide_preview_warnings() -> Iterator[None]:
 
 @contextmanager
 def _raise_declaration_errors(defs: Path) -> Iterator[None]:
-    """A block in which Dagster's errors about files below the folder become DeclarationErrors."""
+    """Turn Dagster's errors about files below the folder into DeclarationErrors."""
     try:
         with hide_preview_warnings():
             yield
@@ -103,7 +103,7 @@ def _raise_declaration_errors(defs: Path) -> Iterator[None]:
 
 
 def _require_own_names(pipelines: Sequence[DeclaredPipeline]) -> None:
-    """Raise DeclarationError if two pipelines have one name, with a line for each of them.
+    """Raise DeclarationError if two pipelines have the same name, with a line for each pipeline.
 
     Dagster's own error names only an asset key.
     """
@@ -121,11 +121,11 @@ def _require_own_names(pipelines: Sequence[DeclaredPipeline]) -> None:
 
 
 def _require_own_places(pipelines: Sequence[DeclaredPipeline]) -> None:
-    """Raise DeclarationError if sinks of two pipelines, or two lists, write to the same place.
+    """Raise DeclarationError if sinks of two pipelines, or of two lists, write to the same place.
 
     They would overwrite each other.
     """
-    # The lists that write to a place, each with what declares it.
+    # The lists that write to each place, with the origins of their declarations.
     writers: dict[str, list[tuple[PublishedList, Origin]]] = {}
     for pipeline, origin in pipelines:
         for published in pipeline.published_lists():

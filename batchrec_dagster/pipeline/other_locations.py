@@ -1,4 +1,4 @@
-"""What other code locations load: the published lists, and the resources that they need."""
+"""The published lists for other code locations, and the resources needed to load them."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from batchrec_dagster.storage.layout import ListKeys
 
 
 def published(pipeline: str) -> dg.AssetSpec:
-    """The published lists of a pipeline in another code location, to depend on and to load.
+    """Return the published lists of a pipeline in another code location, as an asset spec.
 
-    A location that loads them needs `resources()`.
-    pipeline: its name, such as `shop`, or the address of one of several lists, such as
-        `shop/newsletter`.
+    Assets can depend on the spec and load its rows. A location that loads them needs `resources()`.
+    pipeline: the pipeline's name, such as `shop`. If the pipeline has several lists, the address of
+        a list, such as `shop/newsletter`.
     """
     keys = ListKeys(pipeline)
     return dg.AssetSpec(
@@ -34,8 +34,8 @@ def published(pipeline: str) -> dg.AssetSpec:
 
 
 def resources(environment: Mapping[str, str] = MappingProxyType({})) -> dict[str, Any]:
-    """batchrec's resources and IO managers by key, as the environment's variables say.
+    """Return batchrec's resources and IO managers by key, configured by environment variables.
 
-    environment: variables in place of those of the process.
+    environment: variables to use instead of the environment of the process.
     """
     return Deployment.from_environment(environment).resources()

@@ -26,21 +26,22 @@ from batchrec_dagster.pipeline.storage_resource import StorageResource
 if TYPE_CHECKING:
     from types_boto3_personalize import PersonalizeClient
 
-# How often a long wait logs its status.
+# The seconds between two log messages about the status of a long wait.
 HEARTBEAT_SECONDS = 60
-# How many items the embedded Personalize lists for a user. AWS lists at most MAX_RESULTS.
+# The largest number of items that the embedded Personalize lists for a user. AWS lists at most
+# MAX_RESULTS.
 MAX_RESULTS_EMBEDDED = 1_000_000
 
 # Filters of the embedded Personalize consider all interactions of a user. With AWS's limit, each
-# list would have to be longer by the longest history, so that enough items are left without the
-# seen ones.
+# list would have to be longer by the longest history, so that enough items are left after the seen
+# items are removed.
 ALL_INTERACTIONS = 2**62
 
 
 class PersonalizeResource(dg.ConfigurableResource[Any]):
-    """Amazon Personalize or a local one. The pipeline uses a boto3 client either way.
+    """Amazon Personalize or a local one. The pipeline uses a boto3 client in either case.
 
-    Its fields have the values of the deployment's settings, such as BATCHREC_PERSONALIZE.
+    The fields have the values of the deployment's settings, such as BATCHREC_PERSONALIZE.
     """
 
     endpoint: str = EMBEDDED
@@ -49,7 +50,7 @@ class PersonalizeResource(dg.ConfigurableResource[Any]):
     """The folder of the embedded Personalize's catalogue, data and models."""
     role_arn: str = LOCAL_ROLE_ARN
     prices: str = ""
-    """The path of a file of other prices; empty for the defaults."""
+    """The path of a file with other prices; empty for the default prices."""
     poll_seconds: float = Field(default=0.2, gt=0)
     busy_seconds: float = Field(default=300, gt=0)
     deadline_hours: float = Field(default=24, gt=0)
@@ -62,7 +63,10 @@ class PersonalizeResource(dg.ConfigurableResource[Any]):
 
     @cached_property
     def client(self) -> PersonalizeClient:
-        """The boto3 client. Truncated responses are retried, reached limits are not."""
+        """The boto3 client.
+
+        It retries requests with truncated responses, but not requests that a quota refuses.
+        """
         if self.endpoint == EMBEDDED:
             return embedded_client(
                 Path(self.home).absolute(),
@@ -78,9 +82,9 @@ class PersonalizeResource(dg.ConfigurableResource[Any]):
     def storage_tag(self) -> str:
         """The value of a tag that tells deployments apart: the root of the deployment's storage.
 
-        Storages that are folders have the same URI. So if a folder is not next to the embedded
-        Personalize's home, its path relative to that home is added. It is relative so that both can
-        be moved together.
+        Storages in folders all have the same URI. So if such a folder is not next to the home of
+        the embedded Personalize, its path relative to this home is added. The path is relative so
+        that the two folders can be moved together.
         """
         root = self.storage.opened.uri("")
         if self.storage.opened.in_s3 or self.endpoint != EMBEDDED:
@@ -88,20 +92,20 @@ class PersonalizeResource(dg.ConfigurableResource[Any]):
         path = os.path.relpath(self.storage.root, self.home)
         if Path(path) == Path("../storage"):
             return root
-        # Only the characters that a tag may have, and not more than it may hold.
+        # Keep only the characters that a tag may have, and no more than it may hold.
         return root + re.sub(r"[^\w .:/=+@-]", "_", path)[-200:]
 
     def read_prices(self) -> Prices:
-        """The prices of the deployment. Raises PricesError."""
+        """Return the prices of the deployment. Raises PricesError."""
         return Prices.read(Path(self.prices)) if self.prices else Prices()
 
     def ensure(
         self, log: logging.Logger, tags: dict[str, str], seconds_waited: float = 0
     ) -> Ensure:
-        """An Ensure, which finds, adopts or creates resources and waits for them.
+        """Return an Ensure, which finds, adopts or creates resources and waits for them.
 
-        tags: tags for the resources that it creates, besides those of the deployment.
-        seconds_waited: how much of the deadline has passed already.
+        tags: tags for the resources that it creates, besides the deployment's tags.
+        seconds_waited: the part of the deadline that has already passed.
         """
         return Ensure(
             client=self.client,

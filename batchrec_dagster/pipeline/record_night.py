@@ -1,6 +1,6 @@
-"""Records a night that published nothing, from the step that ended its run.
+"""Records of nights that published nothing, written by the step that ended the run.
 
-A process that is killed records nothing. ended_runs.py reads from Dagster what became of it.
+A killed process records nothing. ended_runs.py reads the fate of such runs from Dagster.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from batchrec_dagster.storage.extras import is_installed
 from batchrec_dagster.storage.layout import ListFiles
 from batchrec_dagster.storage.nights import Night
 
-# A list of nights has room for this much of a reason.
+# The longest reason that fits into a list of nights.
 MOST_CHARACTERS = 200
 # The step that decides whether lists are published.
 PUBLISHING_STEP = "recommendations"
@@ -31,8 +31,10 @@ PUBLISHING_STEP = "recommendations"
 def record_failure(
     context: dg.AssetExecutionContext, files: ListFiles, error: BaseException
 ) -> None:
-    """Record that the step's error ended its run. The step then still fails by that error, even if
-    it cannot be recorded."""
+    """Record that the step's error ended its run.
+
+    The step still fails with this error, even if recording the error fails.
+    """
     if isinstance(error, Refused):
         _record(
             context, files, "refused", [finding for finding in error.findings if finding.blocks]
@@ -44,7 +46,7 @@ def record_failure(
 
 
 def _describe_error(error: BaseException) -> str:
-    """What the error says, with its type if it is a bug."""
+    """Return the error's message, with its type if the error is a bug."""
     if isinstance(error, dg.Failure):
         return error.description or ""
     if isinstance(error, UserError):
@@ -53,7 +55,7 @@ def _describe_error(error: BaseException) -> str:
 
 
 def _shorten(message: str) -> str:
-    """A message in one line, which is short enough for a list of nights."""
+    """Return a message in one line that is short enough for a list of nights."""
     line = " ".join(message.split())
     return line if len(line) <= MOST_CHARACTERS else f"{line[:MOST_CHARACTERS]}…"
 
@@ -64,7 +66,7 @@ def record_unchanged(context: dg.AssetExecutionContext, files: ListFiles) -> Non
 
 
 def forget_failure(context: dg.AssetExecutionContext, files: ListFiles) -> None:
-    """Forget that the step failed before, if this is a retry of it, which has succeeded."""
+    """Delete the record of the step's failure, if this step is a successful retry."""
     is_retry = context.run.root_run_id is not None or context.retry_number > 0
     if is_retry:
         with suppress(UserError):
@@ -81,12 +83,12 @@ def _record(
 ) -> None:
     """Record how the run ended.
 
-    findings: those that refused to publish.
-    reason: why it ended, if no finding says so.
+    findings: the findings that refused publication.
+    reason: why the run ended, if no finding says so.
     """
     step, root_run = context.asset_key.path[-1], find_root_run(context)
     with suppress(UserError):
-        # The model whose lists were not published.
+        # The model of the lists that were not published.
         is_measured = step == PUBLISHING_STEP and ended == "refused"
         model = read_model(files, "solution_version") if is_measured else None
         files.editions.add_night(
@@ -105,7 +107,7 @@ def _record(
             )
         )
         if ended != "unchanged" and is_installed("report"):
-            # Imported here, because it needs NumPy and Jinja.
+            # Imported here because it needs NumPy and Jinja.
             from batchrec_dagster.reporting.stored_page import show_last_night
 
             show_last_night(files)

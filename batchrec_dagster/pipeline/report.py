@@ -1,4 +1,4 @@
-"""Reads from Dagster what the page about a list says besides what the storage knows."""
+"""Data for a list's page that only Dagster knows: check results and runs that ended."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def build_page(
     checks: Sequence[dg.AssetCheckSpec],
     instance: dg.DagsterInstance,
 ) -> Page:
-    """All that the page about a published list says. Raises UserError.
+    """Return the content of the page about a published list. Raises UserError.
 
-    checks: those of all that the list is made of.
+    checks: the specs of all checks of the assets that the list is made from.
     """
     remember_ended_runs(work.files_of(published), instance)
     results = read_check_results(instance, checks)
@@ -40,8 +40,11 @@ def build_page(
 
 
 def remember_ended_runs(files: ListFiles, instance: dg.DagsterInstance) -> None:
-    """Record the runs that Dagster says failed and that are not recorded, because Dagster may
-    forget them; their processes were killed, for example. Raises UserError."""
+    """Record failed runs that only Dagster knows, because Dagster may forget them.
+
+    For example, such a run could not record itself because its process was killed. Raises
+    UserError.
+    """
     recorded_ids = {night.run for night in read_other_nights(files)}
     for night in read_ended_runs(instance, files):
         if night.run not in recorded_ids:
@@ -51,14 +54,14 @@ def remember_ended_runs(files: ListFiles, instance: dg.DagsterInstance) -> None:
 def read_check_results(
     instance: dg.DagsterInstance, checks: Sequence[dg.AssetCheckSpec]
 ) -> list[CheckResult]:
-    """The newest result of each check that has run."""
+    """Return the newest result of each check that has run."""
     results = []
     for spec in checks:
         record = instance.get_latest_asset_check_evaluation_record(spec.key)
         if record is None or record.event is None:
             continue
         evaluation = record.evaluation
-        # A check that is planned in a run under way has no evaluation yet.
+        # A check that a run under way has planned has no evaluation yet.
         if isinstance(evaluation, dg.AssetCheckEvaluation):
             results.append(
                 CheckResult(
@@ -74,7 +77,7 @@ def read_check_results(
 
 
 def _find_level(spec: dg.AssetCheckSpec, evaluation: dg.AssetCheckEvaluation) -> Level:
-    """What the result of a check means for publication."""
+    """Return the consequence of a check's result for publication."""
     if evaluation.passed:
         return "good"
     is_error = evaluation.severity == dg.AssetCheckSeverity.ERROR

@@ -1,4 +1,4 @@
-"""What a step has made, as Dagster takes it: its version, its checks and its metadata."""
+"""Conversion of a step's results to Dagster's types: the version, the checks and the metadata."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from batchrec_dagster.steps.work import Result
 from batchrec_dagster.storage.connection import Storage
 from batchrec_dagster.storage.edition import Finding
 
-# What an asset's step gives to Dagster.
+# The results that an asset's step gives to Dagster.
 AssetResult = dg.MaterializeResult[Any] | dg.AssetCheckResult
-# The outcome of an asset whose record says that nothing has changed.
+# The outcome of an asset with a record that says that nothing has changed.
 NOT_PREPARED_AGAIN = "unchanged: not prepared again"
-# Significant digits of numbers in metadata. The records keep what is exact.
+# The significant digits of numbers in metadata. The records keep the exact numbers.
 DIGITS = 4
 
 
 def to_dagster(
     metadata: Mapping[str, Any], version: str | None = None, findings: Sequence[Finding] = ()
 ) -> dg.MaterializeResult[Any]:
-    """What a step has made and stored as Dagster takes it, with its checks.
+    """Return the result of a step in Dagster's type, with its checks.
 
-    metadata: numbers are rounded, and what is empty or None is left out.
-    version: that of the content; None for what nobody makes anything of.
+    metadata: the metadata. Numbers are rounded, and values that are empty or None are left out.
+    version: the version of the content; None if no asset is made from it.
     Raises Refused if a finding blocks, so that the checks are reported and the asset fails.
     """
     require_passed(findings)
@@ -48,9 +48,9 @@ def to_dagster(
 def result_to_dagster(
     result: Result[Any], uri: str, metadata: Mapping[str, Any]
 ) -> dg.MaterializeResult[Any]:
-    """The same of a step that is not done again if its record says that nothing has changed.
+    """Return the result of a step that is skipped if its record says that nothing has changed.
 
-    uri: where what it has made is stored.
+    uri: the URI of the stored content.
     """
     outcome = {"outcome": NOT_PREPARED_AGAIN} if result.is_unchanged else {}
     described = {"dagster/uri": uri, **outcome, **metadata}
@@ -58,7 +58,7 @@ def result_to_dagster(
 
 
 def build_check_results(findings: Sequence[Finding]) -> list[dg.AssetCheckResult]:
-    """The findings as Dagster takes them: the result of the check of each."""
+    """Return the findings as Dagster's check results."""
     return [
         dg.AssetCheckResult(
             check_name=finding.name,
@@ -74,7 +74,7 @@ def build_check_results(findings: Sequence[Finding]) -> list[dg.AssetCheckResult
 
 
 def build_preview(*paragraphs: str) -> dg.MetadataValue[Any]:
-    """Paragraphs of Markdown; text from the data has to be escaped."""
+    """Return paragraphs of Markdown as metadata. Escape text from the data before the call."""
     return dg.MetadataValue.md("\n\n".join(paragraphs))
 
 
@@ -82,7 +82,10 @@ Links = dict[str, dg.MetadataValue[Any]]
 
 
 def build_storage_links(name: str, storage: Storage, uri: str) -> Links:
-    """A link of this name to an object in the storage, and to its page in the S3 console."""
+    """Return a link to an object in the storage, and a link to its page in the S3 console.
+
+    name: the name of the link.
+    """
     links: Links = {name: dg.MetadataValue.path(storage.where(uri))}
     if storage.in_s3 and storage.s3.endpoint_url is None:
         bucket, _, key = uri.removeprefix("s3://").partition("/")
@@ -93,7 +96,7 @@ def build_storage_links(name: str, storage: Storage, uri: str) -> Links:
 
 
 def build_dataset_group_link(arn: str, *, on_aws: bool) -> Links:
-    """A link to the dataset group in Personalize's console; none for the local Personalize."""
+    """Return a link to the dataset group in Personalize's console; none for a local Personalize."""
     if not on_aws:
         return {}
     region = arn.split(":")[3]
@@ -108,7 +111,7 @@ def build_dataset_group_link(arn: str, *, on_aws: bool) -> Links:
 def build_table_metadata(
     rows: int, columns: Mapping[str, tuple[str, str]], present: Sequence[str] | None = None
 ) -> dict[str, Any]:
-    """A table's number of rows, and Dagster's schema of its columns.
+    """Return a table's number of rows, and Dagster's schema of its columns.
 
     columns: the type and the description of each column that the table can have.
     present: the columns that the table has; by default all.
@@ -125,7 +128,7 @@ def build_table_metadata(
 
 
 def build_sample(frame: pl.DataFrame) -> dg.MetadataValue[Any]:
-    """A few rows as a table in the UI."""
+    """Return a few rows as a table for the UI."""
     return dg.MetadataValue.table(
         records=[dg.TableRecord(row) for row in frame.iter_rows(named=True)],
         schema=dg.TableSchema(
@@ -138,9 +141,9 @@ def build_sample(frame: pl.DataFrame) -> dg.MetadataValue[Any]:
 
 
 def build_cost_metadata(key: str, costs: Sequence[Cost], *, on_aws: bool) -> dict[str, float]:
-    """The metadata of a cost, in USD.
+    """Return the metadata of a cost, in USD.
 
-    `KEY` is what is paid; `KEY_on_aws` is what is or would be paid on AWS.
+    `KEY` is the cost paid; `KEY_on_aws` is the cost that is paid, or would be paid, on AWS.
     """
     usd = sum(cost.usd for cost in costs)
     return {key: usd if on_aws else 0.0, f"{key}_on_aws": usd}

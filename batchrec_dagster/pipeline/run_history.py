@@ -1,4 +1,4 @@
-"""What Dagster remembers of runs, for steps, which know no Dagster."""
+"""Dagster's history of runs, in a form for steps, which do not know Dagster."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ class DagsterRuns:
 
 
 def find_root_run(context: dg.AssetExecutionContext) -> str:
-    """The id of the first of a run and its retries."""
+    """Return the id of the original run, if this run is a retry, else this run's id."""
     return context.run.root_run_id or context.run.run_id
 
 
 def find_run_start(context: dg.AssetExecutionContext) -> datetime | None:
-    """When the run started; None if Dagster does not know."""
+    """Return the time at which the run started; None if Dagster does not know."""
     records = context.instance.get_run_records(dg.RunsFilter(run_ids=[context.run.run_id]))
     start = records[0].start_time if records else None
     return None if start is None else datetime.fromtimestamp(start, UTC)

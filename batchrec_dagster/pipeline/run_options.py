@@ -1,7 +1,7 @@
-"""The options of one run of a pipeline, such as to train although nothing has changed.
+"""The options of a single run of a pipeline, such as training although nothing has changed.
 
-`batchrec run` has a command line option for each, and the Launchpad of `NAME_refresh` opens with
-them. Each stands for a field in the config of the ops that it means something to.
+Each option is a command line option of `batchrec run`, and a switch in the Launchpad of
+`NAME_refresh`. It sets a field in the config of all ops that have this field.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import dagster as dg
 
 @dataclass(frozen=True)
 class RunOption:
-    """A switch of one run."""
+    """A switch for a single run."""
 
     name: str
-    """As the Launchpad has it. The command line has it with dashes."""
+    """The name in the Launchpad. The command line uses dashes instead of underscores."""
     field: str
-    """The field in the config of the ops that it turns on."""
+    """The field that the option turns on in the config of ops."""
     description: str
 
 
@@ -37,10 +37,10 @@ OPTIONS = (PUBLISH_ANYWAY, IMPORT, TRAIN)
 def build_job_config(
     assets: Iterable[dg.AssetsDefinition], base: Mapping[str, Any]
 ) -> dg.ConfigMapping:
-    """The config of a job that makes these assets: a switch for each option.
+    """Return the config of a job that makes these assets: a switch for each option.
 
-    Dagster's own config, such as `ops`, can stand next to the switches. Where both set a field of
-    an op, Dagster's own config counts.
+    Dagster's own config, such as `ops`, can stand next to the switches. If a switch and Dagster's
+    own config set the same field of an op, Dagster's own config counts.
 
     base: the config that each run has.
     """
@@ -67,14 +67,14 @@ def build_job_config(
 
 
 def is_training_forced(config: Mapping[str, Any], op: str) -> bool:
-    """Whether the config of a run makes this op train although nothing has changed."""
+    """Return whether a run's config makes this op train although nothing has changed."""
     ops = config.get("ops") or {}
     own_config = (ops.get(op) or {}).get("config") or {}
     return bool(own_config.get(TRAIN.field, config.get(TRAIN.name)))
 
 
 def _list_config_fields(asset: dg.AssetsDefinition) -> set[str]:
-    """The names of the fields in the config of the asset's op."""
+    """Return the names of the fields in the config of the asset's op."""
     field = asset.op.config_field
     fields: Mapping[str, Any] = getattr(field.config_type, "fields", {}) if field else {}
     return set(fields)

@@ -1,6 +1,6 @@
-"""How an asset runs its step, with what the step works on.
+"""The run of an asset's step, with the pipeline, storage and Personalize that the step needs.
 
-A step stores what it makes, so no asset hands over a value.
+A step stores its results itself, so no asset hands over a value.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from batchrec_dagster.storage.layout import ListFiles, ListKeys
 if TYPE_CHECKING:
     from batchrec_dagster.pipeline.declare_asset import PipelineAsset
 
-# What runs a step that has all that it needs, as `BatchRecommendations.execute` does.
+# A function that runs a step with its inputs bound, such as `BatchRecommendations.execute`.
 Execute = Callable[
     ["PipelineAsset", dg.AssetExecutionContext, Callable[[], dg.MaterializeResult[Any]]],
     Iterator[AssetResult],
@@ -39,11 +39,11 @@ def run_step(
     context: dg.AssetExecutionContext,
     inputs: Mapping[str, Any],
 ) -> Iterator[AssetResult]:
-    """Run the step of an asset, and remember how it ended for the list's nights.
+    """Run the step of an asset, and record how it ended for the list's nights.
 
-    Errors that tell the user what to do fail the asset without a traceback, and are in the log too:
-    Dagster's page shows events of failures as events, and hides them where only what the steps say
-    is shown. Checks that fail in the step are reported before they fail the asset.
+    Errors that tell the user what to do fail the asset without a traceback. They are logged too,
+    because Dagster's page shows failures as events, and hides events where it shows only the log
+    messages of steps. Checks that fail in the step are reported before they fail the asset.
 
     inputs: the step's config, if it has one, and its inputs.
     """
@@ -59,14 +59,14 @@ def run_step(
     else:
         forget_failure(context, files)
         return
-    # Outside of the except block, so that the UI shows the message alone.
+    # Raised outside of the except block, so that the UI shows only the message.
     yield from build_check_results(findings)
     context.log.error(failure.description or "")
     raise failure
 
 
 def _find_expected_failure(error: BaseException) -> ExpectedFailure | None:
-    """The failure that says what to do about the error; None if the error is a bug."""
+    """Return the failure that says how to fix the error; None if the error is a bug."""
     if isinstance(error, Refused):
         blocking = [finding for finding in error.findings if finding.blocks]
         return ExpectedFailure("\n".join(f"{finding.name}: {finding.text}" for finding in blocking))
@@ -80,26 +80,29 @@ def _find_expected_failure(error: BaseException) -> ExpectedFailure | None:
 
 
 def get_work(pipeline: Pipeline, context: dg.AssetExecutionContext) -> Work:
-    """The pipeline with its storage. Raises UserError for a partition of the asset."""
+    """Return the pipeline with its storage. Raises UserError if the asset is partitioned."""
     _refuse_partitions(pipeline, context)
     return Work(pipeline, context.resources.batchrec_storage.opened)
 
 
 def get_personalize_work(pipeline: Pipeline, context: dg.AssetExecutionContext) -> PersonalizeWork:
-    """The pipeline with its storage and Personalize. Raises UserError for a partition of the
-    asset."""
+    """Return the pipeline with its storage and Personalize.
+
+    Raises UserError if the asset is partitioned.
+    """
     _refuse_partitions(pipeline, context)
     personalize: PersonalizeResource = context.resources.batchrec_personalize
-    # The deadline is one for the run, however many steps and resources it waits for.
+    # The deadline is for the whole run, however many steps and resources it waits for.
     start = find_run_start(context)
-    # By the clock that Dagster notes the start with. If it was set back since, nothing has passed.
+    # Dagster notes the start by the same clock. If the clock was set back since, count no time as
+    # passed.
     seconds = 0.0 if start is None else max(0.0, time.time() - start.timestamp())
     ensure = personalize.ensure(context.log, pipeline.tags, seconds)
     return PersonalizeWork(pipeline, personalize.storage.opened, ensure, personalize.read_prices())
 
 
 def _refuse_partitions(pipeline: Pipeline, context: dg.AssetExecutionContext) -> None:
-    # Every partition would be the same lists of all ratings.
+    # Every partition would contain the same lists, made from all ratings.
     if context.assets_def.partitions_def is not None:
         raise UserError(
             f"{pipeline.name} has no partitions: each run makes the lists of all ratings. Remove"

@@ -11,15 +11,17 @@ import dagster as dg
 
 from batchrec_dagster.pipeline.storage_resource import S3ConnectionResource
 
-# Its fields that would change the connection, and are not read. Each is named with its default.
+# The fields that would change the connection but are not supported, with their defaults.
 _UNSUPPORTED = {"use_unsigned_session": False, "use_ssl": True, "verify": None}
 
 
 def read_s3_resource(text: str) -> Mapping[str, str]:
-    """The fields of S3Connection that the resource sets, keys as the variables that hold them.
+    """Return the fields of S3Connection that the team's resource sets.
 
-    text: the module and the name of the resource in it: acme.resources:s3. A function there, such
-        as one with functools.cache, is called.
+    Access keys that are environment variables are returned as `dg.EnvVar`.
+
+    text: the module and the name of the resource in it: acme.resources:s3. If the name is a
+        function, such as one with functools.cache, it is called.
     Raises ValueError.
     """
     match = re.fullmatch(r"([A-Za-z_]\w*(?:\.\w+)*):([A-Za-z_]\w*)", text, re.ASCII)
@@ -45,7 +47,8 @@ def read_s3_resource(text: str) -> Mapping[str, str]:
 
 
 def _is_s3_resource(kind: type[Any]) -> bool:
-    # Not imported to compare: that takes longer than all other imports together.
+    # The class is compared by name, because importing it takes longer than all other imports
+    # together.
     return any(
         base.__name__ == "S3Resource" and base.__module__.startswith("dagster_aws.s3")
         for base in kind.__mro__

@@ -1,4 +1,4 @@
-"""Writes the file of a new pipeline for `dg scaffold defs`."""
+"""Scaffolding for `dg scaffold defs`, which writes the file of a new pipeline."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from batchrec_dagster.config.new_declaration import (
     ignore_home_in_git,
 )
 
-# The settings are those of a defs.yaml. A dict of them suits type checkers, too.
+# The settings match those in a defs.yaml. A dict also suits type checkers.
 _PYTHON = """\
 import dagster as dg
 from batchrec_dagster import BatchRecommendations
@@ -43,7 +43,7 @@ class ScaffoldParams(BaseModel):
 
 
 class PipelineScaffolder(dg.Scaffolder[ScaffoldParams]):
-    """Writes defs.yaml, or component.py when Python is requested."""
+    """A scaffolder that writes defs.yaml, or component.py if Python is requested."""
 
     @classmethod
     def get_scaffold_params(cls) -> type[ScaffoldParams]:
@@ -72,6 +72,6 @@ class PipelineScaffolder(dg.Scaffolder[ScaffoldParams]):
 
 
 def _make_pipeline_name(folder_name: str) -> str:
-    """A valid name of a pipeline, made of the folder's name."""
+    """Return a valid pipeline name that is made from the folder's name."""
     name = re.sub(r"\W", "_", folder_name, flags=re.ASCII)[:32]
     return name if name[:1].isalpha() else f"p{name}"[:32]

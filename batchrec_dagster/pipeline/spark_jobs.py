@@ -1,6 +1,6 @@
-"""Runs Spark jobs with Dagster Pipes in a process on this machine; `spark_on_aws` runs them on AWS.
+"""Functions that run Spark jobs with Dagster Pipes in a process on this machine.
 
-Each engine runs one task of `preparation.spark`.
+`spark_on_aws` runs them on AWS. Each engine runs one task of `preparation.spark`.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from batchrec_dagster.storage.connection import Storage
 from batchrec_dagster.storage.extras import require
 
 RunOnEngine = Callable[[dg.AssetExecutionContext, Storage, SparkTask], Prepared]
-"""Runs a task. Raises UserError, and dg.Failure for a job that failed."""
+"""A function that runs a task. Raises UserError, and dg.Failure if the job failed."""
 
 
 def choose_spark(declared: PreparationSettings) -> RunOnEngine | None:
-    """The Spark that prepares the interactions; None for the local engine."""
+    """Return the function that prepares the interactions on Spark; None for the local engine."""
     match declared.engine:
         case "spark":
             return partial(run_here, declared.memory or "2g")
@@ -43,9 +43,9 @@ def choose_spark(declared: PreparationSettings) -> RunOnEngine | None:
 def run_here(
     memory: str, context: dg.AssetExecutionContext, storage: Storage, task: SparkTask
 ) -> Prepared:
-    """Run the task in a Spark of its own process on this machine; see `RunOnEngine`.
+    """Run the task in a Spark process on this machine; see `RunOnEngine`.
 
-    memory: that of its JVM, such as 2g.
+    memory: the memory of its JVM, such as 2g.
     """
     require("spark", "preparation.engine spark")
     if not os.environ.get("JAVA_HOME") and shutil.which("java") is None:
@@ -56,7 +56,8 @@ def run_here(
     environment = {
         "PYSPARK_PYTHON": sys.executable,
         "PYSPARK_DRIVER_PYTHON": sys.executable,
-        # In the work folder, so that they go with it if this process is killed.
+        # Spark's files lie in the work folder, so that they are deleted with it if this process is
+        # killed.
         "SPARK_LOCAL_DIRS": f"{task.work.removeprefix('file://')}/spark",
     }
     with explain_failures(lambda: "see its output in the run's compute logs"):
@@ -71,9 +72,9 @@ def run_here(
 
 @contextmanager
 def explain_failures(describe: Callable[[], str]) -> Iterator[None]:
-    """A block in which the errors of a Spark job become dg.Failure with a reason.
+    """Turn errors of a Spark job in the block into dg.Failure with a reason.
 
-    describe: gives the reason of a job that ran and failed.
+    describe: returns the reason of a job that ran and failed.
     """
     try:
         yield
@@ -86,7 +87,7 @@ def explain_failures(describe: Callable[[], str]) -> Iterator[None]:
 
 
 def read_result(completed: dg.PipesClientCompletedInvocation) -> PreparationResult:
-    """The result that the job reported.
+    """Return the result that the job reported.
 
     Raises UserError if the job refused the files, and dg.Failure if it reported nothing.
     """

@@ -1,6 +1,7 @@
-"""Runs the Spark job with Dagster Pipes on AWS Glue.
+"""Functions that run the Spark job with Dagster Pipes on AWS Glue.
 
-Only pipelines that use Glue import this: dagster_aws takes longer to import than all the rest.
+Only pipelines that use Glue import this module, because dagster_aws takes longer to import than
+everything else together.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ from batchrec_dagster.storage.objects import split_uri
 
 SCRIPT = Path(spark.__file__).with_name("job.py")
 PACKAGE = SCRIPT.parents[2]
-# What Glue installs, in the versions that run here, so that rows are read alike.
+# The libraries that Glue installs, in the versions that run here, so that the two sides read rows
+# alike.
 LIBRARIES = ("polars", "dagster-pipes")
 GLUE_VERSION = "5.0"
 # Seconds between polls for messages in S3.
@@ -37,7 +39,7 @@ INTERVAL = 3
 
 
 def zip_package() -> bytes:
-    """A zip of this package, which has the same bytes for the same code."""
+    """Return a zip of this package. The same code always gives the same bytes."""
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
         for path in sorted(PACKAGE.rglob("*.py")):
@@ -47,7 +49,7 @@ def zip_package() -> bytes:
 
 
 def upload_code(storage: Storage) -> dict[str, str]:
-    """The arguments of a job run that has this code, which is uploaded unless it is in the storage.
+    """Upload this code, unless the storage has it, and return the job run's arguments to use it.
 
     Raises UserError.
     """
@@ -66,7 +68,7 @@ def upload_code(storage: Storage) -> dict[str, str]:
 
 
 class MessageReader(PipesS3MessageReader):
-    """Reads messages from a folder of the storage, and deletes them at the end."""
+    """A reader of messages in a folder of the storage. It deletes the messages at the end."""
 
     def __init__(self, storage: Storage, folder: str) -> None:
         bucket, self._key = split_uri(folder)
@@ -104,7 +106,7 @@ def run_on_glue(
         last_job_run.update(parsed.get("JobRun") or {})
 
     def describe_last_job_run() -> str:
-        """What Glue last reported of the job run, which the client does not pass on."""
+        """Return Glue's last report about the job run, which the client does not pass on."""
         state = last_job_run.get("JobRunState", "not started")
         return f"glue says: {state}, {last_job_run.get('ErrorMessage') or 'and no reason'}"
 
@@ -115,7 +117,7 @@ def run_on_glue(
         "Timeout": declared.timeout_minutes,
     }
     size = {name: value for name, value in size.items() if value is not None}
-    # Tags need another permission, glue:TagResource.
+    # Tags need an additional permission, glue:TagResource.
     tags = {"Tags": dict(storage.tags)} if storage.tags else {}
     with explain_failures(describe_last_job_run):
         arguments = upload_code(storage)

@@ -12,10 +12,10 @@ from batchrec_dagster.storage.connection import S3Connection, Storage
 
 
 class S3ConnectionResource(dg.ConfigurableResource[Any]):
-    """The fields of S3Connection, those of dagster-aws's S3Resource that are read here.
+    """A connection to S3, with the fields of dagster-aws's S3Resource that batchrec reads.
 
-    That class itself is not used, because its import takes longer than all the others together.
-    Keys may be `dg.EnvVar`, whose values Dagster does not show.
+    dagster-aws's class itself is not used, because its import takes longer than all other imports
+    together. Keys may be `dg.EnvVar`, so that Dagster does not show their values.
     """
 
     region_name: str | None = Field(default=None, description="The AWS region.")
@@ -26,8 +26,8 @@ class S3ConnectionResource(dg.ConfigurableResource[Any]):
     aws_session_token: str | None = Field(default=None, description="A session's token.")
 
     def connection(self) -> S3Connection:
-        """The fields with the values of variables."""
-        # Dagster reads variables in runs alone, and commands open the storage outside of runs.
+        """Return the connection, with the values of environment variables filled in."""
+        # Dagster reads variables only in runs, but commands open the storage outside of runs.
         values = {
             name: value.get_value() if isinstance(value, dg.EnvVar) else value
             for name, value in self.model_dump().items()
@@ -36,7 +36,7 @@ class S3ConnectionResource(dg.ConfigurableResource[Any]):
 
 
 class StorageResource(dg.ConfigurableResource[Any]):
-    """The storage root."""
+    """The storage of every pipeline's data."""
 
     root: str = Field(description="The folder or s3://bucket/prefix of every pipeline's data.")
     cache: str = Field(default=".batchrec/cache", description="The folder that caches downloads.")
@@ -47,5 +47,5 @@ class StorageResource(dg.ConfigurableResource[Any]):
 
     @cached_property
     def opened(self) -> Storage:
-        """The storage itself, which knows no Dagster."""
+        """The opened storage, which does not depend on Dagster."""
         return Storage(self.root, self.s3.connection(), self.cache, self.tags)

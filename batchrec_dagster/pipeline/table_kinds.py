@@ -1,4 +1,4 @@
-"""Tables from one kind to another: pandas, polars and pyarrow."""
+"""Conversions of tables between pandas, polars and pyarrow."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ import polars as pl
 
 
 def _pandas_frame() -> Any:
-    """pandas' DataFrame. Importing pandas takes half a second; no value is one before that."""
+    """Return the DataFrame class of pandas, or NoneType if pandas is not imported.
+
+    Importing pandas takes half a second, and before the import no value can be a DataFrame.
+    """
     return getattr(sys.modules.get("pandas"), "DataFrame", type(None))
 
 
 def to_polars(table: Any) -> pl.DataFrame:
-    """A frame or table of any supported kind. Raises dg.DagsterInvariantViolationError."""
+    """Convert a frame or table of any supported kind. Raises dg.DagsterInvariantViolationError."""
     import pyarrow as pa
 
     match table:
@@ -35,7 +38,7 @@ def to_polars(table: Any) -> pl.DataFrame:
 
 
 def convert_table(frame: pl.LazyFrame, target_type: object) -> Any:
-    """The table as the `target_type` type; pandas by default."""
+    """Return the table as the type `target_type`; pandas by default."""
     if target_type is pl.LazyFrame:
         return frame
     if target_type is pl.DataFrame:

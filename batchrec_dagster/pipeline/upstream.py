@@ -1,8 +1,8 @@
-"""Rows of an upstream asset as a source of ratings or items: where Dagster says that they are.
+"""Rows of an upstream Dagster asset as a source of ratings, items or users.
 
-The asset is a dependency, and its IO manager loads it in the step, one partition after another. As
-an input it would be loaded in every run, all of it at once, even if nothing has changed; and an
-asset whose rows are in a file that its metadata names has nothing to load.
+The asset is a dependency, and its IO manager loads its rows in the step, one partition after
+another. If the asset were an input, every run would load all of its rows at once, even if nothing
+has changed. And if the asset's metadata names a file with the rows, there is nothing to load.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ EVENTS_AT_ONCE = 1000
 
 
 def find_upstream(source: RowSource, context: dg.AssetExecutionContext) -> RowSource:
-    """The source; for rows of an upstream asset, the source where these rows are now.
+    """Return the source. If it is an upstream asset, return the source with the asset's rows now.
 
-    They are at the path that the asset's metadata names, else as its IO manager loads them. Of a
-    partitioned asset, the rows of its materialized partitions are put together.
-    Raises UserError if there are none.
+    The rows are at the path that the asset's metadata names, else its IO manager loads them. For a
+    partitioned asset, the rows of all materialized partitions are combined.
+    Raises UserError if there are no rows.
     """
     if isinstance(source, FileQuery):
         tables = {name: find_upstream(table, context) for name, table in source.tables.items()}
@@ -51,7 +51,7 @@ def find_upstream(source: RowSource, context: dg.AssetExecutionContext) -> RowSo
     spec = definition.get_asset_spec(key) if definition is not None else None
     path = _find_path(spec.metadata, PATH_KEYS) if spec is not None else None
     if path is not None:
-        # It was materialized, or there may be nothing yet, or something old.
+        # Without a materialization, the path may hold nothing yet, or something old.
         asset.require_materialization()
         return asset.parse_path(path)
     if spec is not None and spec.partitions_def is not None:
@@ -68,30 +68,32 @@ def find_upstream(source: RowSource, context: dg.AssetExecutionContext) -> RowSo
 def _find_definition(
     key: dg.AssetKey, context: dg.AssetExecutionContext
 ) -> dg.AssetsDefinition | None:
-    """The definition of an asset next to the one that runs; None if another code location has it.
+    """Return the definition of an asset in this code location; None if another location has it.
 
-    The job knows it. A code location is not known in `execute_in_process` and `dg.materialize`.
+    The definition is read from the job, because `execute_in_process` and `dg.materialize` know no
+    code location.
     """
     graph = context.job_def.asset_layer.asset_graph
-    # The graph of a job has what it selects, and the direct neighbours of that, which it does not
-    # make. A job of a part of another job was selected from that one's graph.
+    # A job's graph has the assets that the job selects, and their direct neighbours, which the job
+    # does not make. If the job is a part of another job, its graph was selected from the other
+    # job's graph.
     while graph.source_asset_graph is not graph:
         graph = graph.source_asset_graph
     return graph.get(key).assets_def if graph.has(key) else None
 
 
 class _Materialization(NamedTuple):
-    """What Dagster recorded when rows of an asset were made."""
+    """Dagster's record of a materialization of an asset."""
 
     metadata: Mapping[str, Any]
     version: str
-    """The data version, or the run's id where there is none."""
+    """The data version; if there is none, the run's id."""
     partition: str | None
     """The key of the partition; None if the asset has none."""
 
 
 def _read_materialization(event: dg.EventLogEntry | None) -> _Materialization | None:
-    """What the event records; None without one."""
+    """Return the materialization that the event records; None if there is none."""
     recorded = None if event is None else event.asset_materialization
     if event is None or recorded is None:
         return None
@@ -101,16 +103,16 @@ def _read_materialization(event: dg.EventLogEntry | None) -> _Materialization | 
 
 @dataclass(frozen=True)
 class _UpstreamAsset:
-    """An asset whose rows are the source."""
+    """An upstream asset that is a source of rows."""
 
     source: AssetRows
     key: dg.AssetKey
     definition: dg.AssetsDefinition | None
-    """Its definition; None if it is defined in another code location alone."""
+    """The asset's definition; None if only another code location defines it."""
     context: dg.AssetExecutionContext
 
     def require_materialization(self) -> _Materialization:
-        """The last materialization. Raises UserError if there is none."""
+        """Return the last materialization. Raises UserError if there is none."""
         instance: dg.DagsterInstance = self.context.instance
         materialization = _read_materialization(instance.get_latest_materialization_event(self.key))
         if materialization is None:
@@ -121,7 +123,7 @@ class _UpstreamAsset:
         return materialization
 
     def find_partitions(self, definition: dg.PartitionsDefinition[str]) -> PartitionedRows:
-        """The rows of all materialized partitions. Raises UserError if there are none."""
+        """Return the rows of all materialized partitions. Raises UserError if there are none."""
         text, log, instance = self.source.text, self.context.log, self.context.instance
         materializations = self._read_partitions()
         all_keys = [*definition.get_partition_keys(dynamic_partitions_store=instance)]
@@ -144,7 +146,7 @@ class _UpstreamAsset:
         return PartitionedRows(text, partitions, self.source.form)
 
     def _read_partitions(self) -> dict[str, _Materialization]:
-        """The last materialization of each partition, by the partition's key."""
+        """Return the last materialization of each partition, by the partition's key."""
         materializations: dict[str, _Materialization] = {}
         cursor, has_more = None, True
         while has_more:
@@ -159,12 +161,12 @@ class _UpstreamAsset:
     def find_rows(
         self, materialization: _Materialization, partition: str | None = None
     ) -> RowSource:
-        """Where the rows of the asset are. Raises UserError.
+        """Return the source with the rows of the asset. Raises UserError.
 
-        materialization: the last one of these rows.
-        partition: the key of the only partition whose rows they are; None for all rows.
+        materialization: the last materialization of these rows.
+        partition: the key of the only partition to read; None for all rows.
         """
-        # What Dagster's own IO managers store is not a table, though they report its path.
+        # Dagster's own IO managers report a path too, but the stored value there is not a table.
         is_stored = self.definition is not None and self.definition.is_materializable
         path = _find_path(materialization.metadata, PATH_KEYS[:1] if is_stored else PATH_KEYS)
         if path is not None:
@@ -179,7 +181,7 @@ class _UpstreamAsset:
         return ComputedRows(self.source.text, materialization.version, write)
 
     def parse_path(self, path: str) -> RowSource:
-        """The source at a path that the metadata names. Raises UserError."""
+        """Return the source at a path from the metadata. Raises UserError."""
         try:
             return parse_source(path, is_delta=self.source.is_delta)
         except UserError as error:
@@ -188,10 +190,13 @@ class _UpstreamAsset:
             ) from error
 
     def _write_rows(self, partition: str | None, path: Path) -> None:
-        """Write what the asset's IO manager loads to the path, as Parquet. Raises FileError."""
+        """Load rows with the asset's IO manager, and write them to the path as Parquet.
+
+        Raises FileError.
+        """
         try:
             value = self.context.load_asset_value(self.key, partition_key=partition)
-            # A partition may have nothing, such as a day without orders.
+            # A partition may have no rows, such as a day without orders.
             has_no_rows = value is None and partition is not None
             self._write_table(pl.DataFrame() if has_no_rows else value, path)
         except Exception as error:  # An IO manager can raise anything.
@@ -201,7 +206,7 @@ class _UpstreamAsset:
             ) from error
 
     def _write_table(self, value: Any, path: Path) -> None:
-        """Write what an IO manager loaded, a table or the path of one, as Parquet."""
+        """Write an IO manager's value, which is a table or the path of a table, as Parquet."""
         if not isinstance(value, str | Path):
             to_polars(value).write_parquet(path)
             return
@@ -211,7 +216,7 @@ class _UpstreamAsset:
 
 
 def _find_path(metadata: Mapping[str, Any], keys: Sequence[str]) -> str | None:
-    """The path under the first of these keys that has one; None if none has."""
+    """Return the path in the metadata under the first key that has one; None if none has."""
     for key in keys:
         value = metadata.get(key)
         text = getattr(value, "value", value)

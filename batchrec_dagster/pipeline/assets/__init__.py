@@ -1,1 +1,1 @@
-"""A pipeline's assets: one function each, from the ratings file to the recommendations."""
+"""A pipeline's assets, from the ratings file to the recommendations. Each has its own function."""

@@ -1,4 +1,4 @@
-"""The assets items, which Personalize imports, and item_titles, which people read."""
+"""The asset items, which Personalize imports, and the asset item_titles, which people read."""
 
 from dataclasses import replace
 from typing import Any
@@ -31,7 +31,7 @@ TITLES = {
 
 
 def item_assets(pipeline: Pipeline) -> list[PipelineAsset]:
-    """The assets of the items; none if the pipeline declares no items."""
+    """Return the assets of the items; none if the pipeline declares no items."""
     item_settings = pipeline.items
     if item_settings is None:
         return []
@@ -46,7 +46,7 @@ def item_assets(pipeline: Pipeline) -> list[PipelineAsset]:
 
 
 def items(pipeline: Pipeline, layout: AttributesLayout) -> PipelineAsset:
-    """The asset of what Personalize learns about the items."""
+    """Declare the asset of the item attributes that Personalize learns from."""
     key = pipeline.keys.items
 
     @asset_of(
@@ -80,7 +80,7 @@ def items(pipeline: Pipeline, layout: AttributesLayout) -> PipelineAsset:
 
 
 def item_titles(pipeline: Pipeline, layout: AttributesLayout) -> PipelineAsset:
-    """The asset of the items' titles."""
+    """Declare the asset of the items' titles."""
     key = pipeline.keys.item_titles
 
     @asset_of(
@@ -115,7 +115,7 @@ def item_titles(pipeline: Pipeline, layout: AttributesLayout) -> PipelineAsset:
 def _build_table_metadata(
     table: TableRecord, columns: dict[str, tuple[str, str]]
 ) -> dict[str, Any]:
-    """The metadata of a table without people, whose first rows may be shown."""
+    """Return the metadata of a table without personal data, including its first rows."""
     return {
         **build_table_metadata(table.rows, columns, table.columns),
         "sample": build_sample(pl.DataFrame(table.sample)),
@@ -123,7 +123,7 @@ def _build_table_metadata(
 
 
 def _describe_columns(layout: AttributesLayout) -> dict[str, tuple[str, str]]:
-    """The type and the description of each column that the items can have."""
+    """Return the type and the description of each column that the items can have."""
     return {
         ITEM_ID: ("string", "The item's id, as in the ratings."),
         **describe_attribute_columns(layout),

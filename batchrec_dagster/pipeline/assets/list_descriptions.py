@@ -1,4 +1,4 @@
-"""How Dagster's page describes published lists: their asset, columns, checks and metadata."""
+"""Descriptions of published lists on Dagster's page: the asset, columns, checks and metadata."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from batchrec_dagster.storage.list_subjects import SUBJECTS
 if TYPE_CHECKING:
     from batchrec_dagster.steps.lists import ListsResult
 
-# The type and the description of the columns that lists can have, apart from those of the items.
+# The type and the description of the columns that lists can have, apart from item columns.
 COLUMNS = {
     "user_id": ("string", "The user's id."),
     "rank": ("int", "1 is the best."),
@@ -65,7 +65,7 @@ COLUMNS = {
         "The user's arm of the experiment: model, or control, which gets popular items or nothing.",
     ),
 }
-# What other columns say of similar items and of segments.
+# The descriptions that differ for similar items and for segments.
 OTHER_COLUMNS: dict[str, dict[str, tuple[str, str]]] = {
     "item": {
         "item_id": ("string", "The item whose list it is."),
@@ -85,7 +85,7 @@ OTHER_COLUMNS: dict[str, dict[str, tuple[str, str]]] = {
 
 
 def describe_asset(published: PublishedList) -> str:
-    """What the asset of the lists is, in words."""
+    """Return a description of the lists' asset, in words."""
     settings, pipeline = published.settings, published.pipeline
     columns = "".join(f", {name_published_column(name)}" for name in published.columns)
     if published.subject == "segment":
@@ -117,7 +117,7 @@ def describe_asset(published: PublishedList) -> str:
 
 
 def list_checks(published: PublishedList) -> dict[str, str]:
-    """What each check of published lists that blocks is about, by its name."""
+    """Return the description of each blocking check of published lists, by check name."""
     subject = published.subject
     checks = {
         "quality_gate": "The model is good enough to publish its lists.",
@@ -138,7 +138,7 @@ def list_checks(published: PublishedList) -> dict[str, str]:
 
 
 def list_warnings(published: PublishedList) -> dict[str, str]:
-    """What each check that only warns is about, by its name."""
+    """Return the description of each check that only warns, by the check's name."""
     warnings = {NO_WORSE: "The model is no worse than that of the lists before."}
     if published.subject == "user":
         length = published.settings.num_results
@@ -174,7 +174,7 @@ def build_metadata(
     result: ListsResult,
     model: ModelRecord | None,
 ) -> dict[str, Any]:
-    """The metadata of published lists, of which Dagster's page shows the first ones at the top."""
+    """Return the metadata of published lists. Dagster's page shows the first entries at the top."""
     edition, job, counts = result.edition, result.job, result.edition.counts
     metadata: dict[str, Any] = {
         "preview": _build_list_preview(published, result),
@@ -187,7 +187,7 @@ def build_metadata(
         "results_asked_for": edition.results_asked_for or 0,
     }
     if published.subject == "item":
-        # Other lists have ids of people, whom Dagster's history would never forget.
+        # Other lists contain ids of people, and Dagster's history would never forget them.
         metadata["sample"] = build_sample(result.sample)
     if model is not None:
         metadata |= build_dataset_group_link(model.dataset_group_arn, on_aws=work.ensure.on_aws)
@@ -202,7 +202,7 @@ def build_metadata(
 
 
 def _build_counts(published: PublishedList, counts: ListCounts) -> dict[str, int]:
-    """The numbers of a table by the names of whose lists they are, and of what is on them."""
+    """Return the table's counts, under names that suit users' lists, items' lists or segments."""
     subjects = SUBJECTS[published.subject].name
     members = {"user": "items", "item": "similar_items", "segment": "users"}[published.subject]
     numbers = {
@@ -217,7 +217,7 @@ def _build_counts(published: PublishedList, counts: ListCounts) -> dict[str, int
 
 
 def build_edition_metadata(files: ListFiles, edition: Edition) -> dict[str, Any]:
-    """Which edition is published, and how good the model is that made it, if one did."""
+    """Return the number of the published edition, and the metrics of its model if it has one."""
     metrics = edition.metrics
     return {
         "edition": edition.number,
@@ -228,7 +228,7 @@ def build_edition_metadata(files: ListFiles, edition: Edition) -> dict[str, Any]
 
 
 def _describe_columns(published: PublishedList) -> dict[str, tuple[str, str]]:
-    """The type and the description of each column that the lists can have."""
+    """Return the type and the description of each column that the lists can have."""
     items = published.pipeline.items
     numbers = items.layout.numbers if items else {}
     item_columns = {
@@ -242,7 +242,7 @@ def _describe_columns(published: PublishedList) -> dict[str, tuple[str, str]]:
 
 
 def _describe_rules(edition: Edition) -> dict[str, Any]:
-    """What each rule did, how many rows have each reason, and which items were popular."""
+    """Return the effect of each rule, the number of rows by reason, and the popular items."""
     filled, newcomers = edition.filled, edition.newcomers
     return {
         "rules": [asdict(counts) for counts in edition.rules],
@@ -255,7 +255,7 @@ def _describe_rules(edition: Edition) -> dict[str, Any]:
 
 
 def _build_list_preview(published: PublishedList, result: ListsResult) -> dg.MetadataValue[Any]:
-    """How many have a list, and one of the lists."""
+    """Return the number of subjects with a list, and an example list."""
     counts, sample, names = result.edition.counts, result.sample, SUBJECTS[published.subject]
     members = "users" if published.subject == "segment" else "items"
     numbers = (

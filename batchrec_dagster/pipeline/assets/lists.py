@@ -1,4 +1,4 @@
-"""The asset of published lists: those of users, of similar items, or of segments."""
+"""The asset of published lists: lists for users, lists of similar items, or segments."""
 
 from typing import Any
 
@@ -49,7 +49,7 @@ class PublicationConfig(dg.Config):
 
 
 def published_lists(published: PublishedList) -> PipelineAsset:
-    """The asset of the published lists."""
+    """Declare the asset of the published lists."""
     pipeline = published.pipeline
 
     @asset_of(
@@ -95,7 +95,7 @@ def published_lists(published: PublishedList) -> PipelineAsset:
 
 
 def list_own_settings(published: PublishedList) -> list[Any]:
-    """The settings that decide what the lists are made of, but not those of assets before them."""
+    """Return the settings that decide the lists' content, without settings of upstream assets."""
     pipeline = published.pipeline
     if published.subject == "segment":
         return [pipeline.segments, pipeline.has_titles]
@@ -110,7 +110,7 @@ def list_own_settings(published: PublishedList) -> list[Any]:
 
 
 def list_upstream_assets(published: PublishedList) -> list[dg.AssetKey]:
-    """The assets that the lists are made from."""
+    """Return the assets that the lists are made from."""
     pipeline, settings, rules = published.pipeline, published.settings, published.settings.rules
     is_of_users = published.subject == "user"
     is_read = {
@@ -121,7 +121,7 @@ def list_upstream_assets(published: PublishedList) -> list[dg.AssetKey]:
         "items": settings.rules_read_items or bool(list_attribute_columns(published)),
         "users": isinstance(settings.newcomers, PopularBy)
         or (rules is not None and rules.reads_users),
-        # What people did with earlier lists is read before lists are made.
+        # Outcomes of earlier lists are read before new lists are made.
         "recommendation_outcomes": is_of_users and is_installed("report"),
     }
     assets = [asset_key(published, asset) for asset, is_input in is_read.items() if is_input]
@@ -134,7 +134,10 @@ def list_upstream_assets(published: PublishedList) -> list[dg.AssetKey]:
 
 
 def require_model(work: PersonalizeWork, published: PublishedList) -> ModelRecord | None:
-    """The model of the lists; None for items bought together. Raises UserError without one."""
+    """Return the model of the lists; None for items bought together.
+
+    Raises UserError if the lists need a model and there is none.
+    """
     if published.model_asset is None:
         return None
     model = read_model(work.files, published.model_asset)
@@ -153,7 +156,7 @@ def publish_older_lists(
     """Publish the lists of an older edition again, with its checks. Raises UserError.
 
     to: an edition's number, or PREVIOUS.
-    lock: that of the list.
+    lock: the list's lock.
     """
     from batchrec_dagster.steps.retention import delete_unneeded  # NumPy
 

@@ -1,4 +1,4 @@
-"""The assets interactions, which Personalize learns from, and batch_users, who get lists."""
+"""The asset interactions, which Personalize learns from, and batch_users, the users with lists."""
 
 import time
 from functools import partial
@@ -43,7 +43,7 @@ COLUMNS = {
 
 
 def interactions(pipeline: Pipeline) -> PipelineAsset:
-    """The asset of the ratings that count."""
+    """Declare the asset of the ratings that count."""
     rules = pipeline.rules
     engine = pipeline.preparation.engine
 
@@ -126,7 +126,10 @@ def _describe_rules(rules: Rules) -> str:
 
 
 def batch_users(published: PublishedList) -> PipelineAsset:
-    """The asset of the users who get this list, and others without users of their own."""
+    """Declare the asset of the users who get this list.
+
+    Lists without users of their own share this asset.
+    """
     columns = {USER_FIELD: ("string", "The user's id.")}
     settings = published.batch_users
     code_version = f"{USERS_VERSION}-{fingerprint(settings)}"
@@ -176,7 +179,7 @@ def batch_users(published: PublishedList) -> PipelineAsset:
 
 
 def _describe_users(settings: BatchUsers) -> str:
-    """Who gets a list, in words."""
+    """Return a description of the users who get a list."""
     matching = "" if settings.filter is None else f" with {settings.filter}"
     if settings.source is not None:
         return f"Every user of {settings.shown_source}{matching}"

@@ -1,7 +1,4 @@
-"""The assets raw_ratings, raw_items and raw_users: the files of the sources.
-
-They are copied to the storage.
-"""
+"""The assets raw_ratings, raw_items and raw_users, which copy the sources' files to the storage."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -52,7 +49,7 @@ class DataConfig(dg.Config):
 
 
 def build_size_check(part: Part) -> dict[str, str]:
-    """The check of how much there is of a part of the data."""
+    """Return the check that this part of the data has not shrunk."""
     return {
         NOT_SHRUNK: f"There are nearly as many {part} as the published lists were made from:"
         " gate.max_shrink."
@@ -60,7 +57,7 @@ def build_size_check(part: Part) -> dict[str, str]:
 
 
 def describe_attribute_columns(layout: AttributesLayout) -> dict[str, tuple[str, str]]:
-    """The type and the description of each category and number of items or users."""
+    """Return the type and the description of each category and number of items or users."""
     return {
         **dict.fromkeys(layout.categories, ("string", "Its values. Several are separated by |.")),
         **dict.fromkeys(layout.numbers, ("double", "A number.")),
@@ -68,7 +65,7 @@ def describe_attribute_columns(layout: AttributesLayout) -> dict[str, tuple[str,
 
 
 def raw_ratings(pipeline: Pipeline) -> PipelineAsset:
-    """The asset of the files of ratings."""
+    """Declare the asset of the files of ratings."""
     ratings, keys = pipeline.ratings, pipeline.keys
     file_note = "copied to the storage unchanged"
     if ratings.query is not None:
@@ -83,7 +80,7 @@ def raw_ratings(pipeline: Pipeline) -> PipelineAsset:
         deps=[*map(dg.AssetKey, ratings.upstream)],
         stage=RAW,
         storage_key=keys.record("raw_ratings"),
-        # Not the rules of interactions: they leave the copies as they are.
+        # The rules of interactions are left out, because they leave the copies as they are.
         code_version=f"{RATINGS_VERSION}-{fingerprint(ratings)}",
         io_manager="record_io",
         checks={"rows_readable": "The declared columns are there, and their values can be read."},
@@ -126,9 +123,9 @@ def _materialize_raw(
     copy_result: CopyResult,
     metadata: Mapping[str, Any],
 ) -> dg.MaterializeResult[Any]:
-    """What a run did for the copied files of a source, as Dagster takes it.
+    """Return the result for a source's copied files, in Dagster's type.
 
-    metadata: what is in the files.
+    metadata: the metadata about the content of the files.
     """
     record = result.record
     uris = [file.stored.uri for file in record.files]
@@ -174,7 +171,7 @@ def _build_ratings_schema(read_format: RatingsFormat) -> dg.TableSchema:
 def raw_attributes(
     pipeline: Pipeline, settings: AttributesSource, layout: AttributesLayout, description: str
 ) -> PipelineAsset:
-    """The asset of a file of items or of users."""
+    """Declare the asset of a file of items or of users."""
     source = settings.rows
     part: Literal["items", "users"] = "items" if layout.subject == "item" else "users"
     asset = f"raw_{part}"
@@ -241,7 +238,7 @@ def _build_attributes_schema(roles: Mapping[str, Column]) -> dg.TableSchema:
     )
 
 
-# What the columns of these roles hold.
+# The content of the columns with these roles.
 MEANINGS = {
     "item": "The item's id.",
     "user": "The user's id.",
@@ -259,5 +256,5 @@ def _describe_role(role: str) -> str:
 
 
 def get_column_name(column: Column) -> str:
-    """The name by which messages call the column."""
+    """Return the column's name in messages."""
     return column if isinstance(column, str) else f"column {column}"

@@ -1,6 +1,6 @@
-"""The assets recommendation_outcomes, what people did with the lists, and recommendation_report.
+"""The asset recommendation_outcomes, which measures published lists, and recommendation_report.
 
-The report is an HTML page.
+Outcomes measure the users' interactions after each edition. The report is an HTML page.
 """
 
 from collections.abc import Callable, Sequence
@@ -75,7 +75,7 @@ PLOTTED = (
 
 
 def recommendation_outcomes(published: PublishedList) -> PipelineAsset:
-    """The asset of what people did with each published edition."""
+    """Declare the asset of the outcomes of each published edition."""
 
     @asset_of(
         published,
@@ -89,7 +89,7 @@ def recommendation_outcomes(published: PublishedList) -> PipelineAsset:
         io_manager="parquet_io",
     )
     def recommendation_outcomes(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
-        # Imported here, because they need SciPy and NumPy.
+        # Imported here because they need SciPy and NumPy.
         from batchrec_dagster.steps.arms import MODEL
         from batchrec_dagster.steps.outcomes import measure_outcomes
 
@@ -129,7 +129,7 @@ def _build_outcomes_metadata(
 
 
 def _build_lift_metadata(outcomes: "MeasuredOutcomes") -> dict[str, float]:
-    """How much more the users of the model do than the experiment's control, as a share."""
+    """Return how much more the model's users do than the experiment's control, as a share."""
     effects = outcomes.experiment.effects if outcomes.experiment else []
     lift = effects[0].lift if effects else None
     if lift is None or lift.ends is None:
@@ -139,7 +139,7 @@ def _build_lift_metadata(outcomes: "MeasuredOutcomes") -> dict[str, float]:
 
 
 def _describe_column(column: str) -> str:
-    """What a column of the outcomes has: a field of `Outcome`, or an end of its interval."""
+    """Return the description of a column: a field of `Outcome`, or an end of its interval."""
     name, _, end = column.rpartition("_")
     if end in ("low", "high"):
         return f"The {'lower' if end == 'low' else 'upper'} end of the 95% interval of {name}."
@@ -149,11 +149,11 @@ def _describe_column(column: str) -> str:
 def recommendation_report(
     published: PublishedList, checks: Sequence[dg.AssetCheckSpec]
 ) -> PipelineAsset:
-    """The asset of the report, which shows these checks."""
+    """Declare the asset of the report, which shows these checks."""
 
     @_declare_report(published)
     def recommendation_report(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
-        # Imported here, because they need SciPy and Jinja.
+        # Imported here because they need SciPy and Jinja.
         from batchrec_dagster.pipeline.report import build_page
         from batchrec_dagster.reporting.stored_page import put_page
 
@@ -174,7 +174,7 @@ def recommendation_report(
 
 
 def _declare_report(published: PublishedList) -> Callable[[Step], PipelineAsset]:
-    """The options of the asset of the report."""
+    """Return the decorator with the options of the report's asset."""
     required = (
         "solution_version",
         "interactions",
@@ -199,7 +199,7 @@ def _declare_report(published: PublishedList) -> Callable[[Step], PipelineAsset]
 
 
 def _describe_page(page: "Page", html: bytes) -> dict[str, Any]:
-    """The metadata of the page."""
+    """Return the metadata of the page."""
     people_shown, users = len(page.people.people), page.people.served
     return {
         "verdict": str(page.verdict),

@@ -22,18 +22,21 @@ from batchrec_dagster.storage.list_subjects import ListSubject, find_subject
 
 CODE_VERSION = "2"
 
-# Not set as the policy of the assets, because Dagster would then retry a step that somebody
-# cancels.
+# The assets do not have this policy themselves, because Dagster would then retry a step that
+# somebody cancels.
 RETRIES = dg.RetryPolicy(max_retries=3, delay=10, backoff=dg.Backoff.LINEAR)
 
 
 def sink_assets(published: PublishedList) -> list[PipelineAsset]:
-    """An asset for each sink that the list declares."""
+    """Return an asset for each sink that the list declares."""
     return [declare_sink(published, key, sink) for key, sink in published.sinks.declared.items()]
 
 
 def declare_sink(published: PublishedList, key: str, sink: Sink) -> PipelineAsset:
-    """The asset of the sink under this key of the YAML."""
+    """Declare the asset of a sink.
+
+    key: the sink's key in the YAML.
+    """
     sink_description = sink.describe(published.pipeline.project)
     lists_asset = asset_key(published, published.asset)
 
@@ -67,7 +70,7 @@ def declare_sink(published: PublishedList, key: str, sink: Sink) -> PipelineAsse
 
 
 def name_sink_asset(published: PublishedList, sink: Sink) -> str:
-    """The name of the asset of a sink of these lists, such as recommendations_in_postgres."""
+    """Return the name of a sink's asset for these lists, such as recommendations_in_postgres."""
     return sink.asset.replace("recommendations", published.asset, 1)
 
 
@@ -82,7 +85,7 @@ def _build_sink_metadata(result: SinkResult, subject: ListSubject) -> dict[str, 
 
 @contextmanager
 def _retry_if_unavailable(context: dg.AssetExecutionContext, key: str) -> Iterator[None]:
-    """Retries the step with growing delays if a service is unavailable.
+    """Retry the step with growing delays if a service is unavailable.
 
     Other errors of the sink fail the step.
 

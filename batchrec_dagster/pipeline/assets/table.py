@@ -1,4 +1,4 @@
-"""The table of a pipeline's assets, from which the component builds Dagster's."""
+"""The table of a pipeline's assets, from which the component builds Dagster's assets."""
 
 from collections.abc import Sequence
 
@@ -23,10 +23,10 @@ from batchrec_dagster.storage.extras import is_installed
 def list_assets(
     pipeline: Pipeline, *, report: bool = True, sinks: bool = True
 ) -> list[PipelineAsset]:
-    """The assets from the raw files to the lists, segments, reports and sinks.
+    """Return the pipeline's assets, from the raw files to the lists, segments, reports and sinks.
 
-    report: whether the outcomes and reports are among them, where they are installed.
-    sinks: whether the declared sinks are.
+    report: whether to include the outcomes and reports, if the report extra is installed.
+    sinks: whether to include the declared sinks.
     """
     recipe, user_lists = pipeline.similar_items_recipe, pipeline.user_lists
     has_report = report and is_installed("report")
@@ -40,7 +40,7 @@ def list_assets(
         *_list_batch_users(pipeline),
     ]
     if has_report:
-        # They stand before the lists.
+        # The outcomes stand before the lists.
         assets += map(recommendation_outcomes, user_lists)
     if pipeline.segments is not None:
         assets.append(segment_solution_version(pipeline, pipeline.segments))
@@ -56,14 +56,14 @@ def list_assets(
 
 
 def _list_batch_users(pipeline: Pipeline) -> list[PipelineAsset]:
-    """The assets of the users: those of lists with users of their own, and one for all others."""
+    """Return an asset for each list with its own users, and one that all other lists share."""
     own_users = [published for published in pipeline.user_lists if published.has_own_users]
     sharing = [published for published in pipeline.user_lists if not published.has_own_users]
     return [*map(batch_users, [*sharing[:1], *own_users])]
 
 
 def _show_checks(published: PublishedList, assets: Sequence[PipelineAsset]) -> PipelineAsset:
-    """The asset of the report, which shows the checks of what its list is made from."""
+    """Declare the asset of the report, which shows the checks of the assets behind its list."""
     folders = [[published.pipeline.name], published.asset_key("recommendations")[:-1]]
     checks = [
         check for asset in assets if asset.spec.key.path[:-1] in folders for check in asset.checks

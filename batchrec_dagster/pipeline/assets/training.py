@@ -55,7 +55,7 @@ class ImportConfig(dg.Config):
 
 
 def personalize_dataset(pipeline: Pipeline) -> PipelineAsset:
-    """The asset of the data that Personalize has imported."""
+    """Declare the asset of the data that Personalize has imported."""
     files = list_dataset_files(pipeline)
 
     @asset_of(
@@ -91,7 +91,7 @@ def personalize_dataset(pipeline: Pipeline) -> PipelineAsset:
 
 
 def _find_forced_trainings(pipeline: Pipeline, context: dg.AssetExecutionContext) -> set[str]:
-    """The assets of models that this run trains in any case."""
+    """Return the model assets that this run trains even if nothing has changed."""
     config = context.run.run_config
     return {
         asset
@@ -130,7 +130,7 @@ class TrainingConfig(dg.Config):
 
 
 def solution_version(pipeline: Pipeline) -> PipelineAsset:
-    """The asset of the model that makes the lists."""
+    """Declare the asset of the model that makes the lists."""
     solution = pipeline.solution
     description = (
         f"The model, trained with the recipe {solution.recipe} on the imported data, and its"
@@ -143,7 +143,7 @@ def solution_version(pipeline: Pipeline) -> PipelineAsset:
 
 
 def segment_solution_version(pipeline: Pipeline, segments: Segments) -> PipelineAsset:
-    """The asset of the model that makes the segments."""
+    """Declare the asset of the model that makes the segments."""
     description = (
         "The model that assigns users to items, trained with the recipe"
         f" {segments.recipe} on the imported data, and its metrics."
@@ -152,7 +152,7 @@ def segment_solution_version(pipeline: Pipeline, segments: Segments) -> Pipeline
 
 
 def similar_items_solution_version(pipeline: Pipeline, recipe: str) -> PipelineAsset:
-    """The asset of the model that finds similar items."""
+    """Declare the asset of the model that finds similar items."""
     description = (
         f"The model that finds similar items, trained with the recipe {recipe} on the imported"
         f" data, and its metrics. {_describe_retraining(pipeline)}"
@@ -167,10 +167,10 @@ def _declare_model(
     settings: str,
     checks: Mapping[str, str] = MappingProxyType({}),
 ) -> PipelineAsset:
-    """The asset of a model.
+    """Declare the asset of a model.
 
-    settings: the part of its code version that depends on the pipeline's settings.
-    checks: what its own checks check, by their names.
+    settings: the part of the asset's code version that depends on the pipeline's settings.
+    checks: the descriptions of the model's own checks, by name.
     """
 
     @asset_of(
@@ -207,7 +207,7 @@ def _declare_model(
 
 
 def _describe_retraining(pipeline: Pipeline) -> str:
-    """When the model is trained again, in words."""
+    """Return when the model is trained again, in words."""
     days = pipeline.solution.retrain.every_days
     if days is None:
         return "It is trained again when the data have changed."
@@ -250,7 +250,7 @@ def _build_training_metadata(
 
 
 def _shorten_names(metrics: Mapping[str, float]) -> dict[str, float]:
-    """The metrics by short names that fit into the UI's table."""
+    """Return the metrics under short names that fit into the UI's table."""
     short_names = {"normalized_discounted_cumulative_gain": "ndcg", "mean_reciprocal_rank": "mrr"}
     metrics_by_short_name = {}
     for key, value in metrics.items():

@@ -1,4 +1,4 @@
-"""The asset users: what is known of them, which Personalize imports."""
+"""The asset users: the attributes of users, which Personalize imports."""
 
 from dataclasses import replace
 from typing import Any
@@ -19,7 +19,7 @@ from batchrec_dagster.steps.user_attributes import prepare_users
 
 
 def user_assets(pipeline: Pipeline) -> list[PipelineAsset]:
-    """The assets of what is known of users; none if the pipeline declares no users."""
+    """Return the assets of users' attributes; none if the pipeline declares no users."""
     settings = pipeline.users
     if settings is None:
         return []
@@ -29,7 +29,7 @@ def user_assets(pipeline: Pipeline) -> list[PipelineAsset]:
 
 
 def users(pipeline: Pipeline, layout: AttributesLayout) -> PipelineAsset:
-    """The asset of what Personalize, filters and conditions know of the users."""
+    """Declare the asset of user attributes for Personalize, filters and conditions."""
     key = pipeline.keys.users
 
     @asset_of(
@@ -66,7 +66,7 @@ def users(pipeline: Pipeline, layout: AttributesLayout) -> PipelineAsset:
 
 
 def _describe_columns(layout: AttributesLayout) -> dict[str, tuple[str, str]]:
-    """The type and the description of each column."""
+    """Return the type and the description of each column."""
     return {
         USER_ID: ("string", "The user's id, as in the ratings."),
         **describe_attribute_columns(layout),

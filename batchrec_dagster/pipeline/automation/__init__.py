@@ -1,1 +1,1 @@
-"""Jobs, schedule, sensors and alerts of a pipeline."""
+"""The jobs, the schedule, the sensors and the alerts of a pipeline."""

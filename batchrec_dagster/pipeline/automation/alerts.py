@@ -1,7 +1,8 @@
-"""Sensors that tell people of failed runs, and of late and new lists.
+"""Sensors that send alerts about failed runs, late lists and new lists.
 
-The first pipeline of a code location that declares alerts brings both. They look at all pipelines
-there that do, so a tick queries Dagster once, for any number of pipelines.
+The first pipeline of a code location that declares alerts adds the two sensors. They watch all
+pipelines of the location that declare alerts, so each tick queries Dagster once, for any number of
+pipelines.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ def alert_on_failure(context: dg.RunFailureSensorContext) -> None:
     " late_after_hours after they were due, and, with published, when it has new ones.",
 )
 def alert_on_lists(context: dg.SensorEvaluationContext) -> dg.SensorResult:
-    # Imported here, because it needs PyArrow and NumPy.
+    # Imported here because it needs PyArrow and NumPy.
     from batchrec_dagster.pipeline.automation.list_alerts import MEMORIES, Memory, look_at_lists
 
     storage: Storage = context.resources.batchrec_storage.opened
@@ -61,7 +62,8 @@ def alert_on_lists(context: dg.SensorEvaluationContext) -> dg.SensorResult:
     for pipeline in _find_watched(context.repository_def):
         name = pipeline.name
         is_on = is_on_in_ui.get(f"{name}_schedule", pipeline.schedule.enabled)
-        # A tick that fails would forget what it has sent, and the next send it again.
+        # Catch errors, because a failed tick would forget which alerts it has sent, and the next
+        # tick would send them again.
         try:
             look = look_at_lists(pipeline, storage, memories.get(name, Memory()), is_on=is_on)
         except UserError as error:
@@ -80,16 +82,16 @@ def alert_on_lists(context: dg.SensorEvaluationContext) -> dg.SensorResult:
     )
 
 
-# The name of the pipeline that brings the sensors, by code location. Dagster copies the sensors of
+# The name of the pipeline that adds the sensors, by code location. Dagster copies the sensors of
 # each component, and refuses the second copy. The keys are the trees' trackers, because two trees
 # of the same folder are equal, even if they have built different things.
 _first_pipelines: WeakKeyDictionary[object, str] = WeakKeyDictionary()
 
 
 def list_alert_sensors(pipeline: Pipeline, tree: dg.ComponentTree) -> list[dg.SensorDefinition]:
-    """The sensors that the definitions of a pipeline bring: those of alerts, or none.
+    """Return the alert sensors if this pipeline is the one that adds them, else an empty list.
 
-    tree: that of the code location.
+    tree: the component tree of the code location.
     """
     if not pipeline.alerts.enabled:
         return []
@@ -98,7 +100,7 @@ def list_alert_sensors(pipeline: Pipeline, tree: dg.ComponentTree) -> list[dg.Se
 
 
 def _find_watched(repository: dg.RepositoryDefinition | None) -> Iterator[Pipeline]:
-    """The pipelines of the code location that declare alerts."""
+    """Yield the pipelines of the code location that declare alerts."""
     assets = repository.assets_defs_by_key.values() if repository else ()
     for pipeline, _ in find_declared_pipelines(assets):
         if pipeline.alerts.enabled:
@@ -106,7 +108,7 @@ def _find_watched(repository: dg.RepositoryDefinition | None) -> Iterator[Pipeli
 
 
 def _send(pipeline: Pipeline, message: Message) -> list[str]:
-    """Send the message, and return why that failed, if it did."""
+    """Send the message, and return the error if sending failed; empty if it succeeded."""
     try:
         send_alert(pipeline.alerts, message)
     except UserError as error:
@@ -115,9 +117,9 @@ def _send(pipeline: Pipeline, message: Message) -> list[str]:
 
 
 def _read_switches(context: dg.SensorEvaluationContext) -> dict[str, bool]:
-    """Whether each schedule that was switched in the UI is on, by its name.
+    """Return whether each schedule is on, by name, for the schedules that were switched in the UI.
 
-    Another code location may have schedules of the same names.
+    Schedules of other code locations are left out, because they may have the same names.
     """
     here = context.code_location_origin
     return {

@@ -1,4 +1,4 @@
-"""A pipeline's jobs in Dagster (refresh, rollback), its schedule and its sensor of new files."""
+"""A pipeline's jobs in Dagster (refresh, rollback), its schedule and its sensor for new files."""
 
 from __future__ import annotations
 
@@ -24,16 +24,18 @@ def build_automation(
     *,
     own_console: bool,
 ) -> dg.Definitions:
-    """The pipeline's jobs, schedule and sensors.
+    """Return the pipeline's jobs, schedule and sensors.
 
     `NAME_refresh` materializes the pipeline's assets. `NAME_schedule` runs it at the declared
-    times, and `NAME_new_files` when a path or s3:// source has new files. `NAME_rollback` publishes
-    older lists again (`NAME__LIST_rollback` those of one of several lists).
+    times, and `NAME_new_files` runs it when a path or s3:// source has new files. `NAME_rollback`
+    publishes older lists again. If the pipeline has several lists, `NAME__LIST_rollback` does so
+    for a single list.
 
-    executor: the executor of the jobs; None for the code location's.
-    storage: where their runs write.
-    own_console: whether the code location has batchrec's console logger. A job uses it only if its
-        config names it, and would not load in a location without it.
+    executor: the executor of the jobs; None for the code location's executor.
+    storage: the storage that the runs of the jobs write to.
+    own_console: whether the code location has batchrec's console logger. A job uses this logger
+        only if its config names the logger, and such a job would not load in a location without the
+        logger.
     """
     keys = [key for asset in assets for key in asset.keys]
     tags = build_job_tags(storage)
@@ -64,7 +66,7 @@ def build_automation(
 def refresh_schedule(
     pipeline: Pipeline, job: dg.UnresolvedAssetJobDefinition
 ) -> dg.ScheduleDefinition:
-    """`NAME_schedule`. A run that starts while another is going waits for that one's locks."""
+    """Return `NAME_schedule`. A run that starts during another run waits for that run's locks."""
     return dg.ScheduleDefinition(
         name=f"{pipeline.name}_schedule",
         job=job,
@@ -85,7 +87,7 @@ def rollback_job(
     executor: dg.ExecutorDefinition | None,
     tags: Mapping[str, str],
 ) -> dg.UnresolvedAssetJobDefinition:
-    """`NAME_rollback` publishes older lists again and updates what the pipeline makes from them."""
+    """Return `NAME_rollback`, which publishes older lists again and updates their dependents."""
     lists = dg.AssetSelection.assets(asset_key(published, published.asset))
     return dg.define_asset_job(
         name=published.keys.rollback_job,

@@ -1,4 +1,4 @@
-"""What an alert says about a failed run."""
+"""The text of an alert about a failed run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from batchrec_dagster.pipeline.automation.send_alert import Message
 from batchrec_dagster.pipeline.failure_reasons import find_failure_reason
 from batchrec_dagster.reporting.markdown import unescape
 
-# How many characters of a reason are sent.
+# The largest number of characters of a reason to send.
 LONGEST_REASON = 3000
 # Dagster's tag on a failed run that its daemon will retry.
 WILL_RETRY = "dagster/will_retry"
@@ -18,7 +18,7 @@ WILL_RETRY = "dagster/will_retry"
 def describe_failure(
     pipeline: Pipeline, instance: dg.DagsterInstance, run: dg.DagsterRun
 ) -> Message:
-    """A message with the failed steps and their reasons, the failed checks, and a link."""
+    """Return a message with the failed steps and their reasons, the failed checks, and a link."""
 
     def list_events(kind: dg.DagsterEventType) -> list[dg.DagsterEvent]:
         entries = instance.all_logs(run.run_id, of_type=kind)

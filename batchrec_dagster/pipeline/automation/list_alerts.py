@@ -1,8 +1,8 @@
-"""What an alert says about published lists: that they are late, or that there are new ones.
+"""The text of alerts about published lists: they are late, or there are new ones.
 
-Both come from the published editions in the pipeline's own storage. Dagster's events of the asset
-would not do: they call the lists of a night without new data fresh, and a pipeline of the same name
-in another code location has the same asset key.
+Alerts are based on the published editions in the pipeline's own storage. Dagster's events of the
+asset would not do: they call the lists of a night without new data fresh, and a pipeline with the
+same name in another code location has the same asset key.
 """
 
 from __future__ import annotations
@@ -21,58 +21,61 @@ from batchrec_dagster.storage.connection import Storage
 from batchrec_dagster.storage.edition import Edition
 from batchrec_dagster.storage.layout import ListFiles
 
-# How long new lists may wait for the report, which says what changed, before they are announced
-# without it.
+# The time that the announcement of new lists waits for the report, which says what changed. Later
+# the lists are announced without the report.
 REPORT_TIME = timedelta(hours=1)
-# Sorts before any time at which lists were made.
+# A time that sorts before any time at which lists were made.
 NEVER = datetime.min.replace(tzinfo=UTC)
 
 
 class Memory(BaseModel, frozen=True):
-    """What the sensor remembers of a pipeline from one look to the next."""
+    """The sensor's memory of a pipeline between two ticks."""
 
     on_since: datetime | None = None
-    """Since when the schedule is on; None if it is off."""
+    """The time since which the schedule is on; None if it is off."""
     told_late: datetime | None = None
-    """The time of the schedule whose lists were last said to be late."""
+    """The scheduled time of the last alert about late lists."""
     editions: dict[str, str] | None = None
-    """The edition of each list, by its address, that was announced or was there before; None
-    before the first look, which announces nothing."""
+    """The last known edition of each list, by the list's address.
+
+    It was announced, or it was there at the first tick. None before the first tick, which announces
+    nothing.
+    """
 
 
-# What the sensor remembers of all pipelines, by their names.
+# The sensor's memories of all pipelines, by pipeline name.
 MEMORIES = TypeAdapter(dict[str, Memory])
 
 
 class NewAlerts(NamedTuple):
-    """What a look at a pipeline's lists gives reason to tell, and what to remember of it."""
+    """The messages to send after a tick, and the state to remember."""
 
     memory: Memory
     messages: Sequence[Message]
     reason: str
-    """Why the pipeline is late, or is not. Dagster's UI shows it for the tick."""
+    """The reason why the pipeline is late, or is not. Dagster's UI shows it for the tick."""
 
 
 class _LiveList(NamedTuple):
-    """A list, with the edition of it that readers have."""
+    """A list, with the edition that readers see now."""
 
     published: PublishedList
     files: ListFiles
     edition: Edition | None
-    """None if the list was never published."""
+    """The live edition; None if the list was never published."""
 
     @property
     def made_at(self) -> datetime | None:
-        """When the edition was made; None if there is none."""
+        """The time at which the edition was made; None if there is no edition."""
         return None if self.edition is None else self.edition.made_at
 
 
 def look_at_lists(
     pipeline: Pipeline, storage: Storage, before: Memory, *, is_on: bool
 ) -> NewAlerts:
-    """The alerts that the pipeline's published lists give reason for.
+    """Return the alerts that are due for the pipeline's published lists.
 
-    before: what the last look remembered.
+    before: the memory that the last tick returned.
     is_on: whether the pipeline's schedule is on.
     Raises UserError.
     """
@@ -85,7 +88,7 @@ def look_at_lists(
         return NewAlerts(Memory(editions=editions), messages, "the schedule is off")
     now = datetime.now(UTC)
     on_since, told_late = before.on_since or now, before.told_late
-    # A pipeline is as late as the list of it that was made first, or never.
+    # The list that is the oldest, or was never made, decides how late the pipeline is.
     oldest = min(lists, key=lambda live: (live.made_at or NEVER, live.published.address))
     due = find_due_time(pipeline, now)
     if due < on_since:
@@ -106,7 +109,7 @@ def look_at_lists(
 def _announce_new_lists(
     pipeline: Pipeline, lists: Sequence[_LiveList], before: Memory
 ) -> tuple[list[Message], dict[str, str]]:
-    """The messages about lists that are new, and the editions to remember, by the lists' addresses.
+    """Return messages about new lists, and the editions to remember, by the lists' addresses.
 
     Raises UserError.
     """
@@ -126,8 +129,8 @@ def _announce_new_lists(
 
 
 def find_due_time(pipeline: Pipeline, now: datetime) -> datetime:
-    """The last time of the schedule whose lists have to be there by now."""
-    # One of Dagster's time windows ends at each scheduled time. They know daylight saving time.
+    """Return the last scheduled time for which the lists must be there by now."""
+    # Dagster's time windows end at the scheduled times, and they know daylight saving time.
     windows = dg.TimeWindowPartitionsDefinition(
         start=datetime(1970, 1, 1, tzinfo=UTC),
         fmt="%Y-%m-%d-%H:%M",
@@ -143,10 +146,10 @@ def find_due_time(pipeline: Pipeline, now: datetime) -> datetime:
 def describe_late_lists(
     published: PublishedList, due: datetime, made_at: datetime | None
 ) -> Message:
-    """What to say of lists that are late.
+    """Return an alert about late lists.
 
-    due: the time of the schedule that brought none.
-    made_at: when the published lists were made; None if there are none.
+    due: the scheduled time at which no lists were made.
+    made_at: the time at which the published lists were made; None if there are none.
     """
     last = f"{made_at.astimezone(due.tzinfo):%Y-%m-%d %H:%M}" if made_at else "never"
     return Message(
@@ -164,7 +167,7 @@ def describe_late_lists(
 def describe_new_lists(
     published: PublishedList, files: ListFiles, edition: Edition
 ) -> Message | None:
-    """What to say of the lists that have just become the published ones.
+    """Return an alert about lists that have just been published.
 
     None if the report, which says what changed, may still be on its way.
     Raises UserError.

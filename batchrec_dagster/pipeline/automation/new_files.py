@@ -16,26 +16,26 @@ from batchrec_dagster.steps.raw_files import digest_files, digest_source
 from batchrec_dagster.storage.connection import Storage
 from batchrec_dagster.storage.records import load
 
-# If the source changes between all ticks, the refresh starts after this many ticks anyway.
+# If the source changes before every tick, the refresh starts after this many ticks anyway.
 MAX_TICKS_WAITED = 10
 
 
 @dataclass(frozen=True)
 class Cursor:
-    """What the sensor of new files remembers from tick to tick."""
+    """The state that the sensor of new files keeps from tick to tick."""
 
     seen: str = ""
     """The digest of the files at the last tick."""
     asked: str = ""
     """The digest of the files for which a refresh was last requested."""
     run_key: str = ""
-    """A digest of all requests until now, by which Dagster ignores repeated ones."""
+    """A digest of all requests until now. Dagster uses it to ignore repeated requests."""
     waited: int = 0
-    """How many ticks have found other files than the tick before, since the last request."""
+    """The number of ticks, since the last request, at which the files had changed again."""
 
     @classmethod
     def read(cls, text: str | None) -> Cursor:
-        """The cursor in the text; an empty one for None, and for text that is not a cursor."""
+        """Return the cursor in the text; an empty one if the text is None or not a cursor."""
         try:
             return cls(**json.loads(text or "{}"))
         except (ValueError, TypeError):
@@ -48,7 +48,7 @@ class Cursor:
 def new_files_sensor(
     pipeline: Pipeline, job: dg.UnresolvedAssetJobDefinition
 ) -> dg.SensorDefinition:
-    """`NAME_new_files`: requests a refresh when files of the ratings are new or changed."""
+    """Return `NAME_new_files`, which requests a refresh if files of ratings are new or changed."""
     settings = pipeline.on_new_files
     source = pipeline.ratings.rows
     name = f"{pipeline.name}_new_files"
@@ -78,7 +78,7 @@ def new_files_sensor(
 
 
 def decide_refresh(before: Cursor, current: str, last_used: str) -> dg.SensorResult:
-    """A request for a refresh if there are new files and they are complete; else why there is none.
+    """Return a request for a refresh if there are new, complete files; else the reason to skip.
 
     before: the cursor of the last tick.
     current: the digest of the files as they are now.
@@ -93,8 +93,8 @@ def decide_refresh(before: Cursor, current: str, last_used: str) -> dg.SensorRes
     if current != before.seen and before.waited < MAX_TICKS_WAITED:
         after = replace(before, seen=current, waited=before.waited + 1)
         return _skip("files are new: waiting until no more arrive", after)
-    # The same key if this request is lost with the process; another one for the same files if
-    # others were there in between.
+    # The key stays the same if this request is lost with the process. It differs for the same files
+    # if there were other files in between.
     key = _digest(before.run_key, current)
     return dg.SensorResult(
         run_requests=[dg.RunRequest(run_key=key)],

@@ -1,4 +1,4 @@
-"""The Dagster runs of a pipeline: how they are told from others, and which are under way."""
+"""Functions to find the Dagster runs of a pipeline, and the runs that are under way."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.connection import Storage
 from batchrec_dagster.storage.layout import PipelineFiles
 
-# How long Dagster lets a run go on, in seconds. Amazon's longest jobs take less.
+# The longest time that Dagster lets a run take, in seconds. Amazon's longest jobs take less.
 MAX_RUNTIME = 48 * 3600
-# The tag of a run with the root of the storage that it writes to. Another code location may have a
-# pipeline of the same name, and so jobs of the same names.
+# A tag on runs: the root of the storage that the run writes to. Another code location may have a
+# pipeline with the same name, and so jobs with the same names.
 RUN_STORAGE_TAG = "batchrec/storage"
-# Not NOT_STARTED: a killed daemon may leave such runs, and asking again launches them.
+# NOT_STARTED is left out: a killed daemon may leave such runs, and another request launches them.
 UNDER_WAY = [
     dg.DagsterRunStatus.QUEUED,
     dg.DagsterRunStatus.STARTING,
@@ -26,16 +26,16 @@ UNDER_WAY = [
 
 
 def build_job_tags(storage: Storage) -> dict[str, str]:
-    """The tags of the runs of a pipeline's jobs."""
+    """Return the tags for the runs of a pipeline's jobs."""
     return {"dagster/max_runtime": f"{MAX_RUNTIME}", RUN_STORAGE_TAG: storage.absolute_root}
 
 
 def filter_refreshes(
     files: PipelineFiles, statuses: Sequence[dg.DagsterRunStatus] | None = None
 ) -> dg.RunsFilter:
-    """The refreshes of the pipeline that write to this storage.
+    """Return a filter for the pipeline's refreshes that write to this storage.
 
-    statuses: of which; None for all.
+    statuses: the statuses of the runs to find; None for all.
     """
     return dg.RunsFilter(
         job_name=f"{files.keys.pipeline}_refresh",
@@ -45,7 +45,7 @@ def filter_refreshes(
 
 
 def list_job_names(pipeline: Pipeline) -> list[str]:
-    """The names of the pipeline's jobs."""
+    """Return the names of the pipeline's jobs."""
     rollbacks = [
         published.keys.rollback_job
         for published in pipeline.published_lists()
@@ -55,12 +55,15 @@ def list_job_names(pipeline: Pipeline) -> list[str]:
 
 
 def find_assets_of_run(instance: dg.DagsterInstance, run: dg.DagsterRun) -> set[dg.AssetKey]:
-    """The assets that a run makes or checks: those selected for the run, or else all of its job."""
+    """Return the assets that a run makes or checks.
+
+    If the run has no selection, these are all assets of its job.
+    """
     checked = {check.asset_key for check in run.asset_check_selection or ()}
     selected = checked.union(run.asset_selection or ())
     if selected:
         return selected
-    # The job may be one that the project defines itself, so Dagster's events are asked.
+    # The project may define the job itself, so the planned assets are read from Dagster's events.
     planned = instance.all_logs(
         run.run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION_PLANNED
     )
@@ -71,11 +74,12 @@ def find_assets_of_run(instance: dg.DagsterInstance, run: dg.DagsterRun) -> set[
 def describe_runs_under_way(
     work: Work, assets: Collection[dg.AssetKey], instance: dg.DagsterInstance
 ) -> list[str]:
-    """`run ID of JOB is under way` for every run that writes files of the pipeline, or soon will.
+    """Return `run ID of JOB is under way` for each run that writes the pipeline's files, or will.
 
-    A run of another code location's pipeline of the same name writes to another storage. Runs of a
-    team's own jobs do not say to which, and count if they make one of these assets. Those of the
-    pipeline's jobs count also where its declaration, and so its assets, are gone.
+    A run of a pipeline with the same name in another code location writes to another storage, so it
+    does not count. Runs of a team's own jobs do not tell their storage. They count if they make any
+    of the given assets. Runs of the pipeline's own jobs always count, even if the pipeline's
+    declaration, and so its assets, are gone.
     """
     here, jobs = work.storage.absolute_root, list_job_names(work.pipeline)
     runs = [

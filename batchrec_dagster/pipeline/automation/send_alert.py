@@ -1,4 +1,4 @@
-"""Sends a message to the URLs that a pipeline's alerts name, by Apprise."""
+"""Delivery of alerts by Apprise, to the URLs that a pipeline's settings name."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from batchrec_dagster.reporting.views.plain import escape_invisible
 from batchrec_dagster.storage.extras import require
 from batchrec_dagster.storage.secrets import redact
 
-# Chats read a mention, a command or a link here, unless something is between.
+# Chats read a mention, a command or a link here, unless another character separates the mark.
 _MARKS_OF_CHATS = re.compile(r"@(?=[^\W\d])|[<\]]")
 _NO_SPACE = "\u200b"
 
 
 class AlertError(UserError):
-    """An alert was not delivered. The message names the variable and the service, never a URL."""
+    """An undelivered alert. The message names the variable and the service, but never a URL."""
 
 
 class Message(NamedTuple):
     """The text of an alert."""
 
     title: str
-    """What happened, in one line."""
+    """The event, in one line."""
     lines: Sequence[str]
-    """The details."""
+    """The details of the event."""
 
     @property
     def body(self) -> str:
-        """The details as plain text, in which no chat sees mentions or links of the data.
+        """The details as plain text, so that chats find no mentions or links in the data.
 
-        A detail of several lines is indented from the second line on, so that nobody takes data in
-        it for a line of batchrec's.
+        If a detail has several lines, its second and later lines are indented, so that nobody
+        mistakes data in the detail for a line of batchrec.
         """
         text = "\n".join(
             "\n  ".join(map(escape_invisible, line.splitlines())) for line in self.lines
@@ -45,15 +45,15 @@ class Message(NamedTuple):
 
 
 def send_alert(alerts: Alerts, message: Message) -> None:
-    """Send the message to every URL, without secrets.
+    """Send the message to every URL, with secrets removed.
 
-    Raises AlertError if one of them does not take it, and UserError without Apprise.
+    Raises AlertError if delivery to any URL fails, and UserError if Apprise is not installed.
     """
     require("alerts", "alerts")
-    # Imported here, because it is an extra.
+    # Imported here because it is an optional dependency.
     import apprise
 
-    # Its messages may have parts of the URLs.
+    # Apprise's log messages may contain parts of the URLs.
     logging.getLogger("apprise").disabled = True
     variable = alerts.urls_env or ""
     urls = os.environ.get(variable, "")
