@@ -1,1 +1,1 @@
-"""From a ratings file, wherever it is, to interactions and users."""
+"""Preparation of interactions and users from ratings files in any supported place."""

@@ -1,4 +1,4 @@
-"""A file with a row for each item or user -> its good rows, with what is wrong in the others.
+"""Files of items or users: their good rows, and the problems of their bad rows.
 
 Items and users are read by the same readers as ratings, and their problems are counted in the same
 way.
@@ -50,32 +50,32 @@ from batchrec_dagster.preparation.row_rules import BadRows
 from batchrec_dagster.storage.durable import temporary_folder
 from batchrec_dagster.storage.erased import NOBODY, ErasedUsers
 
-# Missing values: an empty cell, and what databases write for NULL.
+# Missing values: an empty cell, and the text that databases write for NULL.
 NOTHING = ("", "\\N")
-# In files of other delimiters a quote is a part of the text.
+# The delimiters that allow quoted fields. With any other delimiter a quote is part of the text.
 QUOTED = (",", ";")
 NOT_A_TIME = (
     "the creation time is neither whole epoch seconds or milliseconds nor a date such as 2026-05-01"
 )
-# What the addresses of pictures and pages start with.
+# The start of the addresses of pictures and pages.
 HTTP_ADDRESS = "^https?://"
-# Columns of a parsed row: its id, and the values of its fields; null where the row is bad.
+# Columns of a parsed row: the id, and the values of the fields. The values are null in a bad row.
 _ID, _VALUES = "id", "values"
 
 
 AttributeSubject = Literal["item", "user"]
-"""What a row of a file stands for."""
+"""The kind of thing that the rows of a file describe."""
 
 
 @dataclass(frozen=True)
 class AttributesLayout:
-    """Which column of a file of items or users holds what: by its name, or by its position, from 1.
+    """The columns of a file of items or users, each by its name or by its position (from 1).
 
     `form` says how the file is written. `decimal` is as in `Columns`.
     """
 
     subject: AttributeSubject
-    """It is also the role of the column with its id."""
+    """The kind of thing that a row describes. It is also the role of the id column."""
     id: Column
     title: Column | None = None
     image: Column | None = None
@@ -85,11 +85,11 @@ class AttributesLayout:
     created: Column | None = None
     """The column with the time when the item came out."""
     categories: Mapping[str, Column] = field(default_factory=dict)
-    """The columns of text for Personalize, by their field's name there."""
+    """The columns of text for Personalize, by the name of Personalize's field."""
     numbers: Mapping[str, Column] = field(default_factory=dict)
-    """The columns of numbers for Personalize, by their field's name there."""
+    """The columns of numbers for Personalize, by the name of Personalize's field."""
     separator: str = schemas.VALUE_SEPARATOR
-    """What stands between the values of a category."""
+    """The text between the values of a category."""
     form: FileForm = field(default_factory=FileForm)
     decimal: Decimal = "."
     null_values: Sequence[str] = NULL_VALUES
@@ -102,12 +102,12 @@ class AttributesLayout:
 
     @property
     def id_name(self) -> str:
-        """What Personalize calls the column of the ids."""
+        """Personalize's name of the id column."""
         return schemas.ITEM_ID if self.subject == "item" else schemas.USER_ID
 
     @property
     def addresses(self) -> list[str]:
-        """Those of `image` and `link` that are declared."""
+        """The names of the declared address columns: `image`, `link`, both or none."""
         declared = {"image": self.image, "link": self.link}
         return [name for name, column in declared.items() if column is not None]
 
@@ -118,7 +118,7 @@ class AttributesLayout:
 
     @property
     def schema(self) -> str | None:
-        """The Avro schema of that file; None if it would have ids only."""
+        """The Avro schema of the CSV file for Personalize; None if the file would have ids only."""
         if self.created is None and not self.categories and not self.numbers:
             return None
         return self._schema.avro
@@ -134,7 +134,7 @@ class AttributesLayout:
 
     @property
     def roles(self) -> dict[str, Column]:
-        """The columns by the setting in the block's columns that names them."""
+        """The columns, by the setting under the block's `columns` that names the column."""
         named = {
             self.subject: self.id,
             "title": self.title,
@@ -150,38 +150,50 @@ class AttributesLayout:
 
     @property
     def columns_by_setting(self) -> dict[str, Column]:
-        """The columns by the whole setting that names them."""
+        """The columns, by the full name of the setting that names the column."""
         return {self.setting(role): column for role, column in self.roles.items()}
 
     def setting(self, role: str) -> str:
-        """The setting that names the column of this role, by which readers call its cells too."""
+        """Return the full name of the setting that names a role's column.
+
+        Readers use the setting as the name of the column's cells, too.
+        """
         return f"{self.block}.columns.{role}"
 
 
 @dataclass(frozen=True)
 class AttributeRows:
-    """What became of the rows of a file."""
+    """The good rows of a file, and the numbers of its other rows."""
 
     rows: int
-    """How many rows it has, without blank lines."""
+    """The number of rows, without blank lines and without the rows of erased users."""
     bad: BadRows
     good: pl.DataFrame
-    """The values of the good rows: the columns for Personalize, and of items title and addresses,
-    which are null in a row without an http(s) address."""
+    """The values of the good rows.
+
+    They are the columns for Personalize, and for items also the title and the addresses. An address
+    is null if the cell has no http(s) address.
+    """
     erased: pl.Series
-    """The ids of its users who were erased. Their rows do not count, and nothing shows them."""
+    """The ids of the file's users who were erased.
+
+    Their rows do not count, and nothing shows them.
+    """
     erased_rows: int
-    """How many rows they have."""
+    """The number of rows of erased users."""
 
 
 def parse_attributes(
     file: RawFile, layout: AttributesLayout, erased_users: ErasedUsers = NOBODY
 ) -> AttributeRows:
-    """The rows of a file on this machine. Of rows with the same id the first good one counts.
+    """Return the rows of a file on this machine.
 
-    erased_users: the users who were erased, whose rows are left out.
+    If several good rows have the same id, the first one counts.
 
-    Raises PreparationError if a declared column is missing, or there is no row.
+    erased_users: the users who were erased. Their rows are left out.
+
+    Raises PreparationError if a declared column is missing, if there is no row, or if the file
+    cannot be read.
     """
     with temporary_folder() as folder:
         with ConfinedReader() as reader:
@@ -216,9 +228,9 @@ def parse_attributes(
 
 
 def open_declared_table(opened: OpenedFile, layout: AttributesLayout) -> Table:
-    """The file, to be read row by row.
+    """Return the table in a file, ready to be read row by row.
 
-    Raises PreparationError unless it has each declared column once.
+    Raises PreparationError unless the file has each declared column exactly once.
     """
     table = open_attributes_table(opened, layout.form, Columns(layout.roles), layout.separator)
     hint = ""
@@ -234,11 +246,11 @@ def open_attributes_table(
     columns: Columns,
     separator: str = schemas.VALUE_SEPARATOR,
 ) -> Table:
-    """The file, to be read row by row.
+    """Return the table in a file of items or users, ready to be read row by row.
 
-    form, columns: what is declared of it.
-    separator: what stands between the values of a category, of which JSON and Parquet may have a
-    list.
+    form, columns: the declared settings.
+    separator: the text between the values of a category. In JSON and Parquet, a category may be a
+    list of values instead.
     """
     table = open_table(opened, form, columns)
     if not isinstance(table, CsvTable):
@@ -248,7 +260,10 @@ def open_attributes_table(
 
 
 def _has_quoted_fields(opened: OpenedFile, delimiter: str) -> bool:
-    """Whether a field starts with a quote. Else quotes are text, such as those of inches."""
+    """Return whether a field in the file starts with a quote.
+
+    If no field does, quotes are text, such as inch marks.
+    """
     if not opened.quotes:
         return False
     lines = pl.scan_lines(opened.path, name="line", glob=False)
@@ -257,7 +272,7 @@ def _has_quoted_fields(opened: OpenedFile, delimiter: str) -> bool:
 
 
 def _parse(cells: pl.LazyFrame, layout: AttributesLayout) -> pl.LazyFrame:
-    """ROW, PROBLEM, the id, and the values of every row."""
+    """Return ROW, PROBLEM, the id and the values of every row."""
     problem = pl.coalesce(FLAW, choose_first(_list_problems(layout)))
     values = pl.struct(value.alias(name) for name, value in _build_values(layout).items())
     return cells.select(
@@ -269,7 +284,10 @@ def _parse(cells: pl.LazyFrame, layout: AttributesLayout) -> pl.LazyFrame:
 
 
 def _find_problems_with_repeated(layout: AttributesLayout) -> pl.Expr:
-    """The problem of each row, also of one whose id stands in an earlier good row."""
+    """Return the problem of each row, including a repeated id.
+
+    An id is repeated if an earlier good row has it.
+    """
     is_good = pl.col(PROBLEM).is_null()
     is_repeated = is_good & ~pl.struct(is_good, _ID).is_first_distinct()
     words = pl.lit(f"the {layout.subject} stands in an earlier row")
@@ -277,13 +295,16 @@ def _find_problems_with_repeated(layout: AttributesLayout) -> pl.Expr:
 
 
 def _build_values(layout: AttributesLayout) -> dict[str, pl.Expr]:
-    """The values of a row by their names: the id, title, addresses, categories and numbers."""
+    """Return the values of a row by name.
+
+    They are the id, the title, the addresses, the creation time, the categories and the numbers.
+    """
     values = {layout.id_name: pl.col(layout.setting(layout.subject))}
     if layout.title is not None:
         values["title"] = _replace_nul(_read_text(pl.col(layout.setting("title"))))
     for name in layout.addresses:
         address = pl.col(layout.setting(name)).str.strip_chars()
-        # A browser may not open any other text. Leaving it out makes no list worse.
+        # A browser must not open any other text, and no list gets worse without the address.
         values[name] = pl.when(address.str.contains(HTTP_ADDRESS)).then(address)
     if layout.created is not None:
         created = pl.col(layout.setting("created"))
@@ -297,7 +318,7 @@ def _build_values(layout: AttributesLayout) -> dict[str, pl.Expr]:
 
 
 def _list_problems(layout: AttributesLayout) -> Iterator[Problem]:
-    """What can be wrong with a row, in the order in which it counts."""
+    """Yield the problems that a row can have. A row counts under the first problem that it has."""
     encoding = f"{layout.block}.encoding"
     ids: dict[str, str] = {layout.subject: layout.setting(layout.subject)}
     yield from list_id_problems(ids, layout.null_values, setting=encoding)
@@ -320,24 +341,24 @@ def _list_problems(layout: AttributesLayout) -> Iterator[Problem]:
 
 
 def _read_text(cell: pl.Expr) -> pl.Expr:
-    """The cell without the spaces around it; null where it is a missing value."""
+    """Return the cell without the spaces around it; null where the value is missing."""
     text = cell.str.strip_chars()
     return pl.when(~text.is_in(NOTHING)).then(text)
 
 
 def _split_categories(name: str, layout: AttributesLayout) -> pl.Expr:
-    """The list of the values of a category."""
+    """Return the list of the values of a category."""
     cell = pl.col(layout.setting(f"categories.{name}"))
     value = pl.element().str.strip_chars()
     return cell.str.split(layout.separator).list.eval(value.filter(~value.is_in(NOTHING)))
 
 
 def _parse_number(name: str, layout: AttributesLayout) -> pl.Expr:
-    """The number in a column; null where it is missing, or not a number."""
+    """Return the number in a column; null where the cell is missing or not a number."""
     text = _read_text(pl.col(layout.setting(f"numbers.{name}")))
     return parse_as(text if layout.decimal == "." else swap_comma_and_point(text), "double")
 
 
 def _replace_nul(text: pl.Expr) -> pl.Expr:
-    """The text with U+FFFD for NUL, which PostgreSQL does not take."""
+    """Return the text with U+FFFD in place of NUL, because PostgreSQL refuses NUL."""
     return text.str.replace_all("\0", "\ufffd", literal=True)

@@ -1,4 +1,4 @@
-"""The columns of a file by their names: which role a name shows, and where a column is."""
+"""The names of columns: the role that a name shows, and the position of a named column."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from batchrec_dagster.preparation.file_form import FILTER, Column, PreparationEr
 
 # The names of columns in MovieLens, HetRec, Amazon reviews, Book-Crossing, Goodreads, Yelp,
 # RetailRocket, REES46, RecBole and Amazon Personalize itself, in lower case and without separators.
-# If a file has several of them, the first in this list counts.
+# If a file has several names for a role, the first name in this list counts.
 _WORDS = {
     "user": "userid user uid visitorid customerid customer reviewerid memberid accountid profileid",
     "item": "itemid item iid movieid productid asin isbn bookid animeid artistid trackid songid"
@@ -23,34 +23,37 @@ NAMES = {role: words.split() for role, words in _WORDS.items()}
 
 
 def recognise_columns(columns: Sequence[str]) -> dict[str, str]:
-    """The column of each role, as far as the names say."""
+    """Return the column of each role that the column names show."""
     matches = {role: find_columns(columns, names) for role, names in NAMES.items()}
     return {role: names[0] for role, names in matches.items() if names}
 
 
 def find_columns(columns: Sequence[str], names: Sequence[str]) -> list[str]:
-    """The columns with these names (lower case, no separators), in the order of the names."""
+    """Return the columns with these names, in the order of the names.
+
+    names: in lower case and without separators.
+    """
     by_simple_name = {simplify_name(column): column for column in reversed(columns)}
     return [by_simple_name[name] for name in names if name in by_simple_name]
 
 
 def simplify_name(column: str) -> str:
-    """The name in lower case, without separators, as in NAMES."""
-    # RecBole writes the type behind the name: user_id:token.
+    """Return the name in lower case and without separators, as in NAMES."""
+    # RecBole writes the type after the name: user_id:token.
     return re.sub(r"[\s_.-]", "", column.partition(":")[0]).lower()
 
 
 def locate_columns(
     columns_by_role: Mapping[str, Column], columns: Sequence[str], name: str, hint: str = ""
 ) -> dict[str, int]:
-    """The index of each wanted column, by its role.
+    """Return the index of each wanted column, by its role.
 
-    columns_by_role: the columns by role, by name or by position from 1.
+    columns_by_role: each role's column, by its name or by its position from 1.
     columns: the names of all columns of the file.
-    name: what messages call the file.
-    hint: what messages end with.
+    name: the file's name in messages.
+    hint: the text that messages end with.
 
-    Raises PreparationError for a column that is not there, or there several times.
+    Raises PreparationError if a column is missing, or if several columns have the wanted name.
     """
     indexes = {}
     for role, column in columns_by_role.items():
@@ -78,9 +81,10 @@ def locate_columns(
 
 
 def list_names(columns: Sequence[str]) -> str:
-    """The names of the columns, for messages.
+    """Return the names of the columns, for messages.
 
-    A first line with a number in it is a row, which is not shown: it may have the id of a user.
+    If there is a number in the first line, the line is a row. Such a row is not shown, because it
+    may contain a user's id.
     """
     cells = [cell for column in columns for cell in re.split(r"[;|\t,]", column)]
     if any(re.fullmatch(r"[-+]?[0-9.]+", cell.strip()) for cell in cells):
@@ -89,7 +93,7 @@ def list_names(columns: Sequence[str]) -> str:
 
 
 def format_setting_name(role: str) -> str:
-    """The setting that names the column of this role, as messages write it."""
+    """Return the setting that names a role's column, for messages."""
     if role.startswith(FILTER):
         return "interactions.filter"
     return role if "." in role else f"ratings.columns.{role}"

@@ -1,4 +1,4 @@
-"""How many users, items and event types the interactions have, counted piece by piece."""
+"""Counts of the users, items and event types in the interactions, taken piece by piece."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from batchrec_dagster.personalize.schemas import (
 )
 from batchrec_dagster.preparation.row_rules import MOST_EVENT_TYPES, InteractionCounts
 
-# How many rows are read at once.
+# The number of rows that are read at once.
 PIECE_ROWS = 1_000_000
 
 
 def count_rows(interactions: pl.LazyFrame) -> InteractionCounts:
-    """How many users, items and event types there are, and the span of the times."""
+    """Return the numbers of users, items and event types, and the span of the times."""
     # Polars' own streaming group_by takes three times the memory for many users.
     columns = [USER_ID, ITEM_ID]
     existing_columns = interactions.collect_schema().names()
@@ -63,16 +63,17 @@ def count_rows(interactions: pl.LazyFrame) -> InteractionCounts:
 
 
 def list_distinct(rows: pl.LazyFrame, column: str) -> pl.Series:
-    """The values in the column, each once, in the order of their bytes.
+    """Return the distinct values in the column, sorted by their bytes.
 
-    11 million of 30 million take 1.4 GB; merged piece by piece, 1 GB and more than twice the time.
+    11 million distinct values among 30 million took 1.4 GB of memory. Merging the values piece by
+    piece took 1 GB, but more than twice the time.
     """
     values = rows.select(pl.col(column).drop_nulls()).unique().sort(column)
     return values.collect(engine="streaming").to_series()
 
 
 class ValueCounter:
-    """How many rows there are of each value of a column."""
+    """A counter of the rows with each value of a column."""
 
     def __init__(self, column: str) -> None:
         self._column = column
@@ -80,14 +81,14 @@ class ValueCounter:
         self._parts: list[pl.DataFrame] = []
 
     def add(self, rows: pl.DataFrame) -> None:
-        """Count these rows too."""
+        """Add these rows to the counts."""
         self._parts.append(rows.group_by(self._column).len())
-        # Merging seldom means that each value is counted again a few times only.
+        # Because merges are rare, each value is counted again only a few times.
         if sum(map(len, self._parts)) > max(2 * len(self._counts), 2 * PIECE_ROWS):
             self._merge()
 
     def read_counts(self) -> pl.DataFrame:
-        """Each value in the column, and in `len` its number of rows."""
+        """Return each value in the column, and in `len` its number of rows."""
         self._merge()
         return self._counts
 

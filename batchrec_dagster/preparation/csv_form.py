@@ -1,8 +1,7 @@
-"""How a CSV file is written, as its first lines show: what separates the fields, and whether line 1
-names the columns.
+"""The delimiter and the header of a CSV file, as its first lines show them.
 
-Everything that reads a CSV file whose delimiter is not declared asks this module: runs,
-`batchrec new`, the readers of items and of lists of users, and queries of files.
+Every reader of CSV files with no declared delimiter uses this module: runs, `batchrec new`, the
+readers of items and of lists of users, and queries of files.
 """
 
 from __future__ import annotations
@@ -28,16 +27,16 @@ from batchrec_dagster.preparation.polars.csv_table import DELIMITERS, CsvTable, 
 from batchrec_dagster.preparation.polars.decoding import OpenedFile
 from batchrec_dagster.preparation.polars.row_conditions import parse_as
 
-# Records that are read to recognise the delimiter.
+# The number of records that are read to recognise the delimiter.
 SAMPLED_RECORDS = 20
-# Lines that are read to find the header below other lines.
+# The number of lines that are searched for a header below other lines.
 SAMPLED_LINES = 60
 _SEPARATOR_LINE = re.compile(r"[\"']?sep=(.)[\"']?\s*", re.IGNORECASE)
 MOST_SEPARATOR_CHARACTERS = 20
 _DIGITS = re.compile(r"[0-9]+")
-# Of delimiters that fit equally well the first one is taken.
+# If several delimiters fit equally well, the first one is taken.
 _CANDIDATES = (",", *(delimiter for delimiter in DELIMITERS if delimiter != ","))
-# The columns whose cells are ids, which seldom have a delimiter in them.
+# The roles of ids. An id seldom has a delimiter in it.
 _ID_ROLES = ("user", "item")
 
 Records = Sequence[Sequence[str]]
@@ -47,21 +46,26 @@ Records = Sequence[Sequence[str]]
 def recognise_delimiter(
     opened: OpenedFile, roles: Mapping[str, Column], quoted: bool, skipped: int
 ) -> str:
-    """The delimiter of a CSV file.
+    """Return the delimiter of a CSV file.
 
-    roles: the declared columns by their role; none, if they are to be recognised by their names.
+    roles: the declared columns by their role; empty if the columns are to be recognised by their
+    names.
     quoted: whether fields may be in double quotes.
-    skipped: how many lines come before the header, or before the first row if there is none.
+    skipped: the number of lines before the header, or before the first row if there is no header.
 
-    It is what a line such as `sep=;` in line 1 says. Else the delimiter wins by which the first
-    line has the most declared columns; then the one by which it has the most names that are known
-    for a role; then one that splits every line into equally many fields, of several the one that
-    leaves ids whole, then the one with the most fields.
+    If line 1 names a delimiter, as `sep=;` does, that delimiter is returned. Otherwise the
+    candidates are compared by these rules in order:
+
+    1. The first line has more of the declared columns.
+    2. The first line has more names that are known for a role.
+    3. Every line has the same number of fields.
+    4. The ids contain no other delimiter for which rule 3 holds.
+    5. The first line has more fields.
     """
     if separator := read_separator_line(opened):
         return separator
     if set(roles.values()) == {1}:
-        # The file may have only this column, whose text may have any delimiter in it.
+        # The file may have only this column, and its text may contain any delimiter.
         return ","
     records = {
         delimiter: read_first_records(opened, delimiter, quoted, skipped)
@@ -73,7 +77,7 @@ def recognise_delimiter(
     def fit(delimiter: str) -> tuple[int, int, bool, bool, int]:
         names = strip_names(records[delimiter])
         positions = range(1, len(names) + 1)
-        others = [other for other in even if other != delimiter]
+        rivals = [rival for rival in even if rival != delimiter]
         ids = [
             record[position - 1]
             for record in records[delimiter]
@@ -84,7 +88,7 @@ def recognise_delimiter(
             sum(column in names or column in positions for column in roles.values()),
             len(recognise_columns(names)) if Columns(roles).are_named else 0,
             delimiter in even,
-            not any(other in text for text in ids for other in others),
+            not any(rival in text for text in ids for rival in rivals),
             len(names),
         )
 
@@ -92,21 +96,23 @@ def recognise_delimiter(
 
 
 def read_separator_line(opened: OpenedFile) -> str | None:
-    """The delimiter that line 1 names for Excel, as `sep=;` does; None if it does not."""
+    """Return the delimiter that line 1 names for Excel, as `sep=;` does; None if it names none."""
     with opened.path.open(encoding="utf-8-sig", newline="") as file:
         separator = _SEPARATOR_LINE.fullmatch(file.readline(MOST_SEPARATOR_CHARACTERS))
     return separator[1] if separator else None
 
 
 def find_header(table: CsvTable, form: FileForm, columns: Columns) -> Header | None:
-    """The header to declare for a file that was opened without one; None if it was opened right.
+    """Return the header to declare for a file that was opened without one.
 
-    It is the number of the line that names the columns, or NO_HEADER if no line does. In a file
-    that was opened with a header, the right line is the one with the most declared and known names,
-    or else the usual one, if it may be names.
+    It is the number of the line that names the columns, or NO_HEADER if no line does. None means
+    that the file was opened right.
 
-    form, columns: as declared. In a file whose columns are declared by position, only a line that
-    is nothing but a header counts.
+    In a file that was opened with a header, the right line is the one with the most declared and
+    known names. If no line has such names, it is the usual line, unless that line looks like a row.
+
+    form, columns: the declared settings. If columns are declared by position, a line counts only if
+    it cannot be anything but a header.
     """
     if form.header is not None:
         return None
@@ -130,10 +136,10 @@ def find_header(table: CsvTable, form: FileForm, columns: Columns) -> Header | N
 
 
 def names_columns(fields: Sequence[str], rows: Records) -> bool:
-    """Whether a line, which has these fields, names the columns.
+    """Return whether a line with these fields names the columns.
 
-    It does if one of the names is known for a role, or if none of them is a number or a time and
-    none looks like the cells below it.
+    It does if one of the fields is a name that is known for a role. It also does if no field is a
+    number or a time, and no field looks like the cells below it.
 
     rows: the fields of the first records after this line.
     """
@@ -143,11 +149,11 @@ def names_columns(fields: Sequence[str], rows: Records) -> bool:
 
 
 def surely_names_columns(fields: Sequence[str], rows: Records) -> bool:
-    """Whether nothing but a header can have these fields.
+    """Return whether a line with these fields can only be a header.
 
-    A name is known for a role, or a column has numbers or times below a text.
+    It is a header if a name is known for a role, or if a column has numbers or times below a text.
 
-    rows: as of `names_columns`.
+    rows: the fields of the first records after this line.
     """
     if recognise_columns(fields):
         return True
@@ -161,9 +167,9 @@ def surely_names_columns(fields: Sequence[str], rows: Records) -> bool:
 def read_first_records(
     opened: OpenedFile, delimiter: str, quoted: bool, skipped: int
 ) -> list[list[str]]:
-    """The fields of the first records that are not blank.
+    """Return the fields of the first records that are not blank.
 
-    skipped: how many lines are left out before them.
+    skipped: the number of lines before these records that are left out.
     """
     with opened.path.open(encoding="utf-8-sig", newline="") as file:
         skip_lines(file, skipped)
@@ -173,17 +179,19 @@ def read_first_records(
                 records = list(islice(csv.reader(file, delimiter=delimiter), SAMPLED_RECORDS))
                 return [record for record in records if record]
             except csv.Error:
-                # A carriage return within a line.
+                # There is a carriage return within a line.
                 file.seek(start)
         lines = [line for line in islice(file, SAMPLED_RECORDS) if line.strip()]
     return [split_line(line, delimiter, quoted) for line in lines]
 
 
 def _find_line_of_names(splits: Sequence[Records], declared: Collection[Column]) -> int | None:
-    """The number of the line, from 1, with the most names that are declared or known, an id's among
-    these; None if none has any.
+    """Return the number, from 1, of the line with the most declared and known names.
 
-    splits: the fields of the first lines, by one delimiter after the other.
+    A line counts only if it has several fields, and a declared name or the name of an id is among
+    them. The result is None if no line counts.
+
+    splits: the fields of the first lines, for each delimiter.
     """
     best_line, most = None, 0
     for records in splits:
@@ -198,7 +206,10 @@ def _find_line_of_names(splits: Sequence[Records], declared: Collection[Column])
 
 
 def _are_even(records: Records) -> bool:
-    """Whether all records have equally many fields, of which none is cut within its quotes."""
+    """Return whether all records have the same number of fields, at least two.
+
+    No field may be cut within its quotes.
+    """
     widths = {len(record) for record in records}
     return (
         len(widths) == 1
@@ -208,13 +219,14 @@ def _are_even(records: Records) -> bool:
 
 
 def _looks_like_a_row(fields: Sequence[str], rows: Records) -> bool:
-    """Whether a field stands in its column again, or all cells of its column are formed like it.
+    """Return whether a field looks like the cells below it.
 
-    A line that is repeated as a whole does not count: it may be the header of a file that was put
-    behind another one.
+    It does if it appears again in its column, or if it has digits and all cells of its column
+    differ from it only in their digits. A repeat of the whole line does not count, because it may
+    be the header of a file that was appended to another one.
     """
-    others = [row for row in rows if len(row) == len(fields) and list(row) != list(fields)]
-    for field, *cells in zip(fields, *others, strict=True):
+    similar_rows = [row for row in rows if len(row) == len(fields) and list(row) != list(fields)]
+    for field, *cells in zip(fields, *similar_rows, strict=True):
         if field and field in cells:
             return True
         form = _DIGITS.sub("9", field)
@@ -224,12 +236,12 @@ def _looks_like_a_row(fields: Sequence[str], rows: Records) -> bool:
 
 
 def strip_names(records: Records) -> list[str]:
-    """The fields of the first record, as the names of columns."""
+    """Return the fields of the first record, as names of columns."""
     return [name.strip() for name in records[0]] if records else []
 
 
 def _find_values(fields: Sequence[str]) -> list[bool]:
-    """Which of them are numbers or times."""
+    """Return for each field whether it is a number or a time."""
     text = pl.lit(pl.Series(fields, dtype=pl.String))
     is_value = times.classify_form(text).is_not_null() | parse_as(text, "double").is_not_null()
     return pl.select(is_value).to_series().to_list()

@@ -1,4 +1,4 @@
-"""The first rows of a file as text, and what they show of its columns."""
+"""The first rows of a file as text, and the types that they show."""
 
 from __future__ import annotations
 
@@ -26,38 +26,43 @@ SAMPLED_ROWS = 1_000
 
 @dataclass(frozen=True)
 class FileSample:
-    """The first rows of a file. Its properties and methods raise PreparationError where the file
-    cannot be read."""
+    """The first rows of a file.
+
+    Its properties and methods raise PreparationError if the file cannot be read.
+    """
 
     table: CsvTable | JsonTable | ParquetTable
 
     @property
     def name(self) -> str:
-        """What messages call the file."""
+        """The file's name in messages."""
         return self.table.opened.name
 
     @cached_property
     def columns(self) -> Sequence[str]:
-        """The columns' names, without those of Parquet whose cells cannot be read as text."""
+        """The names of the columns, without Parquet columns that cannot be read as text."""
         if isinstance(self.table, ParquetTable):
             schema = self.table.schema
             return [name for name, kind in schema.items() if not is_without_text(kind)]
         return self.table.columns
 
     def is_temporal(self, column: Column | None) -> bool:
-        """Whether the column's type is a date or a time, which only Parquet has."""
+        """Return whether the column's type is a date or a time, which only Parquet has."""
         if not isinstance(self.table, ParquetTable) or column not in self.columns:
             return False
         return self.table.schema[str(column)].is_temporal()
 
     @cached_property
     def rows(self) -> pl.DataFrame:
-        """The first rows. The columns are named after their positions, so that none has the name of
-        a column that a table adds."""
+        """The first rows as text.
+
+        Each column is named by its position from 0, so that no name clashes with a column that a
+        table adds.
+        """
         columns: Sequence[Column] = self.columns
         table = self.table
         if isinstance(table, CsvTable):
-            # Several columns may have the same name.
+            # Positions are unique, but several columns may have the same name.
             columns = range(1, len(columns) + 1)
         if not isinstance(table, ParquetTable):
             table = replace(table, most=SAMPLED_ROWS)
@@ -72,19 +77,20 @@ class FileSample:
             raise PreparationError(quotes or describe_read_error(self.name, error)) from error
 
     def read_cells(self, column: Column) -> pl.Series:
-        """The cells of a column that are not empty, without the blanks around them.
+        """Return the cells of a column that are not empty, without the blanks around them.
 
-        Of columns with the same name it is the first.
+        If several columns have the same name, the first one is read.
         """
         position = self.columns.index(column) if isinstance(column, str) else column - 1
         cells = self.rows.get_column(str(position)).drop_nulls().str.strip_chars(BLANKS)
         return cells.filter(cells != "")
 
     def infer_types(self, decimal: Decimal) -> dict[str, str]:
-        """The type of each column by its name: in Parquet its own, else what its cells look like.
+        """Return the type of each column by its name.
 
-        If the rows cannot be read, all types are string. The error is reported when a run reads
-        them.
+        In Parquet it is the column's own type, and in other formats the type that the cells look
+        like. If the rows cannot be read, all types are string. The error is reported when a run
+        reads the rows.
         """
         if isinstance(self.table, ParquetTable):
             return {name: str(kind).lower() for name, kind in self.table.schema.items()}
@@ -94,21 +100,21 @@ class FileSample:
             return dict.fromkeys(self.columns, "string")
 
     def find_decimal_id(self, column: Column, types: Mapping[str, str]) -> str | None:
-        """An id such as 913.0 in a column of numbers, which pandas writes for a column of whole
-        numbers with missing values.
+        """Return an id such as 913.0 from a column of numbers; None if there is none.
 
-        In Parquet they are decimals or texts: ids of floating-point numbers are refused.
+        pandas writes such ids for a column of whole numbers with missing values. In Parquet such a
+        column has decimals or texts, because ids of floating-point numbers are refused.
 
         types: the type of each column by its name, as from `infer_types`.
         """
         name = column if isinstance(column, str) else dict(enumerate(self.columns, 1)).get(column)
-        # A column that the file lacks is refused where the rows are read.
+        # A column that the file lacks is refused when the rows are read.
         if name is None or name not in self.columns:
             return None
         if isinstance(self.table, ParquetTable):
             if not types[name].startswith(("decimal", "string")):
                 return None
-            # Runs look at nothing else in such a file, so the other columns are not read.
+            # Runs need no other sampled column of a Parquet file, so only this one is read.
             rows = self.table.read_cells({"id": name}).head(SAMPLED_ROWS)
             cells = rows.select(pl.col("id").drop_nulls()).collect().to_series()
         elif types[name] == "double":
@@ -120,7 +126,7 @@ class FileSample:
 
 
 def infer_type(cells: pl.Series, decimal: Decimal) -> str:
-    """The type, as in `Columns.types`, of cells that are not empty.
+    """Return the type, as in `Columns.types`, of cells that are not empty.
 
     Numbers with a leading zero are text.
     """
@@ -133,7 +139,7 @@ def infer_type(cells: pl.Series, decimal: Decimal) -> str:
 
 
 def are_all(cells: pl.Series, kind: str, decimal: Decimal = ".") -> bool:
-    """Whether all cells are of this type of `Columns.types`, and there are any."""
+    """Return whether there are cells, and all cells fit this type of `Columns.types`."""
     text = pl.lit(cells)
     if kind == "double" and decimal == ",":
         text = swap_comma_and_point(text)

@@ -1,4 +1,4 @@
-"""Lists of ids, each once: users for a batch inference, and the users or items of files."""
+"""Lists of distinct ids: users for a batch inference, and the users or items in files."""
 
 from __future__ import annotations
 
@@ -39,11 +39,12 @@ _ARTICLES = {"user": "a user", "item": "an item"}
 
 
 def list_distinct_users(interactions: pl.LazyFrame, since: int | None = None) -> pl.DataFrame:
-    """The users of the interactions, each once, ordered by the bytes of their id.
+    """Return the distinct users of the interactions, sorted by the bytes of their id.
 
-    The one column is userId.
+    The only column is userId.
 
-    since: only users with an interaction at that time, in epoch seconds, or later.
+    since: if given, only users with an interaction at this time (in epoch seconds) or later are
+    returned.
     """
     if since is not None:
         interactions = interactions.filter(pl.col(TIMESTAMP) >= since)
@@ -58,17 +59,18 @@ def read_ids(
     null_values: Sequence[str],
     header: Header | None,
 ) -> pl.Series:
-    """The ids in a column of the files, each once, ordered by their bytes.
+    """Return the distinct ids in a column of the files, sorted by their bytes.
 
-    files: may be in any format of ratings.
-    role: whose ids they are.
-    column: where the ids are, by its name, or by its position from 1. With None it is the column
-    whose name is known, or the only one.
+    files: the files, in any format of ratings.
+    role: the kind of the ids.
+    column: the id column, by its name or by its position from 1. None means the column with a known
+    name, or the only column.
     setting: the setting that names the column.
     null_values: the ids that mean no value.
-    header: which line names the columns, as in `FileForm`. With None it is as the first file
-    shows.
-    Raises PreparationError, which names the file and the line of a row without a proper id.
+    header: the line that names the columns, as in `FileForm`. None means that the first file shows
+    it.
+
+    Raises PreparationError if a row has no proper id. The message names the file and the line.
     """
     with temporary_folder() as folder:
         with ConfinedReader() as reader:
@@ -87,7 +89,7 @@ def read_ids(
 def require_within_limits(users: int, size: int) -> None:
     """Raise PreparationError unless one batch inference job takes this many users.
 
-    size: the bytes of the job's input.
+    size: the size of the job's input in bytes.
     """
     if size > MAX_INPUT_BYTES or users > MAX_INPUT_RECORDS:
         raise PreparationError(
@@ -104,9 +106,9 @@ def open_id_tables(
     setting: str,
     header: Header | None,
 ) -> Sequence[RowTable]:
-    """The files that are not empty, to be read row by row.
+    """Return the tables in the files that are not empty, ready to be read row by row.
 
-    The parameters are those of `read_ids`. Raises PreparationError.
+    The parameters are described in `read_ids`. Raises PreparationError.
     """
     form = FileForm(header=header)
     columns = Columns({} if column is None else {setting: column})
@@ -120,16 +122,17 @@ def open_id_tables(
 
 
 def _has_header(table: RowTable, role: str, setting: str) -> bool:
-    """Whether line 1 of a file of ids names its columns, as it and the rows show.
+    """Return whether line 1 of a file of ids names its columns.
 
-    Raises PreparationError if neither the one name nor the rows tell.
+    Raises PreparationError if line 1 has one field, and neither the field nor the rows show whether
+    it is a name.
     """
     if not isinstance(table, CsvTable):
         return True
     if find_header(table, FileForm(), Columns()) == NO_HEADER:
         return False
-    (name, *others) = table.columns
-    if not others and role not in recognise_columns(table.columns):
+    (name, *more_names) = table.columns
+    if not more_names and role not in recognise_columns(table.columns):
         rows = table.read_cells({setting: name}).select(setting).head(SAMPLED_ROWS).collect()
         words = pl.concat([pl.Series([name]), rows.to_series().drop_nulls()])
         if words.str.contains("^[a-z]+$").all() and len(words) > 1:
@@ -143,9 +146,10 @@ def _has_header(table: RowTable, role: str, setting: str) -> bool:
 def choose_id_column(
     table: RowTable, role: Literal["user", "item"], column: Column | None, setting: str
 ) -> Column:
-    """The column of the ids: the given one, else the one that its name shows, or the only one.
+    """Return the given id column, or else the column with a known name, or else the only column.
 
     setting: the setting that names the column.
+
     Raises PreparationError if there is no such column.
     """
     if column is not None:
@@ -164,7 +168,10 @@ def choose_id_column(
 def _require_ids(
     table: RowTable, role: str, name: str, rows: pl.LazyFrame, null_values: Sequence[str]
 ) -> None:
-    """Raise PreparationError unless the column of this name has proper ids alone."""
+    """Raise PreparationError unless every row has a proper id.
+
+    name: the name of the id column in `rows`.
+    """
     problems = list_id_problems({role: name}, null_values)
     is_wrong = pl.any_horizontal(pl.col(FLAW).is_not_null(), *(wrong for wrong, _ in problems))
     try:

@@ -1,7 +1,7 @@
-"""How the files are read: as declared, and as the first file with rows shows.
+"""Recognition of how to read files, from the declaration and the first file with rows.
 
-Runs and `batchrec new` share it, for ratings, items, users and lists of ids. What a run cannot
-recognise is an error that says what to declare.
+Runs and `batchrec new` share this module for ratings, items, users and lists of ids. If a run
+cannot recognise a setting, it raises an error that says what to declare.
 """
 
 from __future__ import annotations
@@ -51,26 +51,29 @@ Table = CsvTable | JsonTable | ParquetTable
 
 @dataclass(frozen=True)
 class Recognised:
-    """How the files of a source are read: as declared, and as the first of them shows."""
+    """The form and the columns of a source's files.
+
+    Declared settings are kept. Other settings are recognised from the first file with rows.
+    """
 
     form: FileForm
     columns: Columns
 
     types: Mapping[str, str]
-    """The type of every column of the file by its name."""
+    """The type of every column of the file, by the column's name."""
 
     warnings: Sequence[str]
-    """What can be read but is probably not meant."""
+    """Warnings about settings or data that can be read but are probably mistakes."""
 
 
 def open_table(opened: OpenedFile, form: FileForm, columns: Columns) -> Table:
-    """The file, to be read row by row.
+    """Return the table in a file, ready to be read row by row.
 
-    Columns that are given by position say that line 1 of a CSV file is a row; else it names the
-    columns. A header that is declared says where they begin.
+    If columns are given by position, line 1 of a CSV file is a row. Otherwise line 1 names the
+    columns. If `form.header` is a line number, the rows begin after that line.
 
-    Raises PreparationError if a header is declared of a file that has names of its own, or if only
-    one of the declared and the real format is Parquet.
+    Raises PreparationError if a header is declared for a file that does not need a line of names,
+    or if only one of the declared and the real format is Parquet.
     """
     file_format = form.format or opened.format
     if file_format != opened.format and "parquet" in {file_format, opened.format}:
@@ -102,9 +105,9 @@ def open_table(opened: OpenedFile, form: FileForm, columns: Columns) -> Table:
 
 
 def _count_skipped_lines(opened: OpenedFile, header: Header | None, *, has_header: bool) -> int:
-    """How many lines come before the header, or before the first row if there is none.
+    """Return the number of lines before the header, or before the first row if there is no header.
 
-    header: as it is declared, by the number of the line in the file as it came.
+    header: the declared header. A number is the number of the line in the file as it came.
     """
     if header == NO_HEADER:
         return 0
@@ -120,11 +123,12 @@ def _count_skipped_lines(opened: OpenedFile, header: Header | None, *, has_heade
 
 
 def recognise(opened: OpenedFile, form: FileForm, columns: Columns, rules: Rules) -> Recognised:
-    """How to read files such as this one.
+    """Recognise how to read files such as this one.
 
-    form, columns: as declared.
+    form, columns: the declared settings.
 
-    Raises PreparationError.
+    Raises PreparationError if a needed setting cannot be recognised, or if a declared one does not
+    fit the file.
     """
     table = open_table(opened, form, columns)
     sample = FileSample(table)
@@ -153,9 +157,9 @@ def recognise(opened: OpenedFile, form: FileForm, columns: Columns, rules: Rules
 
 
 def describe_form(table: Table, form: FileForm) -> FileForm:
-    """How to declare the form of files such as this one.
+    """Return the form to declare for files such as this one.
 
-    form: as declared.
+    form: the declared form.
     """
     if isinstance(table, ParquetTable):
         return replace(form, format="parquet")
@@ -168,7 +172,7 @@ def describe_form(table: Table, form: FileForm) -> FileForm:
 
 
 def _require_no_csv_settings(table: JsonTable | ParquetTable, columns: Columns) -> None:
-    """Raise PreparationError for settings that only files of CSV can have."""
+    """Raise PreparationError if a setting is declared that only CSV files can have."""
     name = table.opened.name
     file_format = "json" if isinstance(table, JsonTable) else "parquet"
     if not columns.are_named:
@@ -185,16 +189,17 @@ def _require_no_csv_settings(table: JsonTable | ParquetTable, columns: Columns) 
 def _choose_roles(
     table: Table, form: FileForm, columns: Columns, rules: Rules
 ) -> dict[str, Column]:
-    """The column of each role: as declared, else as the names show it.
+    """Return the column of each role: the declared column, or the one recognised by its name.
 
-    Raises PreparationError if a needed role has no column, or one of objects or lists.
+    Raises PreparationError if a needed role has no column, or if a role's column has objects or
+    lists.
     """
     needed = ["user", "item"]
     if columns.time_form != NO_TIMES:
         needed.append("timestamp")
     if rules.min_rating is not None:
         needed.append("rating")
-    # Without event types, all interactions are of one.
+    # Without an event type column, all interactions get the same event type.
     optional = ["event_type"] if rules.event_type and not columns.roles else []
     roles = dict(columns.roles)
     if table.has_header and not roles.keys() >= {*needed, *optional}:
@@ -220,7 +225,7 @@ def _choose_roles(
 
 
 def _refuse_other_header(table: CsvTable, form: FileForm, columns: Columns) -> None:
-    """Raise PreparationError if the names of the columns are in another line, or in none."""
+    """Raise PreparationError if another line names the columns, or if no line does."""
     opened, header = table.opened, find_header(table, form, columns)
     if header is None:
         return
@@ -238,7 +243,7 @@ def _refuse_other_header(table: CsvTable, form: FileForm, columns: Columns) -> N
 
 
 def _describe_header_among_rows(table: CsvTable, form: FileForm, columns: Columns) -> Iterator[str]:
-    """The warning that a line names the columns, but is read as a row; none if no line does."""
+    """Yield a warning if the line with the columns' names is read as a row."""
     opened, header = table.opened, find_header(table, form, columns)
     if header is not None:
         yield (
@@ -252,7 +257,7 @@ def _describe_header_among_rows(table: CsvTable, form: FileForm, columns: Column
 def _describe_decimal_ids(
     sample: FileSample, roles: Mapping[str, Column], types: Mapping[str, str]
 ) -> Iterator[str]:
-    """A warning for each column of ids that are decimals such as 12.0."""
+    """Yield a warning for each id column with decimal ids such as 12.0."""
     for role in ("user", "item"):
         column = roles[role]
         example = sample.find_decimal_id(column, types)
@@ -266,10 +271,12 @@ def _describe_decimal_ids(
 
 
 def _choose_time_form(sample: FileSample, column: Column | None, declared: Columns) -> str:
-    """How times are written: as declared, else as the type of the column or the first rows show.
+    """Return the form of the times.
 
-    It is `auto` if each row shows it. Raises PreparationError for times in an unknown format, or in
-    one of several.
+    A date or time type of the column decides first, then the declared form, then the first rows.
+    The result is `auto` if each row itself shows the form of its time.
+
+    Raises PreparationError if the times are in an unknown format, or if several formats fit them.
     """
     if sample.is_temporal(column):
         return DATETIME
@@ -278,7 +285,7 @@ def _choose_time_form(sample: FileSample, column: Column | None, declared: Colum
     try:
         cells = sample.read_cells(column)
     except (PreparationError, ValueError, pl.exceptions.ColumnNotFoundError):
-        return AUTO  # The error is reported where the rows are read.
+        return AUTO  # The error is reported when the rows are read.
     cells = cells.filter(~cells.is_in(list(declared.null_values)))
     if not is_text_without_form(cells):
         return AUTO
@@ -301,9 +308,12 @@ def _choose_time_form(sample: FileSample, column: Column | None, declared: Colum
 def _choose_types_of_filter(
     table: Table, columns: Columns, types: Mapping[str, str], condition: str
 ) -> dict[str, str]:
-    """The types of the columns that the filter names. Raises PreparationError.
+    """Return the types of the columns that the filter names.
 
-    types: the type of each column.
+    types: the type of each column of the file.
+
+    Raises PreparationError if a column is missing, or if the filter is not a condition on these
+    types.
     """
     names = list_filter_columns(condition)
     name = table.opened.name

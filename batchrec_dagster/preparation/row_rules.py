@@ -1,6 +1,7 @@
-"""Which rows become interactions, and what became of them: the same for every engine.
+"""The rules that decide which rows become interactions, and the counts of their result.
 
-All of it is plain data, which can be sent to Spark as JSON.
+The rules are the same for every engine. Rules and counts are plain data, which can be sent to Spark
+as JSON.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ from typing import Literal
 
 from batchrec_dagster.preparation.file_form import PreparationError
 
-# Why a row is left out, in the order in which the rules are applied. `row_problems` lists the other
-# reasons, which are what can be wrong with a row.
+# The reasons for leaving out a row, in the order of the rules. `row_problems` lists the other
+# reasons: the problems that a row can have.
 ERASED_USER = "of a user who was erased"
 BELOW_MIN_RATING = "rating below min_rating"
 NOT_IN_FILTER = "not in the filter"
@@ -21,70 +22,91 @@ DUPLICATE = "duplicate of an earlier row"
 NOT_LATEST = "not the latest of its user and item"
 FEW_OF_USER = "fewer than min_interactions_per_user"
 FEW_OF_ITEM = "fewer than min_interactions_per_item"
-# Those of the rules that look at a single row.
+# The reasons of the rules that look at a single row.
 LEFT_OUT_BY_RULES = (ERASED_USER, BELOW_MIN_RATING, NOT_IN_FILTER)
 
-# How many event types are counted one by one. Personalize takes far fewer.
+# The number of event types that are counted separately. Personalize takes far fewer.
 MOST_EVENT_TYPES = 100
 
-# Personalize's filters on interactions select event types, so that the column is needed even if
-# every row has the same.
+# The event type of every row if the data has no event_type column. Personalize's filters on
+# interactions select event types, so they need the column even if all rows have the same type.
 EVENT_TYPE_VALUE = "rating"
 
 
 @dataclass(frozen=True)
 class Rules:
-    """Which rows are kept. The rules are applied in the order of the fields.
+    """The rules that decide which rows are kept.
 
-    Before all of them, and before anything is found to be wrong with a row, those of users who were
-    erased are left out, see `storage.erased`.
+    The rules are applied in the order of the fields. The rows of erased users are left out before
+    all rules, and before rows are checked for problems; see `storage.erased`.
 
-    Each rule sees the rows that the ones before left. A row that is left out counts once, under the
-    first rule that left it out, so that the rows read less the rows kept are the sum of these
-    counts. The rows that are kept stay in the order of the source.
+    Each rule sees the rows that the rules before it kept. A row that is left out counts once, under
+    the first rule that left it out. So the sum of the counts is the number of rows read minus the
+    number of rows kept. The rows that are kept stay in the order of the source.
 
-    What is written is CSV in UTF-8 with LF: USER_ID, ITEM_ID, TIMESTAMP (whole seconds), EVENT_TYPE
-    if `event_type`, and EVENT_VALUE if there is an event_value column: its text without the spaces
-    around it, or nothing. A field is quoted only if it holds a comma, a quote or a line end.
+    The output is CSV in UTF-8 with LF: USER_ID, ITEM_ID, TIMESTAMP (whole seconds), EVENT_TYPE if
+    `event_type` is set, and EVENT_VALUE if there is an event_value column. EVENT_VALUE is the
+    cell's text without the spaces around it, or nothing. A field is quoted only if it holds a
+    comma, a quote or a line end.
     """
 
     on_bad_rows: Literal["fail", "skip"] = "fail"
-    """`fail` ends the work at the first bad row; `skip` leaves bad rows out and counts them."""
+    """The treatment of bad rows.
+
+    `fail` ends the work at the first bad row. `skip` leaves bad rows out and counts them.
+    """
 
     min_rating: float | None = None
-    """Ratings below it are left out, compared as 64-bit floating-point numbers."""
+    """The lowest rating that is kept. Ratings are compared as 64-bit floating-point numbers."""
 
     filter: str | None = None
-    """A condition in SQL on the columns of one row. Only rows for which it is true stay, not those
-    for which it is false or NULL. A column has the type in `Columns.types`. In a file without a
-    header its name is `column_1` and so on."""
+    """A condition in SQL on the columns of a single row.
+
+    Only rows for which the condition is true are kept. Rows for which it is false or NULL are left
+    out. A column has the type in `Columns.types`. In a file without a header the columns are named
+    `column_1` and so on.
+    """
 
     window_days: int | None = None
-    """Rows with TIMESTAMP < newest - 86,400 x days are left out. `newest` is the largest TIMESTAMP
-    of the rows left by then. It is taken from the data and not from the clock, so that the same
-    data gives the same interactions."""
+    """The length in days of the window of times that is kept.
+
+    Rows with TIMESTAMP < newest - 86,400 x days are left out. `newest` is the largest TIMESTAMP of
+    the rows that the rules before this one kept. It comes from the data and not from the clock, so
+    that equal data gives equal interactions.
+    """
 
     duplicates: Literal["keep", "drop"] = "keep"
-    """With `drop`, the first of the rows that are equal in every written column stays."""
+    """The treatment of duplicates: rows that are equal in every written column.
+
+    With `drop`, only the first of the equal rows is kept.
+    """
 
     latest_per_pair: bool = False
-    """Of the rows of a user and an item, the one with the largest TIMESTAMP (in seconds) stays; of
-    equal ones the last."""
+    """Whether only the latest row of each pair of user and item is kept.
+
+    The latest row has the largest TIMESTAMP (in seconds). Among rows with equal times, the last row
+    is kept.
+    """
 
     min_interactions_per_user: int | None = None
-    """Rows of users with fewer are left out, then rows of items with fewer than
-    `min_interactions_per_item`, and so on until all that are left have enough."""
+    """The number of rows that a user needs.
+
+    Rows of users with fewer are left out, then rows of items with fewer than
+    `min_interactions_per_item`, and so on until all users and items that are left have enough.
+    """
 
     min_interactions_per_item: int | None = None
 
     event_type: bool = False
-    """Whether EVENT_TYPE is written: the cell of the event_type column, or EVENT_TYPE_VALUE where
-    there is no such column."""
+    """Whether EVENT_TYPE is written.
+
+    EVENT_TYPE is the cell of the event_type column, or EVENT_TYPE_VALUE if there is no such column.
+    """
 
     def refuse_bad_rows(self, bad: int, rows: int, examples: Sequence[str]) -> None:
-        """Raise PreparationError if no row may be bad and some are, or if all rows are bad.
+        """Raise PreparationError if there are bad rows but none is allowed, or if all rows are bad.
 
-        examples: the first bad rows in words.
+        examples: descriptions of the first bad rows.
         """
         if bad and self.on_bad_rows == "fail":
             raise PreparationError(
@@ -100,10 +122,10 @@ class BadRows:
     """Rows that could not be read."""
 
     counts: Mapping[str, int]
-    """How many for each reason."""
+    """The number of bad rows for each reason."""
 
     examples: Sequence[str]
-    """The first of them in words."""
+    """Descriptions of the first bad rows."""
 
     @property
     def total(self) -> int:
@@ -112,21 +134,21 @@ class BadRows:
 
 @dataclass(frozen=True)
 class PreparationResult:
-    """What became of the rows. Blank lines do not count."""
+    """The numbers of rows that were read, left out and kept. Blank lines do not count."""
 
     rows_read: int
 
     left_out: Mapping[str, int]
-    """How many rows were left out for each reason."""
+    """The number of rows that were left out for each reason."""
 
     bad_row_examples: Sequence[str]
-    """The first rows with something wrong, in words."""
+    """Descriptions of the first bad rows."""
 
     timestamp_unit: str
-    """How times are written, as in `Columns.time_form` but not `auto`."""
+    """The form of the times, as in `Columns.time_form` but not `auto`."""
 
     erased_users: int = 0
-    """How many users who were erased have rows."""
+    """The number of erased users who have rows."""
 
     @property
     def rows_kept(self) -> int:
@@ -134,7 +156,7 @@ class PreparationResult:
 
     @property
     def bad(self) -> BadRows:
-        """The rows with something wrong, not those that a rule leaves out."""
+        """The rows that have a problem. Rows that a rule leaves out do not count."""
         counts = {
             reason: count
             for reason, count in self.left_out.items()
@@ -145,12 +167,12 @@ class PreparationResult:
 
 @dataclass(frozen=True, kw_only=True)
 class InteractionCounts:
-    """What is in the interactions."""
+    """The counts of users, items, times and events in the interactions."""
 
     users: int
 
     users_with_two: int
-    """Users with two interactions or more."""
+    """The number of users with two or more interactions."""
 
     items: int
 
@@ -160,14 +182,16 @@ class InteractionCounts:
     latest: int | None
 
     event_types: int = 0
-    """How many different event types there are; 0 without the column."""
+    """The number of different event types; 0 without the column."""
 
     events: Mapping[str, int] = field(default_factory=dict)
-    """How many rows there are of the most frequent event types; empty without the column."""
+    """The numbers of rows of the most frequent event types; empty without the column."""
 
     event_values: int | None = None
-    """How many rows have an event value; None without the column."""
+    """The number of rows with an event value; None without the column."""
 
     digest: str = ""
-    """16 hexadecimal digits that change with the rows, but not with their order: the sum of their
-    hashes. Another version of Polars may hash rows otherwise."""
+    """A fingerprint of 16 hexadecimal digits that depends on the rows, but not on their order.
+
+    It is the sum of the rows' hashes. Another version of Polars may compute other hashes.
+    """

@@ -1,7 +1,7 @@
-"""The child process: converts the files that its standard input names, one JSON object a line,
-within limits of the kernel.
+"""The child process, which converts files within limits of the kernel.
 
-It answers with one JSON object a line: `shift`, or `error` and the name of its class, `kind`.
+Its standard input names the files, one JSON object a line. It answers with one JSON object a line.
+An answer has either `shift`, or `error` and the name of the error's class, `kind`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,10 @@ REASON_LENGTH = 400
 
 
 def main() -> None:
-    """Convert files until standard input ends. The first argument is the limits as JSON."""
+    """Convert files until standard input ends.
+
+    The first argument is the limits as JSON.
+    """
     limits = Limits(**json.loads(sys.argv[1]))
     answers = os.fdopen(os.dup(1), "wb")
     # A library that prints must not get into the answers.
@@ -65,14 +68,14 @@ def _answer(request: dict[str, Any], limits: Limits) -> dict[str, Any]:
 
 
 def _set_limit(which: int, value: int) -> None:
-    """Set the limit, or the one that this process was started with if that is lower."""
+    """Set a limit of the process, but not above the hard limit that it was started with."""
     _, hard = resource.getrlimit(which)
     most = value if hard == resource.RLIM_INFINITY else min(value, hard)
     resource.setrlimit(which, (most, hard))
 
 
 def _end_with_parent() -> None:
-    """End this process soon after its parent, even one that was killed during a job."""
+    """End this process soon after its parent ends, even if the parent is killed during a job."""
     parent = os.getppid()
 
     def watch() -> None:

@@ -1,6 +1,7 @@
-"""What the child process makes of a file that is not text: CSV, JSON Lines, or Parquet of its own.
+"""Conversions of files that are not text to CSV, JSON Lines or Parquet, for the child process.
 
-The kernel limits what they take; what they check themselves is only what it cannot see.
+The kernel limits the memory, disk and time of the conversions. The conversions themselves check
+only the limits that the kernel cannot see.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from batchrec_dagster.preparation.sources.limits import Limits
 if TYPE_CHECKING:
     from deltalake import DeltaTable
 
-# How many characters of an array are read at once.
+# The number of characters of an array that are read at once.
 _CHARACTERS = 1024 * 1024
 _BLANKS, _BOM = " \t\r\n", "\xef\xbb\xbf"
 _BETWEEN = re.compile(r"[ \t\r\n,]*")
@@ -36,7 +37,7 @@ class ForeignFile:
 
     path: Path
     part: str | None
-    """The name of a sheet, needed only where there are several; the version of a table."""
+    """The name of a sheet, needed only if there are several sheets; or the version of a table."""
     packed: int
     """The size in bytes of the file as it came."""
     limits: Limits
@@ -49,17 +50,20 @@ class ForeignFile:
 
 @dataclass(frozen=True)
 class Conversion:
-    """How a format becomes CSV, JSON Lines or Parquet."""
+    """The conversion of a format to CSV, JSON Lines or Parquet."""
 
     convert: Callable[[ForeignFile, Path], int]
-    """Writes the result to a path. Returns what to add to the number of a line of the result in
-    order to find it in the file. Raises FileError."""
+    """The function that writes the result to a path.
+
+    It returns the number to add to a line number of the result in order to find the line in the
+    file. It raises FileError.
+    """
     unit: str
-    """What a person finds in the file where the result has a line."""
+    """The word for the part of the file that becomes a line of the result, such as row."""
 
 
 def _choose_sheet(names: Sequence[str], sheet: str | None) -> str:
-    """The wanted sheet, or the only one. Raises FileError."""
+    """Return the wanted sheet, or the only one. Raises FileError if there is no such sheet."""
     listed_names = ", ".join(names)
     if sheet is not None and sheet not in names:
         raise FileError(f"it has no sheet {sheet!r}; it has: {listed_names}")
@@ -73,7 +77,10 @@ def _choose_sheet(names: Sequence[str], sheet: str | None) -> str:
 
 
 def _convert_excel(file: ForeignFile, target: Path) -> int:
-    """A sheet as CSV, without blank rows at its start; every cell as its text."""
+    """Write a sheet as CSV without the blank rows at its start, and return their number.
+
+    Every cell is written as its text.
+    """
     try:
         import fastexcel
     except ImportError as error:
@@ -99,7 +106,7 @@ def _convert_excel(file: ForeignFile, target: Path) -> int:
 
 
 def _convert_parquet(file: ForeignFile, target: Path) -> int:
-    """A Parquet file whose footer and pages say the truth about their sizes."""
+    """Write the rows to a Parquet file with true sizes in its footer and pages."""
     import pyarrow as pa
 
     from batchrec_dagster.preparation.confined.parquet import rewrite_parquet
@@ -116,7 +123,7 @@ def _convert_parquet(file: ForeignFile, target: Path) -> int:
 
 
 def _convert_json_array(file: ForeignFile, target: Path) -> int:
-    """Each element in a line of its own, as it is written."""
+    """Write each element of the array to a line of its own, as it is spelled in the file."""
     file.refuse_part()
     # Latin-1 has a character for each byte, so that the text stays as it is.
     with (
@@ -129,9 +136,11 @@ def _convert_json_array(file: ForeignFile, target: Path) -> int:
 
 
 def _read_elements(file: TextIO, most: int) -> Iterator[str]:
-    """The elements of the array. The last one may be text that is not JSON, or is cut off.
+    """Yield the elements of the array.
 
-    most: how many characters an element may have.
+    The last element may be text that is not JSON, or that is cut off.
+
+    most: the largest number of characters that an element may have.
     """
     decode = json.JSONDecoder().raw_decode
     text, position = file.read(_CHARACTERS).lstrip(f"{_BOM}{_BLANKS}"), 1
@@ -156,9 +165,11 @@ def _read_elements(file: TextIO, most: int) -> Iterator[str]:
 
 
 def _list_delta_files(file: ForeignFile, target: Path) -> int:
-    """What is to be linked into the folder of a Delta table, before its rows are read: `files`, the
-    paths from the folder of those with current rows; and `has_vectors`, whether other files may
-    say which of these rows were deleted."""
+    """Write the list of files that the folder of a Delta table needs before its rows are read.
+
+    The list is JSON. `files` has the paths, relative to the folder, of the files with current rows.
+    `has_vectors` says whether other files may mark some of the current rows as deleted.
+    """
     table = _open_delta_table(file)
     paths = [Path(uri).relative_to(file.path).as_posix() for uri in table.file_uris()]
     has_vectors = "deletionVectors" in (table.protocol().reader_features or ())
@@ -167,7 +178,10 @@ def _list_delta_files(file: ForeignFile, target: Path) -> int:
 
 
 def _convert_delta(file: ForeignFile, target: Path) -> int:
-    """The current rows of a Delta table. Its folder has links to what it names, and no more."""
+    """Write the current rows of a Delta table.
+
+    The table's folder has links to the files that the table names, and no other files.
+    """
     import polars as pl
 
     with warnings.catch_warnings():
@@ -178,7 +192,7 @@ def _convert_delta(file: ForeignFile, target: Path) -> int:
 
 
 def _open_delta_table(file: ForeignFile) -> DeltaTable:
-    """The table in the version that is the part."""
+    """Return the table in the version that `file.part` gives."""
     try:
         from deltalake import DeltaTable
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""A foreign Parquet file written again."""
+"""The rewriting of foreign Parquet files."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ import pyarrow.parquet as pq
 
 from batchrec_dagster.preparation.sources.limits import BYTES_OF_A_ROW, Limits
 
-# How many rows are unpacked at a time: few, so that one long cell which is repeated in each of them
-# does not need much memory.
+# The number of rows that are unpacked at a time. It is small, so that a long cell that repeats in
+# each row does not need much memory.
 BATCH_ROWS = 16_384
-# Row groups have up to this many bytes: each column is buffered until its row group is complete.
+# The size of a row group in bytes. Each column is buffered until its row group is complete.
 ROW_GROUP_BYTES = 64 * 1024 * 1024
-# A column with fewer bytes of different texts keeps each of them once, as most Parquet files do.
+# A column with fewer bytes of different texts stores each text once, as most Parquet files do.
 DICTIONARY_BYTES = 16 * 1024 * 1024
 
 
 def rewrite_parquet(path: Path, target: Path, limits: Limits, packed: int) -> None:
-    """Write the rows again, so that their sizes are what they are said to be.
+    """Write the rows to a new file that states its sizes truthfully.
 
-    Numbers are written as they are, so that the size of the file is that of the data. Texts are
-    written once each where they repeat.
+    Numbers are written plainly, so that the size of the file is the size of the data. A text that
+    repeats is written once.
 
     packed: the size in bytes of the file as it came.
 
-    Raises LimitError for more rows than such a file can hold.
+    Raises LimitError if there are more rows than such a file can hold.
     """
     rows = 0
     waiting: list[pa.RecordBatch] = []

@@ -1,4 +1,4 @@
-"""The parent's side: starts the child process, sends it files, and explains how it ended."""
+"""The parent's side of the child process: starting it, sending it files, and explaining its end."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from batchrec_dagster.preparation.sources.limits import (
 )
 
 CHILD = "batchrec_dagster.preparation.confined.child"
-# What the child needs of the environment: where programs, libraries, temporary files and time zones
-# are, and the language. It gets no other variable, so it has no credentials.
+# The environment variables that the child needs: the places of programs, libraries, temporary files
+# and time zones, and the language. The child gets no other variable, so it has no credentials.
 PASSED_VARIABLES = (
     *("PATH", "HOME", "TMPDIR", "TZ", "TZDIR", "LANG", "LC_ALL", "LC_CTYPE"),
     *(
@@ -44,7 +44,7 @@ FEW_THREADS = {
     "OMP_NUM_THREADS": "2",
     "OPENBLAS_NUM_THREADS": "1",
 }
-# A child that waits, instead of computing, for this many times the allowed CPU time is ended too.
+# A child that waits instead of computing is killed after this multiple of the allowed CPU time.
 WAITING_TIMES = 2
 MAX_ANSWER_BYTES = 64 * 1024
 STDERR_BYTES = 4096
@@ -52,10 +52,10 @@ _OUT_OF_MEMORY = ("memory allocation of", "out of memory", "bad_alloc", "cannot 
 
 
 class ConfinedReader:
-    """Converts foreign files in a child process, which is started when the first file comes.
+    """A converter of foreign files in a child process, which starts when the first file comes.
 
-    Use it as a context manager around all files of a step: starting the child takes longer than
-    reading an ordinary file. It is not for several threads at once.
+    Use the reader as a context manager around all files of a step: starting the child takes longer
+    than reading an ordinary file. Do not use it in several threads at once.
     """
 
     def __init__(self) -> None:
@@ -70,18 +70,20 @@ class ConfinedReader:
     def convert(
         self, form: str, source: Path, target: Path, *, part: str | None = None, packed: int
     ) -> int:
-        """Write what the file becomes to `target`: CSV, JSON Lines or Parquet.
+        """Convert the file to CSV, JSON Lines or Parquet, and write the result to `target`.
 
         form: the name of the format, as in CONVERSIONS.
-        part: the part of it that is wanted, such as a sheet; None if it has no parts.
-        packed: the size in bytes of the file as it came. What the child writes may not be larger
-            than what that many bytes may unfold to.
+        part: the wanted part of the file, such as a sheet; None if the file has no parts.
+        packed: the size in bytes of the file as it came. The result may not be larger than this
+        many bytes may unfold to.
 
-        Returns what to add to the number of a line of the result in order to find it in the file.
+        Returns the number to add to a line number of the result in order to find the line in the
+        file.
 
-        Raises FileError if the file cannot be read, its subclass DamagedFileError if it is damaged,
-        and its subclass LimitError if reading it takes more memory, disk or time than the limits of
-        the environment allow, or if one of these is not a number above 0.
+        Raises FileError if the file cannot be read. Raises its subclass DamagedFileError if the
+        file is damaged. Raises its subclass LimitError if reading the file takes more memory, disk
+        or time than the limits of the environment allow, or if one of these limits is not a number
+        above 0.
         """
         if self._child is None:
             self._child = _Child(Limits.from_environment())
@@ -95,7 +97,7 @@ class ConfinedReader:
         try:
             answer = self._child.ask(request)
         except BaseException:
-            # What it does now is of no use to anyone.
+            # Nobody would read the answer that the child is working on.
             self._end()
             raise
         if "error" in answer:
@@ -119,7 +121,7 @@ class _Child:
         self._stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (closed by `end`)
         environment = {name: os.environ[name] for name in PASSED_VARIABLES if name in os.environ}
         self._process = subprocess.Popen(
-            # -P: what lies in the working directory is not imported.
+            # -P keeps Python from importing files of the working directory.
             [sys.executable, "-P", "-m", CHILD, json.dumps(vars(limits))],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -129,7 +131,10 @@ class _Child:
         )
 
     def ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """The child's answer. Raises LimitError or FileError if the child dies of the request."""
+        """Return the child's answer.
+
+        Raises LimitError or FileError if the request kills the child.
+        """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         # A child that sleeps uses no CPU time.
@@ -153,7 +158,7 @@ class _Child:
         """Kill the process, which may be in the middle of a file."""
         self._process.kill()
         for stream in (self._process.stdin, self._process.stdout):
-            # What is still in the buffer of a broken pipe cannot be written.
+            # The rest of the buffer cannot be written to a broken pipe.
             with suppress(OSError):
                 assert stream is not None
                 stream.close()
@@ -165,7 +170,7 @@ class _Child:
         self._process.kill()
 
     def _explain_death(self, packed: int) -> FileError:
-        """The error that says in one line why the child ended."""
+        """Return an error that says in one line why the child ended."""
         code = self._process.wait()
         self._stderr.seek(max(0, self._stderr.seek(0, os.SEEK_END) - STDERR_BYTES))
         last_words = self._stderr.read().decode(errors="replace").lower()
@@ -187,7 +192,7 @@ class _Child:
 
 
 def build_memory_error(limits: Limits) -> LimitError:
-    """The error of a file that needs more memory than the limits allow."""
+    """Return the error of a file that needs more memory than the limits allow."""
     return LimitError(
         f"reading it takes more than the {limits.file_memory / 1e9:g} GB of memory that"
         f" {MAX_FILE_MEMORY_GB} allows: if it is real data, set it higher, or write it as CSV"

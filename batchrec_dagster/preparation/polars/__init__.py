@@ -1,1 +1,1 @@
-"""Preparation on this machine."""
+"""Preparation of interactions on this machine."""

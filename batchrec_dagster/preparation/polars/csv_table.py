@@ -1,4 +1,4 @@
-"""Lines of fields: CSV, TSV and their kin, and files with `::`."""
+"""Tables in lines of fields: CSV, TSV and similar formats, and files with `::`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from batchrec_dagster.preparation.file_form import (
 from batchrec_dagster.preparation.polars.row_table import FLAW, ROW, TEXT, RowTable
 
 DELIMITERS = ("::", "\t", ",", ";", "|")
-# More columns take minutes and gigabytes, for a few that are used.
+# Reading more columns takes minutes and gigabytes, although only a few are used.
 MOST_COLUMNS = 2_000
 _BEYOND = "beyond"
 _GROUPED_DIGITS = r"^[ \t]*[+-]?[0-9]{1,3}(?:(?:\.[0-9]{3})+,[0-9]*|(?:\.[0-9]{3}){2,})[ \t]*$"
@@ -36,26 +36,29 @@ _GROUPED_DIGITS = r"^[ \t]*[+-]?[0-9]{1,3}(?:(?:\.[0-9]{3})+,[0-9]*|(?:\.[0-9]{3
 
 @dataclass(frozen=True)
 class CsvTable(RowTable):
-    """A file of lines of fields; see `RowTable`."""
+    """A table in a file of lines of fields; see `RowTable`."""
 
     delimiter: str
-    """One character, or `::`."""
+    """The delimiter of the fields: one character, or `::`."""
 
     quoted: bool
     """Whether quotes may enclose a field. In lines with `::` they never do."""
 
     with_comma: Collection[str]
-    """The roles whose cells are numbers with a comma in place of the point."""
+    """The roles with numbers that have a comma in place of the point."""
 
     exact: bool = False
-    """Whether a row with fewer fields than line 1 has a flaw. Else its last cells are missing."""
+    """Whether a row with fewer fields than line 1 has a flaw.
+
+    If not, the last cells of such a row are missing.
+    """
 
     skipped: int = field(kw_only=True)
-    """How many lines come before the header, or before the first row if there is none."""
+    """The number of lines before the header, or before the first row if there is no header."""
 
     @cached_property
     def first_line(self) -> list[str]:
-        """The fields of the header, where there is one, else of the first row."""
+        """The fields of the header, or of the first row if there is no header."""
         with self.opened.path.open(encoding="utf-8-sig", newline="") as file:
             skip_lines(file, self.skipped)
             start = file.tell()
@@ -96,7 +99,7 @@ class CsvTable(RowTable):
     def read_typed(
         self, columns_by_role: Mapping[str, Column], types: Mapping[str, pl.DataType]
     ) -> pl.LazyFrame:
-        # Polars' CSV reader cannot read these itself.
+        # By types, Polars' CSV reader cannot read the delimiter `::`, decimal commas or a cut row.
         has_commas = not columns_by_role.keys().isdisjoint(self.with_comma)
         if self.delimiter == "::" or has_commas or self._cut_row is not None:
             return super().read_typed(columns_by_role, types)
@@ -124,9 +127,11 @@ class CsvTable(RowTable):
         return self.opened.name_line(line)
 
     def find_broken_quotes(self, fix: str = QUOTES_FIX) -> str | None:
-        """The line with broken quotes, and the fix; None if there is none.
+        """Return a message about the first line with broken quotes; None if there is none.
 
-        It is slow, because it reads the records one by one.
+        The method is slow, because it reads the records one by one.
+
+        fix: the fix that the message ends with.
         """
         if self._syntax.quote is None:
             return None
@@ -138,7 +143,7 @@ class CsvTable(RowTable):
                 quotes += line.count('"')
                 yield line
 
-        # The line in which the next record starts.
+        # The number of the next record's first line.
         first_line = self.skipped + 1
         problem = None
         with self.opened.path.open(encoding="utf-8-sig", newline="") as file:
@@ -157,14 +162,14 @@ class CsvTable(RowTable):
         return f"{self.opened.name}, line {first_line}: {problem}. {fix}"
 
     def _find_short_rows(self) -> list[int]:
-        """The rows with fewer fields than line 1, which Polars fills up with empty cells.
+        """Return the rows with fewer fields than line 1, which Polars fills up with empty cells.
 
-        Raises PreparationError for broken quotes.
+        Raises PreparationError if there are broken quotes.
         """
         width = self._syntax.width
         with self.opened.path.open(encoding="utf-8-sig", newline="\n") as file:
             skip_lines(file, self._lines_before_rows)
-            # For csv a carriage return ends a record; for Polars it does not.
+            # A carriage return ends a record for the csv module, but not for Polars.
             lines = (line.replace("\r", "") for line in file)
             records = (
                 csv.reader(lines, delimiter=self.delimiter)
@@ -196,7 +201,7 @@ class CsvTable(RowTable):
 
     @property
     def _extent(self) -> dict[str, Any]:
-        """Which lines Polars reads."""
+        """The options that tell Polars which lines to read."""
         return {"skip_lines": self._lines_before_rows, "n_rows": self.most}
 
     @property
@@ -219,7 +224,7 @@ class CsvTable(RowTable):
         return split_lines(lines, self._syntax)
 
     def _suggest_delimiter(self) -> str:
-        """The likely fix, if another delimiter splits the line better; else nothing."""
+        """Return the likely fix if another delimiter splits the line better; else an empty text."""
         line = self.delimiter.join(self.first_line)
         best = max(DELIMITERS, key=line.count)
         if best != self.delimiter and line.count(best) >= len(self.first_line):
@@ -228,29 +233,29 @@ class CsvTable(RowTable):
 
 
 def skip_lines(file: TextIO, count: int) -> None:
-    """Read this many lines, which end with a line feed, as Polars counts them."""
+    """Read this many lines. A line ends with a line feed only, as Polars counts lines."""
     for _ in range(count):
         line = file.readline()
-        # A carriage return alone ends a line for Python.
+        # For Python a carriage return alone ends a line, too.
         while line and not line.endswith("\n"):
             line = file.readline()
 
 
 @dataclass(frozen=True)
 class CsvSyntax:
-    """How a line of text falls apart into fields."""
+    """The rules that split a line of text into fields."""
 
     delimiter: str
-    """One character, or `::`."""
+    """The delimiter of the fields: one character, or `::`."""
 
     width: int
-    """How many fields the first line has. A line with more of them has a flaw."""
+    """The number of fields in the first line. A line with more fields has a flaw."""
 
     quoted: bool
     """Whether quotes may enclose a field. In lines with `::` they never do."""
 
     with_comma: Collection[str]
-    """The roles whose cells are numbers with a comma in place of the point."""
+    """The roles with numbers that have a comma in place of the point."""
 
     @property
     def quote(self) -> str | None:
@@ -265,7 +270,7 @@ class CsvSyntax:
 def scan_csv(
     source: Path | BytesIO, syntax: CsvSyntax, schema: Mapping[str, pl.DataType], **options: Any
 ) -> pl.LazyFrame:
-    """The fields of CSV without a header, as the types of the schema."""
+    """Return the fields of CSV without a header, as the types of the schema."""
     return pl.scan_csv(
         source,
         has_header=False,
@@ -279,11 +284,11 @@ def scan_csv(
 
 
 def scan_fields(source: Path | BytesIO, syntax: CsvSyntax, **options: Any) -> pl.LazyFrame:
-    """ROW and the fields of every record of CSV as text, for `read_csv_cells`."""
+    """Return ROW and the fields of every record of CSV as text, for `read_csv_cells`."""
     return scan_csv(
         source,
         syntax,
-        # One column more than there are fields, so that a line with too many is seen.
+        # The additional column shows lines with too many fields.
         dict.fromkeys([*syntax.names, _BEYOND], pl.String()),
         truncate_ragged_lines=True,
         extra_columns="ignore",
@@ -293,10 +298,10 @@ def scan_fields(source: Path | BytesIO, syntax: CsvSyntax, **options: Any) -> pl
 
 
 def split_lines(lines: pl.LazyFrame, syntax: CsvSyntax) -> pl.LazyFrame:
-    """ROW and the fields of the lines in TEXT, for `read_csv_cells`.
+    """Return ROW and the fields of the lines in TEXT, for `read_csv_cells`.
 
-    It is for lines with the delimiter `::`, because Polars reads CSV with one of a single character
-    only.
+    This function is for lines with the delimiter `::`, because Polars reads CSV only with
+    single-character delimiters.
     """
     line = pl.col(TEXT).str.strip_suffix("\r").str.strip_prefix("\ufeff")
     fields = line.str.splitn(syntax.delimiter, syntax.width + 1)
@@ -312,10 +317,10 @@ def split_lines(lines: pl.LazyFrame, syntax: CsvSyntax) -> pl.LazyFrame:
 def read_csv_cells(
     fields: pl.LazyFrame, syntax: CsvSyntax, indexes: Mapping[str, int], cut_row: int | None
 ) -> pl.LazyFrame:
-    """The cells of the fields, without the lines in which there are none.
+    """Return the cells of the fields, without lines that have no filled field.
 
-    fields: from `scan_fields` or `split_lines`.
-    indexes: of the field of each role.
+    fields: the result of `scan_fields` or `split_lines`.
+    indexes: the index of the field of each role.
     cut_row: the row that is cut off at the end of its file, or None.
     """
     names = syntax.names
@@ -337,10 +342,10 @@ def read_csv_cells(
 
 
 def swap_comma_and_point(text: pl.Expr) -> pl.Expr:
-    """The text of a number that has a comma, with a point in its place.
+    """Return the text of a number that has a comma, with a point in place of the comma.
 
-    Points between groups of three digits are left out, as in 1.234,56 and 1.234.567. What has
-    another point gets a comma, so that it is not a number any more.
+    Points between groups of three digits are left out, as in 1.234,56 and 1.234.567. In other texts
+    a point becomes a comma, so that the text is no longer a number.
     """
     without_points = text.str.replace_all(".", "", literal=True)
     text = pl.when(text.str.contains(_GROUPED_DIGITS)).then(without_points).otherwise(text)

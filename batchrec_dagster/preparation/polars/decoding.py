@@ -1,4 +1,4 @@
-"""A file as the readers want it: on this disk, not compressed, in UTF-8."""
+"""Files as the readers need them: on this disk, not compressed, in UTF-8."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from batchrec_dagster.storage.durable import CHUNK, read_pieces
 
 @dataclass(frozen=True)
 class RawFile:
-    """A file of the source on this machine; `name` is what messages call it."""
+    """A file of the source on this machine. `name` is its name in messages."""
 
     path: Path
     name: str
@@ -29,34 +29,37 @@ class RawFile:
 
 @dataclass(frozen=True)
 class OpenedFile:
-    """A file that readers can read."""
+    """A file that is ready to be read."""
 
     path: Path
-    """A file of plain UTF-8, or of Parquet."""
+    """The path of a file of plain UTF-8, or of Parquet."""
 
     name: str
-    """What messages call the file."""
+    """The file's name in messages."""
 
     size: int
-    """The size of the file as it came, or as it was unpacked, in bytes."""
+    """The size in bytes of the file as it came, or as it was unpacked or converted."""
 
     encoding: str = "utf-8"
     """The encoding of the file as it came."""
 
     quotes: bool = False
-    """Whether there is a `"` in it."""
+    """Whether there is a `"` in the file."""
 
     is_plain: bool = False
-    """Whether it is ASCII without a quote, a NUL or a carriage return, so that ids are sound."""
+    """Whether the file is ASCII without any quote, NUL or carriage return.
+
+    The ids in a plain file have no character that is forbidden in ids.
+    """
 
     unit: str = "line"
-    """What a person finds in the file as it came where the result has a line, such as a row."""
+    """The word for the part of the file as it came that became a line here, such as row."""
 
     shift: int = 0
-    """What to add to the number of a line in order to find it in the file as it came."""
+    """The number to add to a line's number in order to find the line in the file as it came."""
 
     def name_line(self, line: int) -> str:
-        """Where a person finds this line, from 1, in the file as it came."""
+        """Return the place of a line (counted from 1) in the file as it came, such as `line 3`."""
         return f"{self.unit} {line + self.shift}"
 
     @property
@@ -71,10 +74,10 @@ class OpenedFile:
 def open_file(
     file: RawFile, encoding: Encoding, folder: Path, reader: ConfinedReader
 ) -> OpenedFile:
-    """The file ready to be read.
+    """Return the file ready to be read.
 
-    folder: takes what is unpacked or converted, as long as the file is read.
-    reader: converts what is neither text nor packed text.
+    folder: the folder for unpacked and converted files. It is needed as long as the file is read.
+    reader: converts files that are neither text nor packed text.
 
     Raises PreparationError if the file cannot be unpacked, is in another format, or is too large.
     """
@@ -88,9 +91,9 @@ def open_file(
 
 
 def _make_plain(file: RawFile, folder: Path, reader: ConfinedReader) -> OpenedFile:
-    """The file itself if it is text, else what it is unpacked and converted to.
+    """Return the file itself if it is text, or else the unpacked or converted file.
 
-    The parameters are those of `open_file`. Raises FileError.
+    The parameters are described in `open_file`. Raises FileError.
     """
     number = len([*folder.iterdir()])
     path = unpack(file.path, folder / f"{number}.unpacked", Limits.from_environment())
@@ -110,16 +113,16 @@ def _make_plain(file: RawFile, folder: Path, reader: ConfinedReader) -> OpenedFi
 
 
 def _decode(opened: OpenedFile, encoding: Encoding, folder: Path) -> OpenedFile:
-    """A file of text in UTF-8, with what its bytes show.
+    """Return the file of text in UTF-8, with the properties that its bytes show.
 
-    Raises LimitError for a line that is too long, because every reader would hold it in memory.
+    Raises LimitError if a line is too long, because every reader would hold the line in memory.
     """
     limits = Limits.from_environment()
-    # Python's own limit is smaller. Without any, a quote that does not end would take the rest of
-    # the file into memory.
+    # Python's own limit is smaller. Without a limit, a quote that does not end would take the rest
+    # of the file into memory.
     csv.field_size_limit(limits.line_bytes)
     size, unfinished = 0, 0
-    # The special bytes that are in the file.
+    # The special bytes that were found in the file.
     special: set[bytes] = set()
     is_ascii, is_utf8, has_letters = True, True, False
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
@@ -152,7 +155,10 @@ def _decode(opened: OpenedFile, encoding: Encoding, folder: Path) -> OpenedFile:
 
 
 def _recode(path: Path, encoding: str) -> Iterator[bytes]:
-    """The content of the file in UTF-8. Bytes without a meaning in the encoding become U+FFFD."""
+    """Yield the content of the file in UTF-8.
+
+    Bytes without a meaning in the encoding become U+FFFD.
+    """
     decode = codecs.getincrementaldecoder(encoding)("replace").decode
     for chunk in read_pieces(path):
         yield decode(chunk).encode()
@@ -160,14 +166,15 @@ def _recode(path: Path, encoding: str) -> Iterator[bytes]:
 
 
 def _measure_unfinished_line(chunk: bytes, before: int, most: int) -> int:
-    """The length so far of the line in which the chunk ends, or of an earlier one that is too long.
+    """Return the length so far of the chunk's last line, or of an earlier line that is too long.
 
-    Not every line end is looked for, only the last one within `most` bytes, again and again.
+    The function does not look at every line end. It repeatedly looks for the last line end within
+    the next `most` bytes.
 
-    before: how many bytes of the first line came before the chunk.
-    most: how many bytes a line may have.
+    before: the number of bytes of the first line that came before the chunk.
+    most: the largest number of bytes that a line may have.
     """
-    # Where the line starts, which is before the chunk at first.
+    # The start of the line. The first line starts before the chunk.
     start = -before
     while (end := chunk.rfind(b"\n", max(start, 0), max(start + most + 1, 0))) >= 0:
         start = end + 1

@@ -1,6 +1,6 @@
-"""Files of JSON Lines: one object a line.
+"""Tables in files of JSON Lines, which have one object a line.
 
-Lines are read by Polars, or by `parse_json` where Polars may read them otherwise.
+Lines are read by Polars, or by `parse_json` if Polars may read them differently.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ from batchrec_dagster.preparation.file_form import Column, PreparationError
 from batchrec_dagster.preparation.polars.row_table import FLAW, ROW, TEXT, RowTable
 
 NOT_AN_OBJECT = "not a JSON object"
-# How many lines are read to find the columns of a file.
+# The number of lines that are read to find the columns of a file.
 SAMPLED_LINES = 10_000
-# The role of which only the value of a number counts, not how it is written.
+# The only role that needs just the value of a number, not its spelling.
 _NUMERIC_ROLE = "rating"
-# After a name and its colon, numbers that Polars does not give as they are written: -0, 1e3, 1.50,
-# or of more digits than a 64-bit floating-point number keeps.
+# Numbers, after a name and its colon, that Polars spells differently than the file: -0, 1e3, 1.50,
+# and numbers of more digits than a 64-bit floating-point number keeps.
 _CHANGED_NUMBERS = (
     r"-0|-?[0-9]+(?:\.[0-9]*)?[eE]|-?[0-9]+\.[0-9]*0(?:[\s,}]|$)|-?[0-9]{9,}\.|-?[0-9]+\.[0-9]{7}"
 )
-# An escape within a name, which may spell the name of a column, or half a character.
+# An escape within a name, which may spell the name of a column; or an escape of half a character.
 _ESCAPES = r'\\[^"]*"\s*:|\\u[dD][89a-fA-F]'
 NESTED_RECIPE = 'write a query, as under "Nested JSON" in docs/own-data.md'
 
 
 @dataclass(frozen=True)
 class JsonTable(RowTable):
-    """A file of JSON Lines; see `RowTable`."""
+    """A table in a file of JSON Lines; see `RowTable`."""
 
     separator: str | None = None
-    """What stands between the values of a list in its text; None: a list is a missing cell."""
+    """The text that joins the values of a list to one text. With None, a list is a missing cell."""
 
     @cached_property
     def columns(self) -> Sequence[str]:
@@ -54,7 +54,7 @@ class JsonTable(RowTable):
 
     @property
     def nested_columns(self) -> list[str]:
-        """The columns that have only objects or lists in the first lines, in place of values."""
+        """The columns that have only objects or lists in the first lines, and no values."""
         has_values: dict[str, bool] = {}
         for line_fields in self._read_first_lines():
             for name, value in line_fields.items():
@@ -72,14 +72,14 @@ class JsonTable(RowTable):
         return parse_json_cells(lines, names, self.separator)
 
     def _read_first_lines(self) -> Iterator[dict[str, object]]:
-        """The fields of each of the first lines; none of a line that is not an object."""
+        """Yield the fields of each of the first lines; none for a line that is not an object."""
         with self.opened.path.open(encoding="utf-8-sig") as file:
             for line in islice(file, SAMPLED_LINES):
                 yield parse_json(line) or {}
 
 
 def describe_nested(columns: Sequence[str]) -> str:
-    """What to do about columns of objects or lists, in words."""
+    """Return a message about columns of objects or lists, with the fix."""
     verb = "has" if len(columns) == 1 else "have"
     return f"{', '.join(columns)} {verb} objects or lists in place of values: {NESTED_RECIPE}"
 
@@ -87,12 +87,13 @@ def describe_nested(columns: Sequence[str]) -> str:
 def parse_json_cells(
     lines: pl.LazyFrame, names: Mapping[str, str], separator: str | None = None
 ) -> pl.LazyFrame:
-    """The cells of lines of JSON, without the blank lines; see `row_table`.
+    """Return the cells of lines of JSON, without the blank lines; see `row_table`.
 
     lines: ROW, and the line in TEXT.
     names: the name of the column of each role.
-    separator: what stands between the values of a list in its text. With it, a row has a flaw if a
-        cell is an object or holds one. With None, lists and objects are missing cells.
+    separator: the text that joins the values of a list to one text. With a separator, a row has a
+    flaw if a cell is an object or a list that contains an object or a list. With None, lists and
+    objects are missing cells.
     """
     cells = pl.Struct({FLAW: pl.String(), **dict.fromkeys(names, pl.String())})
     columns = pl.Struct(dict.fromkeys(names.values(), pl.String()))
@@ -136,7 +137,7 @@ def parse_json_cells(
 def _read_cells(
     line: str, names: Mapping[str, str], separator: str | None
 ) -> dict[str, str | None]:
-    """FLAW and the cells of a line; the parameters are those of `parse_json_cells`."""
+    """Return FLAW and the cells of a line. The parameters are described in `parse_json_cells`."""
     fields = parse_json(line)
     if fields is None:
         return {FLAW: NOT_AN_OBJECT}
@@ -154,11 +155,11 @@ def _read_cells(
 
 
 def _build_pattern_for_python(names: Mapping[str, str], *, with_lists: bool) -> str:
-    """What is in a line that Polars may read otherwise than `parse_json`.
+    """Return a pattern that finds lines that Polars may read differently than `parse_json`.
 
-    It is in every line if JSON can spell one of the names in several ways.
+    The pattern matches every line if JSON can spell one of the names in several ways.
 
-    with_lists: whether the values of lists are wanted, which Polars does not give.
+    with_lists: whether the values of lists are wanted, which Polars does not return.
     """
     if any(re.search(r'["\\/\x00-\x1f]', name) for name in names.values()):
         return ""
@@ -166,9 +167,9 @@ def _build_pattern_for_python(names: Mapping[str, str], *, with_lists: bool) -> 
     key_of_column = {name: f'"{re.escape(name)}"\\s*:' for name in names.values()}
     keys = list(key_of_column.values())
     text_keys = [key for name, key in key_of_column.items() if name in text_columns]
-    # A number in a column whose text counts, which Polars would write in another way.
+    # This pattern finds a number that Polars would spell differently, in a column of text.
     patterns = [_ESCAPES, f"(?:{'|'.join(text_keys)})\\s*(?:{_CHANGED_NUMBERS})"]
-    # A column that is in the line twice, of which Python takes the last.
+    # This pattern finds a column that is in the line twice. Python takes the last value.
     patterns += [f"{key}.*{key}" for key in keys]
     if with_lists:
         patterns.append(f"(?:{'|'.join(keys)})\\s*[\\[{{]")
@@ -176,7 +177,10 @@ def _build_pattern_for_python(names: Mapping[str, str], *, with_lists: bool) -> 
 
 
 def parse_json(line: str) -> dict[str, object] | None:
-    """The object, with numbers as the text they are written with; None if it is not an object."""
+    """Return the object in the line, or None if the line is not an object.
+
+    Numbers become the text that is written in the line.
+    """
     try:
         value = json.loads(line.lstrip("\ufeff"), parse_float=str, parse_int=str)
     except (ValueError, RecursionError):
@@ -185,7 +189,7 @@ def parse_json(line: str) -> dict[str, object] | None:
 
 
 def format_json_cell(value: object) -> str | None:
-    """The value as text; None for what is missing, an object or a list."""
+    """Return the value as text; None for a missing value, an object or a list."""
     match value:
         case bool():
             return str(value).lower()

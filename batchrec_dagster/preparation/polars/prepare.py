@@ -1,4 +1,7 @@
-"""Files of ratings -> interactions CSV, on this machine: Polars, streaming from file to file."""
+"""Preparation of ratings files to an interactions CSV on this machine.
+
+Polars streams the rows from file to file.
+"""
 
 from __future__ import annotations
 
@@ -49,19 +52,22 @@ from batchrec_dagster.preparation.row_rules import ERASED_USER, PreparationResul
 from batchrec_dagster.storage.durable import temporary_folder
 from batchrec_dagster.storage.erased import NOBODY, ErasedUsers
 
-# In how many rows of a file the form of times is sought before all are.
+# The number of rows of a file that are searched for the form of times before all rows are.
 ROWS_FOR_TIME_FORM = 1_000
 
 
 @dataclass(frozen=True)
 class OpenedRatings:
-    """The files of a source, opened. All methods raise PreparationError if they cannot be used."""
+    """The opened files of a source.
+
+    All methods raise PreparationError if the files cannot be used.
+    """
 
     tables: Sequence[RowTable]
     """The files that are not empty."""
 
     recognised: Recognised
-    """How they are read, and what is to be said about that."""
+    """The form and the columns of the files, and warnings about them."""
 
     rules: Rules
 
@@ -69,7 +75,7 @@ class OpenedRatings:
     """The names of the empty files."""
 
     folder: Path
-    """Takes what is written meanwhile."""
+    """The folder for intermediate files."""
 
     erased_users: ErasedUsers
     """The users who were erased. Their rows are left out."""
@@ -80,12 +86,12 @@ class OpenedRatings:
 
     @property
     def encodings(self) -> list[str]:
-        """The encodings of the files, each once."""
+        """The distinct encodings of the files."""
         return sorted({table.opened.encoding for table in self.tables})
 
     @cached_property
     def unit(self) -> str:
-        """How times are written: declared, or the form of the first one that has a form."""
+        """The form of the times: the declared form, or else the first form that a time shows."""
         if self.columns.time_form != AUTO:
             return self.columns.time_form
         for table in self.tables:
@@ -98,14 +104,14 @@ class OpenedRatings:
         return "s"
 
     def inspect_rows(self) -> PreparationResult:
-        """What the rules on a single row make of all rows, without writing any."""
+        """Return the counts that the rules on a single row give, without writing any row."""
         return self._apply_row_rules(None)
 
     def write_interactions(self, destination: Path) -> PreparationResult:
         """Write the rows that are kept as Personalize's interactions CSV, in the source's order.
 
-        The file appears at the destination once it is whole. With `on_bad_rows: fail` the first row
-        that cannot be read is an error.
+        The file appears at the destination once it is complete. With `on_bad_rows: fail` the first
+        row that cannot be read is an error.
         """
         part = destination.with_name(f"{destination.name}.part")
         try:
@@ -134,9 +140,9 @@ class OpenedRatings:
         return result
 
     def _apply_row_rules(self, target: Path | None) -> PreparationResult:
-        """What becomes of the rows of everybody who was not erased, and how many others there are.
+        """Apply the rules on a single row, and count the rows of erased users as left out.
 
-        Without a target nothing is written.
+        target: the file to write. With None, nothing is written.
         """
         erased, unit = self._erased_ids, self.unit
         result = write_clean(self.tables, self.columns, self.rules, unit, target, erased)
@@ -153,7 +159,7 @@ class OpenedRatings:
         )
 
     def _diagnose_rows(self, target: Path | None) -> PreparationResult:
-        """The same as `write_clean` for any files, with what is wrong with their rows."""
+        """Do the work of `write_clean` for any files, and find the problems of their rows."""
         columns, rules = self.columns, self.rules
         rows = pl.concat(
             parse_rows(
@@ -193,9 +199,9 @@ class OpenedRatings:
 
     @cached_property
     def _erased_ids(self) -> pl.Series:
-        """The ids in the files whose users were erased.
+        """The ids in the files that belong to erased users.
 
-        They are found once, so that nothing that follows has to hash an id for each row.
+        The ids are found once, so that later steps need not hash an id for each row.
         """
         if not self.erased_users:
             return NO_IDS
@@ -209,7 +215,7 @@ class OpenedRatings:
         return int(self._collect(rows).item())
 
     def _scan_users(self) -> pl.LazyFrame:
-        """The column of the users."""
+        """Return the column of the users."""
         cells = [table.read_cells({"user": self.columns.roles["user"]}) for table in self.tables]
         return pl.concat(rows.select("user") for rows in cells)
 
@@ -220,7 +226,7 @@ class OpenedRatings:
             raise self._explain(error) from error
 
     def _explain(self, error: Exception) -> PreparationError:
-        """The error to raise for files that Polars cannot read."""
+        """Return the error to raise for files that Polars cannot read."""
         for table in self.tables:
             problem = table.find_broken_quotes() if isinstance(table, CsvTable) else None
             if problem is not None:
@@ -237,13 +243,14 @@ def open_ratings(
     rules: Rules,
     erased_users: ErasedUsers = NOBODY,
 ) -> Iterator[OpenedRatings]:
-    """The files ready to be read, in this order.
+    """Yield the files ready to be read, in this order.
 
-    form, columns: as they are declared, or were recognised. Times in the future are bad rows, as
-    are those after the columns' latest time.
+    form, columns: the declared or the recognised settings. Times in the future are bad rows, and so
+    are times after the columns' latest time.
     erased_users: the users who were erased.
 
-    What has to be unpacked for it is removed when the block ends. Raises PreparationError.
+    Unpacked files are removed when the block ends. Raises PreparationError if the files cannot be
+    used.
     """
     if columns.latest is None:
         columns = replace(columns, latest=int(time.time()) + CLOCK_SLACK)
@@ -264,7 +271,7 @@ def open_ratings(
 
 
 def _describe_legacy_files(files: Sequence[OpenedFile]) -> Iterator[str]:
-    """The warning that files were read in LEGACY, as nothing says in which encoding they are."""
+    """Yield a warning if files were read in LEGACY because nothing shows their encoding."""
     names = [file.name for file in files if file.encoding == LEGACY]
     if names:
         more = f" and {len(names) - 1:,} more" if names[1:] else ""

@@ -1,4 +1,4 @@
-"""Conditions on a row in SQL, as `interactions.filter` has them: parsed and checked by Polars."""
+"""SQL conditions on a row, such as `interactions.filter`, parsed and checked by Polars."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import polars as pl
 
 from batchrec_dagster.preparation.file_form import BLANKS
 
-# Polars' types of the types in `Columns.types`.
+# The Polars type for each type of `Columns.types`.
 TYPES: Mapping[str, pl.DataType] = {
     "string": pl.String(),
     "long": pl.Int64(),
     "double": pl.Float64(),
     "boolean": pl.Boolean(),
 }
-# The nodes of Polars' plan that look at more than one row, in words.
+# Descriptions of the nodes of Polars' plan that look at more than one row.
 _NODES_BEYOND_THE_ROW = {
     "Agg": "an aggregate of all rows",
     "Explode": "a list taken apart",
@@ -28,7 +28,7 @@ _NODES_BEYOND_THE_ROW = {
 
 
 def parse_as(text: pl.Expr, kind: str) -> pl.Expr:
-    """The cell as the type of `Columns.types`; null where it is missing or does not fit."""
+    """Return the cell as this type of `Columns.types`; null where it is missing or does not fit."""
     if kind == "string":
         return text
     trimmed = text.str.strip_chars(BLANKS)
@@ -41,11 +41,17 @@ def parse_as(text: pl.Expr, kind: str) -> pl.Expr:
 
 
 class RowConditionError(ValueError):
-    """The text is not a condition on a row. The message says why, in one line."""
+    """The error of a text that is not a condition on a row.
+
+    The message gives the reason in one line.
+    """
 
 
 def parse_filter(text: str) -> pl.Expr:
-    """The condition. Raises RowConditionError."""
+    """Return the condition as an expression.
+
+    Raises RowConditionError if the text is not SQL, or looks at more than one row.
+    """
     try:
         condition = pl.sql_expr(text)
         plan = json.loads(condition.meta.serialize(format="json"))
@@ -61,7 +67,10 @@ def parse_filter(text: str) -> pl.Expr:
 
 
 def list_filter_columns(text: str) -> list[str]:
-    """The columns that the condition names, each once. Raises RowConditionError."""
+    """Return the distinct columns that the condition names.
+
+    Raises RowConditionError if the text is not a condition on a row, or names no column.
+    """
     names = list(dict.fromkeys(parse_filter(text).meta.root_names()))
     if not names:
         raise RowConditionError("it names no column, so it keeps either all rows or none")
@@ -69,7 +78,7 @@ def list_filter_columns(text: str) -> list[str]:
 
 
 def require_condition_on(text: str, types: Mapping[str, str]) -> None:
-    """Raise RowConditionError unless the text is a condition on columns of these types."""
+    """Raise RowConditionError unless the text is a condition on columns of the given types."""
     schema = {name: TYPES[kind] for name, kind in types.items()}
     try:
         result = pl.LazyFrame(schema=schema).select(kept=parse_filter(text)).collect_schema()
@@ -82,14 +91,17 @@ def require_condition_on(text: str, types: Mapping[str, str]) -> None:
 
 
 def _find_node_beyond_the_row(plan: Any) -> str | None:
-    """The first part of the plan, as JSON, that looks at more than one row, in words."""
+    """Return a description of the plan's first part that looks at more than one row.
+
+    plan: the parsed JSON of Polars' plan, or of a part.
+    """
     if isinstance(plan, str):
         return _NODES_BEYOND_THE_ROW.get(plan)
     parts: list[Any] = []
     if isinstance(plan, list):
         parts = plan
     elif isinstance(plan, dict):
-        # Names and values are the user's own words.
+        # Column names and literal values are the user's words, not nodes of the plan.
         names = [name for name in plan if name not in ("Column", "Literal")]
         parts = [part for name in names for part in (name, plan[name])]
     for part in parts:

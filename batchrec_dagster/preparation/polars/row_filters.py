@@ -1,7 +1,7 @@
 """The rules that look at more than one row: window, duplicates, latest, minimum interactions.
 
-Each rule reads a Parquet file and writes another. Little is kept in memory of all rows at once:
-duplicates are sought among some of the users at a time.
+Each rule reads a Parquet file and writes another one. Only a small part of the rows is in memory at
+once: duplicates are sought among the rows of some users at a time.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from batchrec_dagster.preparation.row_rules import (
     Rules,
 )
 
-# Duplicates are sought among about this many rows at a time, which take some hundred megabytes.
+# Duplicates are sought among about this many rows at a time, which take a few hundred megabytes.
 PART_ROWS = 4_000_000
-# The row's number in the order of the source, which is to be kept.
+# The row's number in the order of the source, which the output keeps.
 _ORDER = "order"
-# More rows than there can be.
+# A number above every possible number of rows.
 _MOST_ROWS = 1 << 40
 
 
 def has_rules_across_rows(rules: Rules) -> bool:
-    """Whether any of the rules looks at more than one row."""
+    """Return whether any of the rules looks at more than one row."""
     return (
         rules.window_days is not None
         or rules.duplicates == "drop"
@@ -41,20 +41,20 @@ def has_rules_across_rows(rules: Rules) -> bool:
 
 @dataclass
 class RowFilter:
-    """Applies the rules across rows, one after the other in their order."""
+    """The rules across rows, which are applied one after the other in their order."""
 
     rules: Rules
 
     folder: Path
-    """Takes what is written meanwhile."""
+    """The folder for intermediate files."""
 
     left_out: dict[str, int] = field(default_factory=dict)
-    """How many rows were left out for each reason."""
+    """The number of rows that were left out for each reason."""
 
     _files_written: int = 0
 
     def apply(self, interactions: pl.LazyFrame) -> pl.LazyFrame:
-        """The rows that are kept, in the order they came in."""
+        """Return the rows that are kept, in the given order."""
         rules, rows = self.rules, self.folder / "kept 0.parquet"
         interactions.sink_parquet(rows, compression="lz4")
         if rules.window_days is not None:
@@ -70,7 +70,7 @@ class RowFilter:
             USER_ID: (rules.min_interactions_per_user or 0, FEW_OF_USER),
             ITEM_ID: (rules.min_interactions_per_item or 0, FEW_OF_ITEM),
         }
-        # Leaving out users leaves items with fewer rows, and the other way round.
+        # Leaving out the rows of users leaves fewer rows of items, and the other way round.
         count_before = -1
         while count_before != sum(self.left_out.values()):
             count_before = sum(self.left_out.values())
@@ -80,7 +80,7 @@ class RowFilter:
         return pl.scan_parquet(rows)
 
     def _keep_frequent(self, rows: Path, column: str, least: int, reason: str) -> Path:
-        """Keep the rows of the users, or the items, that have at least this many."""
+        """Keep the rows of the users, or the items, that have at least this many rows."""
         few = (
             pl.scan_parquet(rows)
             .group_by(column)
@@ -97,9 +97,9 @@ class RowFilter:
         return self._keep(rows, rows_kept, reason)
 
     def _keep_one_of_each(self, rows: Path, reason: str) -> Path:
-        """Keep the rows that are not duplicates, or the latest of their user and item.
+        """Keep the rows that are not duplicates, or that are the latest of their user and item.
 
-        Users are divided into parts, so that the rows of one part are in memory at a time.
+        Users are divided into parts, so that only a single part's rows are in memory at a time.
         """
         numbered = pl.scan_parquet(rows).with_row_index(_ORDER)
         count = _count_rows(rows)
@@ -113,9 +113,9 @@ class RowFilter:
         return self._keep(rows, rows_kept.drop("keep"), reason)
 
     def _keep(self, rows: Path, rows_kept: pl.LazyFrame, reason: str) -> Path:
-        """Write the rows that are kept to a new file, which replaces `rows`.
+        """Write the rows that are kept to a new file, which replaces `rows`, and return its path.
 
-        Those that are left out are counted under the reason.
+        The rows that are left out are counted under the reason.
         """
         self._files_written += 1
         target = self.folder / f"kept {self._files_written}.parquet"
@@ -128,12 +128,13 @@ class RowFilter:
 
 
 def _find_kept(rows: pl.LazyFrame, reason: str) -> pl.DataFrame:
-    """_ORDER of the rows that are not duplicates, or the latest of their user and item."""
+    """Return _ORDER of the rows that are not duplicates, or the latest of their user and item."""
     if reason == DUPLICATE:
         columns = [name for name in rows.collect_schema().names() if name != _ORDER]
         first = rows.group_by(columns).agg(pl.col(_ORDER).min())
         return first.select(_ORDER).collect(engine="streaming")
-    # The time and the order in one number, so that the largest is the last of the latest.
+    # One number combines the time and the order, so that the largest number belongs to the last row
+    # of the rows with the latest time.
     time_and_order = pl.col(TIMESTAMP).cast(pl.Int128) * _MOST_ROWS + pl.col(_ORDER)
     latest = rows.group_by(USER_ID, ITEM_ID).agg(time_and_order.max().alias(_ORDER))
     order = (pl.col(_ORDER) % _MOST_ROWS).cast(pl.Int64)

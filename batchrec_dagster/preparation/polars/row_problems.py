@@ -1,6 +1,6 @@
-"""What can be wrong with a row, in the order in which it counts, and the words for it.
+"""The problems that a row can have, in order of precedence, and their descriptions.
 
-A row counts under the first problem that it has. Ratings, items and users share these lists.
+A row counts under its first problem. Ratings, items and users share these lists.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from batchrec_dagster.preparation.file_form import (
 from batchrec_dagster.preparation.polars.row_conditions import parse_as
 from batchrec_dagster.preparation.polars.times import FORMS
 
-# The time of a row in seconds since 1970, and the form in which it is written.
+# Columns: the time of a row in seconds since 1970, and the form of the time.
 SECONDS, FORM = "seconds", "form"
 
-# 1 January 100. A year of two digits that is read with %Y is before it.
+# 1 January 100. A year of two digits that is read with %Y is before this day.
 YEAR_100 = -59_011_459_200
 _UNITS_IN_WORDS = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
 TWO_DIGITS = "the year of the timestamp has two digits (write %y in ratings.timestamp_format)"
@@ -36,42 +36,42 @@ SENTINEL = (
 FUTURE = "the timestamp is in the future (or ratings.timestamp_unit is another)"
 
 Problem = tuple[pl.Expr, str]
-"""A condition on a row, and what is wrong with it if the condition holds."""
+"""A condition on a row, and the description of the problem if the condition holds."""
 
 
 def choose_first(problems: Iterable[Problem]) -> pl.Expr:
-    """The words of the first problem of a row; null where it has none."""
+    """Return the description of the first problem of a row; null if it has none."""
     words = [pl.when(condition).then(pl.lit(text)) for condition, text in problems]
     return pl.coalesce(*words, pl.lit(None, dtype=pl.String))
 
 
 def is_missing(column: str) -> pl.Expr:
-    """Whether the cell has nothing but spaces and tabs."""
+    """Return whether the cell has nothing but spaces and tabs."""
     return pl.col(column).is_null() | (pl.col(column).str.strip_chars(BLANKS) == "")
 
 
 def means_nothing(column: str, null_values: Sequence[str]) -> pl.Expr:
-    """Whether the cell is one of these texts."""
+    """Return whether the cell is a null value, with or without spaces around it."""
     text = pl.col(column).str.strip_chars(" ")
     return text.is_in(null_values).fill_null(value=False)
 
 
 def has_line_break(column: str) -> pl.Expr:
-    """Whether there is a line break or a NUL in the cell."""
+    """Return whether there is a line break or a NUL in the cell."""
     return pl.col(column).str.contains(r"[\n\r\x00]")
 
 
 def is_not_utf8(column: str) -> pl.Expr:
-    """Whether bytes of the cell had no meaning in the encoding of the file."""
+    """Return whether bytes of the cell had no meaning in the encoding of the file."""
     return pl.col(column).str.contains("\ufffd", literal=True)
 
 
 def list_id_problems(
     ids: Mapping[str, str], null_values: Sequence[str], *, plain: bool = False, setting: str = ""
 ) -> Iterator[Problem]:
-    """What can be wrong with the ids of a row.
+    """Yield the problems that the ids of a row can have.
 
-    ids: the columns of the ids, by the word for whom or what they stand for.
+    ids: the columns of the ids, by the word for the thing that the id stands for, such as user.
     plain: whether the file has no line break, NUL or other character that an id must not have.
     setting: the setting of the encoding, for messages.
     """
@@ -94,9 +94,9 @@ def list_id_problems(
 def list_number_problems(
     text: pl.Expr, is_wrong: pl.Expr, words: str, comma_setting: str | None
 ) -> Iterator[Problem]:
-    """The problem of a cell that is not a number.
+    """Yield the problems of a cell that is not a number.
 
-    comma_setting: the setting that lets numbers have a comma; None where it does not help.
+    comma_setting: the setting that lets numbers have a comma; None if it does not help.
     """
     if comma_setting is not None:
         has_comma = text.str.contains(r"^[ \t]*[-+0-9.]*,[0-9]+[ \t]*$")
@@ -105,9 +105,9 @@ def list_number_problems(
 
 
 def list_row_problems(columns: Columns, *, plain: bool) -> Iterator[Problem]:
-    """What can be wrong with a row of ratings, apart from its time.
+    """Yield the problems that a row of ratings can have, apart from problems of its time.
 
-    plain: as of `list_id_problems`.
+    plain: whether the file has no character that an id must not have, as in `list_id_problems`.
     """
     nulls = columns.null_values
     ids = {"user": "user", "item": "item"}
@@ -141,9 +141,9 @@ def list_row_problems(columns: Columns, *, plain: bool) -> Iterator[Problem]:
 
 
 def list_time_problems(columns: Columns, unit: str) -> Iterator[Problem]:
-    """What can be wrong with the time of a row, which is in SECONDS and FORM.
+    """Yield the problems that the time of a row can have. The time is in SECONDS and FORM.
 
-    unit: how times are written, as in `Columns.time_form` but not `auto`.
+    unit: the form of the times, as in `Columns.time_form` but not `auto`.
     """
     seconds = pl.col(SECONDS)
     for form, words in list_mixed_times(columns, unit).items():
@@ -158,9 +158,9 @@ def list_time_problems(columns: Columns, unit: str) -> Iterator[Problem]:
 
 
 def list_mixed_times(columns: Columns, unit: str) -> dict[str, str]:
-    """The problem of a time in each other form than the unit. One such row is an error.
+    """Return the problem of a time in a form other than `unit`, by the other form.
 
-    Empty where the form of the times is declared.
+    A single such row is an error. The result is empty if the form of the times is declared.
     """
     if columns.time_form != AUTO:
         return {}
@@ -174,7 +174,7 @@ def list_mixed_times(columns: Columns, unit: str) -> dict[str, str]:
 
 
 def _describe_unreadable(unit: str, timezone: str | None) -> str:
-    """What is wrong with a time that is not written in the unit."""
+    """Return the problem of a time that is not written in the unit."""
     if unit in EPOCH_UNITS or unit == EXCEL_DAYS:
         return "the timestamp is not a number"
     zone = f" in {timezone}" if timezone is not None else ""

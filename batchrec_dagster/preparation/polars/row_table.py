@@ -1,8 +1,8 @@
-"""What the readers of all formats have in common, and the reader of Parquet.
+"""The common base of the readers of all formats, and the reader of Parquet.
 
-A reader gives the cells of rows as a LazyFrame with the columns ROW and FLAW, and one column of
-text for each wanted cell, which is named by the cell's role. The functions that read the cells of
-CSV, JSON and Parquet are also called on the workers of Spark, for a part of a file.
+A reader returns the cells of rows as a LazyFrame with the columns ROW and FLAW, and one column of
+text for each wanted cell. The column of a cell is named by the cell's role. The functions that read
+the cells of CSV, JSON and Parquet are also called on the workers of Spark, for a part of a file.
 """
 
 from __future__ import annotations
@@ -23,25 +23,27 @@ from batchrec_dagster.preparation.file_form import Column, PreparationError
 from batchrec_dagster.preparation.polars.decoding import OpenedFile
 from batchrec_dagster.preparation.sources.limits import CELLS_OF_A_LINE, KB, MAX_LINE_KB, Limits
 
-# The row's number from 0, and what is wrong with the row as such (or null).
+# The row's number from 0, and the problem of the row as a whole (or null).
 ROW, FLAW = "row", "flaw"
-# A line of a file, before it is taken apart.
+# A line of a file, before it is split into cells.
 TEXT = "text"
 # The roles of times, in files of ratings and of items.
 TIME_ROLES = ("timestamp", "items.columns.created")
-# The roles of ids: in ratings, in items and users, and in lists of these, such as
-# batch_users.column.
+# The roles of ids in ratings, in items and users, and in lists of ids, such as batch_users.column.
 _ID_ROLE = re.compile(r"(?:(?:items|users)\.columns\.)?(?:user|item)|[\w.]+\.column")
 
 
 @dataclass(frozen=True)
 class RowTable(ABC):
-    """A file, opened. What cannot be used raises PreparationError."""
+    """A table in an opened file.
+
+    Methods raise PreparationError if the file cannot be used.
+    """
 
     opened: OpenedFile
 
     most: int | None = field(default=None, kw_only=True)
-    """How many rows are read, the first ones; None for all."""
+    """The number of rows to read from the start; None for all rows."""
 
     has_header: bool = field(default=True, kw_only=True)
     """Whether the file itself names its columns. Only CSV may lack a line of names."""
@@ -49,22 +51,22 @@ class RowTable(ABC):
     @property
     @abstractmethod
     def columns(self) -> Sequence[str]:
-        """The columns' names; without a header `column_1` and so on."""
+        """The names of the columns; without a header `column_1` and so on."""
 
     @abstractmethod
     def read_cells(self, columns_by_role: Mapping[str, Column]) -> pl.LazyFrame:
-        """The rows with ROW and FLAW, and the wanted columns as text.
+        """Return the rows with ROW, FLAW and the wanted columns as text.
 
-        columns_by_role: the column of each role, by which it is named in the result.
+        columns_by_role: the column of each role. The column has the role as its name in the result.
         """
 
     def read_typed(
         self, columns_by_role: Mapping[str, Column], types: Mapping[str, pl.DataType]
     ) -> pl.LazyFrame:
-        """The wanted columns as these types, or as text where there is none for a role.
+        """Return the wanted columns as these types, or as text if there is no type for a role.
 
-        A row with a flaw becomes one without a user. Collecting it raises a PolarsError where a
-        cell is of another type.
+        The user of a row with a flaw is null. Collecting the result raises a PolarsError if a cell
+        does not fit its type.
         """
         user = pl.when(pl.col(FLAW).is_null()).then(pl.col("user"))
         return (
@@ -74,24 +76,27 @@ class RowTable(ABC):
         )
 
     def name_row(self, row: int) -> str:
-        """Where a person finds this row: `line 3`."""
+        """Return the place of a row for a reader of the file, such as `line 3`."""
         return self.opened.name_line(row + 1)
 
     def head(self, rows: int) -> Self:
-        """The first rows of the file alone, at most this many, without reading the others."""
+        """Return a table of the first rows of the file, at most this many.
+
+        The table does not read the other rows.
+        """
         return replace(self, most=rows)
 
     def describe(self, row: int, problem: str) -> str:
-        """The file and the line of a row, and what is wrong with it."""
+        """Return a message with the file, the line of the row, and the problem."""
         return f"{self.opened.name}, {self.name_row(row)}: {problem}"
 
 
 @dataclass(frozen=True)
 class ParquetTable(RowTable):
-    """A file of Parquet; see `RowTable`."""
+    """A table in a Parquet file; see `RowTable`."""
 
     separator: str | None = None
-    """What stands between the values of a list in its text. With None, lists are refused."""
+    """The text that joins the values of a list to one text. With None, lists are refused."""
 
     @cached_property
     def schema(self) -> Mapping[str, pl.DataType]:
@@ -125,7 +130,7 @@ class ParquetTable(RowTable):
         most_bytes = Limits.from_environment().cell_bytes
         is_good = ~is_too_long(self.schema, names.values(), most_bytes)
         return pl.scan_parquet(self.opened.path, glob=False).select(
-            # A row with a flaw becomes one without a user.
+            # All cells of a row with a flaw become null, so the row has no user.
             pl.when(is_good).then(self._cast(role, name, types.get(role, pl.String()))).alias(role)
             for role, name in names.items()
         )
@@ -134,7 +139,10 @@ class ParquetTable(RowTable):
         return f"row {row + 1}"
 
     def _locate(self, columns_by_role: Mapping[str, Column]) -> dict[str, str]:
-        """The name of the column of each role, all of which have types that can be used."""
+        """Return the name of the column of each role.
+
+        Raises PreparationError if a column is missing, or if its type cannot be used.
+        """
         indexes = locate_columns(columns_by_role, self.columns, self.opened.name)
         names = {role: self.columns[index] for role, index in indexes.items()}
         for role, name in names.items():
@@ -149,13 +157,13 @@ class ParquetTable(RowTable):
         return names
 
     def _is_joinable(self, kind: pl.DataType) -> bool:
-        """Whether cells of this type are lists whose values become one text."""
+        """Return whether such cells are lists that are joined to one text."""
         is_list = isinstance(kind, pl.List) and not is_without_text(kind.inner)
         return is_list and self.separator is not None
 
     def _cast(self, role: str, name: str, target_type: pl.DataType) -> pl.Expr:
         kind = self.schema[name]
-        # Other values are cast by way of their text, so that they mean the same as in a text file.
+        # Other values are cast from their text, so that they mean the same as in a text file.
         if target_type.is_numeric() and (kind.is_integer() or kind == target_type):
             return pl.col(name).cast(target_type)
         if role == "timestamp" and target_type.is_numeric() and kind in (pl.Datetime, pl.Date):
@@ -170,7 +178,7 @@ class ParquetTable(RowTable):
 
 
 def is_without_text(kind: pl.DataType | DataTypeClass) -> bool:
-    """Whether cells of this type cannot be read as text: lists, structures and bytes."""
+    """Return whether cells of the type cannot be read as text: lists, structures and bytes."""
     return kind.is_nested() or kind in (pl.Binary, pl.Object)
 
 
@@ -180,20 +188,23 @@ def read_parquet_cells(
     names: Mapping[str, str],
     most_bytes: int,
 ) -> pl.LazyFrame:
-    """The cells of rows of Parquet as text.
+    """Return the cells of rows of Parquet as text.
 
     rows: ROW, and the columns of the file.
-    names: the name of the column of each role, of a type that `format_parquet_text` takes.
-    most_bytes: how many bytes a cell may have; a row with a larger one has a flaw.
+    names: the name of the column of each role. The column has a type that `format_parquet_text`
+    takes.
+    most_bytes: the largest number of bytes that a cell may have. A row with a larger cell has a
+    flaw.
     """
     cells = {role: format_parquet_text(schema, name, role) for role, name in names.items()}
     for role in filter(is_id_role, names):
-        cells[role] = cells[role].str.head(MAX_ID_LENGTH + 1)  # Enough to refuse it.
+        # One character too many is enough to refuse the id.
+        cells[role] = cells[role].str.head(MAX_ID_LENGTH + 1)
     flaw = f"a cell of more than {most_bytes / KB:g} KB ({MAX_LINE_KB} / {CELLS_OF_A_LINE})"
     return rows.select(
         pl.col(ROW).cast(pl.Int64),
         pl.when(is_too_long(schema, names.values(), most_bytes)).then(pl.lit(flaw)).alias(FLAW),
-        # A dictionary makes one huge cell into millions of them: no step may copy such cells.
+        # A dictionary can repeat a huge cell in millions of rows, so no step may copy such cells.
         **{
             role: pl.when(~is_too_long(schema, [names[role]], most_bytes)).then(cell)
             for role, cell in cells.items()
@@ -202,12 +213,12 @@ def read_parquet_cells(
 
 
 def is_id_role(role: str) -> bool:
-    """Whether the cells of this role are ids of users or items."""
+    """Return whether a role's cells are ids of users or items."""
     return _ID_ROLE.fullmatch(role) is not None
 
 
 def format_parquet_text(schema: Mapping[str, pl.DataType], name: str, role: str) -> pl.Expr:
-    """The column as text; times in the form that `Columns.time_form` calls datetime."""
+    """Return the column as text, with times in the form `datetime` of `Columns.time_form`."""
     kind, column = schema[name], pl.col(name)
     if role in TIME_ROLES and kind == pl.Date:
         return column.dt.strftime("%Y-%m-%d")
@@ -221,7 +232,7 @@ def format_parquet_text(schema: Mapping[str, pl.DataType], name: str, role: str)
 def is_too_long(
     schema: Mapping[str, pl.DataType], names: Iterable[str], most_bytes: int
 ) -> pl.Expr:
-    """Whether any of these columns has a text of more bytes than that."""
+    """Return whether any of the columns has a text of more than `most_bytes` bytes."""
     texts = [name for name in names if schema[name] == pl.String]
     return pl.any_horizontal(
         pl.lit(value=False),

@@ -1,7 +1,7 @@
-"""From the cells of a row to its ids, its time, and what is wrong with it.
+"""The parsing of a row's cells to its ids, its time and its problem.
 
-Every cell is text and is read in one pass, so that each error has its line. The local engine and
-the workers of Spark read rows by `parse_rows`.
+Every cell is text, and all cells are read in one pass, so that each error has its line. The local
+engine and the workers of Spark read rows with `parse_rows`.
 """
 
 from __future__ import annotations
@@ -30,31 +30,31 @@ from batchrec_dagster.preparation.polars.row_problems import (
 from batchrec_dagster.preparation.polars.row_table import FLAW, ROW
 from batchrec_dagster.preparation.row_rules import BELOW_MIN_RATING, NOT_IN_FILTER, Rules
 
-# Columns of a parsed row, besides those of the roles and SECONDS.
+# Columns of a parsed row, besides SECONDS and the columns of the roles.
 # The number of the row's file.
 FILE = "file"
-# What is wrong with the row; null if it is good.
+# The problem of the row; null if the row is good.
 PROBLEM = "problem"
-# Why the row is left out; null if it is kept.
+# The reason for leaving out the row; null if the row is kept.
 REASON = "reason"
 
 # The column that says whether the filter holds, if there is a filter.
 IN_FILTER = "in filter"
 NO_IDS = pl.Series("user", [], pl.String)
-# The column with all others packed into it. No name in a header begins with a space.
+# The column into which all other columns are packed. No name in a header begins with a space.
 _PACKED = " row"
 
 
 def parse_rows(
     cells: pl.LazyFrame, columns: Columns, rules: Rules, unit: str, *, plain: bool = False
 ) -> pl.LazyFrame:
-    """ROW, user, item, SECONDS, event_type, event_value, PROBLEM and REASON of every row.
+    """Return ROW, user, item, SECONDS, event_type, event_value, PROBLEM and REASON of every row.
 
     cells: ROW, FLAW, and the cells of `Columns.wanted` as text.
-    unit: how times are written, as in `Columns.time_form` but not `auto`.
-    plain: whether the file has nothing in it that an id must not have.
+    unit: the form of the times, as in `Columns.time_form` but not `auto`.
+    plain: whether the file has no character that an id must not have.
 
-    event_type and event_value are text; they are null where `columns` has none.
+    event_type and event_value are text. They are null if `columns` has no such role.
     """
     none = pl.lit(None, dtype=pl.String)
     filter_columns = {
@@ -86,9 +86,11 @@ def parse_rows(
 
 
 def find_time_forms(cells: pl.LazyFrame, columns: Columns, *, plain: bool) -> pl.LazyFrame:
-    """ROW and FORM of the rows with nothing wrong, and a time in some form.
+    """Return ROW and FORM of the good rows with a time in a known form.
 
-    The parameters are those of `parse_rows`.
+    A row is good here if it has no flaw, and no problem of `list_row_problems`.
+
+    The parameters are described in `parse_rows`.
     """
     problem = choose_first(list_row_problems(columns, plain=plain))
     return (
@@ -99,22 +101,29 @@ def find_time_forms(cells: pl.LazyFrame, columns: Columns, *, plain: bool) -> pl
 
 
 def is_of_erased_user(erased: pl.Series, column: str = "user") -> pl.Expr:
-    """Whether a row is of one of these users.
+    """Return whether a row belongs to an erased user.
 
-    column: has the ids of users.
+    erased: the ids of erased users.
+    column: the column with the ids of users.
     """
     return pl.col(column).is_in(erased.implode()).fill_null(value=False)
 
 
 def leave_out_erased(rows: pl.LazyFrame, erased: pl.Series) -> pl.LazyFrame:
-    """The rows without those of these users, before anything is found to be wrong with them."""
+    """Return the rows without the rows of erased users.
+
+    These rows are left out before rows are checked for problems.
+
+    erased: the ids of erased users.
+    """
     return rows.filter(~is_of_erased_user(erased)) if len(erased) else rows
 
 
 def describe_read_error(name: str, error: Exception, row_filter: str | None = None) -> str:
-    """What to say of rows of the file `name` that Polars cannot read, or not filter.
+    """Return a message about rows of the file `name` that Polars cannot read or filter.
 
-    error: what Polars raised.
+    error: the error that Polars raised.
+    row_filter: the filter of the rows, if any. With a filter, the message blames the filter.
     """
     # Polars shows the values that it could not convert, which may be ids of users.
     reason = re.sub(r" values: \[.*", " values", str(error).partition("\n")[0])
@@ -126,14 +135,14 @@ def describe_read_error(name: str, error: Exception, row_filter: str | None = No
 def evaluate_filter(
     cells: pl.LazyFrame, columns: Mapping[str, pl.Expr], rules: Rules
 ) -> pl.LazyFrame:
-    """The cells, with IN_FILTER if there is a filter.
+    """Return the cells, with IN_FILTER if there is a filter.
 
-    columns: the columns that the filter names. Roles may have the same names.
+    columns: the columns that the filter names. They may have the same names as roles.
     """
     if rules.filter is None:
         return cells
-    # The cells are packed into one column meanwhile, so that the filter's columns can have their
-    # own names, whatever the roles are called.
+    # The cells are packed into one column for a while, so that the filter's columns can have their
+    # own names even if a role has the same name.
     filter_columns = [column.alias(name) for name, column in columns.items()]
     is_in_filter = parse_filter(rules.filter).fill_null(value=False)
     packed = cells.select(pl.struct(pl.all()).alias(_PACKED), *filter_columns)
@@ -148,12 +157,12 @@ def _list_reasons_by_rules(rules: Rules) -> Iterator[Problem]:
 
 
 def _trim_event_value(columns: Columns) -> pl.Expr:
-    """The event value without the blanks around it; null where it is missing."""
+    """Return the event value without the blanks around it; null where it is missing."""
     is_given = ~(is_missing("event_value") | means_nothing("event_value", columns.null_values))
     return pl.when(is_given).then(pl.col("event_value").str.strip_chars(BLANKS))
 
 
-# How many bad rows are named.
+# The number of bad rows that are described.
 EXAMPLES = 5
 
 Write = Callable[[pl.DataFrame], None]
@@ -161,29 +170,29 @@ Write = Callable[[pl.DataFrame], None]
 
 @dataclass
 class RowFindings:
-    """What was found in the rows."""
+    """The counts and problems that were found in the rows."""
 
     rows: int = 0
 
     left_out: dict[str, int] = field(default_factory=dict)
-    """How many rows are left out for each reason, in the order of the reasons' words."""
+    """The number of rows that are left out for each reason, sorted by the text of the reason."""
 
     examples: list[dict[str, Any]] = field(default_factory=list)
     """The first bad rows: FILE, ROW and PROBLEM."""
 
     fatal: dict[str, Any] | None = None
-    """The first row whose problem is an error, whatever becomes of bad rows."""
+    """The first row with a problem that is an error even if bad rows are skipped."""
 
 
 def inspect_rows(
     rows: pl.LazyFrame, write: Write | None = None, fatal_problems: Set[str] = frozenset()
 ) -> RowFindings:
-    """What is found in parsed rows with FILE.
+    """Return the findings in parsed rows with FILE.
 
-    write: is given the rows that are kept, part by part, in their order.
-    fatal_problems: those of which one is an error.
+    write: the function that gets the rows that are kept, part by part, in their order.
+    fatal_problems: the problems that are an error even if only one row has them.
 
-    Raises PolarsError where the file cannot be read.
+    Raises PolarsError if the file cannot be read.
     """
     findings = RowFindings()
     left_out: Counter[str] = Counter()

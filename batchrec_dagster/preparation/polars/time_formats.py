@@ -1,7 +1,7 @@
-"""Times that are written as text: which of the usual formats they have.
+"""The recognition of the usual formats of times that are written as text.
 
-Runs and `batchrec new` share it. A format counts only where no other reads all the times too, such
-as the day of a month for the month.
+Runs and `batchrec new` share this module. A format counts only if no other format reads all the
+times, too, such as a format that takes the day of a month for the month.
 """
 
 from __future__ import annotations
@@ -12,24 +12,24 @@ from batchrec_dagster.preparation.polars import times
 
 _DAYS = (
     *("%d.%m.%Y", "%d.%m.%y", "%d/%m/%Y", "%m/%d/%Y", "%d/%m/%y", "%m/%d/%y"),
-    # This one makes 24/01/05 ambiguous.
+    # This format makes 24/01/05 ambiguous.
     "%y/%m/%d",
     *("%d-%m-%Y", "%m-%d-%Y", "%Y-%m-%d", "%Y/%m/%d", "%Y.%m.%d"),
     *("%d-%b-%Y", "%d-%b-%y", "%d %B %Y", "%B %d, %Y", "%a, %d %b %Y"),
 )
 _YEAR_OF_TWO_DIGITS = r"^[0-9]{2}/|[./-][0-9]{2}(?:[^0-9]|$)"
-# What may follow a day. Of several that fit, the first one counts.
+# The formats of the clock time that may follow a day. If several fit, the first one counts.
 _CLOCKS = (
     *("", " %H:%M", " %H:%M:%S", " %H:%M:%S.%f", ", %H:%M", ", %H:%M:%S"),
     *(" %I:%M %p", " %I:%M:%S %p", ", %I:%M %p", ", %I:%M:%S %p"),
     *(" %H:%M:%S %z", " %H:%M:%S GMT", " %H:%M:%S UTC", " %I.%M.%S.%f %p"),
 )
-# X's (Twitter's), those of Unix, and Apache's.
+# The formats of X (Twitter), of Unix (two), and of Apache.
 _WHOLE_FORMATS = (
     *("%a %b %d %H:%M:%S %z %Y", "%a %b %d %H:%M:%S %Y", "%a %b %d %H:%M:%S UTC %Y"),
     "%d/%b/%Y:%H:%M:%S %z",
 )
-# The formats that differ in no more than in what follows the day.
+# Groups of formats that differ only in the part after the day.
 _GROUPS = (
     *(tuple(day + clock for clock in _CLOCKS) for day in _DAYS),
     *((text,) for text in _WHOLE_FORMATS),
@@ -37,7 +37,10 @@ _GROUPS = (
 
 
 def find_time_formats(cells: pl.Series) -> list[str]:
-    """The strptime formats that read all of these texts; none if there are no texts."""
+    """Return the strptime formats that read all of the texts; none if there are no texts.
+
+    From formats that differ only in the part after the day, only the first is returned.
+    """
     if not len(cells):
         return []
     return [
@@ -48,7 +51,10 @@ def find_time_formats(cells: pl.Series) -> list[str]:
 
 
 def is_text_without_form(cells: pl.Series) -> bool:
-    """Whether none of these texts is a number, or a time in a form that needs no format."""
+    """Return whether no text is a number, or a time in a form that needs no format.
+
+    The result is false if there are no texts.
+    """
     text = pl.lit(cells)
     is_plain = (
         times.classify_form(text).is_not_null() | times.parse_epoch_number(text).is_not_null()
@@ -57,10 +63,11 @@ def is_text_without_form(cells: pl.Series) -> bool:
 
 
 def _find_readers(cells: pl.Series, formats: tuple[str, ...]) -> tuple[str, ...]:
-    """Those of the formats that read all of the cells."""
+    """Return the formats that read all of the cells."""
     if not formats:
         return ()
-    # With %Y, a year of two digits is one long ago; and with %y, strptime takes one digit, too.
+    # With %Y, a year of two digits is a year long before 1970. With %y, strptime would also read a
+    # single digit.
     reads_all = pl.select(
         (times.parse_seconds(pl.lit(cells), text) >= 0)
         .fill_null(value=False)

@@ -1,4 +1,4 @@
-"""Timestamps: from the forms of `Columns.time_form` to whole seconds since 1970."""
+"""The conversion of timestamps in the forms of `Columns.time_form` to whole seconds since 1970."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from batchrec_dagster.personalize.schemas import SECONDS_A_DAY
 from batchrec_dagster.preparation import file_form
 
 DIRECTIVES = "YymdbBaAHIMSfpz%"
-# Days of Excel, as they may be written.
+# The allowed spelling of Excel's days.
 _EXCEL_DAYS = r"^[0-9]{1,7}(?:\.[0-9]*)?$"
 
-# The smallest number that is taken for each unit. 10^11 is the year 5138 in seconds and 1973 in
-# milliseconds, so that no rating is on the wrong side of it.
+# The smallest number that is read as each unit. 10^11 is the year 5138 in seconds and 1973 in
+# milliseconds, so no rating is on the wrong side of the limit.
 _SMALLEST = {"s": 1, "ms": 10**11, "us": 10**14, "ns": 10**17}
 _LARGEST = {"s": 10**11 - 1, "ms": 10**14 - 1, "us": 10**17 - 1, "ns": 2**63 - 1}
 _ISO = (
     r"^[0-9]{4}-[0-9]{2}-[0-9]{2}(?:[T ][0-9]{2}:[0-9]{2}(?::[0-9]{2}(?:[.,][0-9]{1,9})?)?"
     r"(?: ?(?:UTC|GMT)|Z| ?[+-][0-9]{2}(?::?[0-9]{2})?)?)?$"
 )
-# Times of 8 and 14 digits, such as 20240131 and 20240131120000, with the smallest and the largest
-# number of that many digits.
+# The formats of times of 8 and 14 digits, such as 20240131 and 20240131120000. The numbers are the
+# smallest and the largest number with so many digits.
 COMPACT_FORMS = {
     "%Y%m%d": (10**7, 10**8 - 1),
     "%Y%m%d%H%M%S": (10**13, 10**14 - 1),
 }
-# The forms that a time itself shows; see `classify_form`.
+# The forms that can be recognised from a time itself; see `classify_form`.
 FORMS = (*file_form.EPOCH_UNITS, *COMPACT_FORMS, file_form.ISO8601)
 _OFFSET = r"[T ].*([+-])([0-9]{2}):?([0-9]{2})?$"
 # 3 February 2001.
@@ -36,7 +36,7 @@ _EXAMPLE_DAY = 981_158_400
 
 
 def require_time_format(text: str) -> None:
-    """Raise ValueError unless times can be written as this strptime format."""
+    """Raise ValueError unless times can be written in this strptime format and read back."""
     without_directives = re.sub(f"%[{DIRECTIVES}]", "", text)
     if "%" not in text or "%" in without_directives or "%f" in text.replace(".%f", ""):
         raise ValueError(
@@ -65,7 +65,7 @@ def require_timezone(name: str) -> None:
 
 
 def parse_epoch_number(text: pl.Expr) -> pl.Expr:
-    """The number rounded down; null where the text is not one, or beyond 64 bits."""
+    """Return the number rounded down; null where the text is not a number, or is beyond 64 bits."""
     text = text.str.strip_chars(file_form.BLANKS)
     # A whole number of nanoseconds has more digits than a floating-point number.
     return pl.coalesce(
@@ -75,7 +75,7 @@ def parse_epoch_number(text: pl.Expr) -> pl.Expr:
 
 
 def parse_seconds(text: pl.Expr, unit: str, timezone: str | None = None) -> pl.Expr:
-    """The time in whole seconds since 1970; null where the text has another form."""
+    """Return the time in whole seconds since 1970; null where the text has another form."""
     if unit == file_form.NO_TIMES:
         return pl.lit(file_form.CONSTANT_TIME, pl.Int64)
     if unit in file_form.EPOCH_UNITS:
@@ -91,20 +91,20 @@ def parse_seconds(text: pl.Expr, unit: str, timezone: str | None = None) -> pl.E
     if unit in (file_form.ISO8601, file_form.DATETIME):
         return _parse_iso(text, timezone)
     if unit in COMPACT_FORMS:
-        # strptime would read 2024013, too.
+        # strptime would also read 2024013, which lacks a digit.
         width = len(str(COMPACT_FORMS[unit][0]))
         text = pl.when(text.str.contains(f"^[0-9]{{{width}}}$")).then(text)
     directives = set(re.findall("%(.)", unit))
     kind: pl.Datetime | pl.Date = pl.Datetime("us", "UTC" if "z" in directives else None)
     if not directives & {"H", "I"}:
         kind = pl.Date()
-    # Polars has another name for Python's %f, which includes the point before it.
+    # Polars' name for Python's %f includes the point before the fraction.
     local = text.str.strptime(kind, unit.replace(".%f", "%.f"), strict=False).dt.epoch("s")
     return local if "z" in directives else _convert_from_zone(local, timezone)
 
 
 def _convert_from_zone(local: pl.Expr, timezone: str | None) -> pl.Expr:
-    """Seconds since 1970 in UTC; null for a time that the clocks of the zone skip.
+    """Return the seconds since 1970 in UTC; null for a time that the clocks of the zone skip.
 
     local: seconds since 1970 as the clocks of the zone show them.
     """
@@ -113,14 +113,15 @@ def _convert_from_zone(local: pl.Expr, timezone: str | None) -> pl.Expr:
     time = pl.from_epoch(local, "s").dt.replace_time_zone(
         timezone, ambiguous="earliest", non_existent="null"
     )
-    # The start of 1970 stands for no time, in any zone.
+    # The start of 1970 means no time in every zone, so it is kept as 0.
     return pl.when(local == 0).then(local).otherwise(time.dt.epoch("s"))
 
 
 def classify_form(text: pl.Expr) -> pl.Expr:
-    """What the text looks like, as one of FORMS: of a number its size decides.
+    """Return the form that the text looks like, as a value of FORMS.
 
-    It is null for other texts, and for placeholder times such as 9999-12-31.
+    The size of a number decides its form. The result is null for other texts, and for placeholder
+    times such as 9999-12-31.
     """
     number, text = parse_epoch_number(text), text.str.strip_chars(file_form.BLANKS)
     is_iso = text.str.contains(_ISO) & (text < "2100") & ~text.str.starts_with("1970-01-01")
@@ -136,19 +137,22 @@ def classify_form(text: pl.Expr) -> pl.Expr:
 
 
 def is_in_unit(number: pl.Expr, unit: str) -> pl.Expr:
-    """Whether a whole number that is none of COMPACT_FORMS is in this epoch unit, by its size."""
+    """Return whether the size of a whole number fits this epoch unit.
+
+    The number must not be in one of COMPACT_FORMS.
+    """
     return number.is_between(_SMALLEST[unit], _LARGEST[unit])
 
 
 def is_compact(number: pl.Expr) -> pl.Expr:
-    """Whether the whole number is written as one of COMPACT_FORMS, and so not an epoch number."""
+    """Return whether the whole number is in one of COMPACT_FORMS, and so not an epoch number."""
     return pl.any_horizontal(number.is_between(*extent) for extent in COMPACT_FORMS.values())
 
 
 def parse_any_form(text: pl.Expr) -> pl.Expr:
-    """The time in whole seconds since 1970, whatever its form; null where the text is not a time.
+    """Return the time in whole seconds since 1970, in any form; null where the text is no time.
 
-    Each text shows its form by itself. Numbers up to 0 are seconds.
+    The form of each text is recognised from the text itself. Numbers up to 0 are seconds.
     """
     number = parse_epoch_number(text)
     units = [

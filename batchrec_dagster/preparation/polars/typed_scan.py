@@ -1,7 +1,7 @@
-"""The fast path for clean files: does every row read by types?
+"""The fast path for clean files: Polars reads every cell as its type.
 
-One pass reads cells as numbers, finds odd rows, and writes. If there is anything odd, the rows are
-read by `rows` instead, which finds out what it is. For clean files both write the same.
+One pass reads cells as numbers, finds odd rows, and writes. If there is an odd row, the files are
+read by `rows` instead, which finds the problem. For clean files both ways write the same output.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from batchrec_dagster.preparation.row_rules import (
     Rules,
 )
 
-# Whether a row may have something wrong with it, or has to be read as text to tell.
+# Whether a row may have a problem, or has to be read as text to find out.
 _ODD = "odd"
 
 
@@ -53,12 +53,12 @@ def write_clean(
 ) -> PreparationResult | None:
     """Write the rows that the rules on a single row keep, if all rows are clean.
 
-    unit: how times are written, as in `Columns.time_form` but not `auto`.
-    target: where to write. If it is None, the rows are only counted.
-    erased: the ids in the tables whose users were erased. Their rows are passed over.
+    unit: the form of the times, as in `Columns.time_form` but not `auto`.
+    target: the file to write. With None, the rows are only counted.
+    erased: the ids in the tables that belong to erased users. Their rows are passed over.
 
-    Returns None if a row is odd, or if a cell that must be a number is none. What was written to
-    the target must then be ignored.
+    Returns None if a row is odd, or if a cell that must be a number is not. Then the content of the
+    target must be ignored.
     """
     types = _choose_types(columns, unit)
     if types is None:
@@ -82,14 +82,14 @@ def write_clean(
     )
     plans = [counts]
     if target is not None:
-        # With an odd row the file is of no use, but one id of 200 KB in a million rows would fill
-        # the disk.
+        # The output is ignored if there is an odd row. Odd rows are still left out, because one id
+        # of 200 KB in a million rows would fill the disk.
         is_good = ~pl.col(_ODD).fill_null(value=False)
         output = build_output_columns(columns, rules, _parse_seconds(columns, unit))
         rows_kept = rows.filter(~is_below & is_in_filter & is_good).select(output)
         plans.append(rows_kept.sink_csv(target, lazy=True))
     try:
-        # Together, so that the files are read once.
+        # The plans are collected together, so that the files are read once.
         summary = pl.collect_all(plans, engine="streaming")[0].row(0, named=True)
     except pl.exceptions.PolarsError:
         return None
@@ -101,9 +101,12 @@ def write_clean(
 
 
 def _choose_types(columns: Columns, unit: str) -> dict[str, pl.DataType] | None:
-    """The types of the columns that are not text, by role; None if a column would have two."""
+    """Return the types, by role, of the columns that are not text.
+
+    The result is None if a column would have two types.
+    """
     if unit == DATETIME and columns.timezone is not None:
-        return None  # A column may have a zone of its own.
+        return None  # A column may have its own time zone.
     types: dict[str, pl.DataType] = {"rating": pl.Float64()}
     if unit in (DATETIME, *EPOCH_UNITS):
         types["timestamp"] = pl.Int64()
@@ -119,7 +122,7 @@ def _choose_types(columns: Columns, unit: str) -> dict[str, pl.DataType] | None:
 def _list_odd_conditions(
     columns: Columns, unit: str, table: RowTable, types: Collection[str]
 ) -> Iterator[pl.Expr]:
-    """The conditions under which a row is odd: a cell is missing, or has to be read as text."""
+    """Yield the conditions for an odd row: a cell is missing, or has to be read as text."""
     latest = (
         FIRST_SENTINEL - 1 if columns.latest is None else min(columns.latest, FIRST_SENTINEL - 1)
     )
@@ -131,7 +134,7 @@ def _list_odd_conditions(
             yield times.is_compact(pl.col("timestamp"))
     texts = ["user", "item", *(["event_type"] if "event_type" in columns.roles else [])]
     for text in map(pl.col, texts):
-        # The empty text comes before ! in the order of ASCII, and so do blanks.
+        # In the order of ASCII, the empty text and texts that begin with a blank come before "!".
         yield text.is_null() | (text < "!") | (text.str.len_bytes() > schemas.MAX_ID_LENGTH)
         if not table.opened.is_plain:
             yield text.str.contains("[\n\r\0\ufffd]")
@@ -151,13 +154,13 @@ def _list_odd_conditions(
 
 
 def _list_numeric_null_values(columns: Columns) -> list[float]:
-    """Those of the null values that are numbers, which none of the default ones is."""
+    """Return the null values that are numbers. None of the default null values is a number."""
     numbers = pl.Series(columns.null_values, dtype=pl.String).cast(pl.Float64, strict=False)
     return numbers.filter(numbers.is_finite()).to_list()
 
 
 def _parse_seconds(columns: Columns, unit: str) -> pl.Expr:
-    """The time of a row in whole seconds since 1970."""
+    """Return the time of a row in whole seconds since 1970."""
     time = pl.col("timestamp")
     if unit == DATETIME:
         return time
@@ -167,7 +170,7 @@ def _parse_seconds(columns: Columns, unit: str) -> pl.Expr:
 
 
 def build_output_columns(columns: Columns, rules: Rules, seconds: pl.Expr) -> list[pl.Expr]:
-    """The columns of Personalize's interactions CSV, from those of the roles.
+    """Return the columns of Personalize's interactions CSV, computed from the columns of the roles.
 
     seconds: the time in whole seconds since 1970.
     """
@@ -184,7 +187,7 @@ def build_output_columns(columns: Columns, rules: Rules, seconds: pl.Expr) -> li
 
 
 def list_output_columns(columns: Columns, rules: Rules) -> list[str]:
-    """The columns of the CSV, in their order."""
+    """Return the names of the columns of the interactions CSV, in their order."""
     return schemas.make_interactions_schema(
         event_type=rules.event_type, event_value="event_value" in columns.roles
     ).columns

@@ -1,7 +1,8 @@
-"""Ratings -> interactions on Spark: the same set of interactions as `preparation.polars` writes.
+"""Preparation of interactions on Spark, with the same set of interactions as `preparation.polars`.
 
 Spark reads the files and applies the rules that look at more than one row. Its workers read each
-row by the functions of `preparation.polars`.
+row with the functions of `preparation.polars`.
 
-It runs where Spark does, with Polars and dagster-pipes, and needs no other library of this project.
+This package runs on Spark's machines with Polars and dagster-pipes, and needs no other library of
+this project.
 """

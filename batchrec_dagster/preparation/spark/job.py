@@ -1,6 +1,7 @@
-"""The Spark job's script, as Glue or a local Python starts it.
+"""The script of the Spark job, which Glue or a local Python starts.
 
-It receives its task over Dagster Pipes, and reports its progress, its result or the error there.
+The job receives its task over Dagster Pipes, and reports its progress and its result or error
+there.
 """
 
 from __future__ import annotations
@@ -15,12 +16,15 @@ from batchrec_dagster.preparation.file_form import PreparationError
 from batchrec_dagster.preparation.spark.prepare import run_task
 from batchrec_dagster.preparation.spark.task import SparkTask
 
-# Seconds between two messages' files in S3.
+# The number of seconds between two files of messages in S3.
 INTERVAL = 3
 
 
 def main() -> None:
-    """Run the task. That the files cannot be used is a result too, not a failure of the job."""
+    """Run the task.
+
+    If the files cannot be used, the refusal is a result, too, and not a failure of the job.
+    """
     with _open_pipes() as pipes:
         task = SparkTask.from_json(pipes.get_extra("task"))
         local = pipes.extras.get("local")
@@ -34,10 +38,10 @@ def main() -> None:
 
 
 def _open_pipes() -> dagster_pipes.PipesContext:
-    """The connection to Dagster.
+    """Return the connection to Dagster.
 
-    Glue passes the parameters of Pipes as arguments, which name objects in S3; a local run passes
-    them as environment variables, which name files of this machine.
+    Glue passes the parameters of Pipes as arguments that name objects in S3. A local run passes the
+    parameters as environment variables that name files of this machine.
     """
     loader: dagster_pipes.PipesParamsLoader = dagster_pipes.PipesCliArgsParamsLoader()  # type: ignore[no-untyped-call]
     if not loader.is_dagster_pipes_process():
@@ -53,9 +57,9 @@ def _open_pipes() -> dagster_pipes.PipesContext:
 
 
 def open_local_session(cores: int | str = "*", memory: str = "2g", java: str = "") -> SparkSession:
-    """A Spark in one JVM, which listens on this machine alone.
+    """Return a Spark session in one JVM that listens on this machine only.
 
-    cores: how many cores it uses; `*` for all.
+    cores: the number of cores; `*` for all.
     memory: the memory of the JVM, such as 2g.
     java: more options for the JVM.
     """

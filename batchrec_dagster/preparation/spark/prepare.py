@@ -1,4 +1,4 @@
-"""Runs a task on a Spark session, from the files to the interactions."""
+"""Preparation on a Spark session, from the files to the interactions."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ from batchrec_dagster.preparation.spark.rows import BLOCK, FATAL, PARSED_ROWS, R
 from batchrec_dagster.preparation.spark.task import ERASED_USERS_FILE, PARTS, SparkTask
 from batchrec_dagster.storage.erased import ErasedUsers
 
-# What the result depends on, whatever the session's defaults are.
+# The settings that the result depends on. They are set, whatever the session's defaults are.
 SETTINGS = {
     "spark.sql.ansi.enabled": "false",
     "spark.sql.caseSensitive": "true",
     "spark.sql.session.timeZone": "UTC",
     "spark.sql.legacy.parquet.nanosAsLong": "true",
-    # So that both passes over the files split them in the same way.
+    # Both passes over the files have to split them in the same way.
     "spark.sql.files.minPartitionNum": "16",
 }
-# What Spark says of a file that it cannot read.
+# Spark's messages about files that it cannot read.
 COMPLAINTS = re.compile(
     r"(?:Encountered error while reading file|Could not read footer for file:) \S+"
     r"|UnsupportedEncodingException: .+"
@@ -54,7 +54,10 @@ _TYPES = {pl.Int32(): "int", pl.Int64(): "long", pl.String(): "string"}
 
 
 def run_task(spark: SparkSession, task: SparkTask, log: logging.Logger) -> PreparationResult:
-    """Write the interactions that the task asks for. Raises PreparationError."""
+    """Write the interactions that the task asks for, and return the counts of its rows.
+
+    Raises PreparationError if the files cannot be read or used.
+    """
     for name, value in SETTINGS.items():
         spark.conf.set(name, value)
     try:
@@ -80,7 +83,7 @@ def _prepare(spark: SparkSession, task: SparkTask, log: logging.Logger) -> Prepa
         frame.mapInArrow(partial(parser.parse_batches, read_cells=read_cells), schema)
         for frame, read_cells in open_files(spark, task)
     ]
-    # Parsed once, and kept on the workers' disks, for all that follows.
+    # The rows are parsed once and kept on the workers' disks, because several steps read them.
     rows = reduce(DataFrame.union, parts).persist(StorageLevel.DISK_ONLY)
     groups = (
         rows.groupBy(FILE, REASON, PROBLEM)
@@ -116,9 +119,10 @@ def _prepare(spark: SparkSession, task: SparkTask, log: logging.Logger) -> Prepa
 
 
 def _describe_bad_groups(groups: Sequence[Row], rows_read: int, task: SparkTask) -> list[str]:
-    """The first kinds of bad rows in words: the file, and what is wrong.
+    """Return descriptions of the first kinds of bad rows: the file and the problem.
 
-    groups: FILE, REASON and PROBLEM of rows, and how many have these.
+    groups: FILE, REASON, PROBLEM and the number of rows that have them.
+
     Raises PreparationError if the files cannot be read, or have more bad rows than the rules allow.
     """
     names = list(task.files)
@@ -140,15 +144,17 @@ def _describe_bad_groups(groups: Sequence[Row], rows_read: int, task: SparkTask)
 def _apply_rules(
     rows: DataFrame, count: int, rules: Rules, written: Sequence[str], left_out: Counter[str]
 ) -> tuple[DataFrame, int]:
-    """The rows that the rules which look at more than one row keep, and how many; see `Rules`.
+    """Apply the rules that look at more than one row, and return the kept rows and their number.
 
-    count: how many rows are given.
-    written: the columns that are written, in which duplicates are equal.
-    left_out: gets the number of the others, by reason.
+    See `Rules` for the rules.
+
+    count: the number of the given rows.
+    written: the written columns. Duplicates are equal in all written columns.
+    left_out: gets the number of rows that are left out, by reason.
     """
 
     def keep(kept: DataFrame, reason: str) -> None:
-        # Kept on the workers' disks, because they are counted and then read again.
+        # The rows stay on the workers' disks, because they are counted and then read again.
         nonlocal rows, count
         kept = kept.persist(StorageLevel.DISK_ONLY)
         kept_count = kept.count()
@@ -168,7 +174,7 @@ def _apply_rules(
         "user": (rules.min_interactions_per_user or 0, FEW_OF_USER),
         "item": (rules.min_interactions_per_item or 0, FEW_OF_ITEM),
     }
-    # Leaving out users leaves items with fewer rows, and the other way round.
+    # Leaving out the rows of users leaves fewer rows of items, and the other way round.
     count_before = -1
     while count_before != count:
         count_before = count

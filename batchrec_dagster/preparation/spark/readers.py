@@ -1,4 +1,4 @@
-"""The rows of the files as Spark's own readers give them, and what reads their cells."""
+"""Spark's own readers of files, and the functions that read the cells of their rows."""
 
 from __future__ import annotations
 
@@ -38,17 +38,22 @@ FIX = "write it as CSV in UTF-8 or as Parquet, or set preparation.engine: local"
 NOT_READ = f"which Spark does not read here: {FIX}"
 PACKED_FIX = "a packed file has to be named .gz"
 LETTER_BEYOND_ASCII = r"[^\x00-\x7F\uFFFD\uFEFF]"
-# Columns of all rows: what Spark calls the file, the size of the file, and what it unfolds to.
+# Columns of rows and blocks: Spark's path of the file, the size of the file, and the unfolded size
+# of a block.
 _PATH, _SIZE, _UNFOLDED = "path", "size", "unfolded"
-# Columns of lines of text: the bytes, the file's encoding, and its first ROW after the header.
+# Columns of lines of text: the bytes, the file's encoding, and the file's first ROW after the
+# header.
 _LINE, _ENCODING, _FIRST_ROW = "line", "encoding", "first_row"
 
 Part = tuple[DataFrame, ReadCells]
-"""Rows of some files: FILE, BLOCK, ROW, and what the function takes."""
+"""Rows of some files, and the function that reads the rows' cells.
+
+The rows have FILE, BLOCK, ROW and the columns that the function needs.
+"""
 
 
 def open_files(spark: SparkSession, task: SparkTask) -> list[Part]:
-    """All rows of the files. Raises PreparationError."""
+    """Return all rows of the files. Raises PreparationError if the files cannot be read."""
     open_format = _open_parquet if task.form.format == "parquet" else _open_text
     parts = list(open_format(spark, task))
     if not parts:
@@ -57,7 +62,7 @@ def open_files(spark: SparkSession, task: SparkTask) -> list[Part]:
 
 
 def _open_text(spark: SparkSession, task: SparkTask) -> Iterator[Part]:
-    """The lines of the files, decoded, in TEXT."""
+    """Yield the decoded lines of the files, in TEXT."""
     form, columns = task.form, task.columns
     for name, uri in task.files.items():
         if uri.endswith(".zst"):
@@ -102,18 +107,21 @@ def _open_text(spark: SparkSession, task: SparkTask) -> Iterator[Part]:
 
 
 def _read_lines(spark: SparkSession, uris: Iterable[str]) -> DataFrame:
-    """The bytes of each line, in _LINE, without the line end."""
+    """Return the bytes of each line, in _LINE, without the line end."""
     lines = spark.read.option("lineSep", "\n").text(_list_patterns(uris))
     return lines.withColumn(_LINE, F.col("value").cast("binary"))
 
 
 def _list_patterns(uris: Iterable[str]) -> list[str]:
-    """The patterns that name these files alone, because Spark takes every path for one."""
+    """Return patterns that match only these files, because Spark takes every path for a pattern."""
     return [re.sub(r"([\[\]{}*?\\])", r"\\\1", uri) for uri in uris]
 
 
 def _locate_rows(rows: DataFrame, columns: Mapping[str, Column]) -> DataFrame:
-    """These columns of the rows, by name, and where each row is: _PATH, _SIZE, BLOCK and ROW."""
+    """Return these columns of the rows, by name, and the place of each row.
+
+    The place of a row is in _PATH, _SIZE, BLOCK and ROW.
+    """
     return rows.select(
         F.col("_metadata.file_path").alias(_PATH),
         F.col("_metadata.file_size").alias(_SIZE),
@@ -124,11 +132,14 @@ def _locate_rows(rows: DataFrame, columns: Mapping[str, Column]) -> DataFrame:
 
 
 def _inspect_files(rows: DataFrame, task: SparkTask, **measures: Column) -> dict[int, list[Row]]:
-    """The blocks in which Spark reads each file with rows, in their order, by the file's number.
+    """Return Spark's blocks of each file with rows, by the file's number.
 
-    measures: what a block has besides _PATH, _SIZE and BLOCK: `unfolded`, how many bytes it unfolds
-    to; of text also `longest`, the bytes of the longest line.
-    Raises PreparationError for more bytes than the limits.
+    A block is a part of a file that Spark reads at once. The blocks of a file are in their order.
+
+    measures: the columns of a block besides _PATH, _SIZE and BLOCK. `unfolded` is the number of
+    bytes of the unfolded block. `longest` is the number of bytes of the longest line of text.
+
+    Raises PreparationError if a file has more bytes than the limits allow.
     """
     names = list(task.files)
     numbers = {_simplify_path(uri): number for number, uri in enumerate(task.files.values())}
@@ -147,12 +158,12 @@ def _inspect_files(rows: DataFrame, task: SparkTask, **measures: Column) -> dict
 
 
 def _simplify_path(uri: str) -> str:
-    """The URI with one slash behind the scheme, as file:/ and file:/// are the same."""
+    """Return the URI with one slash after the scheme, because file:/ and file:/// are the same."""
     return re.sub("^([a-z0-9]+):/+", r"\1:/", uri)
 
 
 def _choose_encoding(form: FileForm, blocks: Sequence[Row]) -> str:
-    """The encoding of a file, as `FileForm.encoding` says."""
+    """Return the encoding of a file by the rules of `FileForm.encoding`."""
     if form.encoding != "auto":
         return codecs.lookup(form.encoding).name
     is_damaged = any(block["is_damaged"] for block in blocks)
@@ -160,7 +171,10 @@ def _choose_encoding(form: FileForm, blocks: Sequence[Row]) -> str:
 
 
 def _read_start(spark: SparkSession, task: SparkTask, number: int, count: int) -> list[bytes]:
-    """The first lines of a file. Raises PreparationError for what only the local engine reads."""
+    """Return the first lines of a file.
+
+    Raises PreparationError if only the local engine can read the file.
+    """
     name, uri = list(task.files.items())[number]
     lines = [bytes(row[_LINE]) for row in _read_lines(spark, [uri]).limit(count).collect()]
     start = lines[0][: file_formats.START]
@@ -173,9 +187,11 @@ def _read_start(spark: SparkSession, task: SparkTask, number: int, count: int) -
 def _describe_csv(
     task: SparkTask, number: int, start: Sequence[bytes], encoding: str, blocks: Sequence[Row]
 ) -> CsvFile:
-    """What is particular to the file with this number. Raises PreparationError.
+    """Return the properties of the CSV file with this number.
 
-    start: the lines up to the first row.
+    start: the first lines of the file, up to the first row.
+
+    Raises PreparationError if the file has no line of names or lacks a wanted column.
     """
     name, form, columns = list(task.files)[number], task.form, task.columns
     delimiter = form.delimiter or ","
@@ -190,15 +206,16 @@ def _describe_csv(
         fields = [f"column_{position}" for position in range(1, len(fields) + 1)]
     hint = f" (read with the delimiter {delimiter!r})"
     indexes = locate_columns(columns.wanted, fields, name, hint)
-    # Spark does not show line ends. A file without the last one is shorter than the lines with
-    # theirs; and with a BOM, which Spark takes off, it is longer.
+    # Spark does not show line ends. Each line was counted with a line end, so a file without the
+    # last line end is one byte shorter than the count. A BOM, which Spark takes off, makes the file
+    # longer.
     excess = sum(block[_UNFOLDED] for block in blocks) - blocks[0][_SIZE]
     has_last_end = excess not in (1, 1 - len(codecs.BOM_UTF8))
     return CsvFile(indexes, len(fields), None if has_last_end else blocks[-1]["last"])
 
 
 def _open_parquet(spark: SparkSession, task: SparkTask) -> Iterator[Part]:
-    """The rows of the files with a column for each role, together where the files' types agree."""
+    """Yield the rows of the files with a column for each role, in one part for each schema."""
     uris_of_schema: dict[str, list[str]] = {}
     for uri in task.files.values():
         schema = spark.read.parquet(*_list_patterns([uri])).schema

@@ -1,7 +1,7 @@
-"""What a worker does with its part of the rows: it reads them as the local engine does, by Polars.
+"""The workers' share of the work: they read their rows with Polars, as the local engine does.
 
-Spark hands the rows over in Arrow record batches and takes such batches back. Nothing here needs
-Spark itself.
+Spark passes the rows in Arrow record batches and takes such batches back. Nothing here needs Spark
+itself.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ from batchrec_dagster.preparation.polars.rows import (
 from batchrec_dagster.preparation.row_rules import ERASED_USER, Rules
 from batchrec_dagster.storage.erased import ErasedUsers
 
-# Where in the row's file the block starts from which Spark read the row. ROW ascends within a
-# block, so that FILE, BLOCK and ROW together are the order of the source.
+# The start, in the row's file, of the block from which Spark read the row. ROW ascends within a
+# block, so FILE, BLOCK and ROW together give the order of the source.
 BLOCK = "block"
-# What the problem of a row begins with if it ends the work, whatever `Rules.on_bad_rows` says. What
-# follows names the file.
+# The start of a problem that ends the work, whatever `Rules.on_bad_rows` says. The rest of the
+# problem names the file.
 FATAL = "!"
 BROKEN_QUOTES = (
     'a line has a " too many, or a quoted field that goes on in the next line, which Spark does not'
@@ -72,26 +72,32 @@ PARSED_ROWS = pl.Schema(
 )
 
 ReadCells = Callable[[pl.DataFrame], pl.LazyFrame]
-"""Reads the cells of rows of one file; see `polars.row_table`. It is sent to the workers."""
+"""A function that reads the cells of a single file's rows; see `polars.row_table`.
+
+Spark sends the function to the workers.
+"""
 
 
 @dataclass(frozen=True)
 class RowParser:
-    """Parses rows on the workers."""
+    """A parser of rows that runs on the workers."""
 
     names: Sequence[str]
-    """What messages call the files, by number."""
+    """The names of the files in messages, by the file's number."""
     columns: Columns
     rules: Rules
     unit: str
-    """How times are written, as in `Columns.time_form` but not `auto`."""
+    """The form of the times, as in `Columns.time_form` but not `auto`."""
     erased_users: ErasedUsers
     """The users who were erased."""
 
     def parse_batches(
         self, batches: Iterable[pa.RecordBatch], read_cells: ReadCells
     ) -> Iterator[pa.RecordBatch]:
-        """PARSED_ROWS of the batches, which have FILE, BLOCK, ROW and what `read_cells` reads."""
+        """Yield batches with the columns PARSED_ROWS for the rows of the given batches.
+
+        batches: rows with FILE, BLOCK, ROW and the columns that `read_cells` needs.
+        """
         for batch in batches:
             for part in pl.DataFrame(batch).partition_by(FILE, BLOCK):
                 rows = self._parse(part, read_cells).with_columns(
@@ -121,22 +127,25 @@ class RowParser:
 
 @dataclass(frozen=True)
 class CsvFile:
-    """What is particular to one of several CSV files."""
+    """The properties that differ between the CSV files of a source."""
 
     indexes: Mapping[str, int]
     """The index of the field of each role."""
 
     width: int
-    """How many fields the first line has."""
+    """The number of fields in the first line."""
 
     open_row: int | None
-    """The ROW of the last line if it has no line end, or else None."""
+    """The ROW of the last line if that line has no line end, or else None."""
 
 
 def read_csv_lines(
     rows: pl.DataFrame, *, form: FileForm, columns: Columns, files: Mapping[int, CsvFile]
 ) -> pl.LazyFrame:
-    """The cells of lines of CSV in TEXT. Raises PreparationError for broken quotes."""
+    """Return the cells of the lines of CSV in TEXT.
+
+    Raises PreparationError if a line has broken quotes.
+    """
     file = files[rows.item(0, FILE)]
     delimiter, cut_row = form.delimiter or ",", None
     for line in rows.filter(pl.col(ROW) == pl.lit(file.open_row, pl.Int64)).get_column(TEXT):
@@ -149,13 +158,13 @@ def read_csv_lines(
         _refuse_broken_quotes(rows, syntax.delimiter)
     lines = "".join(f"{line}\n" for line in rows.get_column(TEXT))
     fields = scan_fields(BytesIO(lines.encode()), syntax).collect()
-    # It is an error if the numbers of rows differ.
+    # Polars raises an error here if the numbers of rows differ.
     fields = fields.with_columns(rows.get_column(ROW))
     return read_csv_cells(fields.lazy(), syntax, file.indexes, cut_row)
 
 
 def _refuse_broken_quotes(rows: pl.DataFrame, delimiter: str) -> None:
-    """Raise PreparationError for a line that Polars would not read as one record by itself."""
+    """Raise PreparationError if Polars would not read a line as one record by itself."""
     delimiter = "".join(f"\\x{{{ord(letter):x}}}" for letter in delimiter)
     field = rf'"[^"]*(?:""[^"]*)*"|(?:[^"{delimiter}][^{delimiter}]*)?'
     line = pl.col(TEXT).str.strip_suffix("\r")
@@ -167,19 +176,20 @@ def _refuse_broken_quotes(rows: pl.DataFrame, delimiter: str) -> None:
 
 
 def read_json_lines(rows: pl.DataFrame, *, columns: Columns) -> pl.LazyFrame:
-    """The cells of lines of JSON in TEXT."""
+    """Return the cells of the lines of JSON in TEXT."""
     names = {role: str(name) for role, name in columns.wanted.items()}
     return parse_json_cells(rows.lazy().select(ROW, TEXT), names)
 
 
 def read_parquet_rows(rows: pl.DataFrame, *, columns: Columns, cell_bytes: int) -> pl.LazyFrame:
-    """The cells of rows of Parquet, which have a column for each role.
+    """Return the cells of rows of Parquet, which have a column for each role.
 
-    cell_bytes: how many bytes a cell may have.
-    Raises PreparationError for times that Spark reads without their zone.
+    cell_bytes: the largest number of bytes that a cell may have.
+
+    Raises PreparationError if the times have lost their zone because Spark reads them as numbers.
     """
     if columns.time_form == DATETIME and rows.schema["timestamp"] == pl.Int64:
-        # Spark has no times of nanoseconds, and reads them as whole numbers.
+        # Spark has no times in nanoseconds, and reads such times as whole numbers.
         if columns.timezone is not None:
             raise PreparationError(NANOSECONDS)
         rows = rows.with_columns(pl.col("timestamp").cast(pl.Datetime("ns")))

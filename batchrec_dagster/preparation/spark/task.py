@@ -1,4 +1,4 @@
-"""The Spark job's task, as plain JSON."""
+"""The task of a Spark job, as plain JSON."""
 
 from __future__ import annotations
 
@@ -15,26 +15,32 @@ ERASED_USERS_FILE, PARTS = "erased_users.json", "parts"
 
 @dataclass(frozen=True)
 class SparkTask:
-    """What to prepare, and where to write it."""
+    """The files that a Spark job prepares, the rules, and the folder for the result."""
 
     files: Mapping[str, str]
-    """The URI of each file by the name that messages call it, in the order of the source."""
+    """The URI of each file by its name in messages, in the order of the source."""
 
     form: FileForm
     columns: Columns
     rules: Rules
 
     unit: str
-    """How times are written, as in `Columns.time_form` but not `auto`."""
+    """The form of the times, as in `Columns.time_form` but not `auto`."""
 
     work: str
-    """The URI of the folder with the list of users who were erased, ERASED_USERS_FILE. The
-    interactions are written to PARTS in it, as CSV files without a header, `part-*`."""
+    """The URI of the folder that the job reads the erased users from and writes to.
+
+    The list of erased users is in ERASED_USERS_FILE. The interactions are written to PARTS in this
+    folder, as CSV files `part-*` without a header.
+    """
 
     limits: Limits = field(default_factory=Limits.from_environment)
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> SparkTask:
-        """The task whose fields, as those of the dataclasses in it, were written as JSON."""
+        """Return the task with these fields, which were written as JSON.
+
+        The nested dataclasses are given as their fields, too.
+        """
         kinds = {"form": FileForm, "columns": Columns, "rules": Rules, "limits": Limits}
         return cls(**{**fields, **{name: kind(**fields[name]) for name, kind in kinds.items()}})
