@@ -1,8 +1,8 @@
-"""Divides users into the arms of an experiment, and remembers their groups for intervals.
+"""The assignment of users to the arms of an experiment, and to groups for confidence intervals.
 
-Users are divided by hashes of nothing but texts, so a user's arm is the same each night, in every
-run and on every engine. Source: Kohavi, Tang, Xu, "Trustworthy Online Controlled Experiments"
-(2020), ch. 4.
+The arm depends only on a hash of the user id and the experiment's texts, so a user's arm is the
+same each night, in every run and on every engine. Source: Kohavi, Tang, Xu, "Trustworthy Online
+Controlled Experiments" (2020), ch. 4.
 """
 
 from __future__ import annotations
@@ -19,28 +19,31 @@ MODEL, CONTROL = "model", "control"
 
 
 def assign_arm(user: str, experiment: Experiment) -> str:
-    """The user's arm: MODEL or CONTROL."""
+    """Return the user's arm: MODEL or CONTROL."""
     return (
         CONTROL if _hash_user(user, _build_salt(experiment)) < experiment.control_share else MODEL
     )
 
 
 def assign_arms(users: pl.Series, experiment: Experiment) -> pl.Series:
-    """The arm of each user, as `assign_arm`."""
+    """Return the arm of each user, as `assign_arm` does, in a series named arm."""
     control = _hash_users(users, _build_salt(experiment)) < experiment.control_share
     return pl.Series("arm", np.where(control, CONTROL, MODEL))
 
 
 class UserGroups:
-    """Assigns users to groups by a hash of their id, which is computed once for all periods."""
+    """The groups of users, which depend on a hash of the user id.
+
+    The hashes are kept, so each user is hashed only once for all periods.
+    """
 
     def __init__(self) -> None:
         self._groups = pl.DataFrame(schema={"user_id": pl.String, "group": pl.Int32})
 
     def add_to(self, users: pl.DataFrame) -> pl.DataFrame:
-        """The users with another column, `group`.
+        """Return the users with an added column `group`.
 
-        users: the column user_id, with each user once.
+        users: a table with the column user_id, each user once.
         """
         missing = users.select("user_id").join(self._groups, on="user_id", how="anti")
         groups = assign_groups(missing.get_column("user_id")).astype(np.int32)
@@ -58,6 +61,6 @@ def _hash_users(users: pl.Series, salt: str) -> np.ndarray[tuple[int], np.dtype[
 
 
 def _hash_user(user: str, salt: str) -> float:
-    """A number from 0 to below 1, uniform over users."""
+    """Return a number from 0 to below 1 that is uniformly distributed over users."""
     digest = blake2b(f"{salt}\0{user}".encode(), digest_size=6).digest()
     return int.from_bytes(digest) / 2**48

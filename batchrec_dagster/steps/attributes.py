@@ -1,4 +1,4 @@
-"""Reads and checks the copied file of items or of users."""
+"""Reading and checking the copied file of items or of users."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CODE_VERSION = "2"
 
 
 def fingerprint_layout(layout: AttributesLayout) -> str:
-    """A fingerprint of what the tables depend on besides the file: settings and code."""
+    """Return a fingerprint of the settings and the code that the tables depend on."""
     return f"{CODE_VERSION}-{fingerprint(layout)}"
 
 
@@ -32,10 +32,11 @@ def read_attribute_rows(
     layout: AttributesLayout,
     erased_users: ErasedUsers = NOBODY,
 ) -> AttributeRows:
-    """The rows of the copied file.
+    """Return the rows of the copied file.
 
-    erased_users: the users who were erased, whose rows a file of users has left out.
-    Raises UserError, and PreparationError unless `inspect_attributes` has passed it.
+    erased_users: the erased users. Their rows are left out of a file of users.
+    Raises UserError, and PreparationError if the file is unreadable and `inspect_attributes` has
+    not checked it before.
     """
     with open_copies(copies, storage) as (raw_file,):
         return parse_attributes(raw_file, layout, erased_users)
@@ -48,9 +49,10 @@ def inspect_attributes(
     on_bad_rows: str,
     erased_users: ErasedUsers = NOBODY,
 ) -> tuple[Finding, DataSize]:
-    """The verdict on the copied file, and how much is in it.
+    """Return the check of the copied file's rows, and the size of its data.
 
-    erased_users: as of `read_attribute_rows`.
+    on_bad_rows: the setting on_bad_rows; "skip" drops rows that cannot be read.
+    erased_users: see `read_attribute_rows`.
     Raises UserError, and Refused if the file cannot be read.
     """
     check_name = f"{layout.block}_readable"
@@ -59,7 +61,7 @@ def inspect_attributes(
     check = check_rows_readable(check_name, layout.block, rows.rows, rows.bad, on_bad_rows)
     values = {}
     for role in layout.roles:
-        # A category or a number has its name in its role, such as categories.GENRES.
+        # The role of a category or a number ends with its column name: categories.GENRES.
         column = CREATION_TIMESTAMP if role == "created" else role.rpartition(".")[2]
         if role != layout.subject:
             values[layout.setting(role)] = rows.good.get_column(column).count()

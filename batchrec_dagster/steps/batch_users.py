@@ -1,4 +1,4 @@
-"""The users who get lists, as they are declared: the file that batch jobs read."""
+"""The declared users who get lists, and the file of users that batch jobs read."""
 
 from __future__ import annotations
 
@@ -32,36 +32,37 @@ class RequestedUsers:
     """The users who get lists."""
 
     users: pl.DataFrame
-    """The column userId: each once, in order of their ids."""
+    """The column userId, sorted, with each user once."""
     version: str
-    """The version of the input that they become."""
+    """The version of the file that batch jobs read, which follows from its content."""
     erased: int = 0
-    """How many users of the source were left out because they were erased."""
+    """The number of users of the source who were left out because they were erased."""
     not_matching: int = 0
-    """How many users do not meet batch_users.filter."""
+    """The number of users who do not meet batch_users.filter."""
     unknown: int = 0
-    """How many of them the file of users does not have."""
+    """The number of users who do not meet the filter because the file of users lacks them."""
 
 
 class BatchUsersRecord(PreparedRecord, frozen=True):
-    """The stored users who get lists."""
+    """The record of the stored file of users who get lists."""
 
     users: int
     erased: int
-    """How many users of the source were left out because they were erased."""
+    """The number of users of the source who were left out because they were erased."""
     not_matching: int
-    """How many users do not meet batch_users.filter."""
+    """The number of users who do not meet batch_users.filter."""
     unknown: int
-    """How many of them the file of users does not have."""
+    """The number of users who do not meet the filter because the file of users lacks them."""
 
 
 def list_users(
     work: Work, published: PublishedList, source: RowSource | None, code_version: str
 ) -> Result[BatchUsersRecord]:
-    """The stored users who get the list, listed unless an earlier run has done so.
+    """Store the file of users who get the list, unless an earlier run made it from the same inputs.
 
-    source: the declared one, which is always read, because nothing says whether it has changed.
-    code_version: changes with the settings and the code.
+    source: the declared source of users, if there is one. Every run reads the source, because
+        nothing else shows whether its users have changed.
+    code_version: a text that changes with the settings and the code.
     Raises UserError.
     """
     made_of = {"settings": code_version}
@@ -97,9 +98,10 @@ def list_users(
 def find_batch_users(
     work: Work, published: PublishedList, source: RowSource | None
 ) -> RequestedUsers:
-    """The declared users of the list.
+    """Return the users who get the list.
 
-    source: the list of users, if one is declared.
+    source: the declared source of users. Without a source, the users are taken from the
+        interactions since batch_users.active_since.
     Raises UserError.
     """
     erased = 0
@@ -126,7 +128,7 @@ def find_batch_users(
         listed_users = ids.rename(USER_FIELD).to_frame()
         if not listed_users.height:
             raise UserError(f"{setting}.source has no users: correct its rows or its query")
-        # Of the interactions they were left out when these were made.
+        # The stored interactions have no rows of erased users, but this source may have some.
         users = read_erased_users(work.files).drop_from(listed_users, USER_FIELD)
         erased = listed_users.height - users.height
         if erased:
@@ -148,10 +150,10 @@ def find_batch_users(
 def _select_matching_users(
     work: Work, users: pl.DataFrame, condition: str, setting: str
 ) -> tuple[pl.DataFrame, int]:
-    """The users who meet the condition, and how many the file of users does not have.
+    """Return the users who meet the condition, and the number who are not in the file of users.
 
-    setting: the setting with the condition.
-    Raises UserError, also if nobody meets it.
+    setting: the name of the setting with the condition.
+    Raises UserError, also if no user meets the condition.
     """
     user_columns = read_user_attributes(work)
     ids = user_columns.get_column(USER_ID)
@@ -168,7 +170,7 @@ def _select_matching_users(
 
 
 def find_newcomers(work: Work, users: pl.Series) -> pl.Series:
-    """Whether each of these users has no interaction. Raises UserError."""
+    """Return a boolean for each user: whether the user has no interaction. Raises UserError."""
     with work.storage.local_file(work.files.interactions) as path:
         users_with_interactions = list_distinct(scan_interactions(path), USER_ID)
     return ~users.is_in(users_with_interactions.implode())

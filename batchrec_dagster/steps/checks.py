@@ -1,6 +1,6 @@
-"""Verdicts on data and models: what must hold before a step spends money or a table is published.
+"""Checks of data that run before a step spends money or a table is published.
 
-A check gets plain values and returns its verdict. pipeline/results.py reports it to Dagster.
+A check gets plain values and returns a finding. pipeline/results.py reports findings to Dagster.
 """
 
 from __future__ import annotations
@@ -26,27 +26,28 @@ from batchrec_dagster.preparation.file_form import (
 from batchrec_dagster.preparation.row_rules import BadRows
 from batchrec_dagster.storage.edition import Finding, Numbers, refuse_unless, watch_unless
 
-# Times before this mean that they were read in the wrong unit.
+# Earlier times show that the timestamps were read in the wrong unit.
 EARLIEST = datetime(1980, 1, 1, tzinfo=UTC)
-# Excel's days up to the year 2173 are smaller numbers than this. Read as seconds, they are times on
-# 1 or 2 January 1970.
+# Excel stores days up to the year 2173 as numbers below this limit. Read as seconds, such numbers
+# are times on 1 or 2 January 1970.
 MAX_EXCEL_DAYS = 100_000
-# The number by which a finding says that somebody published although it would have refused.
+# The key in a finding's numbers that records a publication in spite of a failed check.
 PUBLISHED_ANYWAY = "published_anyway"
-# The name of the check of `check_source_without_erased`.
+# The name of the check that `check_source_without_erased` makes.
 SOURCE_WITHOUT_ERASED = "source_without_erased"
 
 
 def require_passed(checks: Sequence[Finding]) -> None:
-    """Raises Refused if one of the checks blocks."""
+    """Raise Refused if one of the checks blocks."""
     if any(check.blocks for check in checks):
         raise Refused(checks)
 
 
 def check_source_without_erased(rows: int, users: int) -> Finding:
-    """Whether the source no longer has rows of users who were erased. A failure only warns.
+    """Check that the source has no rows of erased users. A failure only warns.
 
-    rows, users: how many rows of how many such users it has.
+    rows: the number of rows of erased users in the source.
+    users: the number of erased users with such rows.
     """
     text = "the source has 0 rows of people who were erased"
     if rows:
@@ -61,19 +62,20 @@ def check_source_without_erased(rows: int, users: int) -> Finding:
 
 
 def is_share_allowed(count: int, total: int, max_share: float) -> bool:
-    """Whether the count is at most this share of the total, but not all of it; 0 always is."""
-    # A product with the share is not exact: 0.29 * 100 is less than 29.
+    """Return whether the count is 0, or below the total and at most this share of it."""
+    # Dividing is safer than multiplying with the share: 0.29 * 100 is less than 29.
     return not count or (count < total and count / total <= max_share)
 
 
 def check_enough_interactions(
     rows: int, users: int, users_with_two: int, low_ratings: int = 0
 ) -> Finding:
-    """Whether there are as many interactions and users as Personalize requires for training.
+    """Check that there are enough interactions and users for training in Personalize.
 
     rows: the number of interactions.
-    users_with_two: how many users have two or more interactions.
-    low_ratings: how many ratings interactions.min_rating leaves out.
+    users: the number of users with interactions.
+    users_with_two: the number of users with two or more interactions.
+    low_ratings: the number of ratings that interactions.min_rating leaves out.
     """
     required_users = max(
         MIN_USERS_WITH_TWO_INTERACTIONS, MIN_SHARE_OF_USERS_WITH_TWO_INTERACTIONS * users
@@ -97,11 +99,11 @@ def check_enough_interactions(
 
 
 def check_few_event_types(count: int, *, has_event_values: bool = False) -> Finding:
-    """Whether there are as few distinct event types as Personalize allows.
+    """Check that there are no more distinct event types than Personalize allows.
 
-    count: the number of event types, 0 if there is no such column.
-    has_event_values: whether there is the column EVENT_VALUE. Personalize counts it, and
-    EVENT_TYPE, as one type each.
+    count: the number of event types; 0 without a column of event types.
+    has_event_values: whether there is a column EVENT_VALUE. Towards its limit, Personalize counts
+        the columns EVENT_TYPE and EVENT_VALUE as one type each.
     """
     max_types = MAX_EVENT_TYPES - 1 - has_event_values
     passed = count <= max_types
@@ -117,10 +119,10 @@ def check_few_event_types(count: int, *, has_event_values: bool = False) -> Find
 def check_timestamps_plausible(
     first: int | None, last: int | None, unit: str, now: datetime
 ) -> Finding:
-    """Whether the times of the interactions lie between 1980 and now.
+    """Check that the times of the interactions lie between 1980 and now.
 
-    first, last: the first and the last timestamp in epoch seconds, None if there are none.
-    unit: how they were read, a value of ratings.timestamp_unit.
+    first, last: the first and the last timestamp in epoch seconds; None without interactions.
+    unit: the unit that the timestamps were read as, a value of ratings.timestamp_unit.
     """
     if first is None or last is None:
         return Finding("timestamps_plausible", "refuse", "there are no interactions")
@@ -143,9 +145,9 @@ def check_timestamps_plausible(
 
 @contextmanager
 def refuse_unreadable(name: str) -> Iterator[None]:
-    """A block that reads files of which nothing may be readable. Raises Refused for that.
+    """Raise Refused if the files that this block reads cannot be read at all.
 
-    name: the name of the check of their rows.
+    name: the name of the check of the files' rows.
     """
     try:
         yield
@@ -156,11 +158,13 @@ def refuse_unreadable(name: str) -> Iterator[None]:
 def check_rows_readable(
     name: str, block: str, rows: int, bad: BadRows, on_bad_rows: str
 ) -> Finding:
-    """Whether all rows can be read, or the unreadable ones may be dropped.
+    """Check that all rows can be read, or that the declaration drops unreadable rows.
+
+    The check fails if no row can be read.
 
     name: the name of the check.
     block: the block of the declaration with the setting on_bad_rows, such as ratings.
-    rows: the number of all rows.
+    rows: the number of all rows, readable or not.
     """
     text = f"{bad.total:,} of {rows:,} rows cannot be read"
     if bad.total:
@@ -177,7 +181,7 @@ def check_rows_readable(
 
 
 def format_day(seconds: int) -> str:
-    """The day in UTC, or only the year if no calendar has it."""
+    """Return the UTC day of a time in epoch seconds, or only its year if it is out of range."""
     try:
         return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d}"
     except (ValueError, OverflowError, OSError):

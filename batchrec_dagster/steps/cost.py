@@ -1,6 +1,6 @@
-"""What a run costs in Amazon Personalize: estimated before it, and counted after it.
+"""The cost of a run in Amazon Personalize, estimated before the run and counted after it.
 
-The local Personalize costs nothing. Then the metadata say what AWS would charge.
+The local Personalize costs nothing. With it, the metadata show what AWS would charge.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ from batchrec_dagster.storage.edition import Finding, refuse_unless
 from batchrec_dagster.storage.layout import PipelineFiles
 from batchrec_dagster.storage.records import load
 
-# The name of the check of `check_budget`.
+# The name of the check that `check_budget` makes.
 WITHIN_BUDGET = "within_budget"
-# The assets whose records say what their last run has paid.
+# The assets that record how much their last run has paid.
 PAYING_ASSETS = (
     "personalize_dataset",
     "solution_version",
     "segment_solution_version",
     "similar_items_solution_version",
 )
-# Sums of floating point numbers are off by less than this.
+# An upper bound for the error of a sum of floating point numbers.
 ROUNDING_ERROR = 1e-9
 
 
 def price_training(work: PersonalizeWork, recipe: str, version: ReadyResource) -> Cost:
-    """The cost of a solution version that a run trained."""
+    """Return the cost of a solution version that a run trained."""
     interactions = count_interactions(work)
     hours = (
         version.description.get("trainingHours", 0.0)
@@ -51,19 +51,22 @@ def price_training(work: PersonalizeWork, recipe: str, version: ReadyResource) -
 
 
 def estimate_trainings(work: PersonalizeWork, recipes: Sequence[str]) -> list[Cost]:
-    """What it costs to train each of these recipes."""
+    """Estimate the cost of training each recipe."""
     if not recipes:
         return []
     interactions = count_interactions(work)
     model = read_model(work.files, "solution_version")
-    # None if it was not trained on AWS.
+    # The record has no hours if the model was not trained on AWS.
     last_hours = (model.training_hours if model else None) or 0.0
     hours = estimate_training_hours(interactions, last_hours)
     return [work.prices.price_training(recipe, hours, interactions) for recipe in recipes]
 
 
 def estimate_results(work: PersonalizeWork) -> list[Cost]:
-    """What recommendations, segments and similar items cost, which may exist already."""
+    """Estimate the costs of recommendations, segments and similar items.
+
+    The estimate includes results that exist already.
+    """
     costs = [_estimate_inference(work, group) for group in group_lists(work.pipeline)]
     segments = work.pipeline.segments
     if segments:
@@ -77,17 +80,17 @@ def estimate_results(work: PersonalizeWork) -> list[Cost]:
 
 
 def price_item_lists(work: PersonalizeWork, recipe: str, items: int) -> Cost:
-    """The cost of lists for this many items: that of lists for as many users."""
+    """Return the cost of lists for this many items, which is the price for as many users."""
     cost = work.prices.price_recommendations(recipe, items)
     return replace(cost, what=f"what is similar to {items:,} items")
 
 
 def _estimate_inference(work: PersonalizeWork, group: Sequence[PublishedList]) -> Cost:
-    """What the batch inference job costs that these lists share."""
+    """Estimate the cost of the batch inference job that these lists share."""
     published = group[0]
     users = _count_batch_users(work, published)
     if published.experiment is not None:
-        # The control's lists cost nothing.
+        # The control group's lists cost nothing.
         users = round(users * (1 - published.experiment.control_share))
     cost = work.prices.price_recommendations(work.pipeline.solution.recipe, users)
     names = [member.name for member in group if member.name]
@@ -95,9 +98,9 @@ def _estimate_inference(work: PersonalizeWork, group: Sequence[PublishedList]) -
 
 
 def check_budget(work: PersonalizeWork, costs: Sequence[Cost]) -> list[Finding]:
-    """Whether the budget allows these costs; no check where none is declared.
+    """Check that the budget allows these costs.
 
-    Without costs the check passes.
+    Returns one finding, or none if the pipeline declares no budget. Without costs the check passes.
     """
     max_usd, on_aws = work.pipeline.budget.max_usd_per_run, work.ensure.on_aws
     if max_usd is None:
@@ -119,7 +122,7 @@ def check_budget(work: PersonalizeWork, costs: Sequence[Cost]) -> list[Finding]:
 
 
 def _is_allowed(work: PersonalizeWork, costs: Sequence[Cost]) -> bool:
-    """Whether the budget allows these costs; without a budget, and locally, it does."""
+    """Return whether the budget allows these costs: always without a budget, and always locally."""
     max_usd = work.pipeline.budget.max_usd_per_run
     if max_usd is None or not work.ensure.on_aws:
         return True
@@ -129,10 +132,10 @@ def _is_allowed(work: PersonalizeWork, costs: Sequence[Cost]) -> bool:
 def find_restart_obstacle(
     work: PersonalizeWork, estimate: Sequence[Cost], again: Sequence[Cost]
 ) -> str | None:
-    """Why the budget does not allow to start once more what failed, in words; None if it does.
+    """Return why the budget does not allow a restart of failed jobs; None if the budget does.
 
-    estimate: what the run costs without it.
-    again: what it costs to start it once more.
+    estimate: the run's costs without the restart.
+    again: the costs of the restart.
     """
     costs = [*estimate, *again]
     if _is_allowed(work, costs):
@@ -145,9 +148,9 @@ def find_restart_obstacle(
 
 
 def read_estimate(work: PersonalizeWork, root_run: str, started: Sequence[Cost]) -> list[Cost]:
-    """What the run was estimated at before its import or, of a run without one, what it started.
+    """Return the costs that were estimated before the run's import, or `started` without an import.
 
-    started: what it started in this step.
+    started: the costs of the jobs that the run started in this step.
     Raises UserError.
     """
     record = read_dataset(work.files)
@@ -157,9 +160,9 @@ def read_estimate(work: PersonalizeWork, root_run: str, started: Sequence[Cost])
 
 
 def add_payment(work: PersonalizeWork, asset: str, root_run: str, costs: Sequence[Cost]) -> float:
-    """What the run and its earlier attempts have paid in the asset's step, in USD.
+    """Return the sum in USD that all attempts of the run have paid in the asset's step.
 
-    costs: what this attempt has paid.
+    costs: the costs of the current attempt, which the asset's record does not have yet.
     Raises UserError.
     """
     before = _read_payment(work.files, asset, root_run)
@@ -167,14 +170,17 @@ def add_payment(work: PersonalizeWork, asset: str, root_run: str, costs: Sequenc
 
 
 def read_run_cost(files: PipelineFiles, root_run: str) -> float:
-    """What the run has paid for its import and its trainings, in USD. Raises UserError."""
+    """Return the sum in USD that the run has paid for its import and its trainings.
+
+    Raises UserError.
+    """
     return sum(_read_payment(files, asset, root_run) for asset in PAYING_ASSETS)
 
 
 def measure_run_cost(work: PersonalizeWork, root_run: str, costs: Sequence[Cost]) -> float:
-    """What the run has paid, in USD.
+    """Return the sum in USD that the run has paid: for its import, its trainings and its job.
 
-    costs: what it has paid for the job that made its lists.
+    costs: the costs of the job that made the run's lists.
     Raises UserError.
     """
     paid = add_up(costs) if work.ensure.on_aws else 0.0
@@ -187,18 +193,18 @@ def _read_payment(files: PipelineFiles, asset: str, root_run: str) -> float:
 
 
 def count_interactions(work: Work) -> int:
-    """How many interactions there are. Raises UserError."""
+    """Return the number of interactions. Raises UserError."""
     return read_interactions_record(work).rows.rows_kept
 
 
 class _ListedUsers(BaseModel):
-    """What the record of batch_users says of their number."""
+    """The part of the record of batch_users that holds the number of users."""
 
     users: int
 
 
 def _count_batch_users(work: Work, published: PublishedList) -> int:
-    """How many users batch_users has or, before it exists, the interactions."""
+    """Return the number of users in batch_users or, before it exists, in the interactions."""
     uri = work.files.uri(published.users_record)
     listed = load(work.storage.store, uri, _ListedUsers)
     return read_interactions_record(work).counts.users if listed is None else listed.users

@@ -1,9 +1,9 @@
-"""How much data there is, compared with the data that the published lists were made from.
+"""Comparison of the data's size with the size of the data behind the published lists.
 
-Half a file is well formed, and a model learns from it. So the number of rows, of users, of items
-and of each type of event, and how many rows have a value in each column, are kept with each
-edition. An asset that reads a source compares its own with them before anything is imported,
-trained or published.
+Half a file is well formed, and a model would learn from half a file. So each edition keeps these
+numbers: the rows, users, items and events of each type, and the rows with a value in each column.
+An asset that reads a source compares its own numbers with the edition's before anything is
+imported, trained or published.
 """
 
 from __future__ import annotations
@@ -33,45 +33,47 @@ from batchrec_dagster.storage.edition import Edition, Finding, Numbers
 from batchrec_dagster.storage.records import load
 
 Part = Literal["interactions", "items", "users"]
-"""A part of the data that has a source of its own."""
+"""A part of the data with its own source."""
 
-# The settings that decide how much there is of a part.
+# The settings that decide how many rows and values a part has, as prefixes of their names.
 SETTINGS_OF_PART: Mapping[Part, tuple[str, ...]] = {
     "interactions": ("ratings.", "interactions."),
     "items": ("items.",),
     "users": ("users.",),
 }
-# The name of the check.
+# The name of the check that `check_not_shrunk` makes.
 NOT_SHRUNK = "not_shrunk"
-# A message names this many changed settings.
+# A message names at most this many changed settings.
 MOST_NAMED = 3
 
 
 class DataSize(BaseModel, frozen=True):
-    """How much there is of a part of the data."""
+    """The size of a part of the data."""
 
     rows: int
     distinct: Mapping[str, int] = {}
-    """How many different values the rows have, by what they are, such as users."""
+    """The numbers of distinct ids, by kind, such as users."""
     events: Mapping[str, int] = {}
-    """How many rows there are of each event type."""
+    """The number of rows of each event type."""
     values: Mapping[str, int] = {}
-    """How many rows have a value, by column. Columns that every row has a value in are left out."""
+    """The number of rows with a value, by column. Columns that are always filled are left out."""
 
 
 class _Measured(BaseModel):
-    """What the record of the interactions says of their size."""
+    """The part of the record of the interactions that holds their size."""
 
     size: DataSize
 
 
 RawAttributes = RawRecord[DataSize]
-"""The copied file of items or users, and how much is in it."""
+"""The record of the copied file of items or users, with the size of its data."""
 
 
 def collect_sizes(work: Work) -> dict[str, Any]:
-    """The sizes of all parts of the pipeline's data as they were last read, for an edition's
-    metadata. Raises UserError."""
+    """Return the last read sizes of all parts of the pipeline's data, for an edition's metadata.
+
+    Raises UserError.
+    """
     store = work.storage.store
     sizes: dict[Part, DataSize | None] = {}
     for part in list_parts(work.pipeline):
@@ -85,7 +87,7 @@ def collect_sizes(work: Work) -> dict[str, Any]:
 
 
 def list_parts(pipeline: Pipeline) -> list[Part]:
-    """The parts of the data that the pipeline declares."""
+    """Return the parts of the data that the pipeline declares."""
     parts: list[Part] = ["interactions"]
     if pipeline.items is not None:
         parts.append("items")
@@ -100,27 +102,27 @@ class _PublishedEdition:
 
     edition: Edition
     list_name: str
-    """The name of its list; empty if it is the only one."""
+    """The name of the list; empty if the pipeline has only one list."""
 
     @property
     def name(self) -> str:
-        """What messages call it."""
+        """The edition's name in messages."""
         of_list = f" of {self.list_name}" if self.list_name else ""
         return f"edition {self.edition.number}{of_list}"
 
 
 @dataclass(frozen=True)
 class SizeComparison:
-    """Compares a part of the data with that of the published edition."""
+    """A comparison of a part of the data with the published edition."""
 
     work: Work
     part: Part
     publish_anyway: bool = False
-    """Whether this run goes on although much is missing."""
+    """Whether this run goes on even if much of the data is missing."""
 
     @cached_property
     def _published(self) -> _PublishedEdition | None:
-        """The newest live edition of any list; None if there is none."""
+        """The newest live edition of any list; None if nothing is published."""
         editions = []
         for published in self.work.pipeline.user_lists:
             files = self.work.files_of(published)
@@ -131,7 +133,10 @@ class SizeComparison:
 
     @cached_property
     def obstacle(self) -> str | None:
-        """Why the part cannot be compared, in words; None if it can be. Raises UserError."""
+        """The reason, in words, why the part cannot be compared; None if it can be compared.
+
+        Raises UserError.
+        """
         published = self._published
         if published is None:
             return "nothing is published yet"
@@ -146,21 +151,24 @@ class SizeComparison:
         return f"{named}{f' and {more} more' if more > 0 else ''} changed since {name}"
 
     def _find_changed_settings(self, edition: Edition) -> Iterator[str]:
-        """The settings that decide how much there is, and are not those of the edition."""
+        """Yield the names of settings that decide the part's size and changed since the edition."""
         old, new = edition.settings, self.work.pipeline.deciding_settings
         for name in sorted({*old, *new}):
             if name.startswith(SETTINGS_OF_PART[self.part]) and old.get(name) != new.get(name):
                 yield name
 
     def check_stored(self) -> Finding:
-        """The same as `check`, of the part as it was last read. Raises UserError."""
+        """Check the part's size as it was last read, as `check` does.
+
+        Raises UserError.
+        """
         size = collect_sizes(self.work)[self.part]
         return self.check(DataSize.model_validate(size))
 
     def check(self, size: DataSize) -> Finding:
-        """Whether the part is nearly as large as that of the published edition.
+        """Check that the part is nearly as large as in the published edition.
 
-        Raises UserError.
+        If the part cannot be compared, the check passes and says why. Raises UserError.
         """
         pipeline, published = self.work.pipeline, self._published
         if self.obstacle is not None or published is None:
@@ -185,9 +193,10 @@ def copy_attributes(
     inspect: Inspect[DataSize],
     comparison: SizeComparison,
 ) -> tuple[Result[RawAttributes], CopyResult]:
-    """As `copy_raw`, for a file of items or users, which is compared with the published lists'.
+    """Copy a file of items or users as `copy_raw` does, and check that it has not shrunk.
 
-    If much is missing, the last run's record stays, so that nobody takes the file for that of now.
+    If much of the data is missing, the record of the last run stays, so that no step uses the
+    shrunken file. Raises UserError, and Refused if a check blocks.
     """
 
     def inspect_and_compare(copies: Sequence[CopiedFile]) -> tuple[Finding, DataSize]:
@@ -209,11 +218,13 @@ def check_not_shrunk(
     how_to_publish_anyway: str,
     publish_anyway: bool = False,
 ) -> Finding:
-    """Whether a part of the data is nearly as large as that of the published edition.
+    """Check that a part of the data is nearly as large as in the published edition.
 
-    edition: what messages call the edition.
-    max_shrink: by which share it may be smaller.
-    how_to_publish_anyway: how to start a run that publishes anyway.
+    size: the part's size now.
+    published: the part's size in the published edition.
+    edition: the name of the edition in messages.
+    max_shrink: the share that a number may have lost since the edition.
+    how_to_publish_anyway: instructions for a run that publishes anyway, for the message.
     publish_anyway: whether this run publishes anyway.
     """
     losses = [
@@ -247,7 +258,7 @@ def _describe_size(part: Part, size: DataSize) -> str:
 def _list_smaller_counts(
     part: Part, size: DataSize, published: DataSize, max_shrink: float
 ) -> Iterator[str]:
-    """The numbers that are too much smaller, in words."""
+    """Yield a text for each number that fell by more than `max_shrink`."""
     old = {part: published.rows, **published.distinct}
     new = {part: size.rows, **size.distinct}
     for event_type, count in published.events.items():
@@ -261,7 +272,7 @@ def _list_smaller_counts(
 
 
 def _list_emptier_columns(size: DataSize, published: DataSize, max_shrink: float) -> Iterator[str]:
-    """The columns of which too many values are gone, in words."""
+    """Yield a text for each column that lost too many of its values."""
     for name, old_count in published.values.items():
         if name not in size.values:
             continue
@@ -271,7 +282,8 @@ def _list_emptier_columns(size: DataSize, published: DataSize, max_shrink: float
         )
         least = (1 - max_shrink) * old
         if old < FILLED_SHARE.value:
-            # Only whether there are any values at all.
+            # The values of few rows vary from day to day, so such a column only counts as emptier
+            # if all its values are gone.
             least = 0.0 if old < SPARSE_SHARE.value or new or max_shrink >= 1 else old
         if new < least:
             yield f"rows with a value in {name} fell from {old:.0%} to {new:.0%}"

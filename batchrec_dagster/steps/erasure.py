@@ -1,10 +1,10 @@
-"""Erases people from everything that batchrec keeps of a pipeline.
+"""Erasure of people from everything that batchrec keeps of a pipeline.
 
-First they are put on the list of erased users, so that nothing brings them back. What nobody needs
-until the next refresh makes it again is deleted, whoever is in it: copies of sources, outputs of
-jobs, reports. Tables of users and editions of lists stay, without these people's rows, so that a
-rollback still works. Sinks are written again from the live lists. An erasure that was killed is
-started again, and finds less to do.
+First, the people are added to the list of erased users, so that no later run brings them back.
+Files that the next refresh makes again are deleted whole: copies of sources, outputs of jobs and
+reports. Tables of users and editions of lists lose only the rows of the people, so that a
+rollback still works. Sinks are written again from the live lists. After a kill, the erasure can be
+started again and finishes the rest.
 """
 
 from __future__ import annotations
@@ -55,15 +55,16 @@ REMAINS_IN_S3 = (
 
 @dataclass(frozen=True)
 class Trace:
-    """What a pipeline has of the people in one kind of place, and what becomes of it."""
+    """The data about the people that a pipeline has in one kind of place."""
 
     name: str
     number: int
     unit: str
-    """What is counted, in the plural: rows."""
+    """The unit of the number, in the plural, such as rows."""
     consequence: str
+    """A text on the effect of the erasure on this data."""
     is_of_people: bool = True
-    """Whether all of it is the people's. Otherwise it is what may have something of them."""
+    """Whether all counted data belong to the people; if not, the data may mention them."""
 
     @property
     def amount(self) -> str:
@@ -72,34 +73,34 @@ class Trace:
 
 
 class Receipt(BaseModel, frozen=True):
-    """How many people were erased from a pipeline, when, and what was done, without ids."""
+    """The stored report of an erasure from one pipeline. It has no user ids."""
 
     pipeline: str
     started_at: datetime
     ended_at: datetime
     people: int
-    """How many ids were named."""
+    """The number of ids that were given."""
     rows: int
-    """How many rows of these people were erased."""
+    """The number of erased rows."""
     erased: dict[str, str]
-    """How much there was and what became of it, by the name of the place."""
+    """The amount of data found and the effect of the erasure, by the name of the place."""
     left_out: int
-    """How many people the pipeline leaves out from now on."""
+    """The number of people that the pipeline leaves out from now on, from all erasures."""
     remains: tuple[str, ...] = ()
-    """Sentences on what is still somewhere, and when it goes."""
+    """Sentences on data that still exist somewhere, and on when they are deleted."""
     batchrec: str = version("batchrec-dagster")
-    """The version that erased them."""
+    """The version of batchrec that erased the people."""
 
     @property
     def key(self) -> str:
-        """Its key in the storage."""
+        """The receipt's key in the storage."""
         return (
             f"{PipelineKeys(self.pipeline).erasure_receipts}{self.ended_at:%Y-%m-%dT%H%M%SZ}.json"
         )
 
 
 def find_traces(work: PersonalizeWork, people: Collection[str]) -> list[Trace]:
-    """What the pipeline has of the people, place by place."""
+    """Find the pipeline's data about the people, place by place."""
     ids = _make_series(people)
     traces = [
         *(
@@ -145,7 +146,9 @@ def erase(
     """Erase the people from the pipeline, and return the stored receipt.
 
     After a kill, another call with the same people continues.
-    sink_owners: the address of the list that each place is declared as a sink of.
+
+    sink_owners: for each place that is declared as a sink, the address of the list that declares
+        the sink.
     Raises UserError.
     """
     started_at = datetime.now(UTC)
@@ -164,13 +167,14 @@ def erase(
         for table in list_tables(work):
             erase_from_table(work, table, ids)
         log.info(f"{work.pipeline.name}: erased from tables and published lists")
-        # Last, because a place that cannot be reached ends the erasure.
+        # Sinks come last, because a place that cannot be reached ends the erasure.
         for files in find_lists_of_users(work):
             remains += _write_sinks(work, files, sink_owners)
-        # DynamoDB's sink deletes from its table whom it has written, and is no more in the lists.
+        # The DynamoDB sink remembers the users that it wrote, to delete users who left the lists.
+        # So its tables of users lose the people only after the sink was written.
         for table in list_users_of_sinks(work):
             erase_from_table(work, table, ids)
-        # Downloads of sources, and copies of objects in S3 that were read until now.
+        # The cache has downloads of sources and copies of objects that were read from S3.
         shutil.rmtree(work.storage.cache, ignore_errors=True)
         log.info(f"{work.pipeline.name}: wrote the sinks again")
         for trace in find_traces(work, people):
@@ -199,7 +203,7 @@ def erase(
 
 
 def describe_remains(work: PersonalizeWork) -> Iterator[str]:
-    """Sentences on what is left somewhere, and when it goes."""
+    """Yield sentences on data that an erasure leaves in AWS, and on when they are deleted."""
     if work.ensure.on_aws:
         yield REMAINS_ON_AWS
     if work.storage.in_s3:
@@ -207,7 +211,10 @@ def describe_remains(work: PersonalizeWork) -> Iterator[str]:
 
 
 def estimate_next_refresh(work: PersonalizeWork) -> str:
-    """What the next refresh costs on AWS, in words, besides the import."""
+    """Return in words the cost of the next refresh on AWS, without its import.
+
+    The training is left out if the pipeline sets solution.retrain.every_days.
+    """
     costs = estimate_results(work)
     if work.pipeline.solution.retrain.every_days is None:
         costs = [*estimate_trainings(work, [work.pipeline.solution.recipe]), *costs]
@@ -215,7 +222,7 @@ def estimate_next_refresh(work: PersonalizeWork) -> str:
 
 
 def find_sink_owners(pipelines: Collection[Pipeline]) -> dict[str, str]:
-    """The address of the list that each place is declared as a sink of."""
+    """Return the address of the list that declares a sink, by the sink's place."""
     return {
         place: published.address
         for pipeline in pipelines
@@ -230,7 +237,7 @@ def _make_series(people: Collection[str]) -> pl.Series:
 
 
 def _list_files_made_again(work: PersonalizeWork) -> Iterator[str]:
-    """The URIs of files that the next refresh makes again, and that may have people in them."""
+    """Yield the URIs of files that may mention people and that the next refresh makes again."""
     keys = work.pipeline.keys
     prefixes = [
         keys.raw("ratings"),
@@ -256,7 +263,7 @@ def _make_sink_context(work: PersonalizeWork, files: ListFiles) -> SinkContext:
 def _write_sinks(
     work: PersonalizeWork, files: ListFiles, sink_owners: Mapping[str, str]
 ) -> list[str]:
-    """Write the live lists again wherever they were written, and return what remains there."""
+    """Write the live lists to their sinks again, and return sentences on remaining data."""
     context = _make_sink_context(work, files)
     if not count_sinks(context):
         return []
@@ -273,9 +280,10 @@ def _write_sinks(
 
 
 def _erase_from_personalize(work: PersonalizeWork, people: Collection[str]) -> Iterator[str]:
-    """Erase the people from the datasets and models, and yield what remains.
+    """Erase the people from the datasets and models, and yield sentences on remaining data.
 
-    The jobs are named after the hashed ids, so that another call for the same people finds them.
+    The deletion jobs are named after the hashed ids, so that another call for the same people
+    finds these jobs.
     """
     salt = read_erased_users(work.files).salt
     request = ErasedUsers(salt).add(people).version

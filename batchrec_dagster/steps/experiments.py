@@ -1,7 +1,8 @@
-"""What an experiment shows.
+"""The results of experiments.
 
-All editions of the experiment are taken together. A user counts with each day on which they had its
-lists, and is in the same group over all editions, so that the interval accounts for the same user.
+A result covers all editions of an experiment together. Users count with each day on which they had
+the experiment's lists. A user is in the same group in all editions, so the interval accounts for
+the days of the same user.
 """
 
 from __future__ import annotations
@@ -19,55 +20,57 @@ from batchrec_dagster.steps.arms import CONTROL, MODEL
 from batchrec_dagster.steps.intervals import compare_means, estimate_ratio
 from batchrec_dagster.storage.estimate import Estimate
 
-# By how many standard errors the size of an arm may differ from its share. Chance makes it differ
-# more once in a thousand times, so that a larger difference is a sign of a fault.
+# The size of an arm may differ from its share by this many standard errors. By chance, the
+# difference is larger only once in a thousand experiments, so a larger difference is a sign of a
+# fault.
 UNEVEN = 3.29
-# How many groups of users an arm needs: what varies between fewer says little.
+# An arm needs this many groups of users: the variation between fewer groups says little.
 MIN_GROUPS = 10
 
 
 class Effect(BaseModel, frozen=True):
-    """What a user does in a day, in each arm."""
+    """A measure of users' actions in a day, compared between the arms."""
 
     measure: str
-    """What is counted, in words."""
+    """The counted actions, in words."""
     model: Estimate
     control: Estimate
     difference: Estimate
     """model - control."""
     lift: Estimate | None
-    """model / control - 1; None if one of them is 0."""
+    """model / control - 1; None if the model or the control is 0."""
 
 
 class ExperimentResult(BaseModel, frozen=True):
-    """What the newest experiment shows."""
+    """The result of the newest experiment."""
 
     name: str
     control: str
-    """The setting `control`: what the control gets."""
+    """The setting `control`: the kind of list that the control group gets."""
     control_share: float
     since: str
-    """What its periods start with, as of `Outcome`."""
+    """The event that starts the periods of the experiment, as in `Outcome.since`."""
     start: datetime
     end: datetime
     editions: int
     model_users: int
-    """How many users its newest edition has in the arm of the model."""
+    """The number of users in the model's arm in the newest edition."""
     control_users: int
+    """The number of users in the control arm in the newest edition."""
     uneven: bool
-    """Whether the sizes of the arms differ by more than chance."""
+    """Whether the sizes of the arms differ from their shares by more than chance explains."""
     success: str = ""
-    """The types of events that count alone; empty if all count."""
+    """The types of events that alone count; empty if all types count."""
     other_editions: int = 0
-    """How many editions of the experiment count other events. They are left out."""
+    """The number of editions that are left out because they count other types of events."""
     effects: tuple[Effect, ...] = ()
-    """The main measure comes first. Empty if an arm has too few users."""
+    """The effects, the main measure first. Empty if an arm has too few users."""
 
 
 def summarize_experiment(sums: pl.DataFrame) -> ExperimentResult | None:
-    """The result of the newest experiment; None if there is none.
+    """Return the result of the newest experiment; None without any experiment.
 
-    sums: with the columns of `outcome_sums.SUMS_SCHEMA`.
+    sums: a table with the columns of `outcome_sums.SUMS_SCHEMA`.
     """
     of_experiments = sums.filter(pl.col("experiment") != "")
     if of_experiments.is_empty():
@@ -75,7 +78,7 @@ def summarize_experiment(sums: pl.DataFrame) -> ExperimentResult | None:
     newest = of_experiments.sort("start", "edition").row(-1, named=True)
     of_newest = of_experiments.filter(experiment=newest["experiment"], since=newest["since"])
     counted = of_newest.filter(success=newest["success"])
-    others = of_newest.filter(pl.col("success") != newest["success"])
+    other_sums = of_newest.filter(pl.col("success") != newest["success"])
     experiment = Experiment.model_validate_json(newest["experiment"])
     sizes = dict(counted.filter(start=newest["start"]).group_by("arm").agg(_sum("users")).rows())
     model_users, control_users = int(sizes.get(MODEL, 0)), int(sizes.get(CONTROL, 0))
@@ -91,22 +94,22 @@ def summarize_experiment(sums: pl.DataFrame) -> ExperimentResult | None:
         control_users=control_users,
         uneven=_is_uneven(model_users, control_users, experiment.control_share),
         success=newest["success"],
-        other_editions=others.get_column("name").n_unique(),
+        other_editions=other_sums.get_column("name").n_unique(),
         effects=tuple(_estimate_effects(counted, experiment, newest["success"])),
     )
 
 
 def _is_uneven(model_users: int, control_users: int, share: float) -> bool:
-    """Whether the arms are as uneven as chance makes them in one of a thousand divisions."""
+    """Return whether chance makes arms this uneven less than once in a thousand experiments."""
     users = model_users + control_users
     error = math.sqrt(users * share * (1 - share))
     return abs(control_users - users * share) > UNEVEN * error
 
 
 def _estimate_effects(sums: pl.DataFrame, experiment: Experiment, success: str) -> list[Effect]:
-    """What users did in each arm; empty if an arm has too few users.
+    """Return the effect on each measure; no effects if an arm has too few users.
 
-    success: the types of events that count alone; empty if all count.
+    success: the types of events that alone count; empty if all types count.
     """
     groups = _sum_groups(sums)
     user_days = {arm: groups[f"days_{arm}"] for arm in (MODEL, CONTROL)}
@@ -132,7 +135,7 @@ def _estimate_effects(sums: pl.DataFrame, experiment: Experiment, success: str) 
 
 
 def _name_measures(sums: pl.DataFrame, experiment: Experiment, success: str) -> Mapping[str, str]:
-    """The columns of the sums that arms are compared by, and what they count, in words."""
+    """Return a description in words of each column of the sums that compares the arms."""
     of_type = f" of type {success}" if success else ""
     has_values = not sums.get_column("value").is_null().all()
     measures = {"interactions": f"interactions{of_type}"}
@@ -146,9 +149,9 @@ def _name_measures(sums: pl.DataFrame, experiment: Experiment, success: str) -> 
 
 
 def _sum_groups(sums: pl.DataFrame) -> pl.DataFrame:
-    """A row for each group of users, with the sums of each arm, such as hits_model.
+    """Return one row for each group of users, with sums for each arm, such as hits_model.
 
-    Those of days are of the days for which each user had a list.
+    The columns days_model and days_control sum the days on which each user had a list.
     """
     columns = ["days", "interactions", "value", "hits", "hit_value"]
     days = pl.col("users") * (pl.col("end") - pl.col("start")) / SECONDS_A_DAY

@@ -1,4 +1,4 @@
-"""Imports a pipeline's CSV files into Amazon Personalize, unless they have not changed."""
+"""The import of a pipeline's changed CSV files into Amazon Personalize."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ ASSET = "personalize_dataset"
 
 @dataclass(frozen=True)
 class DatasetFile:
-    """A CSV file, and the dataset that it becomes."""
+    """A CSV file to import, with the type and the schema of its dataset."""
 
     dataset_type: str
     schema: str
@@ -48,7 +48,7 @@ class DatasetFile:
 
     @property
     def asset(self) -> str:
-        """The asset that prepares it."""
+        """The name of the asset that prepares the file."""
         return self.dataset_type.lower()
 
     @property
@@ -58,24 +58,24 @@ class DatasetFile:
 
 @dataclass(frozen=True)
 class ImportRequest:
-    """The import of a file's content: by the job of an earlier run, or by a new one."""
+    """A request to import a file, answered by the job of an earlier run or by a new job."""
 
     ensure: Ensure
     stem: str
-    """What the job's name starts with. It says what the job imports."""
+    """The start of the job's name, which identifies the imported content."""
     dataset: ReadyResource
     uri: str
     """The URI of the file."""
     cost: Cost
-    """What a new job costs."""
+    """The cost of a new job."""
 
     def find(self) -> str | None:
-        """The ARN of the job that `start` would adopt; None if it would create a new one."""
+        """Return the ARN of the job that `start` would adopt; None if it would create a new job."""
         jobs = self.ensure.list(IMPORT_JOB, datasetArn=self.dataset.arn)
         return self.ensure.find(IMPORT_JOB, jobs, self.stem, self._is_of_this_dataset)
 
     def start(self) -> StartedResource:
-        """The job, which is created unless there is one."""
+        """Return the job of an earlier run, or create a new job."""
         arguments = {
             "datasetArn": self.dataset.arn,
             "dataSource": {"dataLocation": self.uri},
@@ -91,13 +91,16 @@ class ImportRequest:
         )
 
     def _is_of_this_dataset(self, job: Description) -> bool:
-        """False for a job of a deleted dataset: one created again has its ARN, and so its jobs."""
+        """Return whether the job imported into this dataset, not into a deleted predecessor.
+
+        A dataset that was deleted and created again has its old ARN, and so its old jobs.
+        """
         return bool(job["creationDateTime"] >= self.dataset.description["creationDateTime"])
 
 
 @dataclass(frozen=True)
 class FileImport:
-    """The import job of one file, finished, and what this run did."""
+    """The finished import of a file."""
 
     file: DatasetFile
     dataset: ReadyResource
@@ -110,21 +113,21 @@ class FileImport:
 
 @dataclass(frozen=True)
 class DatasetImport:
-    """What has been imported, by this run or an earlier one."""
+    """The finished imports of all files of a pipeline, by this run or an earlier run."""
 
     record: DatasetRecord
-    """The record that is stored."""
+    """The stored record."""
     imports: list[FileImport]
     """The imports, interactions first."""
     estimate: list[Cost]
-    """What the run costs at most."""
+    """The costs of the whole run at most, as estimated before its import."""
     cost: list[Cost]
-    """What these imports cost."""
+    """The costs of the imports that this run started."""
     checks: list[Finding]
 
 
 def list_dataset_files(pipeline: Pipeline) -> list[DatasetFile]:
-    """The files to import, interactions first."""
+    """Return the files to import, interactions first."""
     keys = {
         INTERACTIONS: pipeline.keys.interactions,
         ITEMS: pipeline.keys.items,
@@ -134,9 +137,9 @@ def list_dataset_files(pipeline: Pipeline) -> list[DatasetFile]:
 
 
 def fingerprint_schemas(files: Sequence[DatasetFile]) -> str:
-    """A fingerprint of the schemas.
+    """Return a fingerprint of the files' schemas.
 
-    A dataset keeps its schema, so that other schemas need another dataset group.
+    The schema of a dataset cannot change, so other schemas need another dataset group.
     """
     return fingerprint(*(file.schema for file in files))
 
@@ -144,12 +147,12 @@ def fingerprint_schemas(files: Sequence[DatasetFile]) -> str:
 def import_dataset(
     work: PersonalizeWork, *, run: str, force: bool, forced_trainings: Collection[str]
 ) -> DatasetImport:
-    """Import what has changed.
+    """Import the files that have changed since the last import.
 
-    run: the id of the first of a run and its retries.
-    force: whether to import in any case.
-    forced_trainings: the assets that this run will train in any case.
-    Raises Refused, UserError.
+    run: the id of the run or, for a retry, of the first attempt.
+    force: whether to import all files, changed or not.
+    forced_trainings: the assets that this run will train, whether or not their data changed.
+    Raises Refused and UserError.
     """
     pipeline = work.pipeline
     files = list_dataset_files(pipeline)
@@ -214,10 +217,10 @@ def import_dataset(
 
 
 def compute_data_version(work: Work) -> str:
-    """The version of the data that the next import imports. Raises UserError.
+    """Return the version of the data that the next import will import.
 
-    It is not that of the newest import if a run has prepared other data and failed before it had
-    imported them.
+    The newest import has another version if a run prepared new data and failed before it imported
+    the new data. Raises UserError.
     """
     files = list_dataset_files(work.pipeline)
     return _combine_versions([require_prepared(work, file.asset).version for file in files])
@@ -228,16 +231,16 @@ def _combine_versions(versions: Sequence[str]) -> str:
 
 
 def _price_import(work: PersonalizeWork, file: DatasetFile) -> Cost:
-    """What it costs to import the file."""
+    """Return the cost of importing the file."""
     head = work.storage.store.head(work.files.uri(file.key))
     return work.prices.price_import(file.asset, head.size if head else 0)
 
 
 def _ensure_group(work: PersonalizeWork, files: Sequence[DatasetFile], name: str) -> ReadyResource:
-    """The pipeline's dataset group, which is created if the budget allows a first run.
+    """Find the pipeline's dataset group, or create the group if the budget allows a first run.
 
     name: the group's name.
-    Raises Refused, PersonalizeError, UserError.
+    Raises Refused, PersonalizeError and UserError.
     """
     pipeline, ensure = work.pipeline, work.ensure
     exists = any(group["name"] == name for group in ensure.list(DATASET_GROUP))
@@ -293,14 +296,15 @@ def _prepare_import(
     version: str,
     force_run: str | None,
 ) -> ImportRequest:
-    """The import of the file into the dataset. Nothing is created or started yet.
+    """Return a request to import the file into the dataset. This starts no job yet.
 
     version: the version of the file's content.
-    force_run: the id of the run, if it imports in any case.
+    force_run: the id of the run if it imports even unchanged files; else None.
     """
-    # Import jobs of all dataset groups share their names: at most 41 characters of the group, and
-    # the whole within Personalize's 63. The job of a run that forces one serves later runs too, so
-    # its name starts as theirs.
+    # The names of import jobs are unique over all dataset groups, so a job's name has the name of
+    # its group. With at most 41 characters for the group, the name stays within Personalize's limit
+    # of 63. Later runs adopt a forced import too, so its name starts with the stem that later
+    # runs look for.
     stem = f"{group_name}-{version[:8]}"
     if force_run:
         stem = f"{stem}-{force_run[:6]}"

@@ -1,4 +1,4 @@
-"""Turns raw ratings into the interactions that Personalize imports, by Polars or Spark."""
+"""Preparation of the interactions that Personalize imports from raw ratings, by Polars or Spark."""
 
 from __future__ import annotations
 
@@ -49,36 +49,39 @@ from batchrec_dagster.storage.records import load
 
 ASSET = "interactions"
 CODE_VERSION = "2"
-# A run that has written nothing for this long is dead: no job runs so long.
+# A run that has written nothing for this long is dead, because no job takes so long.
 DEAD_AFTER = timedelta(days=2)
 
-# The bucket that stands for the folder in which Spark on this machine writes.
+# The made-up bucket name for the folder that Spark on this machine writes to.
 HERE = "here"
 
 Prepared = tuple[PreparationResult, Mapping[str, Any]]
-"""What became of the rows, and the metadata of the Spark job; empty without one."""
+"""Row counts by outcome, and the metadata of the Spark job (empty without a Spark job)."""
 
 RunSpark = Callable[[SparkTask], Prepared]
-"""Runs a task in the declared Spark. Raises UserError, and what fails the asset as it is."""
+"""A function that runs a task in the declared Spark.
+
+Raises UserError. Other exceptions fail the asset as they are.
+"""
 
 
 class InteractionsRecord(PreparedRecord, frozen=True):
-    """The interactions, and what is known of them without reading them."""
+    """The record of the prepared interactions, with their counts."""
 
     rows: PreparationResult
-    """How many rows were read, kept and left out."""
+    """The numbers of rows that were read, kept and left out."""
     counts: InteractionCounts
-    """The counts of what is kept."""
+    """The counts of the kept rows."""
     size: DataSize
-    """How much there is, as the next editions compare theirs with."""
+    """The size of the interactions, which an edition keeps for comparison with later data."""
     engine: str
-    """What prepared them."""
+    """The engine that prepared the interactions."""
     job: Mapping[str, Any]
-    """The metadata of the Spark job; empty without one."""
+    """The metadata of the Spark job; empty without a Spark job."""
 
 
 def read_interactions_record(work: Work) -> InteractionsRecord:
-    """What is known of the interactions, without reading them. Raises UserError without any."""
+    """Read the record of the interactions. Raises UserError if there is no record."""
     uri = work.files.record_uri(ASSET)
     record = load(work.storage.store, uri, InteractionsRecord)
     if record is None:
@@ -87,7 +90,7 @@ def read_interactions_record(work: Work) -> InteractionsRecord:
 
 
 def fingerprint_preparation(pipeline: Pipeline) -> str:
-    """A fingerprint of what the interactions depend on besides the ratings: settings and code."""
+    """Return a fingerprint of the settings and the code that the interactions depend on."""
     ratings = pipeline.ratings
     return f"{CODE_VERSION}-{fingerprint(ratings.file_form, ratings.file_columns, pipeline.rules)}"
 
@@ -101,16 +104,16 @@ def prepare_interactions(
     run: str,
     runs: RunHistory,
 ) -> Result[InteractionsRecord]:
-    """The interactions, prepared by the declared engine unless an earlier run has done so.
+    """Prepare the interactions with the declared engine, unless an earlier run has done so.
 
-    The copies of the ratings are deleted in the end if they have rows of users who were erased. If
-    the run is killed before that, the next one finds the interactions unchanged, and does it then.
+    At the end, the copies of the ratings are deleted if they have rows of erased users. If the run
+    is killed before that, the next run finds the interactions unchanged and deletes the copies.
 
-    comparison: with what the published lists were made from.
-    run_spark: None where the engine is Polars.
+    comparison: the comparison with the data behind the published lists.
+    run_spark: the function that runs Spark; None with the Polars engine.
     run: the id of this run.
-    runs: says which other runs have ended, whose files of Spark are then deleted.
-    Raises UserError, and Refused if a check blocks. Then the interactions of before stay.
+    runs: the history of runs. The Spark files of runs that have ended are deleted.
+    Raises UserError, and Refused if a check blocks. After Refused, the earlier interactions stay.
     """
     erased_users = read_erased_users(work.files)
     made_of = {
@@ -158,7 +161,7 @@ def prepare_interactions(
 def _check(
     pipeline: Pipeline, rows: PreparationResult, counts: InteractionCounts
 ) -> tuple[Finding, ...]:
-    """The verdicts on what would be published."""
+    """Return the checks of the prepared interactions."""
     return (
         check_enough_interactions(
             rows.rows_kept,
@@ -184,7 +187,7 @@ def _measure(rows: PreparationResult, counts: InteractionCounts) -> DataSize:
 
 
 def _prepare_here(work: Work, raw: RawRatings, erased_users: ErasedUsers, csv: Path) -> Prepared:
-    """Prepare in this process, into the file."""
+    """Prepare the interactions in this process, and write them to the file."""
     with (
         open_copies(raw.files, work.storage) as files,
         open_declared_ratings(files, work.pipeline, erased_users) as ratings,
@@ -200,9 +203,9 @@ def _prepare_on_spark(
     run_spark: RunSpark,
     run: str,
 ) -> Prepared:
-    """Prepare with Spark, into the file.
+    """Prepare the interactions with Spark, and write them to the file.
 
-    On AWS it reads and writes in S3, and what it made is fetched from there.
+    On AWS, Spark reads and writes in S3, and this function then downloads the result.
     """
     pipeline = work.pipeline
     on_aws = pipeline.preparation.on_aws
@@ -219,7 +222,7 @@ def _prepare_on_spark(
         spark_folder = folder if local_folder is None else f"file://{local_folder}"
         task = SparkTask(uris, form, columns, pipeline.rules, unit, spark_folder)
         try:
-            # They are too many for the parameters of a job.
+            # The erased users go through a file: a job's parameters have no room for them.
             store.put(f"{folder}/{ERASED_USERS_FILE}", erased_users.encode())
             result, job = run_spark(task)
             require_same_objects(raw.files, work.storage.store)
@@ -234,10 +237,12 @@ def _prepare_on_spark(
 
 
 def remove_dead_work(pipeline_files: PipelineFiles, run: str, runs: RunHistory) -> None:
-    """Delete what Spark was writing for killed runs: those that are known to have ended, and others
-    that wrote nothing for two days.
+    """Delete the temporary files that killed Spark runs left behind.
 
-    run: the id of this run, whose files stay.
+    A run counts as killed if it is known to have ended, or if it has written nothing for two days.
+
+    run: the id of this run. Its files stay.
+    runs: the history of runs.
     """
     storage = pipeline_files.storage
     folder = pipeline_files.uri(pipeline_files.keys.work)

@@ -1,9 +1,10 @@
-"""Numbers with 95% intervals, from sums over groups of users.
+"""Estimates with 95% intervals, from sums over groups of users.
 
-A user's actions depend on each other, within a night and over nights, so intervals must count users
-and not actions. Users are hashed into groups that stay the same, and the uncertainty is what varies
-between the groups, whatever the dependencies within them. This takes a few numbers for each group
-and no random numbers, so the same data give the same intervals.
+The actions of a user depend on each other, within a night and over nights, so intervals must count
+users and not actions. A hash assigns each user to a group, always the same group. The uncertainty
+comes from the variation between the groups, so dependencies within a group do no harm. The
+calculation takes a few numbers for each group and no random numbers, so the same data give the same
+intervals.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ Floats = np.ndarray[tuple[int], np.dtype[np.float64]]
 
 
 def measure_margin(value: float, without_group: Floats, least_error: float = 0.0) -> float:
-    """Half of the interval of a number; infinite with fewer than two groups.
+    """Return half the width of a number's interval; infinite with fewer than two groups.
 
-    without_group: what the number would be without each group of users.
-    least_error: the standard error, if less than that varies between the groups.
+    without_group: the number's values when each group of users in turn is left out.
+    least_error: the standard error to use if the groups vary by less.
     """
     from scipy import special  # It belongs to an extra.
 
@@ -36,9 +37,9 @@ def measure_margin(value: float, without_group: Floats, least_error: float = 0.0
 
 
 def estimate_ratio(numerators: ArrayLike, denominators: ArrayLike) -> Estimate | None:
-    """The sum of the numerators divided by that of the denominators; None if the second is 0.
+    """Return the sum of the numerators divided by the sum of the denominators.
 
-    It has no interval with fewer than two groups.
+    Returns None if all denominators are 0. The estimate has no interval with fewer than two groups.
 
     numerators, denominators: sums over the users of each group, in the same order of groups.
     """
@@ -51,11 +52,13 @@ def estimate_ratio(numerators: ArrayLike, denominators: ArrayLike) -> Estimate |
 def estimate_share(
     numerators: ArrayLike, denominators: ArrayLike, users: float, least: float = 0.0
 ) -> Estimate | None:
-    """As `estimate_ratio`, for a mean over users of what is from `least` to 1, as the interval is.
+    """Estimate a mean over users of values from `least` to 1, as `estimate_ratio` does.
 
-    Few users prove nothing, also if they agree: two more might all be different.
+    The mean and its interval stay between `least` and 1. The standard error is at least 2 / users:
+    a few users who agree prove little, because the next two users might be different.
 
-    users: how many users it was measured on.
+    users: the number of measured users.
+    least: the lowest value that a user can have.
     """
     tops, bottoms = _select_counted(numerators, denominators)
     if not len(bottoms):
@@ -68,10 +71,11 @@ def estimate_share(
 def compare_means(
     model: tuple[ArrayLike, ArrayLike], control: tuple[ArrayLike, ArrayLike]
 ) -> tuple[Estimate, Estimate | None]:
-    """The difference of the means of two arms, model - control, and the lift, model / control - 1.
+    """Return the difference of the means of two arms and the lift.
 
-    The interval of the lift is that of its logarithm, so it stays above -1. There is none if a mean
-    is 0.
+    The difference is model - control, and the lift is model / control - 1. The interval of the lift
+    is computed for its logarithm, so the interval stays above -1. The lift is None if a mean is 0,
+    with or without one of the groups.
 
     model, control: the numerators and denominators of each group of users, in the same order.
     """
@@ -96,13 +100,13 @@ def _estimate(value: float, without_group: Floats) -> Estimate:
 
 
 def _select_counted(numerators: ArrayLike, denominators: ArrayLike) -> tuple[Floats, Floats]:
-    """The sums of the groups that have something in the denominator."""
+    """Return the sums of the groups with a denominator above 0."""
     tops, bottoms = np.asarray(numerators, np.float64), np.asarray(denominators, np.float64)
     return tops[bottoms > 0], bottoms[bottoms > 0]
 
 
 def _leave_each_out(tops: Floats, bottoms: Floats) -> Floats:
-    """The ratio without each group; empty if there is one group alone."""
+    """Return the ratios when each group in turn is left out; empty with fewer than two groups."""
     if len(bottoms) < 2:
         return np.zeros(0)
     without_group: Floats = (tops.sum() - tops) / (bottoms.sum() - bottoms)

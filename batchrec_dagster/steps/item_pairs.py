@@ -1,13 +1,15 @@
-"""The table of pairs of items that the same people had, and how near that makes them.
+"""Pairs of items that the same people had, with a score for their similarity.
 
-A pair's score is the number of people who had both items, over the geometric mean of the numbers of
-people who had either: the cosine of item-kNN (Sarwar et al., "Item-based collaborative filtering
-recommendation algorithms", WWW 2001). Few people can be chance, so they count less.
+A pair's score is the number of people who had both items, divided by the geometric mean of the
+numbers of people who had each item. This is the cosine of item-kNN (Sarwar et al., "Item-based
+collaborative filtering recommendation algorithms", WWW 2001). The score is discounted if few people
+had both items, because that can be chance.
 
-Two kinds of pairs are counted. What people had together within some days makes lists of similar
-items. Of these, people who had both at different times count less, as few people ever buy two
-things at once, and what goes together by taste is better than nothing. The pairs of whole histories
-say which item of a person's own speaks for a recommendation.
+There are two kinds of pairs. Lists of similar items come from pairs of items that people had
+together, within some days. In these pairs, people who had both items at different times count too,
+but less: few people buy two things at once, and items of the same taste are better than none. Pairs
+of whole histories give the reasons for recommendations: the item in a person's history that speaks
+most for the recommended item.
 """
 
 from __future__ import annotations
@@ -22,23 +24,24 @@ from batchrec_dagster.personalize.schemas import ITEM_ID, SECONDS_A_DAY, TIMESTA
 from batchrec_dagster.steps.numbered_ids import Int64s, find_positions
 from batchrec_dagster.steps.success import is_of_types
 
-# How many people must have had both items: with fewer, a list would show what one person bought.
+# The fewest people who must have had both items. With one person, a list would show what that
+# person bought.
 FEWEST_PEOPLE = 2
-# How much people count who had both items, but never together.
+# The weight of a person who had both items, but never together.
 WEIGHT_APART = 0.3
-# If this many people had both items, the discount is one half: of what was had together, and of
-# whole histories.
+# The number of people with both items at which the discount halves the score: for items had
+# together, and for whole histories.
 DISCOUNT_TOGETHER, DISCOUNT_HISTORIES = 5, 10
-# An item is paired with this many that the same person has after it: nobody buys more together,
-# while an automatic import of a history would make millions of pairs. With items that were not had
-# together, it is only paired with the next few: pairs of whole histories would take most of the
-# time.
+# An event is paired with at most this many later events of the same person. Nobody buys more items
+# together, and an automatic import of a history would make millions of pairs. Items that were not
+# had together are paired only within the second, smaller number of events: pairs of whole histories
+# would take most of the time.
 MOST_AFTER, MOST_AFTER_APART = 100, 25
-# How many events are paired at once, which bounds the memory.
+# The number of events that are paired at once. This bounds the memory.
 EVENTS_AT_ONCE = 50_000
-# How many counts of pairs are kept before those of the same pairs are added up.
+# The number of counts that are kept before the counts of the same pairs are added up.
 COUNTS_AT_ONCE = 20_000_000
-# How many bytes of people who had items are compared at once.
+# The number of bytes, with one bit for each person, that are compared at once.
 BYTES_AT_ONCE = 32_000_000
 # Two bounds keep the counting of whole histories at a few seconds: the number of users that are
 # counted, and the sum over them of the square of their interactions.
@@ -49,15 +52,15 @@ MOST_PAIRS = 100_000_000
 def find_bought_together(
     interactions: pl.LazyFrame, *, within_days: int, most: int, events: Sequence[str] = ()
 ) -> pl.DataFrame:
-    """For each item those that people had together with it, best first.
+    """Return for each item the items that people had together with it, best first.
 
-    The columns are item_id, similar_item_id and score, in the order of the items' ids. Items that
-    go with no other are missing.
+    The table has the columns item_id, similar_item_id and score, and is sorted by item_id. Items
+    without any such item are missing.
 
-    interactions: the columns of Personalize's dataset.
-    within_days: how many days there may be between both, at most, so that they were had together.
-    most: how many items an item's list has at most.
-    events: the types of events that count, in any case; all if empty.
+    interactions: a table with the columns of Personalize's dataset.
+    within_days: the most days between two events for the items to count as had together.
+    most: the most items in an item's list.
+    events: the types of events that count, in upper or lower case; if empty, all types count.
     """
     interactions = interactions.filter(is_of_types(interactions, events))
     users, items = pl.collect_all(
@@ -95,20 +98,21 @@ def find_bought_together(
 
 
 def choose_counted_users(counts: pl.DataFrame) -> pl.Series:
-    """The users whose whole histories are counted: all, or every n-th.
+    """Choose the users for the counting of whole histories: all users, or every n-th user.
 
-    counts: the columns user_id and interactions, in the order of the ids.
+    counts: the columns user_id and interactions, sorted by user_id.
     """
     pairs = int((counts.get_column("interactions").cast(pl.Int64) ** 2).sum())
-    # Minus signs around the division make it round up.
+    # The two minus signs make the floor division round up.
     step = max(-(-pairs // MOST_PAIRS), -(-counts.height // MOST_COUNTED), 1)
     return counts.get_column("user_id").gather_every(step)
 
 
 def number_histories(histories: pl.LazyFrame, users: pl.Series, items: pl.Series) -> pl.DataFrame:
-    """The columns user and item, by their indices in `users` and `items`, each pair once.
+    """Return the histories with numbers for users and items: their indices in the given series.
 
-    What is not there is left out.
+    The columns are user and item, with each pair once. Rows with a user that is not in `users` or
+    an item that is not in `items` are left out.
 
     histories: the columns user_id and item.
     """
@@ -126,15 +130,15 @@ def number_histories(histories: pl.LazyFrame, users: pl.Series, items: pl.Series
 def pair_histories(
     had: pl.DataFrame, people: int, of_items: pl.Series | None = None
 ) -> pl.DataFrame:
-    """The items that speak for others, by the people who had both in their whole histories.
+    """Return the pairs of items that the same people had in their whole histories.
 
-    The columns are item, other, both (how many people had both) and score, in the order of items,
-    with each pair in both directions. Weak ones are missing: those of fewer than
-    FEWEST_PEOPLE, and of no more people than would have both by chance.
+    The columns are item, other, both (the number of people who had both items) and score. The table
+    is sorted by item and other, with each pair in both directions. Weak pairs are missing: pairs of
+    fewer than FEWEST_PEOPLE people, and pairs of no more people than chance would give.
 
-    had: as of `number_histories`.
-    people: how many people are counted.
-    of_items: only the pairs with one of these items; None for all.
+    had: the numbered histories, see `number_histories`.
+    people: the number of counted people.
+    of_items: the items, by number, that pairs must have at least one of; None for all pairs.
     """
     items, is_counted = had.lazy(), pl.col("item") < pl.col("other")
     if of_items is not None:
@@ -143,7 +147,7 @@ def pair_histories(
     pairs = (
         items.join(had.lazy().rename({"item": "other"}), on="user")
         .filter(is_counted, pl.col("item") != pl.col("other"))
-        # By one column the groups are found in a third of the time.
+        # Grouping by one column takes a third of the time that grouping by two takes.
         .group_by(pair=pl.col("item").cast(pl.UInt64) * 2**32 + pl.col("other"))
         .agg(both=pl.len())
         .filter(pl.col("both") >= FEWEST_PEOPLE)
@@ -154,35 +158,35 @@ def pair_histories(
 
 
 def count_pairs(had: pl.DataFrame, people: int, pairs: pl.DataFrame) -> pl.DataFrame:
-    """Those of `pair_histories` that are among these pairs, and the same the other way round.
+    """Return the rows of `pair_histories` for these pairs, in both directions.
 
-    It is faster than that where few pairs are asked for.
+    This is faster than `pair_histories` for few pairs.
 
-    had: as of `number_histories`.
-    people: how many people are counted.
-    pairs: the columns item and other, by their numbers, each pair once with the lower number first.
+    had: the numbered histories, see `number_histories`.
+    people: the number of counted people.
+    pairs: the columns item and other with item numbers, each pair once, the lower number first.
     """
     users, items_had = (had.get_column(name).to_numpy() for name in ("user", "item"))
-    # A bit for each person, in a row for each item.
+    # The array has a row for each item, with a bit for each person.
     has_item = np.zeros((1 + items_had.max(initial=0), -(-people // 8)), np.uint8)
     np.bitwise_or.at(has_item, (items_had, users >> 3), (1 << (users & 7)).astype(np.uint8))
     pairs = pairs.filter(pl.all_horizontal(pl.col("item", "other") < len(has_item)))
-    both = np.zeros(pairs.height, np.uint32)
+    counts = np.zeros(pairs.height, np.uint32)
     at_once = max(1, BYTES_AT_ONCE // max(1, has_item.shape[1]))
     for start in range(0, pairs.height, at_once):
         part = pairs.slice(start, at_once)
-        items, others = (part.get_column(name).to_numpy() for name in ("item", "other"))
-        shared = has_item[items] & has_item[others]
-        both[start : start + at_once] = np.bitwise_count(shared).sum(axis=1, dtype=np.uint32)
-    counted = pairs.with_columns(both=both).filter(pl.col("both") >= FEWEST_PEOPLE)
+        items, other_items = (part.get_column(name).to_numpy() for name in ("item", "other"))
+        shared = has_item[items] & has_item[other_items]
+        counts[start : start + at_once] = np.bitwise_count(shared).sum(axis=1, dtype=np.uint32)
+    counted = pairs.with_columns(both=counts).filter(pl.col("both") >= FEWEST_PEOPLE)
     return _select_strong(counted, had, people)
 
 
 def _select_strong(pairs: pl.DataFrame, had: pl.DataFrame, people: int) -> pl.DataFrame:
-    """The pairs that more people have than by chance, with their score, in both directions.
+    """Return the pairs that more people had than by chance, with scores, in both directions.
 
     pairs: the columns item, other and both.
-    had, people: as of `pair_histories`.
+    had, people: see `pair_histories`.
     """
     scored = _score(pairs, _count_people(had), DISCOUNT_HISTORIES)
     by_chance = pl.col("people").cast(pl.Float64) * pl.col("people_of_other") / people
@@ -191,39 +195,41 @@ def _select_strong(pairs: pl.DataFrame, had: pl.DataFrame, people: int) -> pl.Da
 
 
 def _mirror(pairs: pl.DataFrame) -> pl.DataFrame:
-    """Each pair in both directions."""
+    """Return each pair in both directions."""
     mirrored = pairs.with_columns(item="other", other="item")
     return pl.concat([pairs, mirrored])
 
 
 def _count_people(had: pl.DataFrame) -> pl.DataFrame:
-    """How many people had each item: the columns item and people."""
+    """Count the people who had each item. The columns are item and people."""
     return had.group_by("item").agg(people=pl.col("user").n_unique())
 
 
 def _score(pairs: pl.DataFrame, people: pl.DataFrame, discount: int) -> pl.DataFrame:
-    """The pairs with the columns people and people_of_other, of either item, and score.
+    """Return the pairs with the added columns people, people_of_other and score.
 
-    pairs: the columns item, other, and both: how many people had both, by their weight.
-    people: as of `_count_people`.
-    discount: of how many people the discount is one half.
+    people and people_of_other are the numbers of people who had the item and the other item.
+
+    pairs: the columns item, other and both (the weighted number of people who had both items).
+    people: see `_count_people`.
+    discount: the number of people at which the discount halves the score.
     """
-    both, product = pl.col("both"), pl.col("people") * pl.col("people_of_other")
+    shared, product = pl.col("both"), pl.col("people") * pl.col("people_of_other")
     return (
         pairs.join(people, on="item")
         .join(people.rename({"item": "other", "people": "people_of_other"}), on="other")
-        .with_columns(score=both / (both + discount) * both / product.cast(pl.Float64).sqrt())
+        .with_columns(score=shared / (shared + discount) * shared / product.cast(pl.Float64).sqrt())
     )
 
 
 def _count_together(rows: pl.DataFrame, within_seconds: int) -> pl.DataFrame:
-    """How many people had both items of a pair: the columns item, other, people and together.
+    """Count the people who had both items of a pair. The columns are item, other, people, together.
 
-    Each pair of at least FEWEST_PEOPLE is there once, with the lower number first. `together` has
-    how many of the people had both together.
+    Each pair of at least FEWEST_PEOPLE people is there once, with the lower number first. `people`
+    is the number of people who had both items, and `together` the number who had them together.
 
-    rows: the columns user, item and time, in the order of users and of their times.
-    within_seconds: what was had within them was had together.
+    rows: the columns user, item and time, sorted by user and time.
+    within_seconds: the most seconds between two events for the items to count as had together.
     """
     parts: list[pl.DataFrame] = []
     size = 0
@@ -243,22 +249,22 @@ def _count_together(rows: pl.DataFrame, within_seconds: int) -> pl.DataFrame:
 
 
 def _split_pair() -> tuple[pl.Expr, pl.Expr]:
-    """The columns item and other of a pair's number."""
+    """Return expressions for the columns item and other from the number in the column pair."""
     item, other = pl.col("pair") // 2**32, pl.col("pair") % 2**32
     return item.cast(pl.UInt32).alias("item"), other.cast(pl.UInt32).alias("other")
 
 
 def _add_up(parts: Sequence[pl.DataFrame]) -> pl.DataFrame:
-    """The counts of all parts: the columns pair, people and together."""
+    """Add up the counts of all parts. The columns are pair, people and together."""
     schema = {"pair": pl.UInt64, "people": pl.UInt32, "together": pl.UInt32}
     counts = pl.concat([pl.DataFrame(schema=schema), *parts])
     return counts.group_by("pair").agg(pl.col("people", "together").sum())
 
 
 def _iterate_pairs(rows: pl.DataFrame, within_seconds: int) -> Iterator[pl.DataFrame]:
-    """Tables of user, pair and is_near, with all pairs of a user in one of them.
+    """Yield tables with the columns user, pair and is_near. All pairs of a user are in one table.
 
-    A pair's number is that of the lower item, times 2 to the power of 32, and the other.
+    A pair's number is the lower item number times 2 to the power of 32, plus the higher number.
     """
     users = rows.get_column("user").to_numpy()
     items = rows.get_column("item").to_numpy().astype(np.uint64)
@@ -266,7 +272,7 @@ def _iterate_pairs(rows: pl.DataFrame, within_seconds: int) -> Iterator[pl.DataF
     first_rows = np.flatnonzero(np.diff(users, prepend=-1))
     start = 0
     while start < len(users):
-        # The first user who begins after this many events, or the end.
+        # The part ends before the first user who begins after this many events, or at the end.
         user = np.searchsorted(first_rows, start + EVENTS_AT_ONCE)
         end = int(first_rows[user]) if user < len(first_rows) else len(users)
         part = slice(start, end)
@@ -276,7 +282,7 @@ def _iterate_pairs(rows: pl.DataFrame, within_seconds: int) -> Iterator[pl.DataF
 
 @dataclass(frozen=True)
 class _Events:
-    """What people had: an entry for each event, in the order of users and of their times."""
+    """The events of users: arrays with one entry for each event, sorted by user and time."""
 
     users: Int64s
     items: np.ndarray
@@ -284,7 +290,10 @@ class _Events:
 
 
 def _pair_events(events: _Events, within_seconds: int) -> pl.DataFrame:
-    """The columns user, pair, and is_near: whether both events were had together."""
+    """Return the pairs of the events as a table with the columns user, pair and is_near.
+
+    is_near: whether the items of the two events were had together.
+    """
     users, items, times = events.users, events.items, events.times
     schema = {"user": pl.UInt32, "pair": pl.UInt64, "is_near": pl.Boolean}
     pairs = [pl.DataFrame(schema=schema)]
@@ -293,13 +302,13 @@ def _pair_events(events: _Events, within_seconds: int) -> pl.DataFrame:
         is_near = times[rows + distance] - times[rows] <= within_seconds
         if distance > MOST_AFTER_APART:
             rows, is_near = rows[is_near], is_near[is_near]
-        # Those further apart are not within the days either.
+        # Without two such events at this distance, there are none at a larger distance either.
         if not len(rows):
             break
-        one, other = items[rows], items[rows + distance]
-        is_pair = one != other
-        lower = np.minimum(one, other)[is_pair] << np.uint64(32)
-        codes = lower | np.maximum(one, other)[is_pair]
+        earlier, later = items[rows], items[rows + distance]
+        is_pair = earlier != later
+        lower = np.minimum(earlier, later)[is_pair] << np.uint64(32)
+        codes = lower | np.maximum(earlier, later)[is_pair]
         pairs.append(
             pl.DataFrame({"user": users[rows][is_pair], "pair": codes, "is_near": is_near[is_pair]})
         )

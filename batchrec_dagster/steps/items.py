@@ -1,4 +1,4 @@
-"""The tables of the items, and what lists read of them."""
+"""The tables of items, and the columns of items that lists show."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from batchrec_dagster.steps.raw_files import open_source
 from batchrec_dagster.steps.stored_files import TableRecord, put_table
 from batchrec_dagster.steps.work import Result, Work, once
 
-# How many rows of a table the record shows.
+# The number of rows in the sample of a table that its record keeps.
 SAMPLE_ROWS = 5
-# The types of a schema's fields in Polars.
+# The Polars types of a schema's field types.
 _TYPES: dict[str, type[pl.DataType]] = {"string": pl.String, "double": pl.Float64, "long": pl.Int64}
 
 
 def prepare_items(work: Work, raw: RawAttributes, layout: AttributesLayout) -> Result[TableRecord]:
-    """What Personalize learns about the items, prepared unless an earlier run has done so.
+    """Prepare the items table for Personalize, unless an earlier run has done so.
 
     Raises UserError.
     """
@@ -42,9 +42,9 @@ def prepare_items(work: Work, raw: RawAttributes, layout: AttributesLayout) -> R
 def prepare_item_titles(
     work: Work, raw: RawAttributes, layout: AttributesLayout
 ) -> Result[TableRecord]:
-    """The items' titles, for people, prepared unless an earlier run has done so.
+    """Prepare the table of item titles that people read, unless an earlier run has done so.
 
-    Raises UserError.
+    The table also has the items' images and links, if the declaration has them. Raises UserError.
     """
     key = work.pipeline.keys.item_titles
     names = ["title", *layout.addresses]
@@ -60,9 +60,9 @@ def _prepare_table(
     layout: AttributesLayout,
     columns: Mapping[str, str],
 ) -> Result[TableRecord]:
-    """A table of the good rows.
+    """Store a table of the good rows, unless an earlier run has done so.
 
-    columns: those of the rows, by their names in the table.
+    columns: the column of the rows for each column of the table.
     """
     made_of = {"raw_items": raw.version, "settings": fingerprint_layout(layout)}
 
@@ -77,17 +77,20 @@ def _prepare_table(
 
 
 def list_categories(pipeline: Pipeline) -> list[str]:
-    """The names of the items' categories, which the report counts."""
+    """Return the names of the items' categories, for the report to count."""
     return [*pipeline.items.layout.categories] if pipeline.items else []
 
 
 def read_titles_version(work: Work) -> str:
-    """The version of the titles, which the pipeline must declare. Raises UserError."""
+    """Return the version of the titles table. The pipeline must declare titles.
+
+    Raises UserError.
+    """
     return work.files.asset_version("item_titles")
 
 
 def read_titles(work: Work) -> pl.DataFrame:
-    """The columns item_id and title of the titles, which the pipeline must declare.
+    """Return the columns item_id and title of the titles table. The pipeline must declare titles.
 
     Raises UserError.
     """
@@ -95,13 +98,16 @@ def read_titles(work: Work) -> pl.DataFrame:
 
 
 def _read_titles_table(work: Work, columns: Sequence[str]) -> pl.DataFrame:
-    """The column item_id and these of the titles' table, which may have image and link too."""
+    """Return item_id and the given columns of the titles table: title, image or link."""
     uri = work.files.uri(work.pipeline.keys.item_titles)
     return pl.read_parquet(work.storage.store.get(uri), columns=["item_id", *columns])
 
 
 def read_item_ids(work: Work) -> pl.Series:
-    """The column of ids in the items file, which the pipeline must declare. Raises UserError."""
+    """Return the ids in the items file. The pipeline must declare an items file.
+
+    Raises UserError.
+    """
     if work.pipeline.has_titles:
         return read_titles(work).get_column("item_id")
     content = work.storage.store.get(work.files.uri(work.pipeline.keys.items))
@@ -109,9 +115,9 @@ def read_item_ids(work: Work) -> pl.Series:
 
 
 def read_item_list(work: Work, declared: ItemIds, setting: str) -> pl.Series:
-    """The ids of a declared list of items, each once. Raises UserError.
+    """Return the distinct ids of a declared list of items. Raises UserError.
 
-    setting: the name of its block, such as similar_items.items.
+    setting: the name of the list's block in the declaration, such as similar_items.items.
     """
     null_values = work.pipeline.ratings.all_null_values
     column_setting, header = f"{setting}.column", declared.file_header
@@ -120,7 +126,7 @@ def read_item_list(work: Work, declared: ItemIds, setting: str) -> pl.Series:
 
 
 def read_attributes(work: Work) -> pl.DataFrame | None:
-    """The items as Personalize's Items dataset has them; None if the pipeline declares none.
+    """Return the rows of Personalize's Items dataset; None if the pipeline declares no items.
 
     Raises UserError.
     """
@@ -133,23 +139,23 @@ def read_attributes(work: Work) -> pl.DataFrame | None:
 
 
 def list_item_columns(published: PublishedList) -> list[str]:
-    """The columns of the items that lists have, as they are declared."""
+    """Return the declared columns of items in the list, in their order."""
     return [name for name in published.columns if name not in REASONS]
 
 
 def list_attribute_columns(published: PublishedList) -> list[str]:
-    """Those of `list_item_columns` that Personalize gets too: categories and numbers."""
+    """Return the columns of items in the list that Personalize gets too: categories and numbers."""
     return [name for name in list_item_columns(published) if name not in FOR_PEOPLE]
 
 
 def find_titled_items(
     work: Work, published: PublishedList, interactions: pl.LazyFrame
 ) -> pl.Series | None:
-    """The ids of the items that may be on a list which shows titles: those with a title.
+    """Return the ids of the items with a title if the list must leave out all other items.
 
-    None if all items of the interactions and of the items file may. That is so, too, if none of the
-    interactions' items has a title, because ids are written differently: a check warns of that.
-    Raises UserError.
+    Returns None if no items must be left out: the list shows no titles, or all items have a title.
+    If no item of the interactions has a title, the result is None too: the items file then
+    writes ids differently, and a check warns of that. Raises UserError.
     """
     if "title" not in published.columns:
         return None
@@ -162,7 +168,7 @@ def find_titled_items(
 
 
 def read_item_columns(work: Work, published: PublishedList) -> pl.DataFrame | None:
-    """The column item_id, and those that lists have of the items; None if they have none.
+    """Return item_id and the list's columns of items; None if the list has no such columns.
 
     Raises UserError.
     """
@@ -177,13 +183,13 @@ def read_item_columns(work: Work, published: PublishedList) -> pl.DataFrame | No
         item_columns = read_attributes(work)
         assert item_columns is not None, "the declaration has categories or numbers"
         item_columns = item_columns.rename({ITEM_ID: "item_id"})
-        # Both are made of the same rows.
+        # Both tables are made from the same rows.
         items = items.join(item_columns, on="item_id", how="left") if in_titles else item_columns
     return items.select("item_id", *selected)
 
 
 def read_item_columns_versions(work: Work, published: PublishedList) -> list[str]:
-    """The versions of what lists have of the items; empty if they have nothing of them.
+    """Return the versions of the list's columns of items; empty without such columns.
 
     Raises UserError.
     """
@@ -197,10 +203,10 @@ def read_item_columns_versions(work: Work, published: PublishedList) -> list[str
 
 
 def add_item_columns(table: pl.DataFrame, items: pl.DataFrame, of: str = "item_id") -> pl.DataFrame:
-    """The table with the columns of each item after its id.
+    """Insert the columns of items into the table, after its column of item ids.
 
-    items: the column item_id, and others.
-    of: the table's column of item ids.
+    items: the column item_id, and the columns to insert.
+    of: the name of the table's column of item ids.
     """
     columns = [name for name in items.columns if name != "item_id"]
     joined = table.join(items.rename({"item_id": of}), on=of, how="left", maintain_order="left")

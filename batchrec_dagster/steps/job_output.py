@@ -1,4 +1,4 @@
-"""What a batch job wrote: whether it can be used, and its lines."""
+"""The output of a batch job: its files, its lines, and whether it can be used."""
 
 from __future__ import annotations
 
@@ -16,43 +16,43 @@ from batchrec_dagster.storage.connection import Storage
 from batchrec_dagster.storage.edition import Finding
 from batchrec_dagster.storage.objects import ObjectInfo
 
-# What to do about an output of no use.
+# The advice in messages about an unusable output.
 NEXT_RUN = "Run again: the next run starts a new job"
-# The name of the object in a job's folder that says why its output is of no use.
+# The name of the object in a job's folder that says why the output is unusable.
 DAMAGED = "damaged.txt"
-# How many bytes of a file are read at once: tens of thousands of users' lines.
+# The number of bytes that are read at once: the lines of tens of thousands of users.
 PIECE_BYTES = 16 * 1024 * 1024
 
 
 @dataclass(frozen=True)
 class JobOutput:
-    """What a batch job wrote, or will write. Its methods raise UserError."""
+    """The output of a batch job, finished or not. Its methods raise UserError."""
 
     storage: Storage
     job: Description
-    """Describe's answer for the job."""
+    """The job's description, as Personalize's Describe request returns it."""
 
     @property
     def folder(self) -> str:
-        """The URI of the folder, with its final slash."""
+        """The URI of the output folder, with a final slash."""
         folder: str = self.job["jobOutput"]["s3DataDestination"]["path"]
         return folder
 
     @property
     def version(self) -> str:
-        """What changes with the files that the job wrote, without reading them."""
+        """A fingerprint of the output files' URIs, sizes and ETags. No file is read for it."""
         return fingerprint(*((file.uri, file.size, file.etag) for file in self.files()))
 
     def files(self) -> list[ObjectInfo]:
-        """The files, in order."""
+        """Return the output files, in order."""
         files = self.storage.store.list(self.folder)
         return [file for file in files if file.uri.endswith(OUTPUT_SUFFIX)]
 
     def is_usable(self) -> bool:
-        """Whether a finished job's files are still there, and neither empty nor known to be
-        damaged.
+        """Return whether the output can be used, or will be written by an unfinished job.
 
-        True for a job under way, which will write them.
+        The output of a finished job can be used if its files are still there, no file is empty,
+        and the output is not marked as damaged.
         """
         if self.job["status"] != ACTIVE:
             return True
@@ -62,10 +62,11 @@ class JobOutput:
         return bool(sizes) and all(sizes)
 
     def lines(self) -> Iterator[pl.DataFrame]:
-        """All lines as `read_output_lines` reads them, in order, in pieces of tens of thousands.
+        """Yield all lines in order, in pieces of tens of thousands of lines.
 
-        There is at least one piece, which may be empty. A thread reads the next one while one is in
-        use.
+        `read_output_lines` parses the lines. There is at least one piece, which may be empty. A
+        thread reads the next piece while the caller uses the current piece. Raises UserError if
+        there are no files, or if a file is damaged.
         """
         with ThreadPoolExecutor(max_workers=1) as thread:
             pieces = self._read_pieces()
@@ -75,9 +76,10 @@ class JobOutput:
                 yield piece
 
     def _read_pieces(self) -> Iterator[pl.DataFrame]:
-        """The lines of all files, in order.
+        """Yield the lines of all files, in order.
 
-        Raises UserError if there are no files, or one is damaged.
+        A damaged file marks the output as damaged. Raises UserError if there are no files, or if a
+        file is damaged.
         """
         files = self.files()
         if not files:
@@ -95,13 +97,14 @@ class JobOutput:
                 raise UserError(f"{reason}. {NEXT_RUN}") from error
 
     def mark_damaged(self, reason: str) -> None:
-        """Note that this output is of no use, so that no run adopts its job."""
+        """Mark this output as unusable, so that no run adopts its job."""
         self.storage.store.put(self.folder + DAMAGED, f"{reason}\n".encode())
 
     def require_usable(self, findings: Sequence[Finding]) -> None:
-        """Mark the output if one of the findings blocks because of it.
+        """Raise Refused if a finding blocks because the output is unusable.
 
-        Raises Refused then, whose findings name the folder. Other findings are not looked at.
+        The output is then marked as damaged, and the blocking findings name its folder. Findings
+        that block for other reasons are ignored here.
         """
         unusable = [
             finding for finding in findings if finding.blocks and finding.makes_output_unusable
@@ -121,9 +124,11 @@ class JobOutput:
 
 
 def split_at_lines(chunks: Iterable[bytes], size: int = PIECE_BYTES) -> Iterator[bytes]:
-    """Yield the same bytes in pieces of about `size` bytes that end with a line.
+    """Yield the bytes of the chunks in pieces that end with a line.
 
-    Without any bytes, yield one empty piece.
+    Without any bytes, yields one empty piece.
+
+    size: the approximate number of bytes of a piece.
     """
     pending, pending_size, has_yielded = [], 0, False
     for chunk in chunks:

@@ -1,7 +1,7 @@
-"""Judges models and lists before publication, from what is known of them.
+"""Judgements of models and lists before publication.
 
-Their thresholds are in thresholds.py. The findings are stored with the edition, for the report and
-the commands to show.
+The thresholds are in thresholds.py. The findings are stored with the edition, so that the report
+and the commands can show them.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ DATA_ARE_FRESH, NO_WORSE = "data_are_fresh", "no_worse_than_before"
 
 
 def judge_model(facts: ModelFacts, gate: Gate) -> list[Finding]:
-    """What is found of a model and its data before money is spent on lists."""
+    """Judge a model and its data before money is spent on lists."""
     findings = [judge_quality(facts, gate), judge_change(facts)]
     if gate.max_age_days is not None:
         findings.append(judge_age(facts, gate.max_age_days))
@@ -45,7 +45,7 @@ def judge_model(facts: ModelFacts, gate: Gate) -> list[Finding]:
 
 
 def judge_change(facts: ModelFacts) -> Finding:
-    """Whether the model is about as good as that of the lists that are live."""
+    """Judge whether the model is about as good as the model of the live lists."""
     live, ndcg, name = facts.live, facts.model.ndcg, name_ndcg(facts.model.success)
     if live is None:
         return Finding(NO_WORSE, "good", "0 editions are published to compare the model with")
@@ -74,7 +74,7 @@ def judge_change(facts: ModelFacts) -> Finding:
 
 
 def judge_age(facts: ModelFacts, max_days: float) -> Finding:
-    """Whether the data are as fresh as gate.max_age_days demands."""
+    """Judge whether the data are as fresh as gate.max_age_days demands."""
     days = (facts.now.timestamp() - facts.data_until) / SECONDS_A_DAY
     last_day = datetime.fromtimestamp(facts.data_until, UTC)
     text = f"the newest interaction is of {last_day:%Y-%m-%d}, {days:.1f} days ago"
@@ -95,18 +95,18 @@ def judge_age(facts: ModelFacts, max_days: float) -> Finding:
 
 @dataclass(frozen=True)
 class ListFacts:
-    """What is known of lists of users when their rows are counted."""
+    """The facts about lists of users once their rows are counted."""
 
     counts: ListCounts
     expected: int
-    """For how many users lists were made. Others get none by declaration."""
+    """The number of users that lists were made for. By declaration, other users get no list."""
     data: DataCounts
     live: Edition | None
-    """The edition that they would replace; None if nothing is published."""
+    """The edition that the lists would replace; None if nothing is published."""
 
 
 def judge_lists(facts: ListFacts) -> list[Finding]:
-    """What is found of whom the lists reach, and with what."""
+    """Judge the lists' reach and spread, and the data that the lists were made from."""
     return [
         judge_reach(facts),
         judge_concentration(facts.counts),
@@ -116,7 +116,7 @@ def judge_lists(facts: ListFacts) -> list[Finding]:
 
 
 def judge_reach(facts: ListFacts) -> Finding:
-    """Whether nearly all users for whom lists were made have one."""
+    """Judge whether nearly all users that lists were made for have a list."""
     missing = facts.expected - facts.counts.subjects
     text = f"{missing:,} of {facts.expected:,} users for whom lists were made have none"
     if facts.counts.failed:
@@ -131,7 +131,7 @@ def judge_reach(facts: ListFacts) -> Finding:
 
 
 def judge_concentration(counts: ListCounts) -> Finding:
-    """Whether few items take much more of the lists than of the histories."""
+    """Judge whether a few items take a much larger share of the lists than of the histories."""
     shares = f"{counts.top_lists:.0%} of the rows, and {counts.top_histories:.0%} of the histories"
     text = f"1% of the items take {shares}"
     most = max(TOP_SHARE.value, TIMES_HISTORIES.value * counts.top_histories)
@@ -145,7 +145,7 @@ def judge_concentration(counts: ListCounts) -> Finding:
 
 
 def judge_heaviest_user(data: DataCounts) -> Finding:
-    """Whether no single user decides which items are popular."""
+    """Judge whether a single user has so many interactions that they decide the popular items."""
     text = f"the user with the most has {data.heaviest_share:.1%} of all interactions"
     is_good = data.heaviest_share <= max(HEAVY_USER.value, TIMES_EVEN.value / max(1, data.users))
     headline = ""
@@ -157,7 +157,7 @@ def judge_heaviest_user(data: DataCounts) -> Finding:
 
 
 def judge_data_change(data: DataCounts, before: DataCounts | None) -> Finding:
-    """Whether there are about as many data, of the same kinds, as in the edition before."""
+    """Judge whether the amount and the kinds of the data are about as in the previous edition."""
     if before is None:
         return Finding("data_stable", "good", "0 editions are published to compare the data with")
     changes = [*_find_large_changes(data, before)]
@@ -171,14 +171,14 @@ def judge_data_change(data: DataCounts, before: DataCounts | None) -> Finding:
 
 
 def _find_large_changes(data: DataCounts, before: DataCounts) -> Iterator[str]:
-    """Yield in words what changed by more than the thresholds."""
+    """Yield a text for each number that changed by more than its threshold."""
     for name in ("interactions", "users", "items"):
         change = getattr(data, name) / max(1, getattr(before, name)) - 1
         if abs(change) > LARGE_CHANGE.value:
             yield f"{abs(change):.0%} {'more' if change > 0 else 'fewer'} {name}"
     if (data.vanished_items or 0) > LARGE_CHANGE.value * before.items:
         yield f"{data.vanished_items:,} of {before.items:,} items vanished"
-    # With other settings there may be no types on one side, and nothing to compare.
+    # With other settings an edition may have no event types, so there is nothing to compare.
     if data.events and before.events:
         for event in {**before.events, **data.events}:
             old_share, share = before.events.get(event, 0.0), data.events.get(event, 0.0)

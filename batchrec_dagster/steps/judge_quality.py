@@ -1,7 +1,7 @@
-"""Judges a model by what people did with earlier lists, and by what was measured of it.
+"""The quality gate: a judgement of a model by people's behaviour and by its metrics.
 
-What people really did outweighs what was measured on held-out interactions, once its interval
-excludes zero.
+People's behaviour after earlier lists outweighs the metrics on held-out interactions, once the
+interval of its gain excludes zero.
 """
 
 from __future__ import annotations
@@ -21,60 +21,62 @@ from batchrec_dagster.storage.edition import Edition, Finding, Level, Numbers
 from batchrec_dagster.storage.estimate import Estimate
 
 QUALITY_GATE = "quality_gate"
-# Why nobody may be tested, although users are held out.
+# A reason why no user may be tested, although users are held out.
 NOBODY_TESTED = (
     "no held-out user later chose an item that was new to them and known from other users"
 )
 
 
 class Behaviour(NamedTuple):
-    """What people did with earlier lists: by how much more of them the lists reached than popular
-    items would have, as a share of those who were active."""
+    """The behaviour of people after earlier lists, compared with popular items."""
 
     gain: Estimate
+    """The share of active users that the lists reached, minus the share for popular items."""
     users: int
-    """How many were active, each counted once for each edition."""
+    """The number of active users. A user counts once for each edition."""
     editions: int
 
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What is known of a model, and of the lists that its lists would replace."""
+    """The facts about a model, and about the live lists that its lists would replace."""
 
     model: ModelRecord
     measured_on: str
-    """A fingerprint of the settings that select the interactions. Only metrics that were measured
-    on the same interactions are compared."""
+    """A fingerprint of the settings that select the interactions.
+
+    Metrics are only compared if they were measured on the same interactions.
+    """
     live: Edition | None
     """The published lists; None if nothing is published."""
     declared_events: Sequence[str] = ()
-    """The events that the metrics should count alone, by solution.success."""
+    """The types of events that alone should count in the metrics, from solution.success."""
     rolled_back: str | None = None
-    """Why its lists count as rolled back, in words; None if they do not."""
+    """The reason, in words, why the model's lists count as rolled back; None if they do not."""
     behaviour: Behaviour | None = None
-    """What people did with earlier lists; None if nobody knows."""
+    """The behaviour of people after earlier lists; None if it is unknown."""
     has_rules: bool = False
-    """Whether lists have rules, which come after what was measured."""
+    """Whether the lists have rules. The metrics are measured before the rules apply."""
     needs_comparison: bool = True
-    """Whether somebody should look if there is nothing to compare the model with."""
+    """Whether the lack of anything to compare the model with is worth a look."""
     data_until: int = 0
     """The time of the newest interaction, in epoch seconds."""
     now: datetime = field(default_factory=lambda: datetime.now(UTC))
     how_to_publish_anyway: str = ""
-    """How to start a run that publishes anyway."""
+    """Instructions for a run that publishes anyway, for messages."""
     publish_anyway: bool = False
-    """Whether this run does."""
+    """Whether this run publishes anyway."""
 
     @property
     def metrics(self) -> Mapping[str, float]:
         """The model's metrics by name; empty if no user was tested."""
         is_tested = self.model.groups is None or self.model.groups.tested > 0
-        # Without anybody they are 0, and mean nothing.
+        # Without tested users the metrics are 0 and mean nothing.
         return self.model.metrics if is_tested else {}
 
     @property
     def is_live(self) -> bool:
-        """Whether the published lists are of this model."""
+        """Whether this model made the published lists."""
         arn = self.model.solution_version_arn
         return self.live is not None and self.live.solution_version_arn == arn
 
@@ -85,31 +87,33 @@ class ModelFacts:
 
     @property
     def live_ndcg(self) -> float | None:
-        """NDCG@25 of the published lists; None if it is not compared."""
+        """The NDCG@25 of the published lists' model; None if there is no comparison with it."""
         if self.live is None or not self.metrics or self.is_live or not self.is_comparable:
             return None
         return None if self.live.ndcg is None else self.live.ndcg.value
 
     @property
     def what_remains(self) -> str:
-        """What readers have if these lists are refused."""
+        """A clause for messages on what stays published if these lists are refused."""
         return "nothing was published" if self.live is None else "the published lists stay"
 
 
 @dataclass(frozen=True)
 class Lead:
-    """By how much the NDCG@25 of a model is above that of popular items, where it was held out."""
+    """The model's lead in held-out NDCG@25 over popular items."""
 
     over: str
-    """Which popular items they are, in words."""
+    """A description of the popular items, in words."""
     difference: Estimate
     is_measured: bool
-    """Whether both were measured on the same people, and these are enough for an interval. If not,
-    the interval is about as wide as that of two means by themselves."""
+    """Whether model and popular items were measured on the same people, with an interval.
+
+    If not, the interval is missing, or it is an approximation for two means on different people.
+    """
 
     @property
     def level(self) -> Level:
-        """What it means for publication."""
+        """The consequence of the lead for publication."""
         value, high = self.difference.value, self.difference.high
         if (value if high is None else high) < 0:
             return "refuse"
@@ -118,7 +122,7 @@ class Lead:
 
     @property
     def headline(self) -> str:
-        """What it means in a few words."""
+        """The meaning of the lead in a few words."""
         match self.level:
             case "refuse":
                 return f"the model is worse than {self.over}"
@@ -132,7 +136,7 @@ class Lead:
 
 
 def measure_lead(model: ModelRecord | Edition) -> Lead | None:
-    """The lead over popular items; None if the model or these were not measured."""
+    """Return the model's lead over popular items; None if one of the two was not measured."""
     ndcg, groups, popularity = model.ndcg, model.groups, model.measured_popularity
     if ndcg is None or popularity is None:
         return None
@@ -140,8 +144,9 @@ def measure_lead(model: ModelRecord | Edition) -> Lead | None:
     difference = groups.compare(popularity.groups) if groups is not None else None
     if difference is not None:
         return Lead(over, difference, difference.margin is not None)
-    # Amazon Personalize tests users of its own, and does not say how much their NDCG@25 varies.
-    # About as many are tested here.
+    # Amazon Personalize tests its own choice of users and does not say how much their NDCG@25
+    # varies. About as many users were tested with popular items, so the margin is assumed to be
+    # equal.
     value, popular = ndcg.value - popularity.ndcg, popularity.groups.mean
     if popular is None or popular.margin is None:
         return Lead(over, Estimate(value=value), is_measured=False)
@@ -150,9 +155,10 @@ def measure_lead(model: ModelRecord | Edition) -> Lead | None:
 
 
 def compare_models(model: ModelRecord | Edition, other: ModelRecord | Edition) -> Estimate | None:
-    """By how much the NDCG@25 of a model is above the other's on the same people.
+    """Return the difference in NDCG@25 between two models on the same people.
 
-    None if it is not known by groups of them, as Amazon Personalize measures other people.
+    Returns None if the NDCG@25 of a model is not known by groups of people. That is so with Amazon
+    Personalize, which tests its own choice of people for each model.
     """
     if model.groups is None or other.groups is None:
         return None
@@ -160,21 +166,21 @@ def compare_models(model: ModelRecord | Edition, other: ModelRecord | Edition) -
 
 
 class _Refusal(NamedTuple):
-    """Why lists should not be published."""
+    """A reason against publishing the lists."""
 
     headline: str
     reason: str
 
 
 def judge_quality(facts: ModelFacts, gate: Gate) -> Finding:
-    """Whether a model is good enough for its lists to be published."""
+    """Judge whether a model is good enough for its lists to be published."""
     lead = measure_lead(facts.model) if facts.metrics else None
     text, numbers = _describe_measurements(facts, lead)
     text += _describe_circumstances(facts)
     level, headline = _weigh(facts, lead)
     refusals = [*_list_refusals(facts, gate, lead)]
     if level == "refuse" and not refusals:
-        # Its lists are live already.
+        # The model's lists are live already, so nothing is left to refuse.
         level = "watch"
     if not refusals:
         return Finding(QUALITY_GATE, level, text, headline, numbers)
@@ -194,7 +200,7 @@ def judge_quality(facts: ModelFacts, gate: Gate) -> Finding:
 
 
 def _weigh(facts: ModelFacts, lead: Lead | None) -> tuple[Level, str]:
-    """The level and the headline of what people did and of what was measured."""
+    """Return the level and the headline of people's behaviour and the metrics together."""
     level, headline = _weigh_lead(facts, lead)
     behaviour = facts.behaviour
     if behaviour is not None and behaviour.gain.is_positive:
@@ -207,7 +213,7 @@ def _weigh(facts: ModelFacts, lead: Lead | None) -> tuple[Level, str]:
 
 
 def _weigh_lead(facts: ModelFacts, lead: Lead | None) -> tuple[Level, str]:
-    """The level and the headline of what was measured."""
+    """Return the level and the headline of the metrics alone."""
     if lead is not None:
         return lead.level, lead.headline
     if not facts.needs_comparison:
@@ -218,8 +224,11 @@ def _weigh_lead(facts: ModelFacts, lead: Lead | None) -> tuple[Level, str]:
 
 
 def _list_refusals(facts: ModelFacts, gate: Gate, lead: Lead | None) -> Iterator[_Refusal]:
-    """Why the model's lists should not be published. Those of the model that is live are judged
-    already, and may only be rolled back."""
+    """Yield the reasons against publishing the model's lists.
+
+    The metrics of the live model were judged before its lists were published. Lists of the live
+    model are only refused if they were rolled back.
+    """
     if facts.rolled_back:
         yield _Refusal("the lists were rolled back", facts.rolled_back)
     if facts.is_live:
@@ -242,7 +251,7 @@ def _list_refusals(facts: ModelFacts, gate: Gate, lead: Lead | None) -> Iterator
 
 
 def _describe_measurements(facts: ModelFacts, lead: Lead | None) -> tuple[str, Numbers]:
-    """What was measured, in words and by name."""
+    """Return the behaviour and the metrics, as a text and as numbers by name."""
     numbers: Numbers = {}
     text = _describe_behaviour(facts.behaviour, numbers)
     if not facts.metrics:
@@ -268,9 +277,9 @@ def _describe_measurements(facts: ModelFacts, lead: Lead | None) -> tuple[str, N
 
 
 def _describe_behaviour(behaviour: Behaviour | None, numbers: Numbers) -> str:
-    """What people did with earlier lists, in words, which others follow; empty if nobody knows.
+    """Return a text on people's behaviour, to begin a message with; empty if it is unknown.
 
-    numbers: get those of the text.
+    numbers: the numbers of the text are added here, by name.
     """
     if behaviour is None or behaviour.gain.ends is None:
         return ""
@@ -287,9 +296,9 @@ def _describe_behaviour(behaviour: Behaviour | None, numbers: Numbers) -> str:
 
 
 def _describe_lead(model: ModelRecord, lead: Lead | None, numbers: Numbers) -> str:
-    """The lead over popular items with its interval, in words that follow others.
+    """Return a text on the lead over popular items and its interval, to append to a message.
 
-    numbers: get those of the text.
+    numbers: the numbers of the text are added here, by name.
     """
     if lead is None:
         return ""
@@ -312,7 +321,7 @@ def _describe_lead(model: ModelRecord, lead: Lead | None, numbers: Numbers) -> s
 
 
 def _describe_circumstances(facts: ModelFacts) -> str:
-    """What a reader should know besides the metrics; may be empty."""
+    """Return a text on other facts that a reader needs, to append to a message; may be empty."""
     model, text = facts.model, ""
     if facts.has_rules and facts.metrics:
         text += "; measured before the rules of this list"

@@ -1,4 +1,4 @@
-"""Verdicts on a table of lists before it is published: of users, of items, of segments."""
+"""Checks of a table of lists for users, items or segments, made before its publication."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ def check_table(
     table: ListTable,
     num_results: int,
 ) -> list[Finding]:
-    """What is found of a table whose rows are all written.
+    """Check a table of lists after all its rows are written.
 
-    subjects: all who were to get a list.
-    num_results: how many results a job was asked for, for each line.
+    subjects: the ids of all users, items or segments that were to get a list.
+    num_results: the number of results that the job was asked for, for each line.
     Raises UserError.
     """
     subject, settings, failed = published.subject, published.settings, table.failed
@@ -83,7 +83,11 @@ def check_table(
 def check_user_lists(
     work: PersonalizeWork, published: PublishedList, table: ListTable, num_results: int
 ) -> list[Finding]:
-    """What is found of lists of users alone: whether they are full, and what the rules did."""
+    """Check the things that only lists of users need: full lists, and the effect of the rules.
+
+    num_results: the number of results that the job was asked for, for each line.
+    Raises UserError.
+    """
     settings, rules, setting = published.settings, table.context.rules, published.setting
     users = len(table.answered) - table.failed.height
     padding = table.counts.items_without_score
@@ -106,7 +110,10 @@ def check_user_lists(
 
 
 def explain_empty_table(published: PublishedList, table: ListTable) -> str | None:
-    """Why no list has any item; None if one does, or if all lines failed or rules say why."""
+    """Return the reason why no list has any item; None if a list has an item.
+
+    Returns None too if all lines failed, for segments, and if the checks of the rules explain it.
+    """
     setting = published.setting
     if table.counts.rows or 0 < table.failed.height == len(table.answered):
         return None
@@ -122,11 +129,13 @@ def explain_empty_table(published: PublishedList, table: ListTable) -> str | Non
 def check_every_answered(
     subject: str, requested: pl.Series, answered: pl.Series, *, why_empty: str | None = None
 ) -> Finding:
-    """Whether every requested id has exactly one answer, and no other id has any.
+    """Check that every requested id has exactly one answer, and that no other id has an answer.
 
-    subject: what an id is of: user, item or segment. Users are counted and not named.
-    answered: the id of each answer. An error is one too.
-    why_empty: why no list has any item; None if one does. That is not the fault of the output.
+    subject: the kind of the ids: user, item or segment. The text counts users, but never names a
+        user.
+    answered: the id of each answer. An error is an answer too.
+    why_empty: the reason why no list has any item; None if a list has an item. With such a reason
+        the check fails, but does not make the output unusable.
     """
     missing = requested.filter(~requested.is_in(answered.implode()))
     distinct = answered.unique()
@@ -166,12 +175,14 @@ def check_no_failed(
     max_share: float,
     setting: str,
 ) -> Finding:
-    """Whether few enough lines of a job's output have an error, and not all of them.
+    """Check that no more than a given share of the job's lines, and not all lines, have an error.
 
-    lines: how many lines there are, one for each user, item or segment.
-    first: the id and the error of the first line that failed. The finding leaves out a user's id.
+    subject: the kind of the lines: user, item or segment.
+    failed: the number of lines with an error.
+    lines: the number of all lines, one for each user, item or segment.
+    first: the id and the error of the first line with an error. The text leaves out a user's id.
     max_share: the largest share of lines that may fail.
-    setting: the setting with that share, or the one that declares the segments.
+    setting: the setting with the largest share, or the setting that declares the segments.
     """
     passed = is_share_allowed(failed, lines, max_share)
     text = f"{failed:,} of {lines:,} {subject}s failed"
@@ -191,13 +202,18 @@ def check_no_failed(
         refuse_unless(passed),
         text,
         numbers={"lines": lines, "failed": failed},
-        # Mostly the segment itself cannot be answered: another job would cost money and fail too.
+        # Most failures come from the segment's own query: another job would cost money and fail
+        # too.
         makes_output_unusable=subject != "segment",
     )
 
 
 def check_no_duplicates(count: int, member: str = "item") -> Finding:
-    """Whether no list holds an item twice, or no segment a user."""
+    """Check that no list has an item twice, and no segment a user twice.
+
+    count: the number of repetitions.
+    member: the members of a list, item or user.
+    """
     text = f"{count:,} {member}s are repeated within a list"
     return Finding(
         "no_duplicates",
@@ -217,12 +233,14 @@ def check_lists_full(
     *,
     padding: int = 0,
 ) -> Finding:
-    """Whether nearly every user who did not fail has as many items as requested.
+    """Check that nearly every user has a full list, apart from users with a failed line.
 
-    full: how many users have `num_results` items.
-    answered: how many users were requested and did not fail.
-    settings, setting: of the list, and what their names start with.
-    padding: how many popular items Personalize added without a score.
+    full: the number of users with `num_results` items.
+    answered: the number of users with a line that did not fail.
+    num_results: the number of items of a full list.
+    settings: the settings of the list.
+    setting: the start of the settings' names, such as recommendations.
+    padding: the number of popular items that Personalize added without a score.
     """
     text = f"{full:,} of {answered:,} users have all {num_results} items"
     if full < answered:
@@ -241,12 +259,12 @@ def check_lists_full(
 
 
 def check_items_have_lists(items: int, with_list: int, full: int, num_results: int) -> Finding:
-    """Whether most items have a list; a failure only warns, as few people have rare items.
+    """Check that most items have a list. A failure only warns, because few people have rare items.
 
-    items: how many were requested.
-    with_list: how many have a list, if only of one item.
-    full: how many have all items of a list.
-    num_results: how many these are.
+    items: the number of requested items.
+    with_list: the number of items with a list of at least one item.
+    full: the number of items with a full list.
+    num_results: the number of items of a full list.
     """
     text = f"{with_list:,} of {items:,} items have a list, and {full:,} all {num_results} items"
     passed = with_list >= FEW_LISTS_OF_ITEMS.value * items
@@ -264,13 +282,13 @@ def check_items_have_lists(items: int, with_list: int, full: int, num_results: i
 def check_items_known(
     listed_ids: pl.Series, known_ids: pl.Series, setting: str, open_filter: str | None = None
 ) -> Finding:
-    """Whether the items file has most of the items in the lists; a failure only warns.
+    """Check that the items file has most of the items in the lists. A failure only warns.
 
     listed_ids: the distinct ids of the items in the lists.
     known_ids: the distinct ids in the items file.
-    setting: what the names of the list's settings start with.
-    open_filter: why the list's filter lets items through that the items file does not have. If
-        there is such a reason, the file must have all of them.
+    setting: the start of the names of the list's settings, such as recommendations.
+    open_filter: the reason why the list's filter lets through items that the items file lacks;
+        None without such a reason. With a reason, the file must have all items in the lists.
     """
     unknown = listed_ids.filter(~listed_ids.is_in(known_ids.implode()))
     known_count = len(listed_ids) - len(unknown)
@@ -289,10 +307,10 @@ def check_items_known(
 
 
 def check_rows_titled(rows: int, left_out: int) -> Finding:
-    """Whether nearly all results for the lists have a title; a failure only warns.
+    """Check that nearly all results for the lists have a title. A failure only warns.
 
-    rows: how many are on lists.
-    left_out: how many are not, as they have no title.
+    rows: the number of results on lists.
+    left_out: the number of results that were left out because they have no title.
     """
     results = rows + left_out
     passed = left_out <= FEW_UNTITLED.value * results

@@ -1,4 +1,4 @@
-"""What lists are made with besides their lines: rules and what these read, columns, reasons."""
+"""The inputs of lists besides the job's lines: rules and their data, item columns and reasons."""
 
 from __future__ import annotations
 
@@ -30,26 +30,29 @@ from batchrec_dagster.steps.work import Work
 
 @dataclass(frozen=True)
 class ListInputs:
-    """What lists read besides the interactions, and the versions of all of it."""
+    """The inputs of a list besides the interactions, with their versions."""
 
     rules: ListRules
     today: date
     """The day of the run, in UTC."""
     items: pl.DataFrame | None = None
-    """ITEM_ID and the columns of the Items dataset; None too if no rule reads them."""
+    """ITEM_ID and the columns of the Items dataset.
+
+    None if there is no such dataset, or if no rule reads its columns.
+    """
     users: pl.DataFrame | None = None
-    """USER_ID and the columns of the Users dataset; None too if no rule reads them."""
+    """USER_ID and the columns of the Users dataset; None if no rule reads these columns."""
     blocked: pl.Series | None = None
-    """The ids that `block` names; None without that rule."""
+    """The ids of the items that the rule `block` leaves out; None without this rule."""
     versions: Mapping[str, str] = field(default_factory=dict)
-    """What changes whenever one of these makes other lists, by its name."""
+    """A text for each input, by name, that changes when the input would make other lists."""
 
 
 def read_inputs(work: Work, published: PublishedList) -> ListInputs:
-    """What the list's rules and columns read. Raises UserError.
+    """Read the inputs of the list's rules and columns. Raises UserError.
 
-    Versions are read before the files are. If these change in between, the next run publishes
-    again.
+    The versions are read before the files. If a file changes in between, the next run finds another
+    version and publishes again.
     """
     settings = published.settings
     rules = settings.applied_rules or ListRules()
@@ -74,24 +77,24 @@ def read_inputs(work: Work, published: PublishedList) -> ListInputs:
 
 @dataclass(frozen=True)
 class ListContext:
-    """What rows are made of besides lines."""
+    """The data that turn the lines of a list into rows."""
 
     interactions: pl.LazyFrame
     """The columns of Personalize's dataset."""
     until: int
     """The time of the newest interaction, in epoch seconds."""
     rules: PreparedRules | None
-    """What is left out of lists, and what fills them; None leaves out nothing."""
+    """The rules that leave items out of lists and fill lists up; None to leave out nothing."""
     rule_context: RuleContext | None
-    """What the rules know."""
+    """The data that the rules read; None without rules."""
     item_columns: pl.DataFrame | None
-    """The column item_id, and what lists have of each item; None for ids alone."""
+    """The column item_id and the lists' columns of items; None if the lists have ids alone."""
     popular: PopularItems | None
     """The popular items; None if no list needs any."""
     reasons: Reasons | None
-    """Says why each item is on a list; None if lists do not have that."""
+    """The reasons why items are on a list; None if the list shows no reasons."""
     has_untitled: bool = False
-    """Whether some items have no title, which lists show. Then they are left out."""
+    """Whether the list shows titles and leaves out some items because they have no title."""
 
 
 def read_context(
@@ -102,10 +105,10 @@ def read_context(
     interactions: pl.LazyFrame,
     histories: Histories,
 ) -> ListContext:
-    """What the rows of these lists are made of. Raises UserError.
+    """Return the data that turn the lines of the list into rows. Raises UserError.
 
-    divided: those whom lists are made for.
-    histories: the counted interactions.
+    divided: the users, items or segments that get a list.
+    histories: the counts of the interactions.
     """
     settings, is_of_users = published.settings, published.subject == "user"
     titled = popular = reasons = rules = context = None
@@ -147,9 +150,9 @@ def read_context(
 
 
 def _read_columns(work: Work, published: PublishedList) -> pl.DataFrame | None:
-    """The column item_id, and what the list has of each item; None if it has nothing of them."""
+    """Return item_id and the list's columns of items; None if the list has no such columns."""
     segments = published.pipeline.segments
     if published.subject == "segment" and not (segments is not None and segments.items):
-        # The segments are expressions, which have no title.
+        # These segments are made by expressions, and an expression has no item columns.
         return None
     return read_item_columns(work, published)

@@ -1,6 +1,6 @@
-"""The figures of lists and of their data, which an edition has: whom lists reach, and with what.
+"""The figures of an edition: the counts of its lists, their users and items, and their data.
 
-They are counted while the lists are made, so that nobody has to read the tables again.
+The figures are counted while the lists are made, so the tables need not be read again.
 """
 
 from __future__ import annotations
@@ -25,42 +25,42 @@ from batchrec_dagster.preparation.file_form import CONSTANT_TIME
 from batchrec_dagster.steps.checks import format_day
 from batchrec_dagster.storage.edition import CategoryShare, DataCounts, Edition, ListedItem
 
-# With fewer interactions, a recommender knows little about a user.
+# A recommender knows little about a user with fewer interactions.
 FEW = 5
-# The share of the catalogue whose share of lists and of histories is counted.
+# The share of the catalogue for which the concentration of lists and histories is measured.
 TOP = 0.01
 MOST_RECOMMENDED = 10
-# How many values of each category are named.
+# The most values of a category that the figures have.
 MOST_VALUES = 12
 
 
 @dataclass(frozen=True)
 class Histories:
-    """The interactions that lists are made from, counted once."""
+    """The counts of the interactions that lists are made from."""
 
     rows: int
     first: int
     """The time of the first interaction, in epoch seconds."""
     last: int
-    """That of the last."""
+    """The time of the last interaction, in epoch seconds."""
     users: pl.DataFrame
-    """The columns subject and interactions: a row for each user."""
+    """A row for each user, with the columns subject (the user's id) and interactions."""
     items: pl.DataFrame
-    """The columns item, interactions and first, the time of the first: a row for each item."""
+    """A row for each item: item, interactions and first (the time of the first interaction)."""
     events: Mapping[str, int]
-    """How many interactions there are of each type; empty without types."""
+    """The number of interactions of each event type; empty without types."""
     mean_value: float | None
     """The mean value of the events; None without values."""
 
     @property
     def has_times(self) -> bool:
-        """Whether the interactions have times that tell them apart."""
+        """Whether the interactions have real times, not one constant time."""
         return not self.first == self.last == CONSTANT_TIME
 
     def describe(self, before: Edition | None) -> DataCounts:
-        """The figures of an edition that is made of them.
+        """Return the figures of the data for an edition that is made from these interactions.
 
-        before: the edition that is live; None if nothing is.
+        before: the live edition; None if nothing is published.
         """
         heaviest = self.users.get_column("interactions").max() or 0
         new_items = vanished_items = None
@@ -83,7 +83,7 @@ class Histories:
 
 
 def count_histories(interactions: pl.LazyFrame) -> Histories:
-    """How many interactions users and items have, in one streaming pass."""
+    """Count the interactions of users, items and event types, in one streaming pass."""
     columns = interactions.collect_schema().names()
     row_count, time = pl.len().cast(pl.Int64), pl.col(TIMESTAMP)
     queries = {
@@ -111,9 +111,9 @@ def count_histories(interactions: pl.LazyFrame) -> Histories:
 
 
 def count_audience(requested: pl.Series, histories: Histories) -> dict[str, Any]:
-    """How much is known of those who were to have a list: the fields of ListCounts.
+    """Return the fields of ListCounts on the histories of the requested users.
 
-    requested: their ids.
+    requested: the ids of the users who were to have a list.
     """
     lengths = (
         requested.alias("subject")
@@ -131,17 +131,20 @@ def count_audience(requested: pl.Series, histories: Histories) -> dict[str, Any]
 
 @dataclass(frozen=True)
 class CountedItems:
-    """How often the items of the catalogue are on lists and in histories."""
+    """The numbers of lists and of interactions that each item of the catalogue has."""
 
     listed: pl.DataFrame
-    """The columns item and lists: how many lists have each item that is on any."""
+    """The columns item and lists: the number of lists with the item, for each listed item."""
     histories: Histories
     declared: pl.Series | None = None
-    """The ids of the items file; None without one."""
+    """The ids in the items file; None without an items file."""
 
     @cached_property
     def catalogue(self) -> pl.DataFrame:
-        """The columns item, lists and interactions: a row for each item that there is."""
+        """A row for each item of the lists, the interactions or the items file.
+
+        The columns are item, lists and interactions.
+        """
         items = self.histories.items.select("item", "interactions")
         items = items.join(self.listed, on="item", how="full", coalesce=True)
         if self.declared is not None:
@@ -155,7 +158,7 @@ class CountedItems:
         item_columns: pl.DataFrame | None = None,
         categories: Sequence[str] = (),
     ) -> dict[str, Any]:
-        """The fields of ListCounts about items.
+        """Return the fields of ListCounts about items.
 
         titles: the columns item_id and title; None if the items have no titles.
         item_columns: ITEM_ID and the columns of the categories; None without categories.
@@ -174,13 +177,16 @@ class CountedItems:
         }
 
     def _measure_top(self, column: str) -> float:
-        """The share of the column that the share TOP of the catalogue with the most of it takes."""
+        """Return the share of the column's sum that belongs to the top items.
+
+        The top items are the share TOP of the catalogue with the highest values.
+        """
         counts = self.catalogue.get_column(column)
         number = math.ceil(TOP * len(counts))
         return int(counts.top_k(number).sum()) / max(1, int(counts.sum()))
 
     def _list_most_recommended(self, titles: pl.DataFrame | None) -> Iterator[ListedItem]:
-        """The items that are on most lists, by the number of lists, then of ids."""
+        """Yield the items on most lists, sorted by the number of lists and then by id."""
         most = (
             self.catalogue.filter(pl.col("lists") > 0)
             .sort("lists", "item", descending=[True, False])
@@ -193,7 +199,10 @@ class CountedItems:
             yield ListedItem(**row)
 
     def _count_values(self, values_of_items: pl.DataFrame) -> Iterator[CategoryShare]:
-        """How much the most frequent values take. values_of_items: the columns item and value."""
+        """Yield the shares of lists and histories that have the most frequent values of a category.
+
+        values_of_items: the columns item and value.
+        """
         sums = self.catalogue.select("lists", "interactions").sum().row(0, named=True)
         totals = {name: max(1, total) for name, total in sums.items()}
         values = (

@@ -1,8 +1,9 @@
-"""The batch job that answers for a list: found by what it is made from, adopted, or created.
+"""The batch job that makes a list's recommendations, adopted from an earlier run or created.
 
-A job answers for all its lines with one filter. So lists of the same users with the same filter
-need one job, of which each takes as many results as it needs. The job's name says what it is made
-from, never which list asked for it, and it is asked for the most results that any of them needs.
+A job answers all its lines with one filter. So lists of the same users with the same filter share
+a job. The job is asked for the most results that any list needs, and each list takes as many
+results as it needs. The job's name identifies the job's inputs and not a list, so every list
+finds the shared job.
 """
 
 from __future__ import annotations
@@ -41,32 +42,32 @@ from batchrec_dagster.steps.solutions import fingerprint_solution
 from batchrec_dagster.steps.work import PersonalizeWork
 from batchrec_dagster.storage.connection import Storage
 
-# With rules, the job is asked for enough results for what this share of the users had.
+# With rules, the job is asked for enough results for the histories of this share of the users.
 SHARE_SERVED = 0.999
-# More results for the longest histories make every answer longer. This many rows in all are read in
-# seconds.
+# More results for the longest histories make every answer longer. A job is asked for more results
+# than MAX_RESULTS only up to this many rows in all, which are read in seconds.
 MAX_ROWS = 10_000_000
-# What the name of the filter for exclude_seen alone ends with.
+# The suffix of the filter's name if the filter only excludes seen items.
 EXCLUDE_SEEN_ENDING = "exclude-seen"
 
 
 @dataclass(frozen=True)
 class FinishedJob:
-    """The job that answered the lines of a list."""
+    """A finished batch job that answered the lines of a list."""
 
     resource: ReadyResource
     num_results: int
-    """How many results it was asked for, for each line."""
+    """The number of results that the job was asked for, for each line."""
     job_cost: Cost
-    """What it costs if this run created it."""
+    """The cost of the job, which this run pays if it created the job."""
 
     def output(self, storage: Storage) -> JobOutput:
-        """What it wrote."""
+        """Return the job's output."""
         return JobOutput(storage, self.resource.description)
 
     @property
     def cost(self) -> list[Cost]:
-        """What this run pays for."""
+        """The costs that this run pays; none for an adopted job."""
         return [self.job_cost] if self.resource.is_new else []
 
 
@@ -78,10 +79,10 @@ def run_job(
     num_results: int,
     run: str,
 ) -> FinishedJob:
-    """The finished job for these lines: that of an earlier run or of another list, or a new one.
+    """Run the job for these lines to its end, or adopt the job of an earlier run or another list.
 
-    num_results: how many results it is asked for, for each line.
-    run: the id of the first of the run and its retries.
+    num_results: the number of results that the job is asked for, for each line.
+    run: the id of the run or, for a retry, of the first attempt.
     Raises UserError.
     """
     work = work.for_data(model.data_version)
@@ -125,14 +126,15 @@ def run_job(
 def _build_request(
     work: PersonalizeWork, published: PublishedList, model: ModelRecord, num_results: int
 ) -> dict[str, Any]:
-    """What decides the job's answers, besides its lines."""
+    """Return the parameters of the job request that decide the answers, besides the lines."""
     request: dict[str, Any] = {
         "solutionVersionArn": model.solution_version_arn,
         "numResults": num_results,
     }
     if published.subject == "user" and work.pipeline.solution.recipe == USER_PERSONALIZATION:
-        # Left to itself it explores with 0.3, and no two runs give the same lists (developer guide,
-        # "User-Personalization recipe"). Recipes of version 2 have no such setting.
+        # By default this recipe explores with a weight of 0.3, and no two runs give the same lists
+        # (developer guide, "User-Personalization recipe"). Recipes of version 2 have no such
+        # setting.
         weight = {"explorationWeight": f"{published.settings.exploration_weight:g}"}
         request["batchInferenceJobConfig"] = {"itemExplorationConfig": weight}
     declared_filter = declare_filter(published)
@@ -142,7 +144,7 @@ def _build_request(
 
 
 def _price_job(work: PersonalizeWork, published: PublishedList, lines: int) -> Cost:
-    """What a new job for this many lines costs."""
+    """Return the cost of a new job for this many lines."""
     pipeline, prices = published.pipeline, work.prices
     if published.subject == "segment":
         return prices.price_segments(lines, read_interactions_record(work).counts.users)
@@ -154,21 +156,21 @@ def _price_job(work: PersonalizeWork, published: PublishedList, lines: int) -> C
 def _hold_shared_jobs(
     work: PersonalizeWork, published: PublishedList, run: str
 ) -> AbstractContextManager[object]:
-    """A block in which no other list looks for the job that they share, or creates it."""
+    """Return a lock that only one list at a time holds to find or create their shared job."""
     if len(list_sharing_lists(published)) == 1:
         return nullcontext()
     return work.lock(JOB_FOLDERS["user"], run)
 
 
 def _describe_job(job: ReadyResource, lines: str) -> str:
-    """What the job did, and how fast; or that an earlier run did it."""
+    """Return a text on the job's work and duration, or on the earlier run that did the work."""
     if not job.created:
         return f"{lines}: {job.describe_work('inferred')}"
     return f"{lines} inferred in {job.seconds:.1f} s"
 
 
 def describe_sharing(published: PublishedList, job: ReadyResource) -> str:
-    """Whether the job is new, in words."""
+    """Describe in words whether the job is new, adopted or shared with other lists."""
     names = [sharing.name for sharing in list_sharing_lists(published)]
     if job.is_new or len(names) == 1:
         return job.describe_work("inferred")
@@ -178,12 +180,13 @@ def describe_sharing(published: PublishedList, job: ReadyResource) -> str:
 def choose_num_results(
     work: PersonalizeWork, published: PublishedList, context: ListContext, users: pl.Series
 ) -> int:
-    """How many results the list's job is asked for, for each line.
+    """Return the number of results that the list's job is asked for, for each line.
 
-    It is the most that any of the lists needs that share the job, so that all of them ask for the
-    same number. Raises UserError.
+    The number is the most that any list sharing the job needs, so all these lists ask for the same
+    number. Raises UserError.
 
-    users: the subjects whose lists the job makes.
+    context: the context of the list.
+    users: the ids of the users, items or segments that the job makes lists for.
     """
     if published.subject == "segment":
         return published.settings.num_results
@@ -209,12 +212,12 @@ def choose_num_results_of_list(
     *,
     leaves_out_untitled: bool,
 ) -> int:
-    """How many results the list needs for each line, so that what is left out leaves enough.
+    """Return the number of results for each line that leaves enough after items are left out.
 
-    users: how many lines the job has.
-    history: how many items a user had at most. Personalize's own filter considers only the latest
-        interactions, and neither days nor exceptions, so the list leaves out the others.
-    leaves_out_untitled: whether some items have no title, which the list shows.
+    users: the number of the job's lines.
+    history: the most items that a user had. Personalize's own filter considers only the latest
+        interactions, and neither days nor exceptions, so the list leaves out the remaining items.
+    leaves_out_untitled: whether the list shows titles and leaves out items without a title.
     """
     settings = published.settings
     leaves_out = settings.applied_rules is not None or leaves_out_untitled
@@ -225,16 +228,17 @@ def choose_num_results_of_list(
 
 
 def _count_filtered(ensure: Ensure, seen: ExcludeSeen) -> int:
-    """How many of a user's latest interactions Personalize's own filter leaves out."""
+    """Return how many of a user's latest interactions Personalize's own filter considers."""
     return ensure.filter_interactions if seen.filter_expression else 0
 
 
 def _measure_history(
     work: PersonalizeWork, published: PublishedList, context: ListContext, users: pl.Series
 ) -> int:
-    """How many items a user had at most that the list leaves out.
+    """Return the most items that a user had and that the list itself must leave out.
 
-    With rules, only nearly all users count: popular items fill the lists of the others.
+    Returns 0 if Personalize's own filter considers all interactions. With rules, the few users with
+    the longest histories do not count, because popular items fill their lists.
     """
     seen = published.settings.seen_items
     if seen is None:
@@ -247,18 +251,20 @@ def _measure_history(
 
 @dataclass(frozen=True)
 class DeclaredFilter:
-    """A filter of a job."""
+    """A filter that a job uses."""
 
     setting: str
-    """The setting that declares it, such as recommendations.filter."""
+    """The setting that declares the filter, such as recommendations.filter."""
     expression: str
     ending: str
-    """What its name ends with, after that of the dataset group. A filter cannot be changed, so
-    another expression has another name."""
+    """The suffix of the filter's name, after the name of the dataset group.
+
+    A filter cannot be changed, so another expression needs another name.
+    """
 
 
 def declare_filter(published: PublishedList) -> DeclaredFilter | None:
-    """The filter of the list's job; None if it needs none."""
+    """Return the filter of the list's job; None if the job needs no filter."""
     settings, setting = published.settings, published.setting
     expression = settings.filter_expression
     if expression is None:
@@ -270,10 +276,14 @@ def declare_filter(published: PublishedList) -> DeclaredFilter | None:
 
 
 def list_endings_in_use(pipeline: Pipeline) -> Iterator[str]:
-    """What the names of the pipeline's solutions and filters end with, after the group's."""
+    """Yield the suffixes of the names of the pipeline's solutions and filters.
+
+    A suffix comes after the name of the dataset group.
+    """
     for training in pipeline.trainings.values():
         yield fingerprint_solution(training.recipe, training.parameters)
-    # It stays while exclude_seen is off or another filter is tried: either may change back.
+    # The filter for exclude_seen stays in use while exclude_seen is off or another filter is tried,
+    # because the settings may change back.
     yield EXCLUDE_SEEN_ENDING
     for published in pipeline.published_lists():
         declared = declare_filter(published)
@@ -282,9 +292,9 @@ def list_endings_in_use(pipeline: Pipeline) -> Iterator[str]:
 
 
 def _ensure_filter(ensure: Ensure, model: ModelRecord, declared: DeclaredFilter) -> str:
-    """The ARN of the filter, which is created in the model's dataset group if there is none.
+    """Return the ARN of the filter in the model's dataset group; create the filter if needed.
 
-    Raises PersonalizeError, which names the setting, if Personalize rejects it.
+    Raises PersonalizeError, with the name of the setting, if Personalize rejects the filter.
     """
     group = model.dataset_group_arn
     try:

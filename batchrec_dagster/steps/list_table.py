@@ -1,4 +1,4 @@
-"""The rows of a published table of lists, made from lines, and what its findings count."""
+"""The rows of a published table of lists, made from a job's lines, and their counts."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from batchrec_dagster.storage.edition import ListCounts
 from batchrec_dagster.storage.list_file import ListWriter
 from batchrec_dagster.storage.list_subjects import SUBJECTS
 
-# How many rows of a table the UI shows.
+# The number of rows of a table that the UI shows.
 SAMPLE = 5
-# Counted lists become lines for this many items at once.
+# The number of items that `make_lines` makes lines for at once.
 ITEMS_AT_ONCE = 20_000
-# How many characters of a line's error are kept.
+# The number of characters that are kept of a line's error.
 MAX_ERROR_LENGTH = 300
 
 
 class ListTable:
-    """Turns lines into rows of the published table, and counts them.
+    """A builder of the published table's rows from lines, which also counts the rows.
 
-    A line answers for a user, an item or a segment, its subject. It has the columns subject,
-    members and scores (lists, best first; there may be fewer scores), and error. With another
-    column, reason, it is a list of popular items. A line with an error gives no rows.
+    A line is the answer for its subject: a user, an item or a segment. Lines have the columns
+    subject, members, scores and error. members and scores are lists, best first, and scores may be
+    shorter. Lines of popular items also have the column reason. A line with an error gives no rows.
     """
 
     def __init__(self, published: PublishedList, context: ListContext) -> None:
@@ -43,19 +43,19 @@ class ListTable:
         self._lists_of = ValueCounter("member")
         self._answered = [pl.Series("subject", [], pl.String)]
         self._failed = [pl.DataFrame(schema={"subject": pl.String, "error": pl.String})]
-        # Lists with all items; rows that the model made, and those of them without a score; members
-        # that are repeated within a list; results in all lines.
+        # The numbers of full lists, of rows by the model, of such rows without a score, of members
+        # that are repeated within a list, and of results in all lines.
         self.full = self._of_model = self._unscored = self.repeated = self.results = 0
         self._rows = self._subjects = self._longest = 0
 
     def write(self, lines: Iterable[pl.DataFrame], writer: ListWriter) -> None:
-        """Write the rows of these lines, which come in one piece at least."""
+        """Write the rows of the given lines. There must be at least one piece of lines."""
         for piece in lines:
             rows = self.add(piece)
             writer.write(rows.to_arrow(compat_level=pl.CompatLevel.oldest()))
 
     def add(self, lines: pl.DataFrame) -> pl.DataFrame:
-        """The rows of these lines, once they are counted."""
+        """Count the lines and their rows, and return the rows."""
         answers = lines.select("subject", error=pl.col("error").str.slice(0, MAX_ERROR_LENGTH))
         self._answered.append(answers.get_column("subject"))
         self._failed.append(answers.drop_nulls("error"))
@@ -77,24 +77,27 @@ class ListTable:
 
     @property
     def answered(self) -> pl.Series:
-        """The subject of each line."""
+        """The subjects of all lines, with or without an error."""
         return pl.concat(self._answered)
 
     @property
     def failed(self) -> pl.DataFrame:
-        """The columns subject and error, of the lines that have an error."""
+        """The columns subject and error of the lines with an error."""
         return pl.concat(self._failed)
 
     @property
     def listed(self) -> pl.DataFrame:
-        """The distinct ids on the lists, in the column item, and how many lists each is on."""
+        """A row for each listed id: the columns item and lists (the number of lists)."""
         return self._lists_of.read_counts().select(
             item="member", lists=pl.col("len").cast(pl.Int64)
         )
 
     @property
     def counts(self) -> ListCounts:
-        """What is in the table, without a comparison with the data."""
+        """The counts of the table.
+
+        Fields that need the interactions or the requested ids keep their defaults.
+        """
         rules = self.context.rules
         return ListCounts(
             rows=self._rows,
@@ -105,12 +108,16 @@ class ListTable:
             untitled=0 if rules is None else rules.count_untitled(),
             items=self.listed.height,
             seen_items_dropped=0 if rules is None else rules.count_seen_dropped(),
-            # Personalize adds popular items, without a score, where others have one.
+            # Personalize adds popular items without a score to scored results. If no row has a
+            # score, the recipe never returns scores, and the rows are not such additions.
             items_without_score=self._unscored if self._unscored < self._of_model else 0,
         )
 
     def _choose(self, lines: pl.DataFrame) -> pl.DataFrame:
-        """The rows of the lists: subject, rank, member, score and, with rules, reason."""
+        """Return the rows of the lists, after the rules.
+
+        The columns are subject, rank, member, score and, with rules, reason.
+        """
         if self.published.subject == "item":
             lines = drop_itself(lines)
         rules = self.context.rules
@@ -129,7 +136,10 @@ class ListTable:
         return rows
 
     def _count(self, rows: pl.DataFrame) -> None:
-        """Count these rows: subject, member, score, and reason or arm where rows have them."""
+        """Add these rows to the counts.
+
+        rows: the columns subject, member and score, and possibly reason and arm.
+        """
         lengths = rows.group_by("subject").agg(pl.len(), distinct=pl.col("member").n_unique())
         self._subjects += lengths.height
         self.full += lengths.filter(pl.col("len") >= self.published.settings.num_results).height
@@ -146,7 +156,7 @@ class ListTable:
         self._lists_of.add(rows)
 
     def _describe(self, rows: pl.DataFrame) -> pl.DataFrame:
-        """The rows with the columns and the names of the published table."""
+        """Return the rows with the columns of the published table, under their published names."""
         published, context = self.published, self.context
         subject, member = self.names.column, self.names.item_column
         table = rows.rename({"subject": subject, "member": member})
@@ -162,11 +172,11 @@ class ListTable:
         if published.subject == "segment":
             of_items = [] if context.item_columns is None else columns
             return table.select(subject, *of_items, "rank", member)
-        others = [name for name in self._list_other_columns() if name not in columns]
-        return table.select(subject, "rank", member, *columns, "score", *others)
+        other_columns = [name for name in self._list_other_columns() if name not in columns]
+        return table.select(subject, "rank", member, *columns, "score", *other_columns)
 
     def _list_other_columns(self) -> list[str]:
-        """The columns that rows have whatever is declared."""
+        """Return the names of columns that the table has besides the declared columns."""
         published = self.published
         reason = [REASON] if published.settings.lists_have_reasons else []
         arm = ["arm"] if published.experiment is not None else []
@@ -174,25 +184,28 @@ class ListTable:
 
 
 def drop_itself(lines: pl.DataFrame) -> pl.DataFrame:
-    """The lines of items without the item itself, whatever a recipe says."""
+    """Remove each item from its own list, because a recipe may return the item itself."""
     has_itself = pl.col("members").list.contains(pl.col("subject")).fill_null(value=False)
     if not lines.select(has_itself.any()).item():
         return lines
-    others = (
+    other_items = (
         explode_members(lines, "subject")
         .filter(pl.col("subject") != pl.col("member"))
         .group_by("subject", maintain_order=True)
         .agg(members="member", scores="score")
     )
     return lines.select("subject", "error").join(
-        others, on="subject", how="left", maintain_order="left"
+        other_items, on="subject", how="left", maintain_order="left"
     )
 
 
 def name_groups(rows: pl.DataFrame, lines: pl.DataFrame, popular: PopularItems) -> pl.DataFrame:
-    """The rows of popular items, each with the group in which it is popular as the reason.
+    """Fill in the reason of popular items: the name of the group that they are popular with.
 
-    lines: with the reason of each user, which names the user's group.
+    rows: the rows of lists of popular items. A reason that a row already has stays.
+    lines: the columns subject and reason. The reason names the user's group.
+    popular: the popular items of each group. Items that are not popular in the user's group get
+        the reason POPULAR.
     """
     of_groups = popular.of_groups.select(
         reason_of_line="reason", member=ITEM_ID, of_group=pl.col("reason")
@@ -211,8 +224,9 @@ def name_groups(rows: pl.DataFrame, lines: pl.DataFrame, popular: PopularItems) 
 
 
 def make_lines(items: pl.Series, pairs: pl.DataFrame) -> Iterator[pl.DataFrame]:
-    """The lists of these items in the form of lines. There is at least one piece.
+    """Yield the lists of the items in the form of lines, in one or more pieces.
 
+    items: the ids of the items that get a line. An item without pairs gets an empty list.
     pairs: the columns item_id, similar_item_id and score, best first.
     """
     types = {"members": pl.List(pl.String), "scores": pl.List(pl.Float64)}
