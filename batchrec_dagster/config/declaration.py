@@ -1,4 +1,4 @@
-"""A declared pipeline: all that one YAML says, and what follows from several of its blocks."""
+"""A declared pipeline: all settings of one YAML file, and facts that follow from several blocks."""
 
 from __future__ import annotations
 
@@ -127,9 +127,9 @@ class Pipeline(Settings):
         return self
 
     def in_project(self, folder: Path) -> Pipeline:
-        """The pipeline in this project.
+        """Return a copy of the pipeline for a project.
 
-        folder: where relative paths start.
+        folder: the folder where relative paths start.
         """
         values = {name: getattr(self, name) for name in Pipeline.model_fields}
         pipeline = Pipeline.model_construct(self.model_fields_set, **values)
@@ -154,13 +154,13 @@ class Pipeline(Settings):
         return [source for source in sources if source is not None]
 
     def published_lists(self) -> tuple[PublishedList, ...]:
-        """Each table that it publishes: the users' lists, similar items and segments."""
-        others = [self.similar_items_list, self.segments_list]
-        return (*self.user_lists, *(published for published in others if published is not None))
+        """Return all tables that the pipeline publishes, for users, items and segments."""
+        optional = [self.similar_items_list, self.segments_list]
+        return (*self.user_lists, *(published for published in optional if published is not None))
 
     @property
     def user_lists(self) -> tuple[PublishedList, ...]:
-        """The lists of users: one without a name, or one for each key of `lists`."""
+        """The lists of users: a list without a name, or a list for each key of `lists`."""
         if not self.lists:
             only_list = PublishedList(
                 pipeline=self,
@@ -193,7 +193,7 @@ class Pipeline(Settings):
 
     @property
     def similar_items_list(self) -> PublishedList | None:
-        """The lists of the items that go with each item; None if none are declared."""
+        """The table of similar items; None if it is not declared."""
         settings = self.similar_items
         if settings is None:
             return None
@@ -202,7 +202,7 @@ class Pipeline(Settings):
             name=SIMILAR_ITEMS,
             subject="item",
             settings=settings.recommendations,
-            # What the pipeline asks of lists for users says nothing of other metrics.
+            # The pipeline's gate is for the metrics of users' lists, not for those of other lists.
             gate=settings.gate or Gate(),
             retention=settings.retention or self.retention,
             sinks=settings.named_sinks,
@@ -210,7 +210,7 @@ class Pipeline(Settings):
 
     @property
     def segments_list(self) -> PublishedList | None:
-        """The lists of the users of each segment; None if none are declared."""
+        """The table of segments; None if no segments are declared."""
         settings = self.segments
         if settings is None:
             return None
@@ -226,21 +226,21 @@ class Pipeline(Settings):
 
     @property
     def keys(self) -> PipelineKeys:
-        """The storage keys of what all of its lists are made from."""
+        """The storage keys of the files that all lists share."""
         return PipelineKeys(self.name)
 
     def asset_key(self, asset: str) -> list[str]:
-        """The path of the key of the pipeline's asset of this name."""
+        """Return the key path of the pipeline's asset with this name."""
         return [self.name, asset]
 
     @property
     def excludes_seen(self) -> bool:
-        """Whether a list leaves out what its users had."""
+        """Whether any list leaves out items that its users had."""
         return any(published.settings.seen_items is not None for published in self.user_lists)
 
     @property
     def popularity_settings(self) -> tuple[Popularity, list[str]]:
-        """The settings that decide which items are popular, for a fingerprint."""
+        """The settings that decide which items are popular, as input for a fingerprint."""
         return self.popularity, self.solution.success
 
     @property
@@ -255,7 +255,7 @@ class Pipeline(Settings):
 
     @property
     def rules(self) -> Rules:
-        """Which rows of the ratings become interactions."""
+        """The rules that decide which rows of the ratings become interactions."""
         columns = self.ratings.columns
         has_event_type = columns is not None and columns.event_type is not None
         return self.interactions.rules(
@@ -292,8 +292,10 @@ class Pipeline(Settings):
 
     @property
     def deciding_settings(self) -> dict[str, Any]:
-        """The settings that decide which data the lists are made from, as those of a
-        `PublishedList`."""
+        """The settings that decide the data of the lists.
+
+        They have the form of `PublishedList.deciding_settings`.
+        """
         blocks = {
             name: getattr(self, name) for name in ("ratings", "interactions", "items", "users")
         }
@@ -301,7 +303,7 @@ class Pipeline(Settings):
 
     @property
     def trainings(self) -> dict[str, Training]:
-        """What each asset of a model trains."""
+        """The recipe and parameters of each asset that trains a model."""
         trainings = {"solution_version": self.solution.training}
         if self.segments:
             trainings["segment_solution_version"] = Training(self.segments.recipe, {})
@@ -312,22 +314,21 @@ class Pipeline(Settings):
 
     @property
     def similar_items_recipe(self) -> str | None:
-        """The recipe that finds similar items; None if there is none to train."""
+        """The recipe that finds similar items; None if no model is trained for them."""
         if self.similar_items is None:
             return None
         return self.similar_items.choose_recipe(has_item_data=ITEMS in self.schemas)
 
     @property
     def tags(self) -> dict[str, str]:
-        """The tags of what it creates in Personalize."""
+        """The tags of the pipeline's resources in Personalize."""
         return {"batchrec:pipeline": self.name}
 
 
 @cache
 def _build_schema() -> dict[str, Any]:
-    """The JSON schema of a pipeline."""
     return Pipeline.model_json_schema()
 
 
-# Its field `pipeline` can be resolved from here on.
+# The type of the field `pipeline` is known from here on.
 PublishedList.model_rebuild()

@@ -1,7 +1,8 @@
-"""The variables of the environment: where data and models are, and how much a run may take.
+"""The environment variables: the places of data and models, and the limits of a run.
 
-AWS's own variables say region, profile and endpoint. Sources of data read the URLs of databases
-themselves, and their limits, which are validated and described here.
+AWS's own variables set the region, profile and endpoint. The readers of sources read the URLs of
+databases, and their own limits, from the environment themselves. Here the limits are only validated
+and described.
 """
 
 from __future__ import annotations
@@ -75,12 +76,12 @@ Endpoint = Annotated[
 
 
 def _show_default(default: str) -> dict[str, Any]:
-    """The default of a variable that depends on other variables, as the reference has it."""
+    """Return the text for the reference of a default that depends on other variables."""
     return {"default_in_words": default}
 
 
 class Environment(BaseSettings):
-    """The validated values of the variables, by their names without BATCHREC_."""
+    """The validated values of the environment variables, by their names without BATCHREC_."""
 
     model_config = SettingsConfigDict(
         alias_generator=lambda field: f"BATCHREC_{field.upper()}",
@@ -211,11 +212,11 @@ class Environment(BaseSettings):
 
 
 class Variable(NamedTuple):
-    """A variable of the environment, as the reference describes it."""
+    """An environment variable, as the reference describes it."""
 
     name: str
     default: str
-    """Its default, in words if it depends on other variables."""
+    """The default, in words if it depends on other variables."""
     meaning: str
 
 
@@ -235,11 +236,11 @@ VARIABLES = _list_variables()
 
 
 def describe_problems(error: ValidationError) -> str:
-    """What is wrong with the variables, in a line that names them and says what to set."""
+    """Return one line that names the wrong variables and says what to set."""
     return "; ".join(
         _describe_problem(detail)
         for detail in error.errors()
-        # The default of a variable that depends on a wrong one.
+        # This default depends on a variable that is wrong itself.
         if detail["type"] != "default_factory_not_called"
     )
 
@@ -253,7 +254,7 @@ def _describe_problem(detail: ErrorDetails) -> str:
 
 
 def find_misspelt_variables(environment: Mapping[str, str]) -> dict[str, str]:
-    """The variable that each misspelt BATCHREC variable probably means, by its name."""
+    """Return the probable right name of each misspelt BATCHREC variable, by the misspelt name."""
     names = [variable.name for variable in VARIABLES]
     corrections = {}
     for name in environment:

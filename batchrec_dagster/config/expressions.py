@@ -1,6 +1,6 @@
-"""Whether a filter or a condition, or a column in a rule, fits the datasets that are declared.
+"""Checks that filters, conditions and the columns of rules fit the declared datasets.
 
-So what Personalize would refuse fails when the pipeline is loaded.
+So an expression that Personalize would refuse fails when the pipeline is loaded.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from batchrec_dagster.preparation.row_rules import EVENT_TYPE_VALUE
 
 
 def find_filter_traits(expression: str | None) -> conditions.FilterTraits | None:
-    """What a filter of lists or segments needs; None without a filter.
+    """Return the traits of a filter for lists or segments; None without a filter.
 
     Raises ValueError, with the position of an error in the syntax.
     """
@@ -38,7 +38,7 @@ def find_filter_traits(expression: str | None) -> conditions.FilterTraits | None
 
 
 def find_filter_problem(expression: str, schemas: Schemas, *, has_event_types: bool) -> str | None:
-    """Why Personalize would refuse the filter, or why it matches nothing; None if it works.
+    """Return why Personalize would refuse the filter or why nothing matches; None if it works.
 
     has_event_types: whether interactions have different event types.
     """
@@ -57,9 +57,9 @@ def find_filter_problem(expression: str, schemas: Schemas, *, has_event_types: b
 
 
 def find_condition_problem(condition: str, dataset: str, schemas: Schemas) -> str | None:
-    """Why the condition on a dataset cannot be used; None if it can.
+    """Return why the condition on a dataset cannot be used; None if it can.
 
-    dataset: its type, ITEMS or USERS.
+    dataset: the type of the dataset, ITEMS or USERS.
     """
     try:
         parsed = parse_condition(condition)
@@ -78,7 +78,7 @@ def find_condition_problem(condition: str, dataset: str, schemas: Schemas) -> st
 
 
 def find_column_problem(column: str, kind: str, schemas: Schemas) -> str | None:
-    """Why a rule cannot use this column of the items; None if it can.
+    """Return why a rule cannot use this column of the items; None if it can.
 
     kind: categories or numbers, the setting in items.columns that declares such columns.
     """
@@ -93,7 +93,7 @@ def find_column_problem(column: str, kind: str, schemas: Schemas) -> str | None:
 
 
 def find_user_category_problem(column: str, schemas: Schemas) -> str | None:
-    """Why users cannot be grouped by this column; None if they can."""
+    """Return why users cannot be grouped by this column; None if they can."""
     problem = _explain_missing_field(USERS, column, schemas)
     if problem:
         return problem
@@ -104,7 +104,7 @@ def find_user_category_problem(column: str, schemas: Schemas) -> str | None:
 
 
 def find_events_problem(events: Sequence[str], *, has_event_types: bool) -> str | None:
-    """Why no interaction has one of these types of events; None if one may have it."""
+    """Return why no interaction has any of the event types; None if an interaction may have one."""
     if has_event_types or EVENT_TYPE_VALUE in map(str.lower, events):
         return None
     return (
@@ -114,10 +114,10 @@ def find_events_problem(events: Sequence[str], *, has_event_types: bool) -> str 
 
 
 def explain_open_filter(expression: str | None) -> str | None:
-    """Why the filter lets items through that the items file does not have, and what to write
-    instead; None if it was not meant to leave them out.
+    """Return why the filter lets through items missing in the items file, and a better filter.
 
-    The expression must be one that can be parsed.
+    Return None if the filter was not meant to leave out such items. The expression must have a
+    valid syntax.
     """
     if expression is None:
         return None
@@ -132,7 +132,7 @@ def explain_open_filter(expression: str | None) -> str | None:
 
 
 def find_attributes_problem(expression: str, schemas: Schemas) -> str | None:
-    """Why the expression would match no items; None if it works."""
+    """Return why the expression would match no items; None if it works."""
     if ITEMS not in schemas:
         return f"{expression!r} matches nothing: no items with metadata are declared"
     try:
@@ -143,7 +143,7 @@ def find_attributes_problem(expression: str, schemas: Schemas) -> str | None:
 
 
 def _explain_missing_field(dataset: str, field: str, schemas: Schemas) -> str | None:
-    """What to declare for a missing field; None if it exists, or cannot be declared."""
+    """Return what to declare for a missing field; None if it exists, or cannot be declared."""
     schema = schemas.get(dataset)
     if schema is not None and schema.field(field) is not None:
         return None

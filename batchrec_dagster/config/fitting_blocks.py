@@ -1,4 +1,4 @@
-"""Whether the blocks of a declaration fit each other and the columns that it declares."""
+"""Checks that the blocks of a declaration fit each other and the declared columns."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ from batchrec_dagster.personalize.schemas import ITEMS, USERS, Schema, parse_sch
 if TYPE_CHECKING:
     from batchrec_dagster.config.declaration import Pipeline
 
-# Settings that no list may have in its blocks, because all lists share what they decide: the block
-# and the name of each, and the reason.
+# Settings that a list may not have in its own blocks, because all lists share their effect. The
+# keys are the block and the setting, and the values are the reasons.
 SHARED_BY_LISTS = {
     ("gate", "max_shrink"): "the data are compared once, before anything is imported",
     ("retention", "models"): "the models are those of the whole pipeline",
 }
 
 Problems = Iterator[tuple[Keys, str | None]]
-"""What is wrong with each setting, by its keys; None if nothing is."""
+"""Settings by their keys, each with its problem; None if a setting has no problem."""
 
 
 def find_misfits(pipeline: Pipeline) -> list[tuple[Keys, str]]:
-    """What is wrong with the settings of one block because of another, by the settings' keys."""
+    """Return the settings that conflict with another block, by their keys, with the problems."""
     schemas = {kind: parse_schema(schema) for kind, schema in pipeline.schemas.items()}
     problems = [
         *_find_unreadable_ratings(pipeline),
@@ -60,13 +60,16 @@ def find_misfits(pipeline: Pipeline) -> list[tuple[Keys, str]]:
 
 
 def _has_event_types(pipeline: Pipeline) -> bool:
-    """Whether interactions may have types: without declared columns, theirs may be recognised."""
+    """Return whether interactions may have event types.
+
+    Without declared columns, a column of event types may be recognised.
+    """
     columns = pipeline.ratings.columns
     return columns is None or columns.event_type is not None
 
 
 def _find_unreadable_ratings(pipeline: Pipeline) -> Problems:
-    """The settings of ratings that an engine or the sensor of new files cannot read."""
+    """Yield the settings of ratings that an engine or the sensor of new files cannot read."""
     ratings, engine = pipeline.ratings, pipeline.preparation.engine
     fix = "write the rows as Parquet before, as in an upstream asset, or set engine: local"
     if engine != "local" and ratings.query is not None:
@@ -82,7 +85,7 @@ def _find_unreadable_ratings(pipeline: Pipeline) -> Problems:
 
 
 def _find_missing_columns(pipeline: Pipeline) -> Problems:
-    """The settings that need a column of the ratings which is not declared."""
+    """Yield the settings that need a column of the ratings that is not declared."""
     columns, solution = pipeline.ratings.columns, pipeline.solution
     has_no_rating = columns and isinstance(columns.user, int) and columns.rating is None
     if pipeline.interactions.min_rating is not None and has_no_rating:
@@ -97,7 +100,7 @@ def _find_missing_columns(pipeline: Pipeline) -> Problems:
 
 
 def _find_missing_times(pipeline: Pipeline) -> Problems:
-    """The settings that need times, where the ratings have none."""
+    """Yield the settings that need times, if the ratings have no times."""
     if pipeline.ratings.has_times:
         return
     needing_times: dict[Keys, object] = {
@@ -121,7 +124,7 @@ def _find_missing_times(pipeline: Pipeline) -> Problems:
 
 
 def _find_settings_without_effect(pipeline: Pipeline) -> Problems:
-    """The settings that other settings replace, or that only the whole pipeline can have."""
+    """Yield settings that other settings replace, and settings that only the pipeline can have."""
     for name in ("recommendations", "sinks", "experiment"):
         if pipeline.lists and name in pipeline.model_fields_set:
             yield (name,), "with `lists`, each list has its own: move it into a list"
@@ -141,7 +144,7 @@ def _find_settings_without_effect(pipeline: Pipeline) -> Problems:
 
 
 def _find_in_list(published: PublishedList, schemas: Mapping[str, Schema]) -> Problems:
-    """What keeps the settings of a list of users from working with the declared columns."""
+    """Yield settings of a list of users that do not fit the declared columns, with the problems."""
     pipeline, settings = published.pipeline, published.settings
     keys: Keys = tuple(published.setting.split("."))
     has_event_types = _has_event_types(pipeline)
@@ -182,7 +185,10 @@ def _find_in_list(published: PublishedList, schemas: Mapping[str, Schema]) -> Pr
 def _find_in_rules(
     rules: ListRules, schemas: Mapping[str, Schema], has_event_types: bool
 ) -> Problems:
-    """What keeps a rule from working with the declared columns, by the keys within the rules."""
+    """Yield rules that do not fit the declared columns, with the problems.
+
+    Their keys are the keys within the rules.
+    """
     for keys, condition in rules.conditions_on_items.items():
         yield keys, find_condition_problem(condition, ITEMS, schemas)
     for keys, condition in rules.conditions_on_users.items():

@@ -1,4 +1,4 @@
-"""The files of items and of users, and lists of their ids, such as the users who get lists."""
+"""The settings of item files, user files and lists of ids, such as the users who get lists."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from batchrec_dagster.preparation.sources.source import RowSource
 
 
 class AttributeColumns(Settings):
-    """Which column of a file of items or users holds what."""
+    """The columns of a file of items or users."""
 
     @property
     def layout(self) -> AttributesLayout:
-        """How to read a file with these columns."""
+        """The layout of a file with these columns."""
         raise NotImplementedError
 
     def require_schema(self) -> None:
-        """Raise ValueError if Personalize does not take the columns as fields of a dataset."""
+        """Raise ValueError if Personalize does not accept the columns as fields of a dataset."""
         schema = self.layout.schema
         if schema is not None:
             parse_schema(schema)
@@ -64,7 +64,7 @@ class AttributesSource(TableSource):
 
     @property
     def layout(self) -> AttributesLayout:
-        """How to read the file."""
+        """The layout of the file."""
         return replace(
             self.columns.layout,
             form=self.file_form,
@@ -176,7 +176,7 @@ class UserColumns(AttributeColumns):
 
 
 class UserSettings(AttributesSource):
-    """What is known of users, such as country and consent: the file, and how to read it.
+    """The file of users, with attributes such as country and consent, and how to read it.
 
     It becomes Personalize's Users dataset. `batch_users.filter`, filters and rules read it.
     """
@@ -191,7 +191,7 @@ class UserSettings(AttributesSource):
 
 
 class IdSource(Source):
-    """A column of ids, which is read again for every refresh."""
+    """A column of ids. It is read again for every refresh."""
 
     format: DeclaredTableFormat = None
     column: Column | None = Field(
@@ -220,7 +220,7 @@ class ItemIds(IdSource):
 
 
 class BatchUsers(IdSource):
-    """The users who get recommendations: every user of the interactions, or these."""
+    """The users who get recommendations: every user of the interactions, or users selected here."""
 
     block = "batch_users"
 
@@ -253,7 +253,7 @@ class BatchUsers(IdSource):
 
     @property
     def declared_rows(self) -> RowSource | None:
-        """Where the list of users is; None without a source."""
+        """The source of the list of users; None if no source is declared."""
         return None if self.source is None else self.rows
 
     @property

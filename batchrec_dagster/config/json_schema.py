@@ -1,6 +1,6 @@
-"""The JSON schema of a defs.yaml, by which editors complete and check it.
+"""The JSON schema of a defs.yaml, with which editors complete and check the file.
 
-Editors read its copy in `defs.schema.json` in this folder; a test compares the two.
+Editors read its copy in `defs.schema.json` in this folder. A test compares the two.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _OF_DAGSTER = {
 
 
 def build_declaration_schema() -> dict[str, Any]:
-    """The schema as parsed JSON."""
+    """Return the schema as parsed JSON."""
     attributes = Pipeline.model_json_schema()
     defs = attributes.pop("$defs")
     return {
@@ -47,5 +47,5 @@ def build_declaration_schema() -> dict[str, Any]:
 
 
 def render_declaration_schema() -> str:
-    """The text of defs.schema.json."""
+    """Return the text of defs.schema.json."""
     return json.dumps(build_declaration_schema(), indent=2, ensure_ascii=False) + "\n"

@@ -1,4 +1,4 @@
-"""The columns of published lists: those that every list has, and those that a declaration adds."""
+"""The columns of published lists: columns of every list, and columns that a declaration adds."""
 
 from __future__ import annotations
 
@@ -8,31 +8,34 @@ from collections.abc import Sequence
 from batchrec_dagster.preparation.attributes import AttributesLayout
 from batchrec_dagster.storage import list_subjects
 
-# Why an item is on the list, and which item of the person's own speaks for it, with its title and
-# what the person did with it.
+# The reason why an item is on the list, the item in the person's history that speaks for it, the
+# title of that item, and the person's event with that item.
 REASON, REASON_ITEM = "reason", "reason_item"
 REASON_TITLE, REASON_EVENT = "reason_title", "reason_event"
 REASONS = (REASON, REASON_ITEM, REASON_TITLE, REASON_EVENT)
-# What lists have whatever is declared.
+# Columns that lists have for any declaration.
 FIXED_COLUMNS = ("user_id", "rank", "item_id", "score", "arm")
-# The id of a similar item, where `item_id` is the item whose list it is.
+# The id of a similar item. In these tables, `item_id` is the item that the list is for.
 SIMILAR_ITEM_COLUMN = list_subjects.ITEMS.item_column
-# Those columns of the items that Personalize does not get.
+# Columns of the items that Personalize does not get.
 FOR_PEOPLE = ("title", "image", "link")
 
 
 def name_published_column(column: str) -> str:
-    """What the published lists call a declared column: PostgreSQL reads PRICE as price."""
+    """Return the name of a declared column in published lists, in lower case.
+
+    PostgreSQL reads PRICE as price.
+    """
     return column.lower()
 
 
 def find_columns_problem(
     columns: Sequence[str], layout: AttributesLayout | None, *, has_event_types: bool
 ) -> str | None:
-    """Why lists cannot have these columns; None if they can.
+    """Return why lists cannot have these columns; None if they can.
 
-    layout: that of the items; None if none are declared.
-    has_event_types: whether interactions may have types.
+    layout: the layout of the items; None if no items are declared.
+    has_event_types: whether interactions may have event types.
     """
     of_items = _list_columns_of_items(layout)
     unknown = [name for name in columns if name not in (*of_items, *REASONS)]
@@ -57,9 +60,9 @@ def find_columns_problem(
 def find_similar_items_columns_problem(
     columns: Sequence[str], layout: AttributesLayout | None
 ) -> str | None:
-    """Why lists of similar items cannot have these columns; None if they can.
+    """Return why lists of similar items cannot have these columns; None if they can.
 
-    layout: as of `find_columns_problem`.
+    layout: as for `find_columns_problem`.
     """
     reasons = [name for name in columns if name in REASONS]
     if reasons:
@@ -71,7 +74,7 @@ def find_similar_items_columns_problem(
 
 
 def _list_columns_of_items(layout: AttributesLayout | None) -> list[str]:
-    """The columns of the items that lists can have, as they are declared."""
+    """Return the columns of items that lists can have, as they are declared."""
     if layout is None:
         return []
     for_people = [name for name in FOR_PEOPLE if name in layout.roles]

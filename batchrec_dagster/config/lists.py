@@ -1,4 +1,4 @@
-"""What each user gets, in one list or in several of one model."""
+"""The settings of users' lists: a single list, or several lists of the same model."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from batchrec_dagster.storage.layout import SEGMENTS, SIMILAR_ITEMS
 
 
 class Popularity(Settings):
-    """Which items are popular: those that most people had in the last days.
+    """The definition of popular items: the items that most people had in the last days.
 
-    They are what an experiment's control and newcomers get, and what fills lists that rules leave
-    short. With solution.success, only these events count.
+    An experiment's control and newcomers get popular items. Popular items also fill lists that
+    rules leave short. With solution.success, only these events count.
     """
 
     days: int = Field(
@@ -36,16 +36,16 @@ class Popularity(Settings):
 
 
 class PopularBy(Settings):
-    """Newcomers get what is popular among the people with the same value of a column of users."""
+    """Newcomers get items that are popular among people with the same value of a users' column."""
 
     popular_by: str = Field(
         description="A column of the users' file, such as a country.", examples=["COUNTRY"]
     )
 
 
-# With this many results of the model for each item of a list, rules leave most lists full.
+# With this many results of the model per item of a list, rules leave most lists full.
 CANDIDATES_PER_RESULT = 3
-# One user in a thousand: a few errors do not keep all others from their lists.
+# One user in a thousand, so that a few errors do not keep all other users from their lists.
 MAX_FAILED_SHARE = 0.001
 
 
@@ -155,21 +155,21 @@ class RecommendationSettings(Settings):
         return self
 
     def count_candidates(self) -> int:
-        """How many results rules choose from, at least."""
+        """Return the least number of results that rules choose from."""
         return self.candidates or min(MAX_RESULTS, CANDIDATES_PER_RESULT * self.num_results)
 
     @property
     def seen_items(self) -> ExcludeSeen | None:
-        """What lists leave out because users had it; None if they leave out nothing."""
+        """The settings for leaving out seen items; None if lists leave out nothing."""
         if isinstance(self.exclude_seen, ExcludeSeen):
             return self.exclude_seen
         return ExcludeSeen() if self.exclude_seen else None
 
     @property
     def applied_rules(self) -> ListRules | None:
-        """The rules that are applied after inference, to a longer list; None without any.
+        """The rules that are applied after inference, to a longer list; None without rules.
 
-        exclude_seen is applied with them where it says which events and days count.
+        exclude_seen is applied together with the rules if it is a block of settings.
         """
         if self.rules is None and isinstance(self.exclude_seen, ExcludeSeen):
             return ListRules()
@@ -177,42 +177,47 @@ class RecommendationSettings(Settings):
 
     @property
     def rules_read_items(self) -> bool:
-        """Whether a rule or exclude_seen depends on what is known of the items."""
+        """Whether a rule or exclude_seen depends on the data of the items."""
         is_read_by_rules = self.rules is not None and self.rules.reads_items
         return is_read_by_rules or (self.seen_items or ExcludeSeen()).unless is not None
 
     @property
     def lists_have_reasons(self) -> bool:
-        """Whether rows say why an item that is not the model's own is on a list."""
+        """Whether rows give the reason for an item that is not one of the model's results."""
         return self.applied_rules is not None or self.newcomers not in (None, "leave_out")
 
     @property
     def excludes_all_seen(self) -> bool:
-        """Whether lists leave out whatever users interacted with."""
+        """Whether lists leave out all items that users interacted with."""
         return self.seen_items == ExcludeSeen()
 
     @property
     def filter_expression(self) -> str | None:
-        """The filter that combines exclude_seen and `filter`; None without both."""
+        """The filter that combines exclude_seen and `filter`; None if neither gives one."""
         seen = self.seen_items.filter_expression if self.seen_items is not None else None
         expressions = [expression for expression in (seen, self.filter) if expression]
         return _chain_filters(*expressions) if expressions else None
 
     @property
     def open_filter(self) -> str | None:
-        """Why `filter` lets items through that the items file does not have; None if it was not
-        meant to leave them out."""
+        """The reason why `filter` lets through items that are missing in the items file.
+
+        None if `filter` was not meant to leave out such items.
+        """
         return explain_open_filter(self.filter)
 
 
 def _chain_filters(*expressions: str) -> str:
-    """One filter from several: a batch job takes only one."""
+    """Return one filter made of several, because a batch job takes only one."""
     return " | ".join(expressions)
 
 
 class ListSettings(RecommendationSettings):
-    """A list: what each user gets, who gets it, where it goes. It has all settings of
-    `recommendations`, and those blocks of the pipeline that may differ from list to list."""
+    """A list: what each user gets, who gets it, and where it goes.
+
+    It has all settings of `recommendations`, and the blocks of the pipeline that may differ from
+    list to list.
+    """
 
     description: str | None = Field(default=None, description="What the list is for.")
     users: BatchUsers | None = Field(
@@ -235,7 +240,7 @@ class ListSettings(RecommendationSettings):
 
     @property
     def recommendations(self) -> RecommendationSettings:
-        """What each user gets."""
+        """The settings that a list and `recommendations` have in common."""
         settings = {
             name: getattr(self, name)
             for name in self.model_fields_set & RecommendationSettings.model_fields.keys()
@@ -259,4 +264,4 @@ def _require_list_names(lists: Mapping[str, ListSettings]) -> Mapping[str, ListS
 
 
 NamedLists = Annotated[dict[str, ListSettings], AfterValidator(_require_list_names)]
-"""The settings of each list, by its name."""
+"""The settings of each list, by the list's name."""

@@ -1,4 +1,4 @@
-"""What `batchrec new` and `dg scaffold defs` write: a defs.yaml, and a line of .gitignore.
+"""The files that `batchrec new` and `dg scaffold defs` write: a defs.yaml and a .gitignore.
 
 People read and change the defs.yaml, so it has comments, and only settings that are not defaults.
 """
@@ -16,7 +16,7 @@ import yaml
 from batchrec_dagster.config import COMPONENT_TYPE
 from batchrec_dagster.config.templates import escape_template
 
-# Editors complete and check a declaration with it. `batchrec init` writes it, too.
+# Editors complete and check a declaration with this file. `batchrec init` writes a copy of it.
 SCHEMA_FILE = Path(__file__).parent / "defs.schema.json"
 
 _DECLARATION = """\
@@ -46,7 +46,7 @@ def format_declaration(
     notes: Sequence[str] = (),
     more: str = "",
 ) -> str:
-    """The text of a defs.yaml in this folder.
+    """Return the text of a defs.yaml in this folder.
 
     ratings: the indented lines of the block `ratings`.
     notes: lines for a comment at the top.
@@ -63,9 +63,10 @@ def format_declaration(
 
 
 def _find_schema(folder: Path) -> Iterator[str]:
-    """The line by which editors find the schema, if the schema is in the project.
+    """Yield the comment by which editors find the schema, if the schema is in the project.
 
-    There is no line for a schema in an installed package: its path differs between machines.
+    There is no comment for a schema in an installed package, because its path differs between
+    machines.
     """
     for parent in folder.resolve().parents:
         for file in (parent / SCHEMA_FILE.name, SCHEMA_FILE):
@@ -79,7 +80,10 @@ def _find_schema(folder: Path) -> Iterator[str]:
 
 
 def format_block(settings: Mapping[str, object], indent: str = "    ") -> Iterator[str]:
-    """The settings as lines of YAML, in which nothing is a template, even if it looks like one."""
+    """Yield the settings as lines of YAML.
+
+    Values that look like templates are escaped.
+    """
     for key, value in settings.items():
         if isinstance(value, Mapping):
             yield f"{indent}{format_scalar(key)}:"
@@ -92,12 +96,12 @@ def format_block(settings: Mapping[str, object], indent: str = "    ") -> Iterat
 
 
 def format_escaped(value: object) -> str:
-    """The value as YAML, in which nothing is a template."""
+    """Return the value as YAML. A text that looks like a template is escaped."""
     return format_scalar(escape_template(value) if isinstance(value, str) else value)
 
 
 def format_scalar(value: object) -> str:
-    """The value as YAML. Text is quoted unless it is a plain word or path."""
+    """Return the value as YAML. Text is quoted unless it is a plain word or path."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, int):
@@ -111,7 +115,7 @@ def format_scalar(value: object) -> str:
 def ignore_home_in_git(root: Path) -> None:
     """Add `.batchrec/` to the .gitignore of a project, unless it is there.
 
-    A project that is not in a Git repository, and has no .gitignore, gets none.
+    A project gets no .gitignore if it has none and is not in a Git repository.
 
     root: the project's folder.
     """

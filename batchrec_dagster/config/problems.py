@@ -1,4 +1,4 @@
-"""What is wrong with settings: by the keys of the YAML, and in words that say what to write."""
+"""Problems with settings: their keys in the YAML, and messages that say what to write."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails, InitErrorDetails
 
 Keys = tuple[str | int, ...]
-"""The keys of a setting, such as ("solution", "event_weights"), and its index in a list."""
+"""The path to a setting: keys such as ("solution", "event_weights"), and indexes of lists."""
 
-# What errors show in place of the value, which may be a secret.
+# Errors show this text in place of the value, which may be a secret.
 NOT_SHOWN = "not shown"
 
 _TRUE_OR_FALSE = "true or false"
 _WHOLE_NUMBER = "a whole number"
-# What to write, by pydantic's type of the error. The names in braces are of the error's context.
+# The allowed values, by the error type in pydantic. Names in braces come from the error's context.
 _ALLOWED = MappingProxyType(
     {
         "bool_parsing": _TRUE_OR_FALSE,
@@ -46,9 +46,9 @@ _OUT_OF_RANGE = ("greater_than", "greater_than_equal", "less_than_equal")
 
 
 def raise_problems(problems: Iterable[tuple[Keys, str]]) -> None:
-    """Raise ValidationError if there are problems, for a validator.
+    """Raise ValidationError if there are problems. It is for validators.
 
-    problems: what is wrong with settings, each by its keys within the validated model.
+    problems: pairs of the keys within the validated model and the message.
     """
     details = [_build_problem(keys, message) for keys, message in dict(problems).items()]
     if details:
@@ -56,16 +56,16 @@ def raise_problems(problems: Iterable[tuple[Keys, str]]) -> None:
 
 
 def _build_problem(keys: Keys, message: str) -> InitErrorDetails:
-    # A type of pydantic's own, as Dagster rebuilds each error from its details.
+    # The type is one of pydantic's own, because Dagster rebuilds each error from its details.
     return InitErrorDetails(
         type="value_error", loc=keys, input=NOT_SHOWN, ctx={"error": ValueError(message)}
     )
 
 
 def describe_error(error: ErrorDetails) -> str:
-    """What is wrong with a setting, or what to write there.
+    """Return the problem with a setting, or advice on what to write there.
 
-    error: one of those that pydantic tells. Its message is kept if no setting has its type.
+    error: an error from pydantic. Its message is kept if there is no text for the error's type.
     """
     if error["type"] == "missing":
         return "this must be set"
@@ -78,11 +78,12 @@ def describe_error(error: ErrorDetails) -> str:
 def locate_problems(
     error: ValidationError, settings: Any, schema: Mapping[str, Any]
 ) -> ValidationError:
-    """The same problems by the keys that the YAML has, one for each setting, without its value.
+    """Return the same problems by the keys of the YAML, one for each setting, without its value.
 
-    pydantic tells the problems with each type that a setting may have, by the name of the type.
+    If a setting may have several types, pydantic reports the problems with each type, under the
+    type's name.
 
-    settings: what was validated.
+    settings: the validated input.
     schema: the JSON schema of the settings.
     """
     problems: dict[Keys, list[str]] = {}
@@ -102,7 +103,7 @@ def locate_problems(
             message = _describe_example(keys, schema) or message
         problems.setdefault(keys, []).append(message)
     for keys in alternatives:
-        # The block is the type that was meant, if there are problems with the settings in it.
+        # If settings within the block have problems, the block is the type that the user meant.
         if any(other[: len(keys)] == keys and len(other) > len(keys) for other in problems):
             del problems[keys]
     return ValidationError.from_exception_data(
@@ -112,7 +113,7 @@ def locate_problems(
 
 
 def _find_keys(location: Keys, settings: Any) -> Keys:
-    """The keys of a problem's location that lead through the settings."""
+    """Return the keys in a problem's location that lead through the settings."""
     keys: Keys = ()
     for key in location:
         is_key = isinstance(settings, Mapping) and key in settings
@@ -124,9 +125,9 @@ def _find_keys(location: Keys, settings: Any) -> Keys:
 
 
 def _join_alternatives(messages: Iterable[str]) -> str:
-    """One sentence of those about each type that the setting may have."""
-    first, *others = dict.fromkeys(messages)
-    return ", or ".join([first, *(message.removeprefix("write ") for message in others)])
+    """Return one sentence made of the messages about each type that the setting may have."""
+    first, *further = dict.fromkeys(messages)
+    return ", or ".join([first, *(message.removeprefix("write ") for message in further)])
 
 
 def _describe_unknown_setting(name: str, schema: Mapping[str, Any]) -> str:
@@ -138,7 +139,7 @@ def _describe_unknown_setting(name: str, schema: Mapping[str, Any]) -> str:
 
 
 def _describe_range(keys: Keys, schema: Mapping[str, Any]) -> str | None:
-    """What to write, if a number has both a least and a largest value; None if not."""
+    """Return what to write if a number has a lower and an upper limit; None if it has not."""
     for setting in _find_schemas(keys, schema, schema["$defs"]):
         least, above = setting.get("minimum"), setting.get("exclusiveMinimum")
         largest = setting.get("maximum")
@@ -150,7 +151,7 @@ def _describe_range(keys: Keys, schema: Mapping[str, Any]) -> str | None:
 
 
 def _describe_example(keys: Keys, schema: Mapping[str, Any]) -> str | None:
-    """What to write in place of a value that has no names; None if the setting has no example."""
+    """Return an example of names with values; None if the setting has no such example."""
     for setting in _find_schemas(keys, schema, schema["$defs"]):
         for example in setting.get("examples", ()):
             if isinstance(example, dict):
@@ -161,9 +162,9 @@ def _describe_example(keys: Keys, schema: Mapping[str, Any]) -> str | None:
 def _find_schemas(
     keys: Keys, schema: Mapping[str, Any], blocks: Mapping[str, Any]
 ) -> Iterator[Mapping[str, Any]]:
-    """The parts of a JSON schema that describe the setting with these keys.
+    """Yield the parts of a JSON schema that describe the setting with these keys.
 
-    blocks: those that the schema refers to, by their names.
+    blocks: the schemas that the schema refers to, by name.
     """
     if "$ref" in schema:
         yield from _find_schemas(keys, blocks[schema["$ref"].removeprefix("#/$defs/")], blocks)

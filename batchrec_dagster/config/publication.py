@@ -1,4 +1,4 @@
-"""What is published: the gate, experiments, what is kept, and the report."""
+"""The settings of publication: the gate, experiments, retention and the report."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ from batchrec_dagster.config.settings import Matching, Settings
 
 
 class Gate(Settings):
-    """How good a new solution version, and how complete its data, must be for its lists to be
-    published.
+    """The conditions that a solution version and its data must meet before lists are published.
 
-    It must also be no worse than popular items.
+    The solution version must also be no worse than popular items.
     """
 
     min_ndcg_at_25: float = Field(
@@ -69,7 +68,7 @@ ExperimentName = Annotated[
 
 
 class Experiment(Settings):
-    """A holdout: by comparing its users with the others one learns what the lists cause."""
+    """A holdout group of users: comparing it with all other users shows the effect of the lists."""
 
     name: ExperimentName = Field(
         description="Letters, digits, _ and -, at most 64. Another name divides the users in"
@@ -95,7 +94,7 @@ class Experiment(Settings):
 
 
 class Retention(Settings):
-    """What is kept of earlier editions. The rest is deleted after each publication."""
+    """The earlier editions and models to keep. The rest is deleted after each publication."""
 
     editions: int = Field(
         default=7,
@@ -115,7 +114,7 @@ class Retention(Settings):
 
 
 class ReportSettings(Settings):
-    """What the report shows besides what every report does."""
+    """Additions to the content that every report has."""
 
     people: list[str] = Field(
         default_factory=list,

@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from batchrec_dagster.config.declaration import Pipeline
 
 Subject = Literal["user", "item", "segment"]
-"""Whom or what each of the lists is for."""
+"""The kind of subject that a list is for."""
 
 
 class PublishedList(BaseModel, frozen=True):
-    """One table of lists that people read, with all settings that are its own.
+    """A table of lists that people read, with all settings that belong to it alone.
 
-    What is not here, such as the sources, it shares with the other lists of its pipeline.
+    Settings that are not here, such as the sources, are shared with the pipeline's other lists.
     """
 
     pipeline: SkipValidation[Pipeline] = Field(repr=False)
@@ -34,9 +34,9 @@ class PublishedList(BaseModel, frozen=True):
     subject: Subject
     description: str | None = None
     settings: RecommendationSettings
-    """What is in each of its lists."""
+    """The settings for the content of each list."""
     batch_users: BatchUsers = Field(default_factory=BatchUsers)
-    """Who gets a list."""
+    """The users who get a list."""
     gate: Gate
     retention: Retention
     experiment: Experiment | None = None
@@ -44,37 +44,41 @@ class PublishedList(BaseModel, frozen=True):
 
     @property
     def address(self) -> str:
-        """What commands and the storage call it: `shop`, or `shop/newsletter`."""
+        """The name in commands and the storage: `shop`, or `shop/newsletter`."""
         return f"{self.pipeline.name}/{self.name}" if self.name else self.pipeline.name
 
     @property
     def setting(self) -> str:
-        """What the names of its settings start with: `recommendations`, `lists.newsletter`,
-        `similar_items` or `segments`."""
+        """The prefix of its settings' names.
+
+        It is `recommendations`, `lists.newsletter`, `similar_items` or `segments`.
+        """
         if self.subject != "user":
             return self.name
         return f"lists.{self.name}" if self.name else "recommendations"
 
     @property
     def own_keys(self) -> list[str]:
-        """The keys that lead to the block of its own settings; none for the only list of a
-        pipeline, whose settings stand at the top."""
+        """The path of keys to the block of its own settings.
+
+        It is empty for the only list of a pipeline, because its settings are at the top level.
+        """
         return self.setting.split(".") if self.name else []
 
     @property
     def has_own_users(self) -> bool:
-        """Whether its users' file is not that of the whole pipeline."""
+        """Whether the list has its own users' file, not the file of the whole pipeline."""
         declared = self.pipeline.lists.get(self.name)
         return declared is not None and declared.users is not None
 
     @property
     def users_setting(self) -> str:
-        """The name of the settings of its users, such as `batch_users`."""
+        """The name of the block that selects its users, such as `batch_users`."""
         return f"{self.setting}.users" if self.has_own_users else "batch_users"
 
     @property
     def keys(self) -> ListKeys:
-        """The storage keys of its files, and of those of its pipeline."""
+        """The storage keys of its own files and of its pipeline's files."""
         return ListKeys(self.address)
 
     @property
@@ -91,18 +95,17 @@ class PublishedList(BaseModel, frozen=True):
 
     @property
     def asset(self) -> str:
-        """The name of the asset of the table: `recommendations`, `similar_items`,
-        `user_segments`."""
+        """The asset name of the table: `recommendations`, `similar_items` or `user_segments`."""
         return self.keys.table_name
 
     @property
     def divides_users(self) -> bool:
-        """Whether some of its users get popular items, or nothing, in place of the model's."""
+        """Whether some of its users get popular items or nothing, in place of the model's items."""
         return self.experiment is not None or self.settings.newcomers is not None
 
     @property
     def model_asset(self) -> str | None:
-        """The name of the asset of the model; None where items bought together are counted."""
+        """The asset name of the model; None if items bought together are counted."""
         models = {"user": "solution_version", "segment": "segment_solution_version"}
         if self.subject != "item":
             return models[self.subject]
@@ -110,7 +113,7 @@ class PublishedList(BaseModel, frozen=True):
 
     @property
     def recipe(self) -> str | None:
-        """The recipe of the model; None where items bought together are counted."""
+        """The recipe of the model; None if items bought together are counted."""
         pipeline = self.pipeline
         if self.subject == "item":
             return pipeline.similar_items_recipe
@@ -120,12 +123,15 @@ class PublishedList(BaseModel, frozen=True):
 
     @property
     def is_addressed(self) -> bool:
-        """Whether commands, jobs and nights know it by its address. Segments go with their
-        pipeline's lists, and nobody shows them or rolls them back by themselves."""
+        """Whether commands, jobs and nights use its address.
+
+        Segments belong to their pipeline's lists. No command shows them or rolls them back
+        separately.
+        """
         return self.subject != "segment"
 
     def asset_key(self, asset: str) -> list[str]:
-        """The path of the key of an asset of this name: the list's own one, or the pipeline's."""
+        """Return the key path of the asset with this name, of the list or else of the pipeline."""
         is_own = is_of_list(asset) or (asset == "batch_users" and self.has_own_users)
         if is_own and self.keys.is_named_list:
             return [self.pipeline.name, self.name, asset]
@@ -133,18 +139,18 @@ class PublishedList(BaseModel, frozen=True):
 
     @property
     def columns(self) -> list[str]:
-        """The columns of the items and the reasons that lists have, as they are declared."""
+        """The declared columns of the lists: columns of the items, and reasons."""
         if self.settings.columns is not None:
             return self.settings.columns
         return ["title"] if self.pipeline.has_titles else []
 
     @property
     def deciding_settings(self) -> dict[str, Any]:
-        """The settings that decide what is in the lists, by path such as interactions.min_rating.
+        """The settings that decide the content of lists, by path such as interactions.min_rating.
 
-        Defaults are left out, and so are the queries of URLs, which may be signatures. A file in
-        the project is the same file by its relative and its absolute path, so the relative one
-        stands here.
+        Defaults are left out. The queries of URLs are left out too, because they may be signatures.
+        A file in the project is the same file by its relative and its absolute path, so the path is
+        stored as the relative one.
         """
         pipeline = self.pipeline
         blocks = {
@@ -166,9 +172,9 @@ class PublishedList(BaseModel, frozen=True):
 
 
 def flatten_settings(blocks: Mapping[str, BaseModel | None], project: Path) -> dict[str, Any]:
-    """Each setting of the blocks by its path, without defaults and without the queries of URLs.
+    """Return the settings of the blocks by path, without defaults and the queries of URLs.
 
-    project: the folder of relative paths.
+    project: the folder where relative paths start.
     """
     settings = _flatten(
         {
@@ -181,7 +187,7 @@ def flatten_settings(blocks: Mapping[str, BaseModel | None], project: Path) -> d
     return {
         name: value.removeprefix(folder) if isinstance(value, str) else value
         for name, value in settings.items()
-        # It decides what a run waits for.
+        # `deps` decides which assets a run waits for, not the content of lists.
         if not name.endswith(".deps")
     }
 

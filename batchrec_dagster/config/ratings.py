@@ -1,4 +1,4 @@
-"""The ratings: where they are, how to read them, and which count as interactions."""
+"""The settings of ratings: their source, their columns, and the rules for interactions."""
 
 from __future__ import annotations
 
@@ -65,9 +65,9 @@ class InteractionSettings(Settings):
     )
 
     def rules(self, on_bad_rows: Literal["fail", "skip"], *, event_type: bool) -> Rules:
-        """The rules as preparation takes them.
+        """Return the rules in the form that the preparation uses.
 
-        event_type: whether EVENT_TYPE is written.
+        event_type: whether interactions get a column EVENT_TYPE.
         """
         return Rules(
             on_bad_rows=on_bad_rows,
@@ -230,13 +230,15 @@ class RatingsSettings(TableSource):
 
     @property
     def timestamp_form(self) -> str:
-        """How times are written, as declared."""
+        """The declared form of timestamps: a format or a unit."""
         return self.timestamp_format or self.timestamp_unit
 
     @property
     def _file_format(self) -> Format | None:
-        """The declared format of the files; None for a table, whose format is that of its
-        folder."""
+        """The declared format of the files.
+
+        None for a Delta table, because its folder decides the format.
+        """
         names_files = isinstance(self.format, str) and not self.delta_tables
         return cast(Format, self.format) if names_files else None
 
@@ -253,7 +255,7 @@ class RatingsSettings(TableSource):
 
     @property
     def file_columns(self) -> Columns:
-        """Which columns of the files hold what, as far as it is declared."""
+        """The declared columns of the files, and the forms of their values."""
         return Columns(
             roles=self.columns.declared if self.columns else {},
             time_form=self.timestamp_form if self.has_times else NO_TIMES,

@@ -1,6 +1,6 @@
 """The settings of rules: one block for each rule, and `ListRules` with all of them.
 
-What they do is in steps/rules.py.
+The rules are applied in steps/rules.py.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from batchrec_dagster.personalize.filters import EXCLUDE_SEEN, build_exclude_eve
 
 
 def _require_event_types(events: list[str]) -> list[str]:
-    """The events, if there is at least one. Raises ValueError."""
+    """Return the events. Raises ValueError if there are none, or if one is not possible."""
     if not (events and all(events)):
         raise ValueError("name at least one type of event, such as [purchase], or omit it")
     if any(event == "*" or {'"', "\\"} & {*event} for event in events):
@@ -31,7 +31,10 @@ EventTypes = Annotated[list[str], AfterValidator(_require_event_types)]
 
 
 class ExcludeSeen(Settings):
-    """Leave out what the user already had; without settings, whatever the user interacted with."""
+    """Leave out items that the user already had.
+
+    Without settings, every item that the user interacted with is left out.
+    """
 
     model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
 
@@ -56,7 +59,7 @@ class ExcludeSeen(Settings):
 
     @property
     def description(self) -> str:
-        """What is left out, such as `an item that its user had by purchase in the last 60 days`."""
+        """The exclusion, such as `an item that its user had by purchase in the last 60 days`."""
         text = "an item that its user had"
         if self.events is not None:
             text += f" by {' or '.join(self.events)}"
@@ -66,7 +69,7 @@ class ExcludeSeen(Settings):
 
     @property
     def filter_expression(self) -> str | None:
-        """The filter by which Personalize does the same; None if its filters cannot say it.
+        """The equivalent filter in Personalize; None if Personalize's filters cannot express it.
 
         They know neither the time of an interaction nor two datasets in one expression.
         """
@@ -114,12 +117,12 @@ class PriceRange(Settings):
 
 
 class Pin(Settings):
-    """An item, or the best one that meets a condition, at a rank of the list, until a day, for some
-    users.
+    """An item at a fixed rank of the list, for some users or all, and until a day or without end.
 
-    Of pins at the same rank the first that a user may have counts. A pinned item obeys
-    exclude_seen, block and only, counts for max_per, and may have any price. The best one that
-    meets a condition is a result of the model, and obeys price too.
+    The item is named, or is the best result of the model that meets a condition. Of several pins at
+    the same rank, the first one with an item that the user may have counts. A pinned item obeys
+    exclude_seen, block and only, counts for max_per, and may have any price. The best result that
+    meets a condition obeys price too.
     """
 
     model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
@@ -149,7 +152,7 @@ class Pin(Settings):
     @field_validator("item", mode="before")
     @classmethod
     def _item_is_text(cls, item: object) -> object:
-        # YAML makes a number of 4711 without quotes.
+        # YAML reads 4711 without quotes as a number.
         return str(item) if isinstance(item, int) and not isinstance(item, bool) else item
 
     @model_validator(mode="after")
@@ -164,7 +167,7 @@ class Pin(Settings):
         return self.item or self.only or ""
 
     def is_over(self, today: date) -> bool:
-        """Whether its last day was before today."""
+        """Return whether the last day of the pin was before today."""
         return self.until is not None and self.until < today
 
 
@@ -185,11 +188,11 @@ class ItemRules(Settings):
 
 
 class ListRules(ItemRules):
-    """What a shop says of its lists; the rules apply in this order, to a longer list.
+    """A shop's rules for its lists. The rules apply in this order, to a longer list.
 
-    What they leave short is filled from the longer list, then with popular items, which obey them
-    too. Conditions are those of Personalize's filters, such as ITEMS.STOCK > 0. They are on the
-    columns of `items`, with AGE_DAYS, the days since `created`, among them.
+    A list that the rules leave short is filled from the longer list, then with popular items, which
+    obey the rules too. Conditions are written as in Personalize's filters, such as ITEMS.STOCK > 0.
+    They are on the columns of `items`, including AGE_DAYS, the days since `created`.
     """
 
     price: PriceRange | None = Field(
@@ -224,7 +227,7 @@ class ListRules(ItemRules):
                     " without an end: give one of them another rank, or put the one with `for` or"
                     " `until` first"
                 )
-            # Where no result meets a condition, the next pin at the rank counts.
+            # If no result meets a pin's condition, the next pin at the rank counts.
             if pin.users is None and pin.item is not None:
                 of_everybody.setdefault(pin.rank, pin)
         return self
@@ -249,16 +252,16 @@ class ListRules(ItemRules):
 
     @property
     def reads_items(self) -> bool:
-        """Whether a rule depends on what is known of the items."""
+        """Whether a rule depends on the data of the items."""
         return bool(self.conditions_on_items or self.price or self.max_per)
 
     @property
     def reads_users(self) -> bool:
-        """Whether a rule depends on what is known of the users."""
+        """Whether a rule depends on the data of the users."""
         return bool(self.conditions_on_users)
 
     def find_conflict(self, num_results: int) -> str | None:
-        """Why no list of this length can obey the rules; None if one can."""
+        """Return why no list with so many items can obey the rules; None if a list can."""
         for pin in self.pin:
             if pin.rank > num_results:
                 return f"pin: {pin.target} has rank {pin.rank}, but a list has {num_results} items"

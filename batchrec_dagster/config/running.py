@@ -1,4 +1,4 @@
-"""How a pipeline runs in its project: its engine, steps, schedule, sensor, alerts and budget."""
+"""The settings of a pipeline's runs: engine, steps, schedule, sensor, alerts and budget."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class PreparationSettings(Settings):
 
 
 def require_zone(timezone: str) -> None:
-    """Raise ValueError unless it is an IANA time zone."""
+    """Raise ValueError unless the text is an IANA time zone."""
     try:
         ZoneInfo(timezone)
     except (KeyError, ValueError, OSError):
@@ -84,7 +84,7 @@ def require_zone(timezone: str) -> None:
 
 
 NOT_CRON = 'not a cron schedule; write five fields such as "0 3 * * *" (every day at 3:00)'
-# Its form. What its fields may be, Dagster checks.
+# The pattern checks only the form. Dagster checks the values of the fields.
 CronSchedule = Annotated[str, Matching(r"@[a-z]+|\S+( +\S+){4}", NOT_CRON)]
 
 

@@ -17,7 +17,7 @@ from batchrec_dagster.personalize.filters import (
 from batchrec_dagster.personalize.formats import ITEM_ATTRIBUTES, ITEM_FIELD, MAX_SEGMENT_USERS
 from batchrec_dagster.personalize.recipes import ITEM_AFFINITY, ITEM_ATTRIBUTE_AFFINITY
 
-# "Amazon Personalize endpoints and quotas".
+# Source: "Amazon Personalize endpoints and quotas".
 MAX_ITEMS = 500
 MAX_ATTRIBUTES = 10
 
@@ -93,7 +93,7 @@ class Segments(Settings):
 
     @property
     def recommendations(self) -> RecommendationSettings:
-        """The same settings as those of lists for people."""
+        """The settings in the form that users' lists have."""
         return RecommendationSettings.model_construct(
             num_results=self.users_per_segment, exclude_seen=False, filter=self.filter
         )
@@ -105,7 +105,7 @@ class Segments(Settings):
 
     @property
     def query_field(self) -> str:
-        """The field of a query in the recipe's input lines."""
+        """The name of the field for a query in the recipe's input lines."""
         return ITEM_FIELD if self.items else ITEM_ATTRIBUTES
 
     @property
@@ -115,7 +115,7 @@ class Segments(Settings):
 
 
 def _require_distinct(kind: str, values: list[str]) -> None:
-    """Raise ValueError if a value is empty, or is there twice."""
+    """Raise ValueError if a value is empty or repeated."""
     if not all(value.strip() for value in values):
         raise ValueError(f"an {kind} is empty")
     repeated = [value for number, value in enumerate(values) if value in values[:number]]

@@ -1,4 +1,4 @@
-"""What all blocks of a declaration have in common, such as constraints that pydantic lacks."""
+"""The base class of all settings, and constraints that pydantic lacks."""
 
 from __future__ import annotations
 
@@ -36,10 +36,11 @@ Day = Annotated[date, BeforeValidator(_read_day)]
 
 
 class SettingsSchema(GenerateJsonSchema):
-    """What editors complete and check settings by.
+    """The generator of the JSON schema, with which editors complete and check settings.
 
-    It leaves out titles, which would repeat names, and null, so that a mistake within a block that
-    may be left out is named. Each block is described where it is named.
+    It leaves out titles, which would repeat names. It also leaves out null, so that editors name
+    the mistake within an optional block. The description of a block is at the setting that has the
+    block.
     """
 
     def field_title_should_be_set(self, schema: Any) -> bool:
@@ -53,28 +54,31 @@ class SettingsSchema(GenerateJsonSchema):
 
 
 class Settings(BaseModel):
-    """A block of settings. It does not change, and takes no other keys."""
+    """A block of settings. It cannot be changed, and unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     @classmethod
     def model_json_schema(cls, *arguments: Any, **options: Any) -> dict[str, Any]:
-        """The JSON schema of the settings, as `SettingsSchema` makes it."""
+        """Return the JSON schema of the settings, as `SettingsSchema` generates it."""
         return super().model_json_schema(
             *arguments, **{"schema_generator": SettingsSchema, **options}
         )
 
 
 def block(kind: type[BaseModel], **options: Any) -> Any:
-    """The field of a block, which the docstring of its model describes.
+    """Return a field for a block of settings, with the docstring of its model as the description.
 
-    options: those of pydantic's Field, such as its default.
+    options: further options of pydantic's Field, such as a default.
     """
     return Field(description=" ".join((kind.__doc__ or "").split()), **options)
 
 
 def accepted_by(require: Callable[[str], object]) -> AfterValidator:
-    """The constraint that `require` accepts a text: it raises no ValueError or UserError."""
+    """Return the constraint that `require` accepts a text.
+
+    A text is accepted if `require` raises no ValueError or UserError.
+    """
 
     def validate(text: str) -> str:
         try:
@@ -92,7 +96,7 @@ class Matching:
 
     pattern: str
     otherwise: str
-    """The message for other texts, which says what to write."""
+    """The message for texts that do not match. It says what to write."""
 
     def __get_pydantic_core_schema__(
         self, source: Any, handler: GetCoreSchemaHandler
@@ -105,7 +109,7 @@ class Matching:
         return {**handler(schema), "pattern": f"^({self.pattern})$"}
 
     def require(self, text: str) -> str:
-        """The text. Raises ValueError if it does not match."""
+        """Return the text. Raises ValueError if it does not match."""
         if not re.fullmatch(self.pattern, text, re.ASCII):
             raise ValueError(self.otherwise)
         return text
@@ -118,13 +122,13 @@ RoleArn = Annotated[
         "write an ARN such as arn:aws:iam::123456789012:role/NAME",
     ),
 ]
-"""The ARN of a role of IAM."""
+"""The ARN of an IAM role."""
 
 
 def fingerprint(*parts: BaseModel | object) -> str:
-    """16 hex digits that change when any of the settings does.
+    """Return 16 hex digits that change when a setting changes.
 
-    A setting that is written with its default value is as good as one that is not.
+    A setting with its default value counts like a setting that is left out.
     """
     text = "\n".join(
         part.model_dump_json(exclude_defaults=True) if isinstance(part, BaseModel) else repr(part)

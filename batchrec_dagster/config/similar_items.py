@@ -1,4 +1,4 @@
-"""Similar items: what goes with each item, by a recipe or by what people bought together."""
+"""The settings of similar items, found by a recipe or by counting what people bought together."""
 
 from __future__ import annotations
 
@@ -21,14 +21,17 @@ from batchrec_dagster.storage.layout import SIMILAR_ITEMS
 
 
 class ListedItems(ItemIds):
-    """A list of the items that get a list of their own, which is read again for every refresh."""
+    """The items that get a list of their own, from a source that every refresh reads again."""
 
     block = "similar_items.items"
 
 
 class SimilarItems(Settings):
-    """What goes with each item, for product pages: similar items, by a recipe of Amazon
-    Personalize, or items that people bought together with it, which batchrec counts itself."""
+    """Lists of the items that go with each item, for product pages.
+
+    They are similar items, found by a recipe of Amazon Personalize, or items that people bought
+    together with the item, which batchrec counts itself.
+    """
 
     num_results: int = Field(
         default=25,
@@ -87,7 +90,7 @@ class SimilarItems(Settings):
         return self
 
     def _find_conflicts(self) -> Iterator[tuple[Keys, str]]:
-        """The settings that do not fit how similar items are found: by a recipe, or counted."""
+        """Yield settings that do not fit the way of finding items: by a recipe or by counting."""
         if self.is_bought_together:
             if self.recipe is not None:
                 yield (
@@ -109,13 +112,13 @@ class SimilarItems(Settings):
 
     @property
     def deciding_settings(self) -> dict[str, Any]:
-        """The settings that decide what is in the lists, without defaults, for fingerprints."""
-        others = {"gate", "retention", "sinks"}
-        return self.model_dump(mode="json", exclude_defaults=True, exclude=others)
+        """The settings that decide the content of lists, without defaults, for fingerprints."""
+        excluded = {"gate", "retention", "sinks"}
+        return self.model_dump(mode="json", exclude_defaults=True, exclude=excluded)
 
     @property
     def named_sinks(self) -> Sinks:
-        """The sinks, with a name of its own for the table in PostgreSQL unless one is declared."""
+        """The sinks. The PostgreSQL table gets a name of its own unless one is declared."""
         postgres = self.sinks.postgres
         if postgres is None or "table" in postgres.model_fields_set:
             return self.sinks
@@ -124,12 +127,12 @@ class SimilarItems(Settings):
 
     @property
     def is_bought_together(self) -> bool:
-        """Whether batchrec counts what people had together, instead of training a recipe."""
+        """Whether batchrec counts items that people had together, instead of training a recipe."""
         return self.within_days is not None
 
     @property
     def recommendations(self) -> RecommendationSettings:
-        """The same settings as those of lists for people, whose steps read them."""
+        """The settings in the form that users' lists have, as the steps read them."""
         return RecommendationSettings.model_construct(
             num_results=self.num_results,
             exclude_seen=False,
@@ -138,9 +141,9 @@ class SimilarItems(Settings):
         )
 
     def choose_recipe(self, *, has_item_data: bool) -> str | None:
-        """The recipe that finds similar items; None where they are bought together.
+        """Return the recipe that finds similar items; None if items bought together are counted.
 
-        has_item_data: whether Personalize gets anything of the items besides their ids.
+        has_item_data: whether Personalize gets data on the items besides their ids.
         """
         if self.is_bought_together:
             return None

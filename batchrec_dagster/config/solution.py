@@ -1,4 +1,4 @@
-"""How Personalize trains."""
+"""The settings of training in Personalize."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Retrain(Settings):
 
 
 class Training(NamedTuple):
-    """What is trained for a model."""
+    """The recipe and the parameters for training a model."""
 
     recipe: str
     parameters: Mapping[str, str]
@@ -128,7 +128,7 @@ class Solution(Settings):
 
     @property
     def training(self) -> Training:
-        """The recipe, with its hyperparameters and what is declared of the events."""
+        """The recipe with its hyperparameters, event weights and event value threshold."""
         parameters = self.algorithm_hyperparameters
         if self.event_value_threshold is not None:
             parameters[EVENT_VALUE_THRESHOLD] = str(self.event_value_threshold)

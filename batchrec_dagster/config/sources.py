@@ -1,4 +1,4 @@
-"""Where rows come from, for ratings, items, users and lists of ids: files, or a query of them."""
+"""Sources of rows for ratings, items, users and lists of ids: files, or queries of files."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ HeaderLine = Annotated[int, Field(ge=1)] | Literal["none"]
 
 
 def require_delimiter(delimiter: str) -> None:
-    """Raise ValueError unless fields can be separated by it."""
+    """Raise ValueError unless the text can be a field separator."""
     if delimiter != "::" and (
         len(delimiter) != 1 or not delimiter.isascii() or delimiter in '"\r\n'
     ):
@@ -47,7 +47,7 @@ def require_delimiter(delimiter: str) -> None:
 
 
 def require_encoding(encoding: Encoding) -> None:
-    """Raise ValueError unless Python knows it, with ASCII in it."""
+    """Raise ValueError unless Python knows the encoding, and it contains ASCII."""
     ascii_letters = bytes(range(128))
     try:
         if encoding == "auto" or ascii_letters.decode(encoding).encode(encoding) == ascii_letters:
@@ -72,15 +72,15 @@ def require_names_or_positions(columns: Sequence[Column]) -> None:
 
 
 def require_positions(columns: Sequence[Column]) -> None:
-    """Raise ValueError unless the columns of a file without a header are given, by position."""
+    """Raise ValueError unless the columns are given by position, as for files without a header."""
     if not columns or any(isinstance(column, str) for column in columns):
         raise ValueError("with header: none, give columns by position, such as 1")
 
 
 class Source(Settings):
-    """Where rows are: files, or a query of files or of a database. Every run reads it."""
+    """A source of rows: files, or a query of files or of a database. Every run reads the rows."""
 
-    # The name of the block, for messages.
+    # The name of the block in messages.
     block: ClassVar[str]
     # Whether rows without a query may come from a folder or a pattern.
     many: ClassVar[bool] = True
@@ -120,18 +120,18 @@ class Source(Settings):
         examples=[4, "none", {"orders": 2}],
     )
 
-    # Of the YAML, for messages.
+    # The path of the YAML file, for messages.
     _file: str | None = PrivateAttr(default=None)
 
     @property
     def rows(self) -> RowSource:
-        """Where the rows are. Raises UserError."""
+        """The source as a reader of rows. Raises UserError."""
         return self.rows_of(FileForm())
 
     def rows_of(self, form: FileForm) -> RowSource:
-        """Where the rows are.
+        """Return the source as a reader of rows.
 
-        form: how text files are written.
+        form: the form of text files.
         Raises UserError.
         """
         setting = f"{self.block}.query" + (f" in {self._file}" if self._file else "")
@@ -145,7 +145,8 @@ class Source(Settings):
         }
         for name, table in tables.items():
             if isinstance(table, AssetRows):
-                tables[name] = replace(table, form=form)
+                of_asset = replace(form, header=self.headers.get(name))
+                tables[name] = replace(table, form=of_asset, has_names=self._has_names)
         if self.query is None:
             return tables[SOURCE]
         return FileQuery(
@@ -153,20 +154,20 @@ class Source(Settings):
         )
 
     def name_file(self, file: str) -> None:
-        """Let messages name the file that declares this.
+        """Let messages name the file that declares this source.
 
-        file: its path from the project's folder.
+        file: the path of that file from the project's folder.
         """
         self._file = file
 
     @property
     def sources(self) -> dict[str, str]:
-        """Each source, by the name of its table; empty without a source."""
+        """The declared sources by the names of their tables; empty without a source."""
         return {SOURCE: self.source} if isinstance(self.source, str) else self.source or {}
 
     @property
     def shown_source(self) -> str:
-        """The sources as people see them, without secrets of URLs."""
+        """The sources as people may see them, without the secrets in URLs."""
         return ", ".join(map(hide_query, self.sources.values()))
 
     @property
@@ -177,15 +178,20 @@ class Source(Settings):
 
     @property
     def headers(self) -> dict[str, Header]:
-        """The header that is declared of a source, by its name."""
+        """The declared headers by the names of their sources."""
         if isinstance(self.header, dict):
             return dict(self.header)
         return {} if self.header is None else dict.fromkeys(self.sources, self.header)
 
     @property
     def file_header(self) -> Header | None:
-        """The header of the files, if these are read themselves, and not by a query."""
+        """The header of the files; None if it is not declared, or if a query reads the files."""
         return self.headers.get(SOURCE) if self.query is None else None
+
+    @property
+    def _has_names(self) -> bool:
+        """Whether the columns of the files are declared by name, or not at all; not by position."""
+        return True
 
     @property
     def delta_tables(self) -> set[str]:
@@ -196,7 +202,7 @@ class Source(Settings):
 
     @property
     def asset_sources(self) -> list[tuple[str, ...]]:
-        """The paths of the keys of the assets whose rows are read."""
+        """The key paths of the assets that the rows are read from."""
         files = [
             parse_source(source) for source in self.sources.values() if source.startswith(ASSET)
         ]
@@ -204,20 +210,22 @@ class Source(Settings):
 
     @property
     def upstream(self) -> list[tuple[str, ...]]:
-        """The paths of the keys of the assets that a run waits for: those whose rows are read, and
-        those of `deps`."""
+        """The key paths of all assets that a run waits for.
+
+        They are the assets that the rows are read from, and the assets in `deps`.
+        """
         declared = [tuple(key.split("/")) for key in self.deps]
         return [*dict.fromkeys([*self.asset_sources, *declared])]
 
     @property
     def has_visible_files(self) -> bool:
-        """Whether the sources may change and listing them is cheap: local paths or s3://."""
+        """Whether new files can be noticed cheaply by listing: local paths or s3://."""
         sources = self.sources.values()
         return all("://" not in source or source.startswith("s3://") for source in sources)
 
     @property
     def _version_query(self) -> str | None:
-        """The query whose answer changes with the rows of a database, for kinds that have one."""
+        """The query that shows whether a database's rows changed; None if there is none."""
         return None
 
     @model_validator(mode="after")
@@ -244,7 +252,7 @@ class Source(Settings):
         return self
 
     def _parse(self, name: str, source: str) -> None:
-        """Raise UserError or ValueError unless the source may be one."""
+        """Raise UserError or ValueError unless the text is a possible source."""
         is_delta = name in self.delta_tables
         if self.database is not None:
             require_variable(source)
@@ -292,7 +300,7 @@ class Source(Settings):
 
 
 class TableSource(Source):
-    """Rows with several columns, whose files are kept from one run to the next."""
+    """A source of rows with several columns. Its files are kept from one run to the next."""
 
     source: str | dict[str, str]
     version_query: str | None = Field(
@@ -331,17 +339,23 @@ class TableSource(Source):
 
     @property
     def declared_columns(self) -> Sequence[Column]:
-        """The columns that are declared."""
+        """The declared columns."""
         raise NotImplementedError
 
     @property
     def file_form(self) -> FileForm:
-        """How the files are written, as far as it is declared."""
+        """The declared form of the files."""
         return FileForm(delimiter=self.delimiter, header=self.file_header, encoding=self.encoding)
 
     @property
     def rows(self) -> RowSource:
         return self.rows_of(self.file_form)
+
+    @property
+    def _has_names(self) -> bool:
+        # The columns of a query's files are the query's, which names them.
+        by_position = any(isinstance(column, int) for column in self.declared_columns)
+        return self.query is not None or not by_position
 
     @property
     def _version_query(self) -> str | None:

@@ -1,4 +1,4 @@
-"""The tags of what batchrec creates on AWS, as a variable of the environment sets them."""
+"""The tags of the resources that batchrec creates on AWS, from an environment variable."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ EXAMPLE_OF_TAGS = "team=data,cost-center=42"
 
 
 def parse_tags(text: str) -> dict[str, str]:
-    """The tags that the text sets, as `team=data,cost-center=42`.
+    """Return the tags that the text sets, such as `team=data,cost-center=42`.
 
-    Raises ValueError, which names the pair that AWS would reject and the rule.
+    Raises ValueError with a message that names the pair and the rule that it breaks.
     """
     tags: dict[str, str] = {}
     for pair in text.split(",") if text.strip() else ():
@@ -39,7 +39,7 @@ def parse_tags(text: str) -> dict[str, str]:
 
 
 def _find_tag_problems(key: str, value: str) -> Iterator[str]:
-    """What AWS, or batchrec, would reject of a tag."""
+    """Yield the reasons why AWS or batchrec would reject a tag."""
     if not 1 <= len(key) <= MAX_KEY_CHARACTERS:
         yield f"a key has 1 to {MAX_KEY_CHARACTERS} characters"
     if len(value) > MAX_VALUE_CHARACTERS:

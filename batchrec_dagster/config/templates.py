@@ -1,7 +1,7 @@
-"""Templates in a declaration: `{{ env.NAME }}` is a variable of the environment, as text.
+"""Templates in a declaration: `{{ env.NAME }}` is the value of an environment variable, as text.
 
-Nothing else is one, because a text such as a column's name may come from a file that a stranger
-wrote. `{{ "text" }}` is a text that has `{{` in it.
+`{{ "text" }}` is a text with `{{` in it. There are no other templates, because a text such as the
+name of a column may come from a stranger's file.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ _TEMPLATE = re.compile(
 
 
 def fill_templates(settings: Any, environment: Mapping[str, str]) -> Any:
-    """The settings with their templates filled in.
+    """Return the settings with their templates filled in.
 
-    Raises ValidationError, with the keys of each setting that cannot be filled in.
+    Raises ValidationError, with the keys of all settings that cannot be filled in.
     """
     problems: dict[Keys, str] = {}
 
@@ -40,12 +40,12 @@ def fill_templates(settings: Any, environment: Mapping[str, str]) -> Any:
 
 
 def escape_templates(settings: Any) -> Any:
-    """The settings as they have to be written so that `fill_templates` gives these."""
+    """Return the settings escaped, so that `fill_templates` gives the original settings back."""
     return _map_texts(settings, lambda text, _: escape_template(text))
 
 
 def fill_in(text: str, environment: Mapping[str, str]) -> str:
-    """The text with its templates filled in. Raises ValueError."""
+    """Return the text with its templates filled in. Raises ValueError if that is not possible."""
     if _START not in text:
         return text
     if _START in _TEMPLATE.sub(" ", text):
@@ -67,12 +67,15 @@ def fill_in(text: str, environment: Mapping[str, str]) -> str:
 
 
 def escape_template(text: str) -> str:
-    """What to write into a declaration so that `fill_in` gives this text."""
+    """Return the text escaped for a declaration, so that `fill_in` gives the text back."""
     return f"{{{{ {json.dumps(text, ensure_ascii=False)} }}}}" if _START in text else text
 
 
 def _map_texts(value: Any, change: Callable[[str, Keys], str], keys: Keys = ()) -> Any:
-    """The value with each text in it changed."""
+    """Return the value with all texts in it changed.
+
+    keys: the keys that lead to the value.
+    """
     if isinstance(value, str):
         return change(value, keys)
     if isinstance(value, Mapping):

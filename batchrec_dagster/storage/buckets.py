@@ -1,4 +1,4 @@
-"""Opens S3 buckets, and says how objects are put into them."""
+"""Functions that open S3 buckets and choose the options for uploads."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ CHUNK_BYTES = 8 * MB
 # docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html
 MAX_PARTS = 10_000
 MAX_PUT_BYTES = 5 * 1024 * MB
-# Bytes of memory an upload uses: the larger its parts, the fewer it sends at the same time.
+# The memory of an upload in bytes: the larger its parts, the fewer it sends at the same time.
 BUFFER_BYTES = 12 * CHUNK_BYTES
-# Outlasts minutes of throttling, server errors and broken connections. Each pause is random, up to
-# `base` times the last: with the usual 2 the pauses would not grow.
+# Requests are retried through minutes of throttling, server errors and broken connections. Each
+# pause is random, up to `base` times the last pause. With the usual base of 2 the pauses would not
+# grow.
 RETRIES: RetryConfig = {
     "max_retries": 100,
     "retry_timeout": timedelta(minutes=5),
@@ -39,16 +40,18 @@ HTML = {"Content-Type": "text/html; charset=utf-8"}
 
 
 def open_bucket(bucket: str, session: boto3.Session, endpoint_url: str | None) -> S3Store:
-    """The bucket, with the session's credentials and region. Raises UserError without any.
+    """Return the bucket, opened with the session's credentials and region.
 
-    endpoint_url: where S3 is, if not at AWS.
+    endpoint_url: the URL of S3; None for AWS.
+    Raises UserError if the session has no credentials.
     """
     if session.get_credentials() is None:
         raise UserError(
             f"no AWS credentials found for s3://{bucket}: set AWS_PROFILE, or AWS_ACCESS_KEY_ID"
             " and AWS_SECRET_ACCESS_KEY"
         )
-    # Omitted for AWS, as obstore accepts no None. Under this name, no variable overrides it.
+    # The option is left out for AWS, because obstore accepts no None. No environment variable
+    # overrides an option with this name.
     endpoint: dict[str, Any] = {"aws_endpoint_url_s3": endpoint_url} if endpoint_url else {}
     return S3Store(
         bucket,
@@ -56,21 +59,24 @@ def open_bucket(bucket: str, session: boto3.Session, endpoint_url: str | None) -
         client_options={
             "allow_http": bool(endpoint_url),
             "connect_timeout": "10s",
-            # For each read, so that a large object may take hours.
+            # This limit is for each read, so that a large object may take hours.
             "read_timeout": "60s",
             "timeout": "24h",
         },
         retry_config=RETRIES,
-        # botocore renews credentials before they expire, so ask it each time.
+        # botocore renews credentials before they expire, so obstore asks botocore each time.
         credential_provider=Boto3CredentialProvider(session, ttl=timedelta(0)),
         **endpoint,
     )
 
 
 def choose_upload(key: str, data: bytes | Path | Iterable[bytes]) -> dict[str, Any]:
-    """obstore's options for a put: in parts if the object is large, or if its size is not known."""
+    """Return obstore's options for a put.
+
+    A large object, or an object of unknown size, is uploaded in parts.
+    """
     if isinstance(data, bytes):
-        # Browsers show an object with this type and download any other.
+        # Browsers show an object with this content type, and download other objects.
         html: dict[str, Any] = {"attributes": HTML} if key.endswith(".html") else {}
         return {"use_multipart": len(data) > CHUNK_BYTES, **html}
     size = data.stat().st_size if isinstance(data, Path) else None
@@ -81,5 +87,8 @@ def choose_upload(key: str, data: bytes | Path | Iterable[bytes]) -> dict[str, A
 
 
 def choose_part_size(size: int) -> int:
-    """The bytes of each part of a put of `size` bytes: whole MB, at most MAX_PARTS parts."""
+    """Return the size in bytes of each part of a put of `size` bytes.
+
+    The size is a whole number of MB, so that there are at most MAX_PARTS parts.
+    """
     return max(CHUNK_BYTES, -(-size // (MAX_PARTS * MB)) * MB)

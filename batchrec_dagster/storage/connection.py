@@ -1,4 +1,4 @@
-"""The storage of a deployment, a folder or an S3 bucket, and how AWS is reached."""
+"""The storage of a deployment (a folder or an S3 bucket), and the connection to AWS."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from batchrec_dagster.storage.local_copies import open_copy, remove_copies
 from batchrec_dagster.storage.objects import ObjectStore
 from batchrec_dagster.storage.permissions import explain_missing_settings, explain_refusals
 
-# The bucket name of a folder, so that a pipeline names its data the same way everywhere.
+# The bucket name that stands for a local folder, so that URIs have the same form everywhere.
 LOCAL_BUCKET = "batchrec-local"
 CLIENT_CONFIG = Config(
     retries={"mode": "adaptive", "total_max_attempts": 15}, connect_timeout=10, read_timeout=60
@@ -28,12 +28,15 @@ CLIENT_CONFIG = Config(
 
 @dataclass(frozen=True)
 class S3Connection:
-    """How to reach S3. What is not set comes from AWS's own variables and files."""
+    """The settings of the connection to S3.
+
+    A setting that is None comes from AWS's own variables and files.
+    """
 
     region_name: str | None = None
     profile_name: str | None = None
     endpoint_url: str | None = None
-    """The URL of another S3."""
+    """The URL of an S3 service other than AWS's."""
     aws_access_key_id: str | None = field(default=None, repr=False)
     aws_secret_access_key: str | None = field(default=None, repr=False)
     aws_session_token: str | None = field(default=None, repr=False)
@@ -41,7 +44,7 @@ class S3Connection:
 
 @dataclass(frozen=True)
 class Storage:
-    """The storage root."""
+    """The storage of all pipelines of a deployment: a folder, or a prefix in an S3 bucket."""
 
     root: str
     """The folder or s3://bucket/prefix of every pipeline's data."""
@@ -49,7 +52,7 @@ class Storage:
     cache: str = ".batchrec/cache"
     """The folder that caches downloads."""
     tags: Mapping[str, str] = field(default_factory=dict)
-    """Tags of one's own for what the clients of AWS create."""
+    """The user's own tags for the resources that batchrec creates on AWS."""
 
     @property
     def in_s3(self) -> bool:
@@ -58,7 +61,7 @@ class Storage:
 
     @property
     def absolute_root(self) -> str:
-        """The root, which no other storage of this machine has."""
+        """The absolute path or URI of the root, which identifies the storage on this machine."""
         return self.root.rstrip("/") if self.in_s3 else str(Path(self.root).absolute())
 
     @cached_property
@@ -67,18 +70,21 @@ class Storage:
         return ObjectStore(folders, lambda: self._session, self.s3.endpoint_url)
 
     def uri(self, key: str) -> str:
-        """The URI of `key` under the root."""
+        """Return the URI of `key` under the root."""
         root = self.root.rstrip("/") if self.in_s3 else f"s3://{LOCAL_BUCKET}"
         return f"{root}/{key}"
 
     def where(self, uri: str) -> str:
-        """The path to open on this machine, or the URI if the object is in S3."""
+        """Return the path to open on this machine, or the URI if the object is in S3."""
         return str(self.store.local_path(uri) or uri)
 
     @contextmanager
     def local_file(self, uri: str) -> Iterator[Path]:
-        """The object as a file on this machine: itself, or a copy if it is in S3, which later steps
-        read too."""
+        """Yield the path of a file on this machine with the object's content.
+
+        In a folder, the file is the object itself. In S3, the file is a downloaded copy, which
+        later steps read too.
+        """
         path = self.store.local_path(uri)
         if path is not None:
             yield path
@@ -87,7 +93,7 @@ class Storage:
             yield path
 
     def remove_copies(self, uri: str | None = None) -> None:
-        """Remove the copies on this machine of the object, or of all objects."""
+        """Remove this machine's copies of the object, or of all objects if `uri` is None."""
         remove_copies(self._copies, uri)
 
     @property
@@ -96,13 +102,13 @@ class Storage:
         return Path(self.cache) / "objects"
 
     def version(self, uri: str) -> str:
-        """The version of the object's content."""
+        """Return the version of the object's content."""
         return compute_version(self.store.chunks(uri))
 
     def client(
         self, service: str, endpoint: str | None = None, config: Config = CLIENT_CONFIG
     ) -> Any:
-        """A boto3 client of any service, with the same credentials and region.
+        """Return a boto3 client of a service, with the credentials and region of the storage.
 
         Raises UserError if there is no region, or if there are no credentials.
         """

@@ -1,11 +1,11 @@
-"""Writes files so that they are complete wherever they exist, and locks files and folders.
+"""Durable writes of files, and locks on files and folders.
 
-Neither a kill of the process nor a power cut leaves a part of a file under its name: a file gets
-its name by a rename, after its content has reached the disk. Without the sync, a power cut may
-leave the name with an empty or shorter file.
+A file is complete wherever it exists. Neither a kill of the process nor a power cut leaves a part
+of a file under its name: a file gets its name by a rename, after its content has reached the disk.
+Without the sync, a power cut may leave the name with an empty or shorter file.
 
-While a file is being written or a temporary folder is in use, its process holds a lock on it. So
-the next run knows what a killed one left, and removes it.
+While a process writes a file or uses a temporary folder, the process holds a lock on it. So the
+next run recognises and removes the files that a killed process left.
 """
 
 from __future__ import annotations
@@ -24,14 +24,18 @@ from contextlib import contextmanager, suppress
 from functools import cache, partial
 from pathlib import Path
 
-# How many bytes of a file are read at once.
+# The number of bytes of a file that are read at once.
 CHUNK = 1024 * 1024
-# The name of a file that is not finished yet. obstore lists no such file.
+# The name of a file that is not finished yet. obstore leaves such files out of listings.
 _STAGED_NAME = re.compile(r".+#\d+")
 
 
 def publish(staged: Path, target: Path) -> None:
-    """Give a finished file or folder, with everything in it, its name, durably."""
+    """Give a finished file or folder its final name, durably.
+
+    All files in a folder are synced too. Group and others lose their permissions if they have none
+    on the target's folder.
+    """
     for path in (staged, *staged.rglob("*")):
         path.chmod(limit_mode(path.stat().st_mode, target.parent))
         sync(path)
@@ -42,13 +46,13 @@ def publish(staged: Path, target: Path) -> None:
 
 
 def read_pieces(path: Path, size: int = CHUNK) -> Iterator[bytes]:
-    """The file's bytes, `size` at a time."""
+    """Yield the file's bytes, `size` at a time."""
     with path.open("rb") as file:
         yield from iter(partial(file.read, size), b"")
 
 
 def compute_sha256(chunks: Iterable[bytes]) -> str:
-    """The SHA-256 of the content, in hexadecimal."""
+    """Return the SHA-256 of the content, in hexadecimal."""
     digest = hashlib.sha256()
     for chunk in chunks:
         digest.update(chunk)
@@ -56,14 +60,14 @@ def compute_sha256(chunks: Iterable[bytes]) -> str:
 
 
 def compute_version(chunks: Iterable[bytes]) -> str:
-    """16 hex digits of the SHA-256 of the content."""
+    """Return the first 16 hex digits of the content's SHA-256."""
     return compute_sha256(chunks)[:16]
 
 
 def write(target: Path, data: bytes | Path | Iterable[bytes], *, replace: bool = True) -> bool:
-    """Write a file durably and atomically, and create the folders that it is in.
+    """Write a file durably and atomically, and create its folders.
 
-    data: the content, a file that has it, or chunks of it.
+    data: the content, the path of a file with the content, or chunks of the content.
     replace: if False, a file that exists stays as it is.
     Returns whether the file was written.
     """
@@ -94,7 +98,7 @@ def _split_into_chunks(data: bytes | Path | Iterable[bytes]) -> Iterable[bytes]:
 
 
 def make_folders(folder: Path, mode: int = 0o777) -> None:
-    """Create the folder and those above it, durably, where they are missing."""
+    """Create the folder and its missing parents, durably."""
     if folder.is_dir():
         return
     make_folders(folder.parent, mode)
@@ -103,9 +107,11 @@ def make_folders(folder: Path, mode: int = 0o777) -> None:
 
 
 def limit_mode(mode: int, folder: Path, *, for_writers: bool = False) -> int:
-    """The mode without the permissions of group and of others, where they have none on the folder.
+    """Return the mode without permissions for classes of users that have none on the folder.
 
-    for_writers: also remove the permissions of those who may read the folder, but not write to it.
+    The classes are the group and all other users.
+    for_writers: also remove the permissions of a class that may read the folder but not write to
+    it.
     """
     mode = stat.S_IMODE(mode)
     needed = 0o222 if for_writers else 0o777
@@ -117,11 +123,13 @@ def limit_mode(mode: int, folder: Path, *, for_writers: bool = False) -> int:
 
 @contextmanager
 def copy_permissions(folder: Path) -> Iterator[None]:
-    """Until the block ends, files that this process creates, and those of the processes that it
-    starts, are open to group and others only if these may write to the folder.
+    """Give group and others access to new files only if they may write to the folder.
 
-    A team that shares Dagster's home writes to its databases. A home that others can only read is
-    one that somebody made by `mkdir` and shares with nobody.
+    Until the block ends, this holds for the files that this process creates, and for the files of
+    the processes that it starts.
+
+    A team that shares Dagster's home writes to its databases. A home that others can only read was
+    made by somebody with `mkdir`, and is shared with nobody.
     """
     previous_umask = os.umask(0o077)
     os.umask(previous_umask | (0o777 & ~limit_mode(0o777, folder, for_writers=True)))
@@ -132,14 +140,14 @@ def copy_permissions(folder: Path) -> Iterator[None]:
 
 
 def remove_staged(folder: Path) -> None:
-    """Remove the unfinished files of killed processes from this folder and the folders below it."""
+    """Remove the unfinished files of killed processes from this folder and all folders below it."""
     for path in folder.rglob("*#*"):
         if _STAGED_NAME.fullmatch(path.name) and path.is_file():
             remove_unlocked(path)
 
 
 def _create_staged(target: Path) -> tuple[Path, int]:
-    """A new file next to the target, locked, and its descriptor."""
+    """Create a locked file next to the target, and return its path and descriptor."""
     while True:
         staged = target.with_name(f"{target.name}#{secrets.randbits(32)}")
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
@@ -163,7 +171,7 @@ def lock_created(descriptor: int, path: Path) -> bool:
 
 def remove_unlocked(path: Path) -> None:
     """Remove the file or folder unless a process has a lock on it."""
-    with suppress(OSError):  # It is gone, belongs to another user, or its process is alive.
+    with suppress(OSError):  # The path is gone, is another user's, or its process is alive.
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -177,12 +185,12 @@ def remove_unlocked(path: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """Bring a file's content, or the names in a folder, to the disk."""
+    """Sync a file's content, or the names in a folder, to the disk."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
     except OSError as error:
-        # Some network file systems sync files, but no folders.
+        # Some network file systems can sync files, but not folders.
         if not path.is_dir() or error.errno not in (errno.EINVAL, errno.ENOTSUP):
             raise
     finally:
@@ -190,7 +198,7 @@ def sync(path: Path) -> None:
 
 
 def delete_empty_folders(path: Path | None) -> None:
-    """Delete the folder and those below it if they are empty, so that nothing is left of a prefix.
+    """Delete the folder and its subfolders if they are empty, so that nothing is left of a prefix.
 
     path: None for storage in S3, where a prefix without objects does not exist.
     """
@@ -205,7 +213,10 @@ def delete_empty_folders(path: Path | None) -> None:
 
 @contextmanager
 def exclusive_lock(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock on the file or folder. Waits for other processes and threads."""
+    """Hold an exclusive lock on the file or folder until the block ends.
+
+    Waits until no other process or thread holds the lock.
+    """
     flags = os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT
     descriptor = os.open(path, flags | os.O_CLOEXEC, 0o600)
     try:
@@ -218,16 +229,16 @@ def exclusive_lock(path: Path) -> Iterator[None]:
 
 
 _PREFIX = "batchrec-temporary-"
-# Only such a folder is removed, and nothing that a person has named.
+# Only folders with such a name are removed, never a folder that a person has named.
 _TEMPORARY_NAME = re.compile(rf"{_PREFIX}[a-z0-9_]{{8}}")
 
 
 @contextmanager
 def temporary_folder() -> Iterator[Path]:
-    """A new, empty folder that only this user can read. It is removed when the block ends.
+    """Yield a new, empty folder that only this user can read, and remove it when the block ends.
 
-    This process locks it, so that the next process that makes one can remove what a killed one
-    left.
+    This process locks the folder. So the next process that makes a temporary folder can remove the
+    folders that killed processes left.
     """
     _remove_abandoned(Path(tempfile.gettempdir()))
     folder, descriptor = _create_temporary_folder()
@@ -239,7 +250,7 @@ def temporary_folder() -> Iterator[Path]:
 
 
 def _create_temporary_folder() -> tuple[Path, int]:
-    """A new temporary folder, locked, and its descriptor."""
+    """Create a locked temporary folder, and return its path and descriptor."""
     while True:
         folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
         with suppress(FileNotFoundError):  # Another process has removed it as abandoned.

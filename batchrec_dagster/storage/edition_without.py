@@ -1,7 +1,7 @@
-"""An edition's file with fewer rows: without people who are gone, or items that are not sold.
+"""Reduced files of an edition, without users who are gone or items that are not sold.
 
-The edition keeps its number and its version. Its footer gets the number of users who have no list
-any more.
+The edition keeps its number and its version. Its footer gets the number of users who lost their
+list.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ from batchrec_dagster.storage.list_file import ListWriter, rewrite
 
 
 def drop_users(editions: Editions, edition: Edition, users: pl.Series) -> int:
-    """Remove these users' rows from the edition's file, and return how many users had some.
+    """Remove these users' rows from the edition's file, and return the number of users with rows.
 
-    If none of them has any, the file stays as it is.
+    If none of the users has a row, the file stays as it is.
 
-    edition: the live one or a kept one. A copy of it elsewhere does not change.
-    users: the ids. Those without rows do not matter.
-    Only who holds the lock of the list may call it, because the file could be replaced meanwhile.
+    edition: the live edition or a kept one. Copies of the file elsewhere do not change.
+    users: the ids. Ids without rows are allowed.
+    Only the holder of the list's lock may call the function, because the file could be replaced
+    meanwhile.
     Raises UserError, and DamagedObjectError if the edition's file is damaged.
     """
     is_dropped = pl.col("user_id").is_in(users.cast(pl.String).implode())
@@ -41,12 +42,13 @@ def drop_users(editions: Editions, edition: Edition, users: pl.Series) -> int:
 def write_without(
     editions: Editions, edition: Edition, is_kept: pl.Expr, path: Path, **facts: Any
 ) -> Edition:
-    """Write the edition's rows that are kept to another file.
+    """Write the kept rows of the edition to another file.
 
-    Ranks of items have no gaps then. A segment's users keep theirs.
+    The ranks of items are then numbered again without gaps. The users of a segment keep their
+    ranks.
 
-    facts: what else is known of the edition now.
-    Returns the edition as the file's footer has it. Raises UserError.
+    facts: new values for fields of the edition.
+    Returns the edition as it is in the footer of the new file. Raises UserError.
     """
     subject = edition.subject_column
     before = after = 0

@@ -1,12 +1,12 @@
-"""The editions of a list: what is live, what is kept, and what each night did.
+"""The editions of a list: the live edition, the kept ones, and the record of all nights.
 
-`FOLDER/NAME/NAME.parquet` is the live edition, which changes by one atomic put, so that readers get
-one whole edition whenever a process is killed. Its footer holds the `Edition`.
+`FOLDER/NAME/NAME.parquet` is the live edition. One atomic put replaces it, so that readers get one
+whole edition even if a process is killed. Its footer holds the `Edition`.
 `FOLDER/history/NAME/` keeps the editions that were live before, as `000012-VERSION.parquet`.
-`records/editions.json` says what each night did, and which lists were rolled back.
+`records/editions.json` has the result of each night, and the lists that were rolled back.
 
-The live file decides: it is put after its predecessor is kept, and before the record is written.
-If a process is killed in between, or the record is lost, footers say what it lacks.
+The live file decides: it is put after its predecessor is kept, and before the record is written. If
+a process is killed in between, or the record is lost, the missing entries come from the footers.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ from batchrec_dagster.storage.records import load
 
 # A footer nearly always fits into this many bytes.
 FOOTER_BYTES = 64 * 1024
-# The record is written this often if others write it at the same time.
+# The number of attempts to write the record if other steps write it at the same time.
 MOST_ATTEMPTS = 20
 _KEPT = re.compile(r"(\d{6,})-\w+\.parquet")
 
 
 @dataclass(frozen=True)
 class Editions:
-    """The editions of one list. Its methods raise UserError.
+    """The editions of a list. Its methods raise UserError.
 
-    A live file that is damaged is a DamagedObjectError; a kept one is passed over.
+    A damaged live file raises DamagedObjectError. A damaged kept file is skipped.
     """
 
     store: ObjectStore
@@ -55,8 +55,11 @@ class Editions:
     record_uri: str
     """The URI of `editions.json`."""
     companions: str | None = None
-    """The URI of a folder, with its final slash, of files that belong to editions, if there may be
-    any. Each is named after the version of its edition, and deleted with it."""
+    """The URI of a folder of files that belong to editions; None if there can be none.
+
+    The URI ends with a slash. Each file is named after the version of its edition, and deleted with
+    the edition.
+    """
 
     @property
     def history(self) -> str:
@@ -65,46 +68,51 @@ class Editions:
         return f"{folder}/history/{name}/"
 
     def live(self) -> Edition | None:
-        """The live edition; None if nothing is published."""
+        """Return the live edition; None if nothing is published."""
         return self._read_edition(self.uri)
 
     def older(self) -> list[Edition]:
-        """The kept editions but the live one, newest first."""
+        """Return the kept editions except the live one, newest first."""
         live = self.live()
         return [edition for edition in self.kept() if not edition.is_copy_of(live)]
 
     def live_and_older(self) -> list[Edition]:
-        """The live edition and the older ones that are kept, newest first."""
+        """Return the live edition and the older editions that are kept, newest first."""
         live = self.live()
         return [*([live] if live else []), *self.older()]
 
     def kept(self) -> list[Edition]:
-        """The editions that are kept, newest first. The live one may be among them."""
+        """Return the kept editions, newest first. The live edition may be among them."""
         editions = []
         for uri in self._number_files().values():
-            # Nobody can go back to a damaged one.
+            # Nobody can go back to a damaged edition.
             with suppress(DamagedObjectError):
                 editions.append(self._read_edition(uri))
         return [edition for edition in editions if edition is not None]
 
     def read(self) -> tuple[Edition, pl.LazyFrame]:
-        """The live edition and its rows, which stay the same when a newer one replaces them.
+        """Return the live edition and its rows.
 
+        The rows stay the same when a newer edition replaces the live one.
         Raises ObjectNotFoundError if nothing is published.
         """
         with self.store.open(self.uri) as file:
             edition = self._read_opened(file, self.uri)
-            # Polars keeps this very file when it is closed and replaced here; given a path, it
+            # Polars keeps this file open when it is closed and replaced here. Given a path, Polars
             # could read the footer of one edition and the rows of another.
             return edition, pl.scan_parquet(file)
 
     def read_rows(self, edition: Edition) -> pl.LazyFrame:
-        """The rows of this edition, live or older."""
+        """Return the rows of an edition, live or older."""
         with self.open(edition) as file:
             return pl.scan_parquet(file)
 
     def open(self, edition: Edition) -> BinaryIO:
-        """The file of this edition, live or older, which stays the same when it is replaced."""
+        """Open the file of an edition, live or older.
+
+        The opened file stays the same when the edition is replaced.
+        Raises UserError if new lists have replaced the edition already.
+        """
         file = self.store.open(edition.uri)
         try:
             if not self._read_opened(file, edition.uri).is_copy_of(edition):
@@ -115,20 +123,22 @@ class Editions:
         return file
 
     def next_number(self) -> int:
-        """The number of the next edition."""
+        """Return the number of the next edition."""
         recorded = [night.edition or 0 for night in self.record().nights]
         return 1 + max([0, *recorded, *self._number_files()])
 
     def publish(self, file: Path, keep: int, lock: Lock) -> Edition:
-        """Make an edition live, and return it. If its version is live and whole, nothing changes.
+        """Make an edition live, and return it.
 
-        file: as `ListWriter` wrote it.
-        keep: how many older editions stay, the replaced one among them.
-        lock: that of the list. Raises UserError if another run has taken it over.
+        If its version is already live, and no user was dropped from the live file, nothing changes.
+
+        file: the file that `ListWriter` wrote.
+        keep: the number of older editions to keep, including the replaced one.
+        lock: the lock of the list. Raises UserError if another run has taken the lock over.
         """
         info = self.store.head(self.uri)
         edition = read_footer(file, Edition).model_copy(update={"uri": self.uri})
-        # What a killed run put there stands in no other place yet.
+        # An edition that a killed run made live is not in the record yet.
         self.settle()
         live = self.live()
         if live is not None and live.version == edition.version and not live.users_dropped:
@@ -136,19 +146,19 @@ class Editions:
         if live is not None:
             self._keep_copy(live)
         lock.require_held()
-        # A run that is overtaken after this must not replace what it has not seen.
+        # If another run takes over after this point, this run must not replace that run's edition.
         self.store.replace(self.uri, file, ABSENT if info is None else info.etag)
         self.settle()
         self._prune(live, edition, keep)
         return edition
 
     def find_whole_copy(self, edition: Edition) -> Edition:
-        """The edition as it was first published, if it is kept so, or else this."""
+        """Return the kept copy of the edition as first published, or else the edition itself."""
         copies = (copy for copy in self.kept() if copy.is_copy_of(edition))
         return next(copies, edition) if edition.users_dropped else edition
 
     def record(self) -> EditionsRecord:
-        """What each night did, up to the edition that is live now."""
+        """Return the record of all nights, up to the edition that is live now."""
         record = load(self.store, self.record_uri, EditionsRecord)
         if record is None:
             record = self._derive_record()
@@ -159,7 +169,7 @@ class Editions:
         if last is not None and last.is_of(live) and last.time >= live.live_since:
             return record
         if Night.of(live) in record.nights:
-            # Somebody has copied an older edition to its place.
+            # Somebody has copied an older edition to the place of the live one.
             info = self.store.head(self.uri)
             time = live.live_since if info is None else info.last_modified
             copied = {"because": "rollback", "live_since": time, "live_by": ""}
@@ -169,23 +179,29 @@ class Editions:
         return _add_live(record, live)
 
     def settle(self) -> None:
-        """Record what is live now, unless that is recorded."""
+        """Record the edition that is live now, unless the record has it."""
         self._change_record(lambda record: record)
 
     def add_night(self, night: Night) -> None:
-        """Record a night that published nothing, instead of what the step did in it before."""
+        """Record a night that published nothing.
+
+        The night replaces earlier ones of the same run and the same steps.
+        """
         self._change_record(lambda record: record.without(night.run, night.steps).add(night))
 
     def judge_again(self, findings: Sequence[Finding]) -> None:
-        """Record what a run found of the live edition, which it would have made again."""
+        """Record a run's findings about the live edition, which the run would have made again."""
         self._change_record(lambda record: record.model_copy(update={"judged": tuple(findings)}))
 
     def remove_nights(self, run: str, step: str) -> None:
-        """Forget that the step ended this run, because a retry of it succeeded."""
+        """Remove the nights that this step ended, because a retry of the step succeeded.
+
+        run: the id of the run of the nights.
+        """
         self._change_record(lambda record: record.without(run, (step,)))
 
     def _change_record(self, change: Callable[[EditionsRecord], EditionsRecord]) -> None:
-        """Write the record as this changes it, also if other steps write it at the same time."""
+        """Change the record and write it, even if other steps write it at the same time."""
         for _ in range(MOST_ATTEMPTS):
             info = self.store.head(self.record_uri)
             record = change(self.record())
@@ -198,9 +214,9 @@ class Editions:
         raise UserError(f"{self.record_uri} is written by others all the time: run again")
 
     def _derive_record(self) -> EditionsRecord:
-        """The record without a file of it: the kept editions, as they were first published.
+        """Build the record from the footers of the kept editions, as they were first published.
 
-        Which lists were rolled back stands in the footer of what replaced them.
+        The lists that were rolled back are in the footer of the edition that replaced them.
         """
         record = EditionsRecord()
         for edition in reversed(self.kept()):
@@ -213,8 +229,10 @@ class Editions:
             self.store.copy(live.uri, uri)
 
     def _prune(self, replaced: Edition | None, live: Edition, keep: int) -> None:
-        """Delete all but the newest `keep` older editions, and their companions. The replaced one
-        counts as the newest."""
+        """Delete all but the newest `keep` older editions, and the companions of deleted editions.
+
+        The replaced edition counts as the newest one.
+        """
         names_to_keep = {live.name, *([replaced.name] if replaced else [])}
         names = [self._name(uri) for uri in self._number_files().values()]
         older_names = [name for name in names if name not in names_to_keep]
@@ -229,11 +247,11 @@ class Editions:
                     self.store.delete(info.uri)
 
     def _number_files(self) -> dict[int, str]:
-        """The URIs of the kept files by edition number, newest first."""
+        """Return the URIs of the kept files by edition number, newest first."""
         return dict(sorted(dict(self._files()).items(), reverse=True))
 
     def _files(self) -> list[tuple[int, str]]:
-        """The edition number and the URI of each of the kept files."""
+        """Return the edition number and the URI of each kept file."""
         files = []
         for info in self.store.list(self.history):
             match = _KEPT.fullmatch(info.uri, len(self.history))
@@ -245,14 +263,16 @@ class Editions:
         return uri.removeprefix(self.history).removesuffix(".parquet")
 
     def _read_opened(self, file: BinaryIO, uri: str) -> Edition:
-        """The edition in this file. The file's position is its start then."""
+        """Return the edition in this file, and set the file's position to its start."""
         edition = self._parse_footer(file, uri)
         file.seek(0)
         return edition
 
     def _read_edition(self, uri: str) -> Edition | None:
-        """The edition at this URI, of which only the end is read, in one piece; None if there is
-        none."""
+        """Return the edition at this URI; None if there is none.
+
+        Only the end of the file is read, all of one version.
+        """
         try:
             end = self.store.tail(uri, FOOTER_BYTES)
             footer_bytes = read_footer_length(end)
@@ -263,9 +283,9 @@ class Editions:
         return self._parse_footer(io.BytesIO(end), uri)
 
     def _parse_footer(self, file: IO[bytes], uri: str) -> Edition:
-        """The edition in the footer of this file. Raises DamagedObjectError.
+        """Return the edition in the file's footer. Raises DamagedObjectError.
 
-        uri: where the file is.
+        uri: the URI of the file.
         """
         import pyarrow as pa
 
@@ -277,5 +297,5 @@ class Editions:
 
 
 def _add_live(record: EditionsRecord, edition: Edition) -> EditionsRecord:
-    """The record that ends with this edition, which is live."""
+    """Return the record with this live edition as its last night."""
     return record.add(Night.of(edition)).model_copy(update={"withdrawn": edition.withdrawn})

@@ -1,11 +1,12 @@
-"""The users who were erased from a pipeline, kept as salted hashes, so that they stay out.
+"""The users who were erased from a pipeline, kept as salted hashes so that they stay out.
 
-A source may still have them. The hashes are HMAC-SHA-256 with a random salt of the pipeline as the
-key. They are pseudonymous, not anonymous. Ids are often small numbers, so whoever can read the
-storage can hash guesses and find out whether a person was erased, but not read an id. A slower hash
-would make guesses dearer, but every night hashes all users of the source.
+A source may still have these users. The hashes are HMAC-SHA-256, with a random salt of the pipeline
+as the key. They are pseudonymous, not anonymous. Ids are often small numbers, so whoever can read
+the storage can hash guesses and find out whether a person was erased, but cannot read an id. A
+slower hash would make guesses dearer, but every night hashes all users of the source.
 
-It imports nothing that opens files until one is read, because it is sent to the workers of Spark.
+The module is sent to the workers of Spark. So it imports the modules that open files only when a
+file is read.
 """
 
 from __future__ import annotations
@@ -33,7 +34,10 @@ FIX = (
 
 @dataclass(frozen=True)
 class ErasedUsers:
-    """The salted hashes of the users who were erased. It is changed by making another one."""
+    """The salted hashes of the users who were erased.
+
+    An object does not change: `add` returns a new one.
+    """
 
     salt: bytes = b""
     hashes: frozenset[bytes] = frozenset()
@@ -58,13 +62,13 @@ class ErasedUsers:
         return digest.hexdigest()
 
     def is_erased(self, user: str) -> bool:
-        """Whether the user of this id was erased."""
+        """Return whether the user with this id was erased."""
         return self._hash(user) in self.hashes
 
     def find(self, users: pl.Series) -> pl.Series:
-        """Those of these ids whose users were erased, each once.
+        """Return the distinct ids, among these, of users who were erased.
 
-        It is for ids of which most are different: each takes about a microsecond.
+        It is made for columns with few repeated ids: each distinct id takes about a microsecond.
         """
         if not self.hashes:
             return pl.Series(users.name, [], pl.String)
@@ -72,9 +76,9 @@ class ErasedUsers:
         return pl.Series(users.name, filter(self.is_erased, ids), pl.String)
 
     def drop_from(self, rows: pl.DataFrame, column: str) -> pl.DataFrame:
-        """The rows without those of users who were erased.
+        """Return the rows without the rows of erased users.
 
-        column: has the ids of users.
+        column: the column with the users' ids.
         """
         erased = self.find(rows.get_column(column))
         if not len(erased):
@@ -82,22 +86,23 @@ class ErasedUsers:
         return rows.filter(~pl.col(column).is_in(erased.implode()).fill_null(value=False))
 
     def add(self, users: Iterable[str]) -> ErasedUsers:
-        """The erased users with these too."""
+        """Return the erased users together with these users."""
         extended = self if self.salt else ErasedUsers(secrets.token_bytes(SALT_BYTES))
         added = {extended._hash(user) for user in users}
         return ErasedUsers(extended.salt, extended.hashes | added) if added else self
 
     def encode(self) -> bytes:
-        """The content of the file, which has its own checksum."""
+        """Return the content of the file, which includes its own checksum."""
         hashes = sorted(value.hex() for value in self.hashes)
         record = {"salt": self.salt.hex(), "users": hashes, "checksum": self.checksum}
         return (json.dumps(record, indent=2) + "\n").encode()
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
-        """The users of a file. Raises ValueError if it is not as it was written.
+        """Return the users of a file.
 
-        With another salt nobody would be found, and they would all come back.
+        Raises ValueError if the content is not as it was written. With another salt no user would
+        be found, and all of them would come back.
         """
         try:
             record = json.loads(data)
@@ -117,9 +122,9 @@ NOBODY = ErasedUsers()
 
 
 def read_erased_users(files: PipelineFiles) -> ErasedUsers:
-    """The users who were erased from the pipeline.
+    """Return the users who were erased from the pipeline.
 
-    Raises UserError, and DamagedObjectError for a file that is not as it was written.
+    Raises UserError, and DamagedObjectError if the file was changed since it was written.
     """
     from batchrec_dagster.storage.objects import DamagedObjectError, ObjectNotFoundError
 
@@ -133,9 +138,10 @@ def read_erased_users(files: PipelineFiles) -> ErasedUsers:
 
 
 def add_erased_users(files: PipelineFiles, users: Iterable[str]) -> ErasedUsers:
-    """Record that these users were erased too, and return all of them. Raises as reading does.
+    """Record that these users were erased too, and return all erased users.
 
-    Two processes must not add at the same time: the users of one of them would be lost.
+    Two processes must not add users at the same time: the users of one process would be lost.
+    Raises UserError, and DamagedObjectError if the file was changed since it was written.
     """
     recorded = read_erased_users(files)
     extended = recorded.add(users)

@@ -1,4 +1,4 @@
-"""A number that was measured on some users, with what tells it from chance."""
+"""Estimates: numbers that were measured on some users, with their confidence intervals."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ class Estimate(BaseModel, frozen=True):
 
     value: float
     low: float | None = None
-    """The lower end; None without an interval, as `high`."""
+    """The lower end; None without an interval, like `high`."""
     high: float | None = None
 
     @classmethod
     def around(cls, value: float, margin: float) -> Self:
-        """The number in the middle of its interval, which it lacks if the margin is not finite.
+        """Return the number with an interval around it, or without one if the margin is not finite.
 
-        margin: half of the interval.
+        margin: half of the interval's length.
         """
         if not math.isfinite(margin):
             return cls(value=value)
@@ -29,32 +29,33 @@ class Estimate(BaseModel, frozen=True):
 
     @property
     def ends(self) -> tuple[float, float] | None:
-        """Both ends; None without an interval."""
+        """Both ends of the interval; None without an interval."""
         return None if self.low is None or self.high is None else (self.low, self.high)
 
     @property
     def margin(self) -> float | None:
-        """Half of the interval; None without one."""
+        """Half of the interval's length; None without an interval."""
         return None if self.low is None or self.high is None else (self.high - self.low) / 2
 
     @property
     def is_positive(self) -> bool:
-        """Whether all of the interval is above 0; not without one."""
+        """Whether the whole interval is above 0; False without an interval."""
         return self.low is not None and self.low > 0
 
     @property
     def is_negative(self) -> bool:
-        """Whether all of the interval is below 0; not without one."""
+        """Whether the whole interval is below 0; False without an interval."""
         return self.high is not None and self.high < 0
 
 
 def measure_error(value: float, without_group: Sequence[float]) -> float:
-    """The standard error of a number, by the delete-a-group jackknife.
+    """Return the standard error of a number, by the delete-a-group jackknife.
 
-    The root of (G - 1) / G times the sum of the squares of what each of the G groups changes.
+    The error is the square root of (G - 1) / G times a sum of squares. The sum is over the G
+    groups, and each term is the squared change of the number when the group is left out.
     Source: Kott, "The delete-a-group jackknife", Journal of Official Statistics 17 (2001).
 
-    without_group: (G,) what the number would be without each group of users.
+    without_group: (G,) the number without each group of users.
     """
     groups = len(without_group)
     squares = math.fsum((changed - value) ** 2 for changed in without_group)

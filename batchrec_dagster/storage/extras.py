@@ -1,4 +1,4 @@
-"""Checks whether the packages of an extra are installed; not everyone installs each."""
+"""Checks whether the packages of an optional extra are installed."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from importlib.util import find_spec
 
 from batchrec_dagster.errors import UserError
 
-# The modules of extras in pyproject.toml, which are imported where they are used. What reads files
-# says itself that sql, delta or excel is missing.
+# The modules of extras in pyproject.toml, which are imported only where they are used. The extras
+# sql, delta and excel are not here: the code that reads files says itself if an extra is missing.
 EXTRAS = {
     "alerts": ("apprise",),
     "local": ("implicit", "scipy", "threadpoolctl"),
@@ -21,14 +21,14 @@ EXTRAS = {
 
 @cache
 def is_installed(extra: str) -> bool:
-    """Whether all packages of the extra are installed."""
+    """Return whether all packages of the extra are installed."""
     return not _find_missing_modules(extra)
 
 
 def require(extra: str, purpose: str) -> None:
     """Raise UserError unless the extra is installed.
 
-    purpose: what needs it, as the message begins.
+    purpose: the feature that needs the extra, as the start of the message.
     """
     missing = _find_missing_modules(extra)
     if missing:

@@ -1,7 +1,7 @@
-"""Where a pipeline's files are in the storage: their keys, and how each of them is read.
+"""The layout of a pipeline's files in the storage: their keys, and functions that read them.
 
-The folders are those of the AWS walkthrough: raw/, transformed/ and curated/. Besides there are the
-records that steps write for later runs. Keys that end with a slash are folders.
+The folders raw/, transformed/ and curated/ are named as in the AWS walkthrough. The folder records/
+has the records that steps write for later runs. Keys that end with a slash are folders.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from batchrec_dagster.storage.objects import DamagedObjectError, ObjectNotFoundE
 from batchrec_dagster.storage.records import Record, load
 
 MAKE_AGAIN = "delete it, and run the refresh, which makes it again"
-# The names, in addresses, of the lists that are not declared under `lists`: of the items that go
-# with each item, and of the users of each segment.
+# The names, in addresses, of the lists that are not declared under `lists`: the lists of items that
+# go with each item, and the lists of the users of each segment.
 SIMILAR_ITEMS, SEGMENTS = "similar_items", "segments"
-# The asset and the table of the lists of such a name. Those of all others are `recommendations`.
+# The name of the asset and table, by the list's name. All other lists have `recommendations`.
 _TABLES = {SIMILAR_ITEMS: "similar_items", SEGMENTS: "user_segments"}
 # The name of the file of users who get lists, the input of a batch inference job.
 USERS_FILE = "users.json"
 
 SourceBlock = Literal["ratings", "items", "users"]
-"""A block of the declaration whose source is copied."""
+"""A block of the declaration that names a source to copy."""
 BatchJob = Literal["batch_inference", "batch_similar_items", "batch_segments"]
-"""A kind of batch job, by the name of the folder of its outputs."""
+"""A kind of batch job, named like the folder of its outputs."""
 JOB_INPUTS: Mapping[BatchJob, str] = {
     "batch_inference": f"batch_users_input/{USERS_FILE}",
     "batch_similar_items": "batch_items_input/items.json",
@@ -41,41 +41,47 @@ JOB_INPUTS: Mapping[BatchJob, str] = {
 
 
 def is_of_list(asset: str) -> bool:
-    """Whether each list of users has an asset of this name of its own."""
-    # recommendations, recommendation_outcomes, recommendation_report, recommendations_in_postgres.
+    """Return whether every list of users has its own asset with this name."""
+    # Such as recommendations, recommendation_outcomes and recommendations_in_postgres.
     return asset.startswith("recommendation")
 
 
 class PipelineKeys:
-    """The storage keys of what all lists of a pipeline are made from."""
+    """The storage keys of a pipeline's files that all its lists share."""
 
     def __init__(self, pipeline: str) -> None:
-        """The keys of the pipeline of this name."""
+        """Make the keys of the pipeline with this name."""
         self.pipeline = pipeline
 
     def raw(self, source: SourceBlock, filename: str = "") -> str:
-        """A copied file of the source; without its name, the folder of the copies."""
+        """Return the key of a source's copied file, or without a name the folder of the copies."""
         return f"{self.pipeline}/raw/{source}/{filename}"
 
     def transformed(self, filename: str) -> str:
-        """A prepared file, such as `items.csv`, in a folder of its own."""
+        """Return the key of a prepared file, such as `items.csv`. Each file has its own folder."""
         return f"{self.pipeline}/transformed/{_place_in_folder(filename)}"
 
     def job_input(self, job: BatchJob) -> str:
-        """The lines that the pipeline's jobs of this kind answer."""
+        """Return the key of the input lines for the pipeline's batch jobs.
+
+        job: the kind of the jobs.
+        """
         return f"{self.pipeline}/transformed/{JOB_INPUTS[job]}"
 
     def job_output(self, job: BatchJob, name: str = "") -> str:
-        """The folder of the output of the job of this name; without it, of all of this kind."""
+        """Return the folder of this job's output, or without a name the folder of all outputs.
+
+        job: the kind of the jobs.
+        """
         folder = f"{self.pipeline}/curated/{job}/"
         return f"{folder}{name}/" if name else folder
 
     def record(self, asset: str) -> str:
-        """The record of an asset of the pipeline."""
+        """Return the key of the record of an asset of the pipeline."""
         return f"{self.pipeline}/records/{asset}.json"
 
     def lock(self, step: str) -> str:
-        """The lock on the step of an asset of the pipeline."""
+        """Return the key of the lock on the step of an asset of the pipeline."""
         return f"{self.locks}{step}.lock"
 
     @property
@@ -100,12 +106,12 @@ class PipelineKeys:
 
     @property
     def erased_users(self) -> str:
-        """Who was erased and is left out."""
+        """The users who were erased and are left out."""
         return self.record("erased_users")
 
     @property
     def lists(self) -> str:
-        """The folder of a folder for each list with a name."""
+        """The folder of all lists with a name. Each list has its own folder in it."""
         return f"{self.pipeline}/lists/"
 
     @property
@@ -115,7 +121,7 @@ class PipelineKeys:
 
     @property
     def work(self) -> str:
-        """The folder of what Spark writes. It is empty while nothing is under way."""
+        """The folder of Spark's output. It is empty while no Spark job runs."""
         return f"{self.pipeline}/work/"
 
     @property
@@ -130,15 +136,15 @@ class PipelineKeys:
 
 
 class ListKeys(PipelineKeys):
-    """The storage keys of what a list published and of the records of it, besides those of its
-    pipeline.
+    """The storage keys of a list's published files and records, and of its pipeline's files.
 
-    A list with a name has a folder of its own in the pipeline's. The only list of a pipeline has
-    no name, and the pipeline's folder. So have the segments, whose table has another name.
+    A list with a name has its own folder in the pipeline's folder. The only list of a pipeline has
+    no name and uses the pipeline's folder. The segments use the pipeline's folder too, and their
+    table has another name.
     """
 
     def __init__(self, address: str) -> None:
-        """The keys of the list of this address, such as `shop` or `shop/newsletter`."""
+        """Make the keys of the list with this address, such as `shop` or `shop/newsletter`."""
         pipeline, _, name = address.partition("/")
         super().__init__(pipeline)
         self.address = address
@@ -150,30 +156,33 @@ class ListKeys(PipelineKeys):
 
     @property
     def asset_key(self) -> list[str]:
-        """The path of the key of the asset that publishes the table."""
+        """The key path of the asset that publishes the table."""
         folder = [self.pipeline, self.name] if self.is_named_list else [self.pipeline]
         return [*folder, self.table_name]
 
     @property
     def is_named_list(self) -> bool:
-        """Whether it is one of several lists of users."""
+        """Whether the list is one of several lists of users."""
         return self.name not in ("", *_TABLES)
 
     @property
     def rollback_job(self) -> str:
-        """The name of Dagster's job that publishes older lists again."""
+        """The name of the Dagster job that publishes older lists again."""
         return f"{self.address.replace('/', '__')}_rollback"
 
     def curated(self, filename: str) -> str:
-        """A table or a page of the list, such as `recommendations.parquet`, in its own folder."""
+        """Return the key of a table or page of the list, such as `recommendations.parquet`.
+
+        Each file has its own folder.
+        """
         return f"{self.folder}/curated/{_place_in_folder(filename)}"
 
     def list_record(self, name: str) -> str:
-        """A record of what the list published, such as `editions`."""
+        """Return the key of a record about the list's publications, such as `editions`."""
         return f"{self.records}{name}.json"
 
     def list_lock(self, step: str) -> str:
-        """The lock on the step of an asset of the list."""
+        """Return the key of the lock on the step of an asset of the list."""
         return f"{self.folder}/locks/{step}.lock"
 
     @property
@@ -193,22 +202,22 @@ class ListKeys(PipelineKeys):
 
     @property
     def report_facts(self) -> str:
-        """What that page says, from which it is shown again."""
+        """The stored content of that page, from which the page is shown again."""
         return f"{self.folder}/curated/report/facts.json"
 
     @property
     def outcomes(self) -> str:
-        """What people did with each published edition."""
+        """The outcomes of each published edition: what people did with its lists."""
         return self.curated("recommendation_outcomes.parquet")
 
     @property
     def outcome_sums(self) -> str:
-        """What the outcomes are computed from: sums over groups of users."""
+        """Sums over groups of users, from which the outcomes are computed."""
         return f"{self.folder}/curated/recommendation_outcomes/sums.parquet"
 
     @property
     def users_of_list(self) -> str:
-        """The users who get the list, where it has users of its own."""
+        """The users who get the list, if the list has its own users."""
         return f"{self.folder}/transformed/{JOB_INPUTS['batch_inference']}"
 
     @property
@@ -218,41 +227,51 @@ class ListKeys(PipelineKeys):
 
     @property
     def model_users(self) -> str:
-        """The users whose lists the model makes, where others get popular items or nothing."""
+        """The users whose lists the model makes, if other users get popular items or nothing."""
         return f"{self.all_arm_users}model/{USERS_FILE}"
 
     def users_without_lists(self, version: str = "") -> str:
-        """The requested users whom the edition of this version has no rows of; without it, the
-        folder of all. Those of an experiment have such a file, and those without some users whom
-        Personalize returned an error for."""
+        """Return the key of the requested users who have no rows in an edition.
+
+        An edition has such a file if it has an experiment, if it leaves out newcomers, or if
+        Personalize returned an error for some users.
+
+        version: the version of the edition. Without it, the folder of all such files is returned.
+        """
         return _name_file(f"{self.folder}/curated/users_without_lists/", version, "parquet")
 
     def export(self, extension: str) -> str:
-        """The exported table in the format of this extension, such as `csv`."""
+        """Return the key of the exported table with this file extension, such as `csv`."""
         return f"{self.folder}/curated/exports/{self.table_name}.{extension}"
 
     def sink_record(self, name: str = "") -> str:
-        """The record of a place that a sink wrote to; without its name, the folder of all."""
+        """Return the key of the record of a place that a sink wrote to.
+
+        Without a name, return the folder of all such records.
+        """
         return _name_file(f"{self.records}sinks/", name, "json")
 
     def users_in_dynamodb(self, table: str = "") -> str:
-        """The users whose lists were written to a DynamoDB table; without it, the folder of all."""
+        """Return the key of the users with lists in a DynamoDB table.
+
+        Without a table, return the folder of all such files.
+        """
         return _name_file(f"{self.records}users_in_dynamodb/", table, "parquet")
 
 
 def _name_file(folder: str, name: str, extension: str) -> str:
-    """The file of this name in the folder; without it, the folder."""
+    """Return the key of the file with this name in the folder, or without a name the folder."""
     return f"{folder}{name}.{extension}" if name else folder
 
 
 def _place_in_folder(filename: str) -> str:
-    """The file in a folder that is called as it is, such as `items/items.csv`."""
+    """Return the file's path in a folder of the same name, such as `items/items.csv`."""
     return f"{PurePosixPath(filename).stem}/{filename}"
 
 
 @dataclass(frozen=True)
 class PipelineFiles:
-    """A pipeline's files in the storage. Raises UserError."""
+    """A pipeline's files in the storage. The methods raise UserError."""
 
     storage: Storage
     keys: PipelineKeys
@@ -262,7 +281,7 @@ class PipelineFiles:
         return self.storage.uri("")
 
     def uri(self, key: str) -> str:
-        """The URI of the object at this key."""
+        """Return the URI of the object at this key."""
         return f"{self._root}{key}"
 
     @cached_property
@@ -271,25 +290,25 @@ class PipelineFiles:
         return self.uri(self.keys.interactions)
 
     def asset_version(self, asset: str) -> str:
-        """The version of what the asset has made, as its record says; empty without one."""
+        """Return the version of the asset's output, as its record says; empty without a record."""
         return self.record_version(self.keys.record(asset))
 
     def record_version(self, key: str) -> str:
-        """The version of what a step has made, as the record at this key says; empty without one.
+        """Return the version of a step's output, as the record at this key says.
 
-        Nothing but the record is read.
+        It is empty without a record. Only the record is read.
         """
         record = load(self.storage.store, self.uri(key), Record)
         return "" if record is None else record.version
 
     def record_uri(self, asset: str) -> str:
-        """The URI of the asset's record."""
+        """Return the URI of the asset's record."""
         return self.uri(self.keys.record(asset))
 
     def read_parquet(self, key: str, damaged: str) -> pl.DataFrame | None:
-        """The table at this key; None if there is none.
+        """Return the table at this key; None if there is none.
 
-        damaged: what the user can do if the file is damaged.
+        damaged: advice for the user if the file is damaged.
         """
         uri = self.uri(key)
         try:
@@ -308,13 +327,13 @@ class PipelineFiles:
 
 @dataclass(frozen=True)
 class ListFiles(PipelineFiles):
-    """A list's files in the storage, besides those of its pipeline. Raises UserError."""
+    """A list's files in the storage, and the files of its pipeline. The methods raise UserError."""
 
     keys: ListKeys
 
     @cached_property
     def editions(self) -> Editions:
-        """The published lists, live and kept."""
+        """The published editions of the list, live and kept."""
         return Editions(
             self.storage.store,
             self.uri(self.keys.table),

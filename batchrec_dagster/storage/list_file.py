@@ -1,4 +1,4 @@
-"""The file of lists: a Parquet file that is written piece by piece, and described by its footer."""
+"""The file of a list: a Parquet file that is written piece by piece, with facts in its footer."""
 
 from __future__ import annotations
 
@@ -16,16 +16,19 @@ if TYPE_CHECKING:
 
 Model = TypeVar("Model", bound=BaseModel)
 
-# The key in Parquet's metadata whose value is the description, as JSON.
+# The key of the description in Parquet's metadata. The description is JSON.
 FOOTER_KEY = "batchrec"
 # The footer's length and four letters.
 FOOTER_END_BYTES = 8
-# This many rows are in memory at a time.
+# The number of rows in memory at a time.
 ROWS_AT_ONCE = 100_000
 
 
 class ListWriter(ExitStack):
-    """Writes lists piece by piece to a Parquet file. Their description may become known last."""
+    """A writer of lists to a Parquet file, piece by piece.
+
+    The description of the lists may become known last.
+    """
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -33,7 +36,7 @@ class ListWriter(ExitStack):
         self._writer: pq.ParquetWriter | None = None
 
     def write(self, rows: pa.Table) -> None:
-        """Add rows. All calls have the same columns."""
+        """Add rows. All calls must have the same columns."""
         if self._writer is None:
             import pyarrow.parquet as pq
 
@@ -49,7 +52,7 @@ class ListWriter(ExitStack):
 
 
 def read_footer(file: Path | IO[bytes], model: type[Model]) -> Model:
-    """The description in the file's footer. Raises ValueError if it has none."""
+    """Return the description in the file's footer. Raises ValueError if there is none."""
     import pyarrow.parquet as pq
 
     metadata = pq.read_metadata(file).metadata or {}
@@ -57,7 +60,9 @@ def read_footer(file: Path | IO[bytes], model: type[Model]) -> Model:
 
 
 def read_footer_length(end: bytes) -> int:
-    """The length of a Parquet file's footer, with the length itself and the four letters after it.
+    """Return the length in bytes of a Parquet file's footer.
+
+    The length includes the length field itself and the four letters after it.
 
     end: the last 8 bytes of the file, or more.
     """
@@ -70,10 +75,10 @@ def rewrite(
     subject: str,
     change: Callable[[pl.DataFrame], pl.DataFrame],
 ) -> None:
-    """Write the rows of a file of lists to another one, changed piece by piece.
+    """Write the rows of a file of lists to another file, changed piece by piece.
 
-    subject: the column of whose lists they are. All rows of a list are in one piece.
-    change: what becomes of the rows of a piece. It keeps the columns.
+    subject: the column with the ids that the lists are for. All rows of a list are in one piece.
+    change: returns the new rows of a piece. It must keep the columns.
     """
     import pyarrow.parquet as pq
 
@@ -89,10 +94,10 @@ def rewrite(
 
 
 def _iterate_pieces(source: pq.ParquetFile, subject: str) -> Iterator[pl.DataFrame]:
-    """The rows, in order, in pieces of whole lists. There is at least one piece."""
+    """Yield the rows in order, in pieces of whole lists. There is at least one piece."""
     unfinished_list = pl.DataFrame(source.schema_arrow.empty_table())
     for group in range(source.num_row_groups):
-        # An iterator over all groups would keep what it read of each of them until its end.
+        # An iterator over all groups would keep the data of every group in memory until its end.
         for batch in source.iter_batches(ROWS_AT_ONCE, row_groups=[group]):
             rows = pl.concat([unfinished_list, pl.DataFrame(batch)])
             ids = rows.get_column(subject)

@@ -1,4 +1,4 @@
-"""Whose lists a published table has: users, items that other items go with, or segments."""
+"""The subjects of published lists: users, items that other items go with, or segments."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import NamedTuple
 
 
 class ListSubject(NamedTuple):
-    """Those who have a list each."""
+    """A kind of subject that lists are for, and the columns of its tables."""
 
     name: str
-    """What they are called: users, items, segments."""
+    """The plural noun for the subjects: users, items or segments."""
     column: str
-    """The column of their ids."""
+    """The column with the subjects' ids."""
     item_column: str
-    """The column of the ids of the items on the lists; of a segment's users."""
+    """The column with the ids on the lists: items or, for a segment, users."""
 
 
 USERS = ListSubject("users", "user_id", "item_id")
@@ -27,5 +27,5 @@ SUBJECTS: Mapping[str, ListSubject] = {
 
 
 def find_subject(columns: Collection[str]) -> ListSubject:
-    """Whose lists a table with these columns has."""
+    """Return ITEMS if a table with these columns has similar items, or else USERS."""
     return ITEMS if ITEMS.item_column in columns else USERS

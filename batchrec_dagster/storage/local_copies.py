@@ -1,7 +1,8 @@
-"""Copies on this machine of objects in S3, so that the steps of a run download each object once.
+"""Copies of S3 objects on this machine, so that the steps of a run download each object once.
 
-A copy is named after the object's URI and its ETag, so that it is never another version. It stays
-for later steps and runs until the object has another version, or nobody has opened it for two days.
+A copy is named after the object's URI and its ETag, so that it never has the content of another
+version. It stays for later steps and runs until the object has another version, or nobody has
+opened the copy for two days.
 """
 
 from __future__ import annotations
@@ -17,17 +18,18 @@ from pathlib import Path
 from batchrec_dagster.storage import durable
 from batchrec_dagster.storage.objects import ObjectNotFoundError, ObjectStore
 
-# How long a copy stays that nobody opens.
+# A copy that nobody opens stays this long.
 MAX_AGE_SECONDS = 2 * 86_400
 
 
 @contextmanager
 def open_copy(store: ObjectStore, folder: Path, uri: str) -> Iterator[Path]:
-    """The object as a file on this machine, downloaded unless a copy of this version is there.
+    """Yield the path of the object's copy on this machine.
 
-    Until the block ends, no other process removes the copy. Raises UserError.
+    The object is downloaded unless there is a copy of its current version. Until the block ends, no
+    other process removes the copy. Raises UserError.
 
-    folder: of the copies.
+    folder: the folder of the copies.
     """
     info = store.head(uri)
     if info is None:
@@ -35,7 +37,7 @@ def open_copy(store: ObjectStore, folder: Path, uri: str) -> Iterator[Path]:
     # A reader may need the name's ending.
     name = uri.rpartition("/")[2]
     path = folder / _digest(uri) / _digest(info.etag) / name
-    # Others may read these copies no more than the home of this user.
+    # The copies are as private as the home of this user.
     durable.make_folders(folder, 0o700)
     with durable.exclusive_lock(folder):
         if not path.exists():
@@ -52,9 +54,9 @@ def open_copy(store: ObjectStore, folder: Path, uri: str) -> Iterator[Path]:
 
 
 def remove_copies(folder: Path, uri: str | None = None) -> None:
-    """Remove the copies of an object, or all of them, such as those that have rows of a person.
+    """Remove the copies of an object, or all copies, such as copies with rows of a person.
 
-    folder: of the copies.
+    folder: the folder of the copies.
     """
     if folder.exists():
         with durable.exclusive_lock(folder):
@@ -64,8 +66,8 @@ def remove_copies(folder: Path, uri: str | None = None) -> None:
 def _remove(folder: Path, pattern: str, older_than: float = math.inf) -> None:
     """Remove copies that no process has open.
 
-    pattern: matches the names of the folders of their objects.
-    older_than: a copy that was opened since then stays.
+    pattern: matches the names of the folders of the copied objects.
+    older_than: a time in epoch seconds. Copies that were opened since then stay.
     """
     for of_object in folder.glob(pattern):
         for path in of_object.rglob("*"):

@@ -1,9 +1,10 @@
-"""A lock on a step of a pipeline or list: one run at a time works at it.
+"""A lock on a step of a pipeline or a list: only one run at a time works at the step.
 
-In a folder it is a lock of the operating system on a file, which frees it when its process ends. In
-a bucket it is an object that its holder renews, and that changes only by a put which names the
-version that it replaces. A lock that nobody has renewed for a while is taken over. For that, clocks
-are never compared: a waiting run measures with its own clock how long nothing has changed.
+In a folder, the lock is the operating system's lock on a file. It becomes free when its process
+ends. In a bucket, the lock is an object that its holder renews. The object changes only by a put
+that names the version to replace. A waiting run takes over a lock that nobody has renewed for a
+while. Clocks are never compared for that: the waiting run measures with its own clock how long
+nothing has changed.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from batchrec_dagster.storage.objects import (
 )
 
 RENEW_SECONDS = 15.0
-# After so long without a renewal the holder of a lock in a bucket counts as dead.
+# After this time without a renewal, the holder of a lock in a bucket counts as dead.
 EXPIRES_SECONDS = 60.0
 POLL_SECONDS = 1.0
 
@@ -54,10 +55,10 @@ def hold_lock(
     expires_seconds: float = EXPIRES_SECONDS,
     poll_seconds: float = POLL_SECONDS,
 ) -> Iterator[Lock]:
-    """Wait until no other living run holds the lock, and hold it until the block ends.
+    """Wait until no other living run holds the lock, and hold the lock until the block ends.
 
     owner: the id of the run, which other runs name while they wait for it.
-    wait_seconds: how long to wait for another run.
+    wait_seconds: the longest time to wait for another run.
 
     Raises UserError if the wait is too long, or if the storage cannot be written.
     """
@@ -86,9 +87,10 @@ def hold_lock(
 
 
 def is_held(store: ObjectStore, uri: str) -> bool:
-    """Whether a run holds the lock, or died so lately that this is not known.
+    """Return whether a run holds the lock, or died so lately that this is not known.
 
-    Of a lock in a bucket this machine's clock decides, as nobody waits to see a renewal.
+    In a bucket, this machine's clock decides whether the lock has expired, because nobody waits to
+    see a renewal.
     Raises UserError.
     """
     path = store.local_path(uri)
@@ -107,7 +109,7 @@ def is_held(store: ObjectStore, uri: str) -> bool:
 
 
 class _FolderLock:
-    """A lock of the operating system on a file, which says who holds it."""
+    """An operating system's lock on a file. The file names the run that holds the lock."""
 
     def __init__(self, store: ObjectStore, uri: str, path: Path, owner: str) -> None:
         self._store, self._uri, self._path, self._owner = store, uri, path, owner
@@ -115,11 +117,11 @@ class _FolderLock:
         self._inode = 0
 
     def try_to_acquire(self) -> bool:
-        """Whether this run now holds the lock."""
+        """Try to take the lock, and return whether this run now holds it."""
         with self._store.explain_errors(self._uri, "write"):
             self._store.make_folder(self._uri)
             mode = limit_mode(0o666, self._path.parent)
-            # A lock without the operating system would outlive its process.
+            # A soft lock, without the operating system, would outlive its process.
             lock = FileLock(self._path, mode=mode, thread_local=False, fallback_to_soft=False)
             try:
                 lock.acquire(blocking=False)
@@ -130,7 +132,7 @@ class _FolderLock:
         return True
 
     def describe_holder(self) -> str:
-        """The run that holds the lock, in words."""
+        """Return the run that holds the lock, in words."""
         with suppress(OSError, ValueError):
             return f"run {self._path.read_text()}"
         return "another run"
@@ -145,7 +147,7 @@ class _FolderLock:
         if self._lock is None:
             return
         try:
-            # A run that waits sees that the file which it has opened is gone, and makes another.
+            # A waiting run sees that the file it has opened is gone, and makes a new file.
             with suppress(OSError, UserError):
                 self.require_held()
                 self._path.unlink()
@@ -154,12 +156,12 @@ class _FolderLock:
 
 
 class _Content(BaseModel, frozen=True):
-    """The object of a lock in a bucket."""
+    """The content of a lock's object in a bucket."""
 
     owner: str
-    """The id of the run that holds the lock; empty if none does."""
+    """The id of the run that holds the lock; empty if no run holds it."""
     mark: str
-    """It makes the object unlike that of any other holder."""
+    """A random text that makes the object different from any other holder's object."""
     renewals: int = 0
 
     def encode(self) -> bytes:
@@ -167,7 +169,7 @@ class _Content(BaseModel, frozen=True):
 
 
 class _BucketLock:
-    """An object that is replaced only by whoever knows its version."""
+    """A lock in a bucket: an object that only a run that knows its version can replace."""
 
     def __init__(
         self,
@@ -183,7 +185,7 @@ class _BucketLock:
         self._content = _Content(owner=owner, mark=uuid.uuid4().hex)
         self._etag = ABSENT
         self._holder = "another run"
-        # The version of another run's object, and since when it has been seen unchanged.
+        # The ETag of another run's object, and the time since which it has not changed.
         self._seen: tuple[str, float] = (ABSENT, 0.0)
         self._is_lost = False
         self._released = threading.Event()
@@ -191,7 +193,7 @@ class _BucketLock:
         self._mutex = threading.Lock()
 
     def try_to_acquire(self) -> bool:
-        """Whether this run now holds the lock."""
+        """Try to take the lock, and return whether this run now holds it."""
         info = self._store.head(self._uri)
         if info is not None:
             content = _read_content(self._store, self._uri)
@@ -207,7 +209,7 @@ class _BucketLock:
         return True
 
     def _is_expired(self, etag: str, content: _Content | None) -> bool:
-        """Whether another run's lock has not changed for so long that the run counts as dead."""
+        """Return whether another run counts as dead, because its lock has not changed for long."""
         now = time.monotonic()
         self._holder = (
             f"run {content.owner}" if content else f"a run whose lock {self._uri} is damaged"
@@ -220,11 +222,11 @@ class _BucketLock:
         return is_expired
 
     def describe_holder(self) -> str:
-        """The run that holds the lock, in words."""
+        """Return the run that holds the lock, in words."""
         return self._holder
 
     def _renew_until_released(self) -> None:
-        """Renew the lock every few seconds, in a thread."""
+        """Renew the lock every few seconds. This runs in a thread."""
         while not self._released.wait(self._renew_seconds) and not self._is_lost:
             try:
                 self._renew()
@@ -264,7 +266,7 @@ class _BucketLock:
 
 
 def _read_content(store: ObjectStore, uri: str) -> _Content | None:
-    """What a lock's object says; None if it is not there, or something else has damaged it."""
+    """Return the content of a lock's object; None if it is missing or damaged."""
     with suppress(ObjectNotFoundError, ValidationError):
         return _Content.model_validate_json(store.get(uri))
     return None

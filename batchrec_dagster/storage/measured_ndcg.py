@@ -1,9 +1,10 @@
-"""NDCG@25 as it was measured, with what tells it from chance.
+"""NDCG@25 as it was measured, with confidence intervals.
 
-A hash of the id says who is tested, and in which of 100 groups (`personalize/split.py`). So what
-was measured of a model, of popular items, or of another model on these people is compared pairwise:
-a group that is hard for one is hard for the other, and that is no part of their difference. Only
-sums over groups are kept, and no ids. Amazon Personalize gives the mean alone.
+A hash of the user id decides which users are tested, and which of 100 groups a user is in
+(`personalize/split.py`). So a model, popular items and another model are tested on the same users,
+and are compared group by group: a group that is hard for one of them is hard for the other too, and
+does not add to the difference. Only sums over groups are kept, and no ids. Amazon Personalize gives
+only the mean.
 """
 
 from __future__ import annotations
@@ -15,40 +16,40 @@ from pydantic import BaseModel, ConfigDict
 
 from batchrec_dagster.storage.estimate import Estimate, measure_error
 
-# Fewer users have no interval.
+# With fewer tested users there is no interval.
 LEAST_USERS = 10
-# Half of a 95% interval, in standard errors. Of 100 groups Student's t is nearly the same, but
-# comes with an extra.
+# Half of a 95% interval, in standard errors. For 100 groups, Student's t is nearly the same, but
+# needs scipy, which only an extra installs.
 STANDARD_ERRORS = 1.96
 
 
 class GroupSums(BaseModel):
-    """The NDCG@25 of tested users, as sums over groups of them."""
+    """The NDCG@25 of tested users, as sums over groups of users."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     users: tuple[int, ...]
-    """(groups,) how many were tested."""
+    """(groups,) the number of tested users."""
     ndcg: tuple[float, ...]
-    """(groups,) the sum of their NDCG@25."""
+    """(groups,) the sum of the tested users' NDCG@25."""
 
     @property
     def tested(self) -> int:
-        """How many users were tested."""
+        """The number of tested users."""
         return sum(self.users)
 
     @property
     def mean(self) -> Estimate | None:
-        """Their mean; None if nobody was tested."""
+        """The mean NDCG@25 of the tested users; None if nobody was tested."""
         if not self.tested:
             return None
         return _estimate(self._mean_without(None), self._list_means_without_groups(), self.tested)
 
     def compare(self, other: GroupSums) -> Estimate | None:
-        """By how much the mean is above the other one; None if nobody was tested for one of them.
+        """Return this mean minus the other mean; None if either has no tested users.
 
-        The more alike the groups are in both, the narrower is its interval. With no user in common
-        it is that of two independent means.
+        The more alike the groups are in both, the narrower is the interval of the difference.
+        Without common users, the interval is as wide as for two independent means.
         """
         if not self.tested or not other.tested:
             return None
@@ -62,11 +63,14 @@ class GroupSums(BaseModel):
         return _estimate(difference, differences, min(self.tested, other.tested))
 
     def _list_means_without_groups(self) -> list[float]:
-        """(groups,) the mean without each group."""
+        """Return the mean without each group, in the order of the groups."""
         return [self._mean_without(group) for group in range(len(self.users))]
 
     def _mean_without(self, group: int | None) -> float:
-        """The mean without a group, or of all. It is NaN if nobody else was tested."""
+        """Return the mean without one group, or the mean of all groups if `group` is None.
+
+        The mean is NaN if no other group has tested users.
+        """
         users, ndcg = self.tested, sum(self.ndcg)
         if group is not None:
             users, ndcg = users - self.users[group], ndcg - self.ndcg[group]
@@ -74,36 +78,36 @@ class GroupSums(BaseModel):
 
 
 class MeasuredPopularity(BaseModel):
-    """What recommending popular items reaches, measured as a model is."""
+    """The NDCG@25 of recommending popular items, measured like a model's."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     days: int | None
-    """The items are those that were popular in this many days; None for all time."""
+    """The number of last days that count for popularity; None for all time."""
     groups: GroupSums
 
     @property
     def ndcg(self) -> float:
-        """Their NDCG@25."""
+        """The mean NDCG@25 of the popular items; 0 if nobody was tested."""
         return self.groups.mean.value if self.groups.mean is not None else 0.0
 
     @property
     def name(self) -> str:
-        """What the items are called."""
+        """The words for the items, such as `the most popular items of the last 30 days`."""
         if self.days is None:
             return "the most popular items"
         return f"the most popular items {name_window(self.days)}"
 
 
 def name_window(days: int) -> str:
-    """Of which time interactions count for popularity, such as `of the last 30 days`."""
+    """Return the words for the days that popularity counts, such as `of the last 30 days`."""
     return "of the last day" if days == 1 else f"of the last {days} days"
 
 
 def _estimate(value: float, without_group: Sequence[float], users: int) -> Estimate:
-    """The number with its interval, if enough users were tested for one.
+    """Return the number with its interval, or without one if too few users were tested.
 
-    users: how many it was measured on.
+    users: the number of tested users.
     """
     if users < LEAST_USERS:
         return Estimate(value=value)

@@ -1,4 +1,4 @@
-"""Says in one line why an object could not be read or written, and what to do."""
+"""Explanations, in one line, of failed reads and writes of objects, with advice on what to do."""
 
 from __future__ import annotations
 
@@ -13,40 +13,40 @@ from batchrec_dagster.storage.permissions import (
     explain_missing_permission,
 )
 
-# The permission for each verb of a message.
+# The permission that each verb of a message needs.
 IAM_ACTIONS = {
     "read": "GetObject",
     "write": "PutObject",
     "list": "ListBucket",
     "delete": "DeleteObject",
 }
-# What the system says of a full disk.
+# The operating system's message for a full disk.
 NO_SPACE = "No space left on device"
 
 
 def is_missing_object(error: Exception, verb: str) -> bool:
-    """Whether the error says that there is no object, rather than no bucket.
+    """Return whether the error says that the object is missing, rather than the bucket.
 
-    What is written or listed can only lack its bucket. Otherwise the server's answer, which is in
-    the error's text, says which is missing.
+    A write or a listing can only fail for a missing bucket. For other requests, the server's answer
+    in the error's text says which one is missing.
     """
     return _is_missing(error) and verb not in ("write", "list") and "NoSuchBucket" not in str(error)
 
 
 def _is_missing(error: Exception) -> bool:
-    """Whether there is no such object or bucket."""
-    # To obstore, a listing that finds no bucket is a generic error.
+    """Return whether the error says that an object or a bucket is missing."""
+    # obstore raises a generic error for a listing that finds no bucket.
     return isinstance(error, FileNotFoundError | NotFoundError) or "404 Not Found" in str(error)
 
 
 def explain_object_error(
     error: Exception, uri: str, verb: str, path: Path | None, arn: Callable[[], str]
 ) -> str:
-    """The error of an object or of a listing, with what to do.
+    """Return the message for an error of an object or a listing, with advice on what to do.
 
-    verb: what was done with it: read, write, list or delete.
-    path: where it is on this machine; None in S3.
-    arn: returns what the ARNs of buckets begin with.
+    verb: the failed operation: read, write, list or delete.
+    path: the path of the object on this machine; None in S3.
+    arn: returns the text that ARNs of buckets begin with.
     """
     text = str(error)
     is_refused = isinstance(error, PermissionError | PermissionDeniedError)

@@ -1,6 +1,6 @@
 """Objects by `s3://bucket/key` URI, in S3 buckets or in local folders that stand for buckets.
 
-Every module names its data by such a URI, so that the same code runs on a folder and on a bucket.
+Every module names its data by such a URI, so that the same code works on a folder and on a bucket.
 Puts are atomic: a reader sees the old object or the new one, never a part of one.
 """
 
@@ -47,7 +47,7 @@ _UNANSWERED = "error sending request"
 _PAUSE = 0.1
 # The ETag of an object that does not exist.
 ABSENT = ""
-# With these, a key could lead out of its folder, or would break a line of a message.
+# With these characters, a key could lead out of its folder, or would break a line of a message.
 _NOT_IN_KEYS = re.compile(r"[\\\x00-\x1f\x7f]")
 
 
@@ -56,11 +56,11 @@ class ObjectNotFoundError(UserError):
 
 
 class ObjectReplacedError(UserError):
-    """An object is not the version that should have been read or replaced."""
+    """The object is not the version that was to be read or replaced."""
 
 
 class DamagedObjectError(UserError):
-    """An object of batchrec's own is not what batchrec wrote: empty, cut or changed."""
+    """An object that batchrec wrote is damaged: empty, cut or changed."""
 
     def __init__(self, where: str, reason: object, fix: str) -> None:
         super().__init__(f"{where} is damaged ({str(reason).partition(chr(10))[0]}): {fix}")
@@ -76,9 +76,10 @@ class ObjectInfo(NamedTuple):
 
 
 def split_uri(uri: str) -> tuple[str, str]:
-    """`s3://bucket/some/key` -> `("bucket", "some/key")`; the key may be empty or end in `/`.
+    """Return the bucket and the key of an `s3://bucket/some/key` URI.
 
-    Raises UserError if it is not an s3 URI, or its key could leave the bucket's folder.
+    The key may be empty or end in `/`.
+    Raises UserError if the text is not an s3 URI, or if its key could leave the bucket's folder.
     """
     scheme, separator, path = uri.partition("://")
     bucket, _, key = path.partition("/")
@@ -97,24 +98,27 @@ def split_uri(uri: str) -> tuple[str, str]:
 
 @dataclass(frozen=True)
 class ObjectStore:
-    """Reads and writes objects, in S3 or in local folders. Its methods raise UserError."""
+    """A store that reads and writes objects, in S3 or in local folders.
+
+    Its methods raise UserError.
+    """
 
     folders: Mapping[str, Path] = field(default_factory=dict)
-    """The local folder of each bucket that is one. Every other bucket is in S3."""
+    """The local folders that stand for buckets, by bucket name. Every other bucket is in S3."""
     session: Callable[[], boto3.Session] = boto3.Session
-    """Makes the session with the credentials of S3, when it is first used."""
+    """A function that makes the session with the credentials for S3, at the first use of S3."""
     endpoint_url: str | None = None
-    """Where S3 is, if not at AWS."""
+    """The URL of S3; None for AWS."""
     folder_mode: int = 0o700
-    """The mode of folders that are created. Only this user may read the histories of people."""
+    """The mode of new folders. Only this user may read the histories of people."""
     _stores: dict[str, Any] = field(default_factory=dict, init=False, compare=False)
 
     def get(self, uri: str) -> bytes:
-        """The whole object. Raises ObjectNotFoundError."""
+        """Return the whole object. Raises ObjectNotFoundError."""
         return self._read(uri, {})
 
     def tail(self, uri: str, length: int) -> bytes:
-        """The last bytes of the object, at most `length`, all of one version."""
+        """Return the last bytes of the object, at most `length`, all of one version."""
         return self._read(uri, {"range": {"suffix": length}})
 
     def _read(self, uri: str, options: GetOptions) -> bytes:
@@ -126,10 +130,12 @@ class ObjectStore:
     def chunks(self, uri: str, etag: str | None = None) -> Iterator[bytes]:
         """Yield the object piece by piece, in bounded memory.
 
-        etag: of the version to read. Raises ObjectReplacedError if the object has another by now.
+        etag: the ETag of the version to read. Raises ObjectReplacedError if the object has another
+        ETag by now.
         """
         if etag is None and (path := self.local_path(uri)) is not None:
-            # Takes a quarter of obstore's CPU time, which reads larger pieces into new memory.
+            # This takes a quarter of the CPU time of obstore, which reads larger pieces into new
+            # memory.
             with self.explain_errors(uri, "read"):
                 yield from durable.read_pieces(path)
             return
@@ -141,12 +147,12 @@ class ObjectStore:
                 yield bytes(chunk)
 
     def download(self, uri: str, path: Path) -> None:
-        """Copy the object to a local file, which is overwritten."""
+        """Copy the object to a local file. An existing file is overwritten."""
         with path.open("wb") as file:
             file.writelines(self.chunks(uri))
 
     def open(self, uri: str) -> BinaryIO:
-        """The object as an open file, which does not change when the object is replaced."""
+        """Return the object as an open file, which does not change when the object is replaced."""
         path = self.local_path(uri)
         if path is not None:
             with self.explain_errors(uri, "read"):
@@ -157,7 +163,7 @@ class ObjectStore:
         return file
 
     def put(self, uri: str, data: bytes | Path | Iterable[bytes]) -> str:
-        """Write an object from bytes, a local file or chunks, atomically. Returns its ETag."""
+        """Write an object from bytes, a local file or chunks, atomically, and return its ETag."""
         store, key = self._locate(uri)
         path = self.local_path(uri)
         with self.explain_errors(uri, "write"):
@@ -171,9 +177,10 @@ class ObjectStore:
             return upload()["e_tag"] or ""
 
     def create(self, uri: str, data: bytes) -> bool:
-        """Write an object unless it exists; returns whether it was written.
+        """Write an object unless it exists, and return whether it was written.
 
-        `data` must be unique to the caller: they identify its own write if the answer was lost.
+        data: content that no other caller writes. It identifies the caller's own write if the
+        answer to the put was lost.
         """
         try:
             self.replace(uri, data, ABSENT)
@@ -182,13 +189,13 @@ class ObjectStore:
         return True
 
     def replace(self, uri: str, data: bytes | Path, etag: str) -> str:
-        """Write an object if it still is the version with this ETag, and return the new ETag.
+        """Write an object if its current ETag is the given one, and return the new ETag.
 
-        data: unique to the caller, as for `create`.
+        data: content that no other caller writes, as for `create`.
         etag: ABSENT if there must not be an object yet.
-        Raises ObjectReplacedError if the object is another version by now. In a folder only a new
-        object is created atomically: there a lock keeps other runs from writing at the same time.
-        So it is for an object that is too large for one put.
+        Raises ObjectReplacedError if the object is another version by now.
+        In a folder, only the creation of a new object is atomic, and a lock keeps other runs from
+        writing at the same time. The same holds for an object that is too large for one put.
         """
         store, key = self._locate(uri)
         replaced = ObjectReplacedError(f"{uri} was replaced by another run")
@@ -227,14 +234,14 @@ class ObjectStore:
         return info.etag if info else ABSENT
 
     def _has_content(self, uri: str, data: bytes | Path) -> bool:
-        """Whether the object has this content; False if there is no object."""
+        """Return whether the object has this content; False if there is no object."""
         pieces = [data] if isinstance(data, bytes) else durable.read_pieces(data)
         with suppress(ObjectNotFoundError):
             return durable.compute_sha256(self.chunks(uri)) == durable.compute_sha256(pieces)
         return False
 
     def copy(self, source: str, target: str) -> str:
-        """Copy an object, within a bucket on the server. Returns the copy's ETag."""
+        """Copy an object and return the copy's ETag. Within a bucket the server makes the copy."""
         path = self.local_path(source)
         (bucket, key), (target_bucket, target_key) = split_uri(source), split_uri(target)
         is_local = path is not None or self.local_path(target) is not None
@@ -246,14 +253,14 @@ class ObjectStore:
         return self._read_etag(target)
 
     def head(self, uri: str) -> ObjectInfo | None:
-        """The object's size and ETag; None if it does not exist."""
+        """Return the object's size and ETag; None if it does not exist."""
         store, key = self._locate(uri)
         with suppress(ObjectNotFoundError):
             return _read_info(uri, self._ask(uri, "read", partial(obstore.head, store, key)))
         return None
 
     def list(self, prefix: str) -> list[ObjectInfo]:
-        """The objects whose URI starts with exactly `prefix`, in order of URI.
+        """Return the objects with URIs that start with exactly `prefix`, in the order of URIs.
 
         As on S3, `s3://b/folder` also matches `s3://b/folder_test/x`: end a folder with `/`.
         """
@@ -268,7 +275,7 @@ class ObjectStore:
         )
 
     def subfolders(self, prefix: str) -> tuple[str, ...]:
-        """The names of the folders in the folder `prefix`, which ends in `/`."""
+        """Return the names of the folders in the folder `prefix`, which ends in `/`."""
         bucket, key = split_uri(prefix)
         list_folder = partial(obstore.list_with_delimiter, self._bucket(bucket), key or None)
         paths = self._ask(prefix, "list", list_folder)["common_prefixes"]
@@ -283,18 +290,18 @@ class ObjectStore:
     def tidy(self, folder: str) -> None:
         """Delete the unfinished files that killed puts left in the folder.
 
-        In S3 a lifecycle rule does that.
+        In S3, a lifecycle rule does that.
         """
         if path := self.local_path(folder):
             durable.remove_staged(path)
 
     def local_path(self, uri: str) -> Path | None:
-        """The object's path on this machine; None if it is in S3."""
+        """Return the object's path on this machine; None if the object is in S3."""
         bucket, key = split_uri(uri)
         return self.folders[bucket] / key if bucket in self.folders else None
 
     def make_folder(self, uri: str) -> None:
-        """Create the folder that the object at this URI is in, where a folder is the bucket.
+        """Create the folder of the object at this URI. The bucket must be a local folder.
 
         Somebody may have deleted the folder of the whole bucket since it was opened.
         """
@@ -308,14 +315,17 @@ class ObjectStore:
         return self.session()
 
     def _locate(self, uri: str) -> tuple[LocalStore | S3Store, str]:
-        """The bucket of an object, and its key there. Raises UserError for a folder."""
+        """Return the opened bucket of an object, and the object's key.
+
+        Raises UserError for a folder.
+        """
         bucket, key = split_uri(uri)
         if not key or key.endswith("/"):
             raise UserError(f"{uri!r} names a folder, not an object")
         return self._bucket(bucket), key
 
     def _bucket(self, bucket: str) -> LocalStore | S3Store:
-        """The bucket or folder of this name, opened once."""
+        """Return the bucket or folder with this name. It is opened only once."""
         if bucket not in self._stores:
             folder = self.folders.get(bucket)
             self._stores[bucket] = (
@@ -326,7 +336,10 @@ class ObjectStore:
         return self._stores[bucket]  # type: ignore[no-any-return]
 
     def _open_folder(self, folder: Path) -> LocalStore:
-        """The folder that stands for a bucket, made if it is missing. Raises UserError."""
+        """Open the folder that stands for a bucket, and make it if it is missing.
+
+        Raises UserError.
+        """
         try:
             durable.make_folders(folder, self.folder_mode)
             return LocalStore(folder)
@@ -340,10 +353,10 @@ class ObjectStore:
             ) from error
 
     def _ask(self, uri: str, verb: str, request: Callable[[], Answer]) -> Answer:
-        """The answer to a request of obstore, which is repeated while connections break.
+        """Return the answer to a request of obstore, repeated while connections break.
 
-        obstore does not repeat a request that might then run twice, nor each that is cut while the
-        answer to it begins.
+        obstore itself does not repeat a request that might then run twice. It also does not repeat
+        every request that is cut while the answer begins.
 
         verb: as for `explain_errors`.
         """
@@ -359,14 +372,14 @@ class ObjectStore:
 
     @contextmanager
     def explain_errors(self, uri: str, verb: str) -> Iterator[None]:
-        """A context whose errors become UserErrors that say what to do.
+        """Turn errors in the block into UserErrors that say what to do.
 
-        verb: what is done with the object: read, write, list or delete.
+        verb: the operation on the object: read, write, list or delete.
         """
         try:
             yield
         except (AlreadyExistsError, PreconditionError) as error:
-            # A put that is refused is explained where it is made.
+            # The message is for reads: `replace` has its own message for refused puts.
             message = f"{uri} was replaced while this run read it: run again"
             raise ObjectReplacedError(message) from error
         except (OSError, BaseError) as error:
@@ -379,13 +392,13 @@ class ObjectStore:
 
     @property
     def _arn(self) -> str:
-        """What the ARNs of buckets begin with."""
+        """The text that ARNs of buckets begin with."""
         return f"arn:{find_partition(self._session.region_name)}:s3:::"
 
 
 @contextmanager
 def _open_buffer(data: bytes | Path) -> Iterator[bytes | mmap.mmap]:
-    """The content as one buffer, which for a file is not in memory as a whole."""
+    """Yield the content as one buffer. A file is mapped, not read into memory as a whole."""
     if isinstance(data, bytes) or not data.stat().st_size:
         yield data if isinstance(data, bytes) else b""
         return

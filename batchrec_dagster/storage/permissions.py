@@ -1,7 +1,7 @@
-"""Says what to do when AWS denies a call: which permission is missing, on which resource.
+"""Advice for calls that AWS denies: the missing permission, and the resource it is for.
 
-AWS mostly names both. Where it does not, as a HEAD request has no body, they follow from the call.
-Expired or unknown credentials and a wrong clock get their own messages.
+AWS mostly names both. Where AWS does not, because a HEAD request has no body, both follow from the
+call. Expired credentials, unknown credentials and a wrong clock get their own messages.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ _KEY = "batchrec_params"
 
 
 def find_partition(region: str | None) -> str:
-    """The AWS partition of a region, as ARNs begin with it: aws, aws-cn or aws-us-gov."""
+    """Return the AWS partition of a region, as ARNs name it: aws, aws-cn or aws-us-gov."""
     prefix = re.match(r"(cn|us-gov)-", region or "")
     return f"aws-{prefix[1]}" if prefix else "aws"
 
 
 def explain_missing_permission(action: str, resource: str, message: str) -> str:
-    """Which action to allow on which resource.
+    """Return a sentence that says which action to allow on which resource.
 
-    message: AWS's own. The permission that it names, if it names one, replaces the arguments.
+    message: AWS's own message. If it names a permission, that replaces the arguments.
     """
     named = _NAMED.search(message)
     if named:
@@ -51,7 +51,7 @@ def explain_missing_permission(action: str, resource: str, message: str) -> str:
 
 
 def explain_credentials_error(code: str, message: str) -> str | None:
-    """How to fix the credentials or the clock, if the error code is about them; else None."""
+    """Return the fix for the credentials or the clock; None if the error is about neither."""
     if code in _EXPIRED:
         return (
             "the credentials have expired: log in again, or give this machine a role, whose"
@@ -67,7 +67,7 @@ def explain_credentials_error(code: str, message: str) -> str | None:
 
 
 def explain_missing_settings(error: BotoCoreError) -> str | None:
-    """Which of AWS's variables to set, if botocore lacks one to make a request; else None."""
+    """Return which of AWS's variables to set; None unless botocore lacks a setting."""
     if isinstance(error, NoRegionError):
         return (
             "no AWS region is set: set AWS_REGION, such as eu-west-1 (for a local Personalize, that"
@@ -84,8 +84,10 @@ def explain_missing_settings(error: BotoCoreError) -> str | None:
 
 
 def explain_refusals(client: Any) -> None:
-    """Make the errors of a boto3 client say what to allow, on which resource. Not for S3, whose
-    actions have other names than its operations."""
+    """Make the errors of a boto3 client say which action to allow on which resource.
+
+    This is not for S3, whose actions have other names than its operations.
+    """
     service = client.meta.service_model.service_id.hyphenize()
     prefix = f"arn:{client.meta.partition}:{service}:{client.meta.region_name}"
 
@@ -111,7 +113,10 @@ def explain_refusals(client: Any) -> None:
 
 
 def _find_resource(operation: str, params: Mapping[str, Any], prefix: str) -> str:
-    """The resource of a denied call, as policies name it; `*` for lists and if unknown."""
+    """Return the resource of a denied call, as policies name it.
+
+    Return `*` for List operations, and if the resource is not known.
+    """
     verb, *words = re.findall("[A-Z][a-z]*", operation)
     kind = "-".join(words).lower()
     if verb == "List" or not words:
@@ -122,7 +127,7 @@ def _find_resource(operation: str, params: Mapping[str, Any], prefix: str) -> st
     name = params.get("jobName") or params.get("name")
     if verb == "Create" and name and kind != "solution-version":
         created = f"{prefix}:*:{kind}/{name}"
-        # A policy must allow CreateSolution on the recipe too.
+        # A policy must allow CreateSolution on the recipe as well.
         return f"{created} and {params['recipeArn']}" if "recipeArn" in params else created
     member = words[0].lower() + "".join(words[1:])
     for parameter in (f"{member}Arn", "resourceArn", "solutionVersionArn", "solutionArn"):

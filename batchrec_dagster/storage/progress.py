@@ -1,4 +1,4 @@
-"""Logs the progress of a long job every few seconds: how much is done, how fast, the time left."""
+"""Log lines on the progress of a long job: the units done, the speed and the time left."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ EVERY_SECONDS = 10.0
 
 @dataclass
 class Progress:
-    """Logs how many of `total` units a job has processed."""
+    """A counter that logs how many of `total` units a job has processed."""
 
     unit: str
-    """What is counted, such as "lines of s3://b/users.json"."""
+    """The name of the counted units, such as "lines of s3://b/users.json"."""
     total: int
     log: Callable[[str], None]
     clock: Callable[[], float] = time.monotonic
     count: int = 0
-    """How many units have been processed."""
+    """The number of processed units."""
     _start: float = field(init=False)
     _last_logged: float = field(init=False)
 
@@ -27,7 +27,10 @@ class Progress:
         self._start = self._last_logged = self.clock()
 
     def add(self, count: int) -> None:
-        """Count this many more units as processed. Logs at most every EVERY_SECONDS."""
+        """Count this many more units as processed, and log the progress.
+
+        There is at most one log line in EVERY_SECONDS.
+        """
         self.count += count
         now = self.clock()
         if now - self._last_logged < EVERY_SECONDS:

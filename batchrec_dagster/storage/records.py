@@ -1,6 +1,6 @@
-"""Records in the storage: JSON objects, each of which is a pydantic model.
+"""Records in the storage: JSON objects, each with the fields of a pydantic model.
 
-Something else may have damaged a record, so what is read has to fit its model.
+Something else may have damaged a record, so every record is validated when it is read.
 """
 
 from __future__ import annotations
@@ -17,16 +17,19 @@ log = logging.getLogger(__name__)
 
 
 class Record(BaseModel, frozen=True):
-    """What a step leaves for later runs: what it was made of, and the version of what it made."""
+    """A step's record for later runs: the inputs of its output, and the output's version."""
 
     made_of: dict[str, str]
     """The version of each input, of the settings and of the code, by name."""
     version: str
-    """It changes when what was made does."""
+    """The version of the output. It changes when the output changes."""
 
 
 def parse(data: bytes, model: type[Model]) -> Model:
-    """The record in the data. Raises ValueError, with a message of one line, if it is another."""
+    """Return the record in the data.
+
+    Raises ValueError, with a message of one line, if the data does not fit the model.
+    """
     try:
         return model.model_validate_json(data)
     except ValidationError as error:
@@ -36,9 +39,9 @@ def parse(data: bytes, model: type[Model]) -> Model:
 
 
 def load(store: ObjectStore, uri: str, model: type[Model]) -> Model | None:
-    """The record at this URI; None if there is none, or if it is damaged.
+    """Return the record at this URI; None if it is missing or damaged.
 
-    It is for records that can be made again. A damaged one is named in the log.
+    It is for records that can be made again. The log names a damaged record.
     Raises UserError.
     """
     try:

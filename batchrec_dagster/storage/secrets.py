@@ -1,4 +1,4 @@
-"""Keeps secrets out of text that leaves this deployment, and passwords off the network."""
+"""Functions that keep secrets out of published text, and passwords off the network."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _PATTERNS = (
 
 
 def redact(text: str, environment: Mapping[str, str]) -> str:
-    """The text without the values of secret variables, and without what looks like a secret."""
+    """Return the text without values of secret variables and without text that looks secret."""
     values = [
         value
         for name, value in environment.items()
         if _NAMES.search(name) and len(value) >= _MIN_LENGTH
     ]
-    # Longest first, as one may contain another.
+    # The longest value comes first, because a value may contain another one.
     for value in sorted(values, key=len, reverse=True):
         text = text.replace(value, HIDDEN)
     for pattern, replacement in _PATTERNS:
@@ -38,9 +38,9 @@ def redact(text: str, environment: Mapping[str, str]) -> str:
 
 
 def choose_safe_defaults(parts: Mapping[str, str]) -> dict[str, str]:
-    """Safe values for what a database's URL does not set.
+    """Return safe values for parameters that a database's URL does not set.
 
-    A server on another machine needs TLS, and no log-in may send the password as it is.
+    A server on another machine needs TLS. No log-in may send the password in clear text.
 
     parts: the parts of the URL, by libpq's names.
     """
