@@ -50,7 +50,7 @@ MAX_FAILED_SHARE = 0.001
 
 
 class RecommendationSettings(Settings):
-    """What each user gets."""
+    """The list of each user."""
 
     num_results: int = Field(
         default=25,

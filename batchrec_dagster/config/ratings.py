@@ -25,7 +25,7 @@ from batchrec_dagster.preparation.row_rules import Rules
 
 
 class Window(Settings):
-    """How far back interactions go, from the newest one."""
+    """The period of interactions to use, counted back from the newest interaction."""
 
     days: int = Field(
         ge=1,
@@ -35,7 +35,7 @@ class Window(Settings):
 
 
 class InteractionSettings(Settings):
-    """Which ratings count as interactions; the rules apply in this order."""
+    """The rules that choose which ratings count as interactions, applied in this order."""
 
     min_rating: float | None = Field(
         default=None, description="Drop ratings below this. Default: keep all.", examples=[3.5]
@@ -83,7 +83,7 @@ def _require_iso_or_format(text: str) -> None:
 
 
 class RatingColumns(Settings):
-    """Which column holds what: all by name in the header, or all by position (the first is 1)."""
+    """The columns by role: all by name in the header, or all by position (the first is 1)."""
 
     user: Column | None = Field(
         default=None, description="The column with the user's id.", examples=["userId", 1]

@@ -172,7 +172,7 @@ class Pin(Settings):
 
 
 class ItemRules(Settings):
-    """Which items may be on lists."""
+    """The items that may be on lists."""
 
     block: BlockedItems | None = Field(
         default=None,

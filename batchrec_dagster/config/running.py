@@ -89,7 +89,7 @@ CronSchedule = Annotated[str, Matching(r"@[a-z]+|\S+( +\S+){4}", NOT_CRON)]
 
 
 class Schedule(Settings):
-    """When the pipeline runs by itself."""
+    """The times at which the pipeline runs by itself."""
 
     cron: CronSchedule = Field(
         default="0 3 * * *",
@@ -130,7 +130,7 @@ VariableName = Annotated[
 
 
 class Alerts(Settings):
-    """Who gets a message when a run or check fails, the schedule is late, or lists are new."""
+    """The receivers of messages about failed runs and checks, late lists and new lists."""
 
     urls_env: VariableName | None = Field(
         default=None,
@@ -166,7 +166,7 @@ class Alerts(Settings):
 
 
 class Budget(Settings):
-    """What a run may cost in Amazon Personalize."""
+    """The limit on a run's cost in Amazon Personalize."""
 
     max_usd_per_run: float | None = Field(
         default=None,
@@ -179,7 +179,7 @@ class Budget(Settings):
 
 
 class Retries(Settings):
-    """How often Dagster runs a failed step again in the same run."""
+    """The number of times that Dagster repeats a failed step in the same run."""
 
     max_retries: int = Field(default=2, ge=1, description="How often at most.")
     delay_seconds: float = Field(
@@ -188,7 +188,7 @@ class Retries(Settings):
 
 
 class OpSettings(Settings):
-    """How Dagster runs the step of an asset."""
+    """The settings by which Dagster runs the step of an asset."""
 
     pool: str | None = Field(
         default=None, description="The pool that limits how many steps run at once."

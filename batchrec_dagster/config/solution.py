@@ -21,7 +21,7 @@ from batchrec_dagster.personalize.schemas import MAX_EVENT_TYPES
 
 
 class Retrain(Settings):
-    """When a new model is trained."""
+    """The condition for training a new model."""
 
     every_days: int | None = Field(
         default=None,
@@ -41,7 +41,7 @@ class Training(NamedTuple):
 
 
 class Solution(Settings):
-    """How Personalize trains."""
+    """The settings of training in Personalize."""
 
     recipe: Literal["aws-user-personalization-v2", "aws-user-personalization"] = Field(
         default="aws-user-personalization-v2", description="The Personalize recipe."
