@@ -8,7 +8,11 @@ from typing import Literal
 
 import dagster as dg
 
-from batchrec_dagster.pipeline.automation.runs_under_way import filter_refreshes
+from batchrec_dagster.pipeline.automation.runs_under_way import (
+    RUN_STORAGE_TAG,
+    filter_refreshes,
+    find_assets_of_run,
+)
 from batchrec_dagster.reporting.insight.stages import name_stage
 from batchrec_dagster.storage.layout import ListFiles
 from batchrec_dagster.storage.lock import is_held
@@ -64,14 +68,14 @@ def _list_locks(files: ListFiles) -> Iterator[str]:
 
 
 def read_ended_runs(instance: dg.DagsterInstance, files: ListFiles) -> list[Night]:
-    """Return the latest refreshes that failed, or that were stopped or interrupted.
+    """Return the latest runs for the list that failed, or that were stopped or interrupted.
 
     They are read from the runs that Dagster remembers. Only Dagster knows of runs with a killed
     process, because they recorded nothing themselves. Raises UserError.
     """
     nights = []
-    refreshes = filter_refreshes(files, [*ENDINGS])
-    for record in instance.get_run_records(refreshes, limit=MOST_RUNS):
+    refreshes = instance.get_run_records(filter_refreshes(files, [*ENDINGS]), limit=MOST_RUNS)
+    for record in [*refreshes, *_find_other_runs(instance, files)]:
         run = record.dagster_run
         if not run.is_finished and not is_interrupted(instance, record, files):
             continue
@@ -87,6 +91,22 @@ def read_ended_runs(instance: dg.DagsterInstance, files: ListFiles) -> list[Nigh
             )
         )
     return nights
+
+
+def _find_other_runs(instance: dg.DagsterInstance, files: ListFiles) -> Iterator[dg.RunRecord]:
+    """Yield the latest runs of other jobs that make the list's table.
+
+    Such runs are started by "Materialize" in Dagster's UI, by automation conditions, and by a
+    team's own jobs. A rollback is not such a run, because it makes no new lists.
+    """
+    keys, here = files.keys, files.storage.absolute_root
+    own_jobs = (f"{keys.pipeline}_refresh", keys.rollback_job)
+    table = dg.AssetKey(keys.asset_key)
+    for record in instance.get_run_records(dg.RunsFilter(statuses=[*ENDINGS]), limit=MOST_RUNS):
+        run = record.dagster_run
+        is_here = run.tags.get(RUN_STORAGE_TAG, here) == here
+        if is_here and run.job_name not in own_jobs and table in find_assets_of_run(instance, run):
+            yield record
 
 
 def _find_failed_steps(instance: dg.DagsterInstance, run_id: str) -> list[str]:

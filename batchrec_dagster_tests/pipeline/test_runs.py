@@ -104,3 +104,33 @@ def test_a_run_that_was_killed_is_known_from_dagster(
     for key in ("shop/locks/recommendations.lock", "shop/lists/home/locks/recommendations.lock"):
         with hold_lock(files.storage.store, files.uri(key), started, log, 0):
             assert [run.run for run in read_ended_runs(instance, files)] == [failed]
+
+
+def test_a_killed_run_is_a_failed_night_whoever_started_it(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    write_ratings(project.root / "ratings.csv")
+    project.declare(declaration("shop", "ratings.csv"))
+    files = ListFiles(Storage(str(project.storage)), ListKeys("shop"))
+    table, ratings = (dg.AssetKey(["shop", name]) for name in ("recommendations", "raw_ratings"))
+    with definitions(project) as defs:
+        all_assets = defs.resolve_implicit_global_asset_job_def()
+        nightly = dg.define_asset_job("nightly", "*")
+        of_the_team = dg.Definitions.merge(defs, dg.Definitions(jobs=[nightly]))
+        nightly_job = of_the_team.resolve_job_def("nightly")
+
+    def fail(job: dg.JobDefinition, storage: str = "", *keys: dg.AssetKey) -> str:
+        return instance.create_run_for_job(
+            job,
+            asset_selection={*keys} or None,
+            status=dg.DagsterRunStatus.FAILURE,
+            tags={RUN_STORAGE_TAG: storage} if storage else {},
+        ).run_id
+
+    # "Materialize" and automation conditions start runs of the job of all assets.
+    failed = {fail(all_assets, "", table), fail(nightly_job)}
+    fail(all_assets, "", ratings)
+    fail(all_assets, "s3://another/place", table)
+    nights = read_ended_runs(instance, files)
+    assert {night.run for night in nights} == failed
+    assert {night.ended for night in nights} == {"failed"}

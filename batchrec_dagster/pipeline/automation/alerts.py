@@ -53,7 +53,12 @@ def alert_on_failure(context: dg.RunFailureSensorContext) -> None:
 )
 def alert_on_lists(context: dg.SensorEvaluationContext) -> dg.SensorResult:
     # Imported here because it needs PyArrow and NumPy.
-    from batchrec_dagster.pipeline.automation.list_alerts import MEMORIES, Memory, look_at_lists
+    from batchrec_dagster.pipeline.automation.list_alerts import (
+        MEMORIES,
+        Memory,
+        look_at_lists,
+        send_undelivered,
+    )
 
     storage: Storage = context.resources.batchrec_storage.opened
     memories = MEMORIES.validate_json(context.cursor or "{}")
@@ -62,18 +67,16 @@ def alert_on_lists(context: dg.SensorEvaluationContext) -> dg.SensorResult:
     for pipeline in _find_watched(context.repository_def):
         name = pipeline.name
         is_on = is_on_in_ui.get(f"{name}_schedule", pipeline.schedule.enabled)
+        memory, problems = memories.get(name, Memory()), []
         # Catch errors, because a failed tick would forget which alerts it has sent, and the next
         # tick would send them again.
         try:
-            look = look_at_lists(pipeline, storage, memories.get(name, Memory()), is_on=is_on)
+            memory, reason = look_at_lists(pipeline, storage, memory, is_on=is_on)
+            notes.append(f"{name}: {reason}")
         except UserError as error:
-            problems = [f"{name}: {error}"]
-        else:
-            memories[name] = look.memory
-            notes.append(f"{name}: {look.reason}")
-            problems = [
-                problem for message in look.messages for problem in _send(pipeline, message)
-            ]
+            problems.append(f"{name}: {error}")
+        memories[name], undelivered = send_undelivered(pipeline, memory)
+        problems += undelivered
         for problem in problems:
             context.log.error(problem)
         notes += problems

@@ -15,7 +15,8 @@ import dagster as dg
 from pydantic import BaseModel, TypeAdapter
 
 from batchrec_dagster.config import Pipeline, PublishedList
-from batchrec_dagster.pipeline.automation.send_alert import Message
+from batchrec_dagster.errors import UserError
+from batchrec_dagster.pipeline.automation.send_alert import AlertError, Message, send_alert
 from batchrec_dagster.reporting.insight.verdict import give_verdict
 from batchrec_dagster.storage.connection import Storage
 from batchrec_dagster.storage.edition import Edition
@@ -26,6 +27,19 @@ from batchrec_dagster.storage.layout import ListFiles
 REPORT_TIME = timedelta(hours=1)
 # A time that sorts before any time at which lists were made.
 NEVER = datetime.min.replace(tzinfo=UTC)
+
+
+# The largest number of a pipeline's undelivered alerts that are kept: the newest ones.
+MOST_UNDELIVERED = 20
+
+
+class Undelivered(BaseModel, frozen=True):
+    """An alert that some receivers have not got yet."""
+
+    title: str
+    lines: tuple[str, ...]
+    receivers: tuple[str, ...] | None = None
+    """The marks of the receivers without the alert, as in `AlertError`; None for all receivers."""
 
 
 class Memory(BaseModel, frozen=True):
@@ -41,17 +55,18 @@ class Memory(BaseModel, frozen=True):
     It was announced, or it was there at the first tick. None before the first tick, which announces
     nothing.
     """
+    undelivered: tuple[Undelivered, ...] = ()
+    """The alerts to send at the next tick, oldest first."""
 
 
 # The sensor's memories of all pipelines, by pipeline name.
 MEMORIES = TypeAdapter(dict[str, Memory])
 
 
-class NewAlerts(NamedTuple):
-    """The messages to send after a tick, and the state to remember."""
+class Look(NamedTuple):
+    """The result of a tick for a pipeline: the state to remember, with the alerts to send."""
 
     memory: Memory
-    messages: Sequence[Message]
     reason: str
     """The reason why the pipeline is late, or is not. Dagster's UI shows it for the tick."""
 
@@ -69,13 +84,25 @@ class _LiveList(NamedTuple):
         """The time at which the edition was made; None if there is no edition."""
         return None if self.edition is None else self.edition.made_at
 
+    @property
+    def confirmed_at(self) -> datetime | None:
+        """The last time at which a run made the edition, or found nothing new to publish.
 
-def look_at_lists(
-    pipeline: Pipeline, storage: Storage, before: Memory, *, is_on: bool
-) -> NewAlerts:
-    """Return the alerts that are due for the pipeline's published lists.
+        None if there is no edition.
+        """
+        if self.made_at is None:
+            return None
+        nights = self.files.editions.record().nights
+        unchanged = [night.time for night in nights if night.ended == "unchanged"]
+        return max([self.made_at, *unchanged])
 
-    before: the memory that the last tick returned.
+
+def look_at_lists(pipeline: Pipeline, storage: Storage, before: Memory, *, is_on: bool) -> Look:
+    """Find the alerts that are due for the pipeline's published lists.
+
+    The alerts join the undelivered alerts of the memory.
+
+    before: the memory after the last tick.
     is_on: whether the pipeline's schedule is on.
     Raises UserError.
     """
@@ -84,26 +111,52 @@ def look_at_lists(
         files = ListFiles(storage, published.keys)
         lists.append(_LiveList(published, files, files.editions.live()))
     messages, editions = _announce_new_lists(pipeline, lists, before)
-    if not is_on:
-        return NewAlerts(Memory(editions=editions), messages, "the schedule is off")
-    now = datetime.now(UTC)
-    on_since, told_late = before.on_since or now, before.told_late
-    # The list that is the oldest, or was never made, decides how late the pipeline is.
-    oldest = min(lists, key=lambda live: (live.made_at or NEVER, live.published.address))
-    due = find_due_time(pipeline, now)
-    if due < on_since:
-        reason = "nothing was due since the schedule is on"
-    elif oldest.made_at is not None and oldest.made_at >= due:
-        reason = f"the lists due at {due:%Y-%m-%d %H:%M} are there"
-    elif due == told_late:
-        reason = f"already alerted that {due:%Y-%m-%d %H:%M} is late"
+    on_since, told_late = None, None
+    if is_on:
+        now = datetime.now(UTC)
+        on_since, told_late = before.on_since or now, before.told_late
+        # The list that was confirmed first, or never made, decides how late the pipeline is.
+        oldest = min(lists, key=lambda live: (live.confirmed_at or NEVER, live.published.address))
+        due = find_due_time(pipeline, now)
+        if due < on_since:
+            reason = "nothing was due since the schedule is on"
+        elif (oldest.confirmed_at or NEVER) >= due:
+            reason = f"the lists due at {due:%Y-%m-%d %H:%M} are there"
+        elif due == told_late:
+            reason = f"already alerted that {due:%Y-%m-%d %H:%M} is late"
+        else:
+            messages.append(describe_late_lists(oldest.published, due, oldest.made_at))
+            told_late = due
+            reason = f"{due:%Y-%m-%d %H:%M} is late"
     else:
-        messages.append(describe_late_lists(oldest.published, due, oldest.made_at))
-        told_late = due
-        reason = f"{due:%Y-%m-%d %H:%M} is late: alert sent"
-    return NewAlerts(
-        Memory(on_since=on_since, told_late=told_late, editions=editions), messages, reason
+        reason = "the schedule is off"
+    alerts = [Undelivered(title=message.title, lines=tuple(message.lines)) for message in messages]
+    memory = Memory(
+        on_since=on_since,
+        told_late=told_late,
+        editions=editions,
+        undelivered=(*before.undelivered, *alerts)[-MOST_UNDELIVERED:],
     )
+    return Look(memory, reason)
+
+
+def send_undelivered(pipeline: Pipeline, memory: Memory) -> tuple[Memory, list[str]]:
+    """Send the undelivered alerts to the receivers that have not got them.
+
+    Return the memory with the alerts that are still undelivered, and the errors.
+    """
+    undelivered, problems = [], []
+    for alert in memory.undelivered:
+        try:
+            send_alert(pipeline.alerts, Message(alert.title, alert.lines), alert.receivers)
+        except AlertError as error:
+            receivers = None if error.receivers is None else tuple(error.receivers)
+            undelivered.append(alert.model_copy(update={"receivers": receivers}))
+            problems.append(f"{pipeline.name}: {error}")
+        except UserError as error:
+            undelivered.append(alert)
+            problems.append(f"{pipeline.name}: {error}")
+    return memory.model_copy(update={"undelivered": tuple(undelivered)}), problems
 
 
 def _announce_new_lists(
@@ -158,7 +211,7 @@ def describe_late_lists(
             f"New recommendations were due at {due:%Y-%m-%d %H:%M %Z}. The published ones were"
             f" made: {last}.",
             "Either no run was started (check that Dagster's daemon runs), or the run is waiting or"
-            " failed, or its data were unchanged, or its lists were rolled back.",
+            " failed, or its lists were rolled back.",
             f"Runs: {published.pipeline.alerts.dagster_url}/runs",
         ],
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import re
@@ -21,6 +22,12 @@ _NO_SPACE = "\u200b"
 
 class AlertError(UserError):
     """An undelivered alert. The message names the variable and the service, but never a URL."""
+
+    def __init__(self, message: str, receivers: Sequence[str] | None = None) -> None:
+        super().__init__(message)
+        self.receivers = receivers
+        """The marks of the receivers without the alert, as `send_alert` takes them; None for all
+        receivers."""
 
 
 class Message(NamedTuple):
@@ -44,8 +51,10 @@ class Message(NamedTuple):
         return _MARKS_OF_CHATS.sub(rf"\g<0>{_NO_SPACE}", text)
 
 
-def send_alert(alerts: Alerts, message: Message) -> None:
-    """Send the message to every URL, with secrets removed.
+def send_alert(alerts: Alerts, message: Message, receivers: Sequence[str] | None = None) -> None:
+    """Send the message, with secrets removed, to every URL or to some of the URLs.
+
+    receivers: the marks of the URLs to send to, from an earlier AlertError; None for all URLs.
 
     Raises AlertError if delivery to any URL fails, and UserError if Apprise is not installed.
     """
@@ -60,20 +69,31 @@ def send_alert(alerts: Alerts, message: Message) -> None:
     services = apprise.Apprise()
     if not urls or not services.add(urls):
         raise AlertError(
-            f"set the environment variable {variable} to URLs of Apprise, separated by spaces"
+            f"set the environment variable {variable} to URLs of Apprise, separated by spaces",
+            receivers,
         )
     # URLs are secrets, whatever the variable's name.
     secrets = {**os.environ, **{f"SECRET_{url}": url for url in urls.split()}}
     title = redact(escape_invisible(message.title), secrets)
     body = redact(message.body, secrets)
-    problems = []
+    problems, failed_receivers = [], []
     for number, service in enumerate(services, 1):
+        mark = _mark_receiver(service.url())  # type: ignore[no-untyped-call]
+        if receivers is not None and mark not in receivers:
+            continue
         receiver = apprise.Apprise()
         receiver.add(service)
         if not receiver.notify(title=title, body=body, body_format=apprise.NotifyFormat.TEXT):
             problems.append(f"{service.service_name} (URL {number} of {variable})")
+            failed_receivers.append(mark)
     if problems:
         raise AlertError(
             f"not delivered to {', '.join(problems)}: check the URL, and that this machine reaches"
-            f" the service: {title}"
+            f" the service: {title}",
+            failed_receivers,
         )
+
+
+def _mark_receiver(url: str) -> str:
+    """Return a mark that tells a URL from other URLs, but does not reveal it."""
+    return hashlib.sha256(url.encode()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""The declaration, Dagster and the commands: what is refused, and in which words."""
+"""Errors in declarations, and publications, alerts and file records without a whole run."""
 
 from __future__ import annotations
 
@@ -21,24 +21,25 @@ from batchrec_dagster.storage.connection import S3Connection, Storage
 from batchrec_dagster.storage.durable import temporary_folder
 from batchrec_dagster.storage.layout import ListFiles, ListKeys, PipelineKeys
 from batchrec_dagster.storage.list_file import ListWriter
+from batchrec_dagster.storage.nights import Night
 from batchrec_dagster_tests.guard.builders import Project, definitions
 from batchrec_dagster_tests.guard.seams.editions import ALONE, make_edition
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """What is wrong with a declaration, as the user is told when the project loads."""
+    """An error in a declaration, as the user sees it when the project loads."""
 
     file: Path
     line: int
-    """Of the file, from 1 on; 0 for a pipeline that Python makes."""
+    """The line in the file, from 1 on; 0 for a pipeline that Python code makes."""
     setting: str
-    """The path of the setting, such as `gate.max_drop`; empty if the file is no YAML."""
+    """The path of the setting, such as `gate.max_drop`; empty if the file is not YAML."""
     message: str
 
 
 def find_refusals(project: Project) -> list[Refusal]:
-    """Load the project, and return what is refused; nothing if all pipelines load."""
+    """Load the project, and return the errors in its declarations; none if all pipelines load."""
     try:
         with definitions(project):
             return []
@@ -58,7 +59,11 @@ _REFUSAL = re.compile(
 
 
 def publish_lists(project: Project, address: str, time: datetime) -> None:
-    """Publish the next edition of a list, such as `shop/home`, at that time, without a run."""
+    """Publish the next edition of a list, without a run.
+
+    address: the list's address, such as `shop/home`.
+    time: the time of the publication.
+    """
     storage = Storage(root=str(project.storage), s3=S3Connection())
     files = ListFiles(storage, ListKeys(address))
     number = files.editions.next_number()
@@ -69,9 +74,20 @@ def publish_lists(project: Project, address: str, time: datetime) -> None:
         files.editions.publish(folder / "lists.parquet", 7, ALONE)
 
 
+def record_unchanged_night(project: Project, address: str, time: datetime) -> None:
+    """Record a night that found nothing new to publish, without a run.
+
+    address: the list's address, such as `shop/home`.
+    time: the time at which the night's run ended.
+    """
+    files = ListFiles(Storage(root=str(project.storage), s3=S3Connection()), ListKeys(address))
+    night = Night(run=f"run at {time}", ended="unchanged", time=time, steps=("recommendations",))
+    files.editions.add_night(night)
+
+
 @contextmanager
 def look_at(time: datetime) -> Iterator[None]:
-    """A block in which the sensor of alerts about lists takes this time for now."""
+    """Set the clock of the sensor that alerts about lists to this time, during the block."""
 
     class Clock(datetime):
         @classmethod
@@ -83,11 +99,8 @@ def look_at(time: datetime) -> Iterator[None]:
 
 
 def list_files_taken_in(defs: dg.Definitions, name: str) -> list[str]:
-    """The file names of the ratings that the last run of the pipeline took in."""
+    """Return the names of the ratings files that the pipeline's last run took in."""
     storage = (defs.resources or {})["batchrec_storage"].opened
     uri = storage.uri(PipelineKeys(name).record("raw_ratings"))
     record = json.loads(storage.store.get(uri))
     return [file["source"].rpartition("/")[2] for file in record["files"]]
-
-
-# What tells the user what Personalize refused, or what failed there.

@@ -18,8 +18,12 @@ from batchrec_dagster_tests.guard.builders import (
     refresh,
     write_ratings,
 )
-from batchrec_dagster_tests.guard.seams.declaration import look_at, publish_lists
-from batchrec_dagster_tests.guard.servers.inbox import ALERTS, ON_LISTS, Inbox, tick
+from batchrec_dagster_tests.guard.seams.declaration import (
+    look_at,
+    publish_lists,
+    record_unchanged_night,
+)
+from batchrec_dagster_tests.guard.servers.inbox import ALERTS, ON_LISTS, Inbox, open_inbox, tick
 
 pytestmark = pytest.mark.slow
 
@@ -136,8 +140,17 @@ def test_lists_that_cannot_be_read_do_not_repeat_the_messages_of_others(
         assert watch.look(DUE + 8 * HOUR) == []
 
 
-def test_a_night_without_news_publishes_nothing_and_is_late(watch: Watch) -> None:
-    """The result does not depend on Dagster's records of the night."""
+def test_an_unchanged_night_is_not_late_and_the_next_missing_night_is(watch: Watch) -> None:
+    publish_lists(watch.project, "shop", DUE - 20 * HOUR)
+    assert watch.look(DUE - HOUR) == []
+    record_unchanged_night(watch.project, "shop", DUE + HOUR)
+    assert watch.look(DUE + 7 * HOUR) == []
+    (text,) = watch.look(DUE + 31 * HOUR)
+    assert "shop is late" in text
+    assert "2026-01-11 03:00 CET" in text
+
+
+def test_dagsters_events_alone_do_not_make_lists_punctual(watch: Watch) -> None:
     publish_lists(watch.project, "shop", DUE - 20 * HOUR)
     assert watch.look(DUE - HOUR) == []
     key = dg.AssetKey(["shop", "recommendations"])
@@ -151,6 +164,33 @@ def test_late_lists_that_nobody_was_told_of_say_so_in_the_tick(watch: Watch) -> 
     assert watch.look(DUE + 7 * HOUR) == []
     assert "SHOP_ALERTS" in watch.reason
     assert "planted" not in watch.reason
+
+
+def test_a_receiver_that_was_down_gets_the_alert_later_and_once(watch: Watch) -> None:
+    assert watch.look(DUE - HOUR) == []
+    watch.inbox.answers = [500, 503]
+    assert watch.look(DUE + 7 * HOUR) == []
+    assert watch.look(DUE + 8 * HOUR) == []
+    (text,) = watch.look(DUE + 9 * HOUR)
+    assert "shop is late" in text
+    assert watch.look(DUE + 10 * HOUR) == []
+    # The next late night brings the next alert.
+    assert len(watch.look(DUE + 31 * HOUR)) == 1
+
+
+def test_only_the_receiver_that_was_down_gets_the_alert_again(
+    watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_inbox() as second:
+        monkeypatch.setenv("SHOP_ALERTS", f"{watch.inbox.url} {second.url}")
+        assert watch.look(DUE - HOUR) == []
+        second.answers = [500]
+        assert len(watch.look(DUE + 7 * HOUR)) == 1
+        assert second.texts == []
+        assert watch.look(DUE + 8 * HOUR) == []
+        assert len(second.texts) == 1
+        assert watch.look(DUE + 9 * HOUR) == []
+        assert len(second.texts) == 1
 
 
 def test_new_lists_are_told_once_with_verdict_and_link(
