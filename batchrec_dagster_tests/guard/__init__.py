@@ -1,1 +1,1 @@
-"""Tests that enter where a user does. README.md says which of them holds which promise."""
+"""Tests that use batchrec as its users do. README.md says which test checks which promise."""

@@ -1,4 +1,4 @@
-"""What several tests need: ratings to run on, projects to run, real data where it is there."""
+"""Builders that several tests need: ratings, projects, and real data if it is available."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from batchrec_dagster.storage.objects import ObjectStore
 if TYPE_CHECKING:
     from types_boto3_personalize import PersonalizeClient
 
-# The assets of a pipeline that declares ratings alone, in their order.
+# The assets of a pipeline that declares only ratings, in their order.
 ASSETS = [
     "raw_ratings",
     "interactions",
@@ -45,12 +45,12 @@ ASSETS = [
 ]
 
 REPOSITORY = Path(__file__).parents[2]
-# What `batchrec init` copies.
+# The folder that `batchrec init` copies.
 NEW_PROJECT = REPOSITORY / "batchrec_dagster" / "cli" / "new_project"
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"
-# Of axe's rules those that WCAG 2.2 asks for at the levels A and AA.
+# The tags of axe's rules for WCAG 2.2 at the levels A and AA.
 WCAG = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
-# The block `items.columns` of what write_items writes.
+# The block `items.columns` for the file that `write_items` writes.
 ITEM_COLUMNS = {
     "item": "movieId",
     "title": "title",
@@ -62,7 +62,7 @@ COLUMNS = {"user": "userId", "item": "movieId", "rating": "rating", "timestamp":
 
 
 def real_data(name: str) -> Path:
-    """A real data set beside the project; skips the test where there is none."""
+    """Return the path of a real data set beside the repository, or skip the test without it."""
     path = SHARED_DATA / name
     if not path.exists():
         pytest.skip(f"the data set ../shared/data/{name} is not here")
@@ -72,10 +72,12 @@ def real_data(name: str) -> Path:
 def write_ratings(
     path: Path, *, users: int = 60, items: int = 80, seed: int = 0, own: int = 25, other: int = 5
 ) -> Path:
-    """A small CSV of ratings that a model can learn from: users of two tastes, each of whom rates
-    items of their own taste's half, and some of the other half.
+    """Write a small CSV of ratings that a model can learn from.
 
-    own, other: how many items of each half a user rates.
+    Users have two tastes. Each taste has a half of the items. A user rates items of their taste's
+    half, mostly high, and a few items of the other half.
+
+    own, other: the number of items that a user rates in each half.
     """
     chance = random.Random(seed)
     lines = ["userId,movieId,rating,timestamp"]
@@ -93,7 +95,11 @@ def write_ratings(
 def write_source(
     folder: Path, contents: str | bytes | Mapping[str, str | bytes], name: str = "data.csv"
 ) -> str:
-    """Write a file, or by their names the files of a folder. Returns the source to declare."""
+    """Write a file, or several files into a folder, and return the source to declare.
+
+    contents: the content of the file, or contents by file name for a folder.
+    name: the name of the single file.
+    """
     files = contents if isinstance(contents, Mapping) else {name: contents}
     root = folder / "in" if isinstance(contents, Mapping) else folder
     for file_name, content in files.items():
@@ -104,7 +110,10 @@ def write_source(
 
 
 def write_items(path: Path, *rows: str, items: int = 80) -> Path:
-    """Writes a CSV of items, odd ones comedies and even ones dramas, followed by the rows."""
+    """Write a CSV of items: odd items are comedies and even items are dramas.
+
+    rows: further lines at the end of the file.
+    """
     lines = ["movieId,title,genres,year,added"]
     for item in range(1, items + 1):
         genre = "Comedy;Romance" if item % 2 else "Drama"
@@ -114,7 +123,7 @@ def write_items(path: Path, *rows: str, items: int = 80) -> Path:
 
 
 def zip_members(members: dict[str, bytes]) -> bytes:
-    """An archive of these files."""
+    """Return a ZIP archive with these files."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in members.items():
@@ -123,7 +132,7 @@ def zip_members(members: dict[str, bytes]) -> bytes:
 
 
 def declaration(name: str, source: Path | str, **attributes: Any) -> dict[str, Any]:
-    """A pipeline's attributes as its YAML has them."""
+    """Return a pipeline's attributes as its YAML has them."""
     return {
         "name": name,
         "ratings": {"source": str(source), "columns": COLUMNS},
@@ -134,13 +143,13 @@ def declaration(name: str, source: Path | str, **attributes: Any) -> dict[str, A
 
 @dataclass
 class Project:
-    """A project of its own with pipelines declared in YAML, and a home for what its runs leave."""
+    """A separate project with pipelines declared in YAML, and a home for its runs' results."""
 
     root: Path
     environment: dict[str, str] = field(default_factory=dict)
 
     def declare(self, attributes: Mapping[str, Any]) -> Path:
-        """Write defs/NAME/defs.yaml."""
+        """Write defs/NAME/defs.yaml, and return its path."""
         file = self.package / "defs" / str(attributes["name"]) / "defs.yaml"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(
@@ -163,7 +172,7 @@ class Project:
         return self.root / ".batchrec" / "storage"
 
     def run(self, *command: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
-        """A command as a user types it in the project's folder."""
+        """Run a command as a user does in the project's folder."""
         return subprocess.run(
             [str(Path(sys.executable).parent / command[0]), *command[1:]],
             cwd=self.root,
@@ -187,8 +196,8 @@ class Project:
 
 
 def copied_project(root: Path) -> Project:
-    """A copy of this project without its pipelines, to run commands in."""
-    # What is compiled comes along, but for files that another process is writing.
+    """Copy this repository's project without its pipelines, to run commands in the copy."""
+    # Compiled files are copied too, except files that another process is writing.
     ignored = shutil.ignore_patterns("*.pyc.*", "defs")
     shutil.copytree(REPOSITORY / "batchrec_dagster", root / "batchrec_dagster", ignore=ignored)
     for name in ("pyproject.toml", "workspace.yaml", "dagster.yaml"):
@@ -197,7 +206,7 @@ def copied_project(root: Path) -> Project:
 
 
 def module_project(root: Path) -> Project:
-    """A project whose pipelines are loaded in this process: under a module name of its own."""
+    """Create a project with a unique module name, so that this process can load its pipelines."""
     name = f"project_{uuid.uuid4().hex}"
     (root / name / "defs").mkdir(parents=True)
     (root / name / "__init__.py").touch()
@@ -209,7 +218,7 @@ def module_project(root: Path) -> Project:
 
 @contextmanager
 def definitions(project: Project) -> Iterator[dg.Definitions]:
-    """The definitions of a module_project, on a deployment in its own folder."""
+    """Yield the definitions of a `module_project`, with a deployment in the project's folder."""
     sys.path.insert(0, str(project.root))
     try:
         importlib.invalidate_caches()
@@ -236,8 +245,11 @@ def refresh(
     *,
     report: bool = False,
 ) -> dg.ExecuteInProcessResult:
-    """Run a pipeline's refresh job, or these assets of it, in this process. Reports, which take a
-    third of a small run, are made where they are asked for."""
+    """Run a pipeline's refresh job in this process.
+
+    assets: the assets to run; None or empty for all.
+    report: whether to make the report, which takes a third of a small run's time.
+    """
     with definitions(project) as defs:
         job = defs.resolve_job_def(f"{name}_refresh")
         selection = {dg.AssetKey([name, asset]) for asset in assets or ()}
@@ -256,12 +268,12 @@ def refresh(
 
 
 def open_personalize(project: Project) -> PersonalizeClient:
-    """A boto3 client of the embedded Personalize that the project's runs in this process use."""
+    """Return a boto3 client of the embedded Personalize that the project's runs use."""
     return embedded_client(project.root / ".batchrec" / "personalize", ObjectStore())
 
 
 def count_created(project: Project) -> Counter[str]:
-    """How many imports, models and batch inference jobs (jobs) the project's Personalize has."""
+    """Count the imports, models and batch inference jobs of the project's Personalize."""
     client = open_personalize(project)
     return Counter(
         imports=len(client.list_dataset_import_jobs()["datasetImportJobs"]),
@@ -271,7 +283,7 @@ def count_created(project: Project) -> Counter[str]:
 
 
 def checks(result: dg.ExecuteInProcessResult) -> dict[str, dg.AssetCheckEvaluation]:
-    """The checks of a run by their names; of several with one name the last."""
+    """Return a run's checks by name; if several checks have the same name, the last."""
     return {check.check_name: check for check in result.get_asset_check_evaluations()}
 
 
@@ -289,7 +301,10 @@ def interactions(project: Project, name: str) -> pl.DataFrame:
 
 
 def assert_etags_are_given(store: ObjectStore, folder: Path, root: str) -> None:
-    """In a folder and in S3: in one request and in parts."""
+    """Fail unless the store returns the ETags of objects that it puts and copies.
+
+    One object is put in one request, and one in parts.
+    """
     file = folder / "file"
     file.write_bytes(b"0123456789" * 1_000_000)
 
@@ -323,7 +338,7 @@ def outcomes(result: dg.ExecuteInProcessResult) -> list[object]:
 
 
 def why(result: dg.ExecuteInProcessResult) -> str:
-    """What the failed step said."""
+    """Return the description of the failed step's failure."""
     (event,) = [event for event in result.all_events if event.is_step_failure]
     failure = event.step_failure_data.user_failure_data
     assert failure is not None

@@ -1,4 +1,4 @@
-"""The example shop of `batchrec init --example`, with a model that trains at once."""
+"""The example shop of `batchrec init --example`, as a pipeline with a single list."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from batchrec_dagster.cli.init import make_example_shop
 
 
 def write_example_shop(folder: Path, *, with_sinks: bool = False) -> dict[str, Any]:
-    """Write the data, and return the attributes of the newsletter as a pipeline, without its name.
+    """Write the shop's data, and return the attributes of a pipeline for its newsletter.
 
-    The newsletter is the only list, and the model is the most popular items.
+    The attributes have no name. The newsletter is the only list, and the recipe is
+    aws-user-personalization.
 
-    with_sinks: whether it has sinks, with that for PostgreSQL, which is a comment in the example.
+    with_sinks: whether the pipeline has sinks, with the sink for PostgreSQL, which the example has
+        as a comment.
     """
     texts = make_example_shop("example")
     declaration_text = texts.pop("example/defs/shop/defs.yaml")
@@ -34,5 +36,5 @@ def write_example_shop(folder: Path, *, with_sinks: bool = False) -> dict[str, A
     attributes["recommendations"] = newsletter
     if with_sinks:
         attributes["sinks"] = sinks
-    # The tests' own declarations count ratings from 3.5 on unless this block is there.
+    # Without this block, the tests' declarations count only ratings from 3.5 on.
     return {**attributes, "solution": {"recipe": "aws-user-personalization"}, "interactions": {}}

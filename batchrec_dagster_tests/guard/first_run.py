@@ -1,4 +1,4 @@
-"""A pipeline that has run once: made once for all tests of a session, and copied by each."""
+"""A pipeline that has run once. It is made once in a session, and each test copies it."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ from batchrec_dagster_tests.guard.oracles.recorded_requests import (
 
 RATINGS = "ratings.csv"
 REQUESTS = "requests.json"
-# The path is relative, so that the copied project reads a file of its own.
+# The path is relative, so that a copied project reads its own copy of the file.
 DECLARATION = declaration("shop", RATINGS)
 
 
 @dataclass(frozen=True)
 class FirstRun:
-    """What the first run of a pipeline left, in a folder that no test writes to."""
+    """The results of a pipeline's first run, in a folder that no test writes to."""
 
     folder: Path
-    """The project that ran: its ratings, and .batchrec with the storage and Personalize."""
+    """The project's folder, with the ratings, and .batchrec with the storage and Personalize."""
 
     @classmethod
     def make(cls, folder: Path) -> FirstRun:
-        """Run the pipeline `shop` on the ratings of `write_ratings`, in a new project there."""
+        """Run the pipeline `shop` on the ratings of `write_ratings`, as a project in the folder."""
         project = module_project(folder)
         write_ratings(folder / RATINGS)
         project.declare(DECLARATION)
@@ -68,15 +68,15 @@ class FirstRun:
 
     @property
     def requests(self) -> list[RecordedRequest]:
-        """What the run asked of the embedded Personalize."""
+        """The requests that the run sent to the embedded Personalize."""
         return parse_requests((self.folder / REQUESTS).read_text())
 
     def copy_to(self, project: Project, instance: dg.DagsterInstance | None = None) -> None:
-        """Bring the project, in which nothing has run, to the state after the first run.
+        """Bring a project that has not run anything to the state after the first run.
 
-        instance: a new one in memory, which then remembers the run.
+        instance: a new instance in memory, which then remembers the run.
         """
-        # With its time, so that it counts as unchanged.
+        # The copy keeps the file's time, so that the file counts as unchanged.
         shutil.copy2(self.folder / RATINGS, project.root)
         project.declare(DECLARATION)
         shutil.copytree(self.folder / ".batchrec", project.root / ".batchrec")
@@ -89,7 +89,7 @@ class FirstRun:
 def _databases(
     instance: dg.DagsterInstance,
 ) -> dict[str, AbstractContextManager[Connection]]:
-    """Connections to all that an instance in memory remembers."""
+    """Return connections to the databases of an instance in memory."""
     runs: Any = instance.run_storage
     events: Any = instance.event_log_storage
     return {"runs.db": runs.connect(), "events.db": events.index_connection()}
@@ -103,7 +103,7 @@ def _sqlite(connection: Connection) -> sqlite3.Connection:
 
 @contextmanager
 def _database_file(file: Path) -> Iterator[sqlite3.Connection]:
-    """A database on disk. SQLite's own context manager would leave it open."""
+    """Open a database on disk, and close it, which SQLite's own context manager does not do."""
     connection = sqlite3.connect(file)
     try:
         yield connection
@@ -112,7 +112,7 @@ def _database_file(file: Path) -> Iterator[sqlite3.Connection]:
 
 
 def make_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
-    """A folder that one of pytest-xdist's workers makes, and all of a session read."""
+    """Return a folder that one pytest-xdist worker makes, and all workers of a session read."""
     root = factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         root = root.parent
@@ -120,7 +120,7 @@ def make_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path],
     with (root / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not folder.exists():
-            # What a worker left that failed.
+            # A worker that failed may have left this folder behind.
             shutil.rmtree(part_folder, ignore_errors=True)
             part_folder.mkdir()
             make(part_folder)

@@ -1,4 +1,4 @@
-"""A shop in which `batchrec forget` is typed."""
+"""A shop for tests of `batchrec forget`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NOBODY_IS_FOUND = "Not found anywhere."
 
 @dataclass(frozen=True)
 class Shop:
-    """A project with its Dagster home, in which commands are typed."""
+    """A project with a Dagster home, where tests run commands."""
 
     project: Project
     monkeypatch: pytest.MonkeyPatch
@@ -31,11 +31,11 @@ class Shop:
 
     @property
     def files(self) -> Iterator[tuple[str, bytes]]:
-        """All that batchrec and Dagster keep."""
+        """The names and contents of all files that batchrec and Dagster keep."""
         return read_files(self.project.root / ".batchrec")
 
     def enter(self) -> None:
-        """Let commands of this process find it."""
+        """Set the working directory and variables so that commands find the shop."""
         self.monkeypatch.chdir(self.project.root)
         self.home.mkdir(parents=True, exist_ok=True)
         variables = {
@@ -60,7 +60,7 @@ class Shop:
         return CliRunner().invoke(main, ["forget", *arguments], input=answer)
 
     def is_found(self, *users: str) -> bool:
-        """Whether the command finds any of them."""
+        """Return whether `batchrec forget` finds at least one user."""
         shown = self.forget(*users, "--dry-run")
         assert shown.exit_code == 0, shown.output
         return NOBODY_IS_FOUND not in shown.output

@@ -1,4 +1,4 @@
-"""Text of a stranger's file that tries to run, to be fetched or to pass for something else."""
+"""Texts of a stranger's file that try to run, to load a page, or to look like something else."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import re
 
 from markdown_it import MarkdownIt
 
-# Markdown as Dagster's page renders it, and what turns into a link there after parsing
+# Markdown as Dagster's page renders it, and the texts that become links there after parsing
 # (mdast-util-gfm-autolink-literal).
 MARKDOWN = MarkdownIt("commonmark").enable(["table", "strikethrough"])
 ADDRESS = re.compile(r"(https?://|www(?=\.))([-.\w]+)|[-.\w+]+@[-\w]+\.[-\w]", re.IGNORECASE)
-# The names that a page or a server must never be asked for.
+# A domain that no page and no server may ever send a request to.
 OUTSIDE = "stranger.invalid"
 HOSTILE = (
     "<script>window.shot = 1</script>",
@@ -68,12 +68,12 @@ HOSTILE = (
     "null",
     "NaN",
 )
-# Does what Markdown does to an image and to addresses.
+# A text with an image and addresses that Markdown would turn into requests and links.
 ADDRESSES = f"![i](http://{OUTSIDE}/19.png) http://{OUTSIDE}/20 www.{OUTSIDE} mail@{OUTSIDE} <b>"
 # Characters that control a terminal or reorder the text around them.
 CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 def quote_cells(*cells: object) -> str:
-    """A line of CSV."""
+    """Return a line of CSV with all cells in quotes."""
     return ",".join('"{}"'.format(str(cell).replace('"', '""')) for cell in cells)

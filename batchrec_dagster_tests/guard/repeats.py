@@ -1,4 +1,4 @@
-"""What tests do for each commit, and what they do every night alone."""
+"""The amount of testing for each commit, and the larger amount every night."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ IS_LONG = os.environ.get("BATCHREC_LONG_TESTS") == "1"
 
 
 def repeats(nightly: int, per_commit: int = 1) -> int:
-    """The number of examples, kills or requests of a test.
+    """Return the number of examples, kills or requests of a test.
 
     nightly: the number in `make test-long`.
-    per_commit: the number in `make test`, which looks at one of each kind.
+    per_commit: the number in `make test`; the default tries one of each kind.
     """
     return nightly if IS_LONG else per_commit
 
 
 def nightly(reason: str) -> pytest.MarkDecorator:
-    """Marks a test that `make test-long` runs, and `make test` does not.
+    """Return a mark for a test that runs in `make test-long` but not in `make test`.
 
-    reason: what is too dear for each commit.
+    reason: why the test is too expensive for each commit.
     """
     return pytest.mark.skipif(not IS_LONG, reason=f"make test-long: {reason}")

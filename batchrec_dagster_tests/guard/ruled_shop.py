@@ -1,4 +1,4 @@
-"""A shop whose lists have rules, newcomers and columns, and that can change all of them."""
+"""A shop with rules, newcomers and item columns on its lists, which a test can change."""
 
 from __future__ import annotations
 
@@ -48,8 +48,10 @@ POPULAR_DAYS = 10_000
 
 @dataclass
 class Shop:
-    """A shop of 60 people and three newcomers, and 80 items, of which item 3 is blocked, and a few
-    have no title."""
+    """A shop of 60 people, three newcomers and 80 items.
+
+    Item 3 is blocked, and a few items have no title.
+    """
 
     project: Project
     instance: dg.DagsterInstance
@@ -129,7 +131,11 @@ class Shop:
         file.write_text(file.read_text().replace(text, other))
 
     def rank_popular(self, people: list[str] | None = None) -> list[str]:
-        """The items that most of these people had; of a group, those that three of them had."""
+        """Return the items that people had, most popular first.
+
+        people: the ids of the people in a group; None for everybody. In a group, an item counts
+            only if at least three people had it.
+        """
         rows = interactions(self.project, "shop")
         if people is not None:
             rows = rows.filter(pl.col("USER_ID").is_in(people))

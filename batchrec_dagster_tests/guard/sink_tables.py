@@ -18,7 +18,12 @@ SCHEMA = {
 def build_lists_table(
     lists: dict[str, list[Any]], *, titles: bool = True, score: float | None = 0.5
 ) -> pl.DataFrame:
-    """The table: an item is an id, or an id and a title."""
+    """Return a table of recommendations.
+
+    lists: the items of each user; an item is an id, or a pair of an id and a title.
+    titles: whether the table has the column title.
+    score: the score of the first item of a list; None for no scores.
+    """
     rows = []
     for user, items in lists.items():
         for rank, item in enumerate(items, 1):
@@ -29,7 +34,7 @@ def build_lists_table(
 
 
 def build_mail_table() -> pl.DataFrame:
-    """A table with columns of the items, as recommendations.columns makes it."""
+    """Return a table with item columns, as the setting `recommendations.columns` makes it."""
     frame = build_lists_table({"1": [("a", "A"), "b"], "2": [("c", "C")]})
     return frame.select(
         "user_id",
@@ -45,7 +50,7 @@ def build_mail_table() -> pl.DataFrame:
 
 
 def build_large_table(users: int, results: int = 5) -> pl.DataFrame:
-    """A table of this many users."""
+    """Return a table with lists for this many users, with `results` items each."""
     return build_lists_table(
         {
             str(user): [f"i{(user + offset) % 97}" for offset in range(results)]
@@ -55,7 +60,7 @@ def build_large_table(users: int, results: int = 5) -> pl.DataFrame:
 
 
 def build_similar_items_table() -> pl.DataFrame:
-    """Lists of similar items: two items have one."""
+    """Return a table of similar items with lists for two items."""
     return pl.DataFrame(
         {
             "item_id": ["a", "a", "b"],

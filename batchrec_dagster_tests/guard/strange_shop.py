@@ -1,18 +1,18 @@
-"""A shop in whose files a stranger chose all names, over seven nights: made once a session.
+"""A shop over seven nights, made once a session. A stranger chose all names in its files.
 
-Its ids, titles, categories, events, columns and file names try to run as HTML, as Markdown, in a
-terminal and in a spreadsheet. People look at them everywhere: in the report, in Dagster, in a
-terminal, in an exported file.
+The shop's ids, titles, categories, events, columns and file names try to run as HTML, as Markdown,
+in a terminal and in a spreadsheet. People see these names everywhere: in the report, in Dagster, in
+a terminal and in an exported file.
 
 | night | what happens |
 |---|---|
 | first | the lists are published |
-| strict | a setting changed, and so the model: other lists |
-| grown | more people, and what people did since the night before |
+| strict | a setting has changed, so there are a new model and other lists |
+| grown | there are more people, and new interactions since the night before |
 | refused | the quality gate refuses the model |
 | failed | the file of ratings is missing |
-| last | all is well again, and the lists are shorter |
-| restored | somebody rolls back: people have the lists of the night `grown` again |
+| last | everything works again, and the lists are shorter |
+| restored | somebody rolls back to the lists of the night `grown` |
 """
 
 from __future__ import annotations
@@ -45,78 +45,78 @@ from batchrec_dagster_tests.guard.hostile import ADDRESSES, HOSTILE, quote_cells
 RATINGS = "![i](http:stranger.invalid) www.stranger.invalid <b>.csv"
 ITEMS = f"items {RATINGS}"
 USERS = "users.csv"
-# The stranger's names of columns.
+# The stranger's names for the columns.
 USER, ITEM, RATING, EVENT, TIME = HOSTILE[10:15]
 TITLE, GENRES, IMAGE, LINK = HOSTILE[0], HOSTILE[15], HOSTILE[5], HOSTILE[6]
 VIEW, BUY = HOSTILE[0], HOSTILE[4]
 DESCRIPTION = f"{HOSTILE[1]} {ADDRESSES}"
 # Nobody has had the last thirty items.
 ITEM_COUNT, LIST_LENGTH = 110, 5
-# Those who get lists. The first hundred have history, and a few more have had three items.
+# The users who get lists. The first hundred have a history, and FEW have had three items.
 REQUESTED = range(21, 241)
 FEW = range(200, 207)
-# Whom the report must show: one with history, and one without.
+# The users that the report must show: a user with a history, and a user without.
 NAMED = (22, 239)
 MAIL = "mail.csv"
 DAY_SECONDS = 86_400
-# An id has no line breaks; the rows of one that has are left out.
+# An id has no line breaks, because rows with such an id are left out.
 IDS = [text for text in HOSTILE if not {"\n", "\r"} & {*text}]
 # The nights in which lists are published, oldest first.
 PUBLISHED = ("first", "strict", "grown", "last")
 
 
 def name_user(number: int) -> str:
-    """A person's id."""
+    """Return the id of a user."""
     return f"{IDS[number % len(IDS)]} {number}"
 
 
 def name_item(number: int) -> str:
-    """An item's id."""
+    """Return the id of an item."""
     return f"{IDS[number % len(IDS)]} {number}"
 
 
 def name_title(number: int) -> str:
-    """An item's title: each has one of its own."""
+    """Return the title of an item, which no other item has."""
     return f"{number} {HOSTILE[number % len(HOSTILE)]}"
 
 
 def find_genre(number: int) -> str:
-    """The category of an item beside Drama, which all have."""
+    """Return the category of an item besides Drama, which all items have."""
     return HOSTILE[number % 2]
 
 
 @dataclass(frozen=True)
 class ShopNight:
-    """What was there after a night."""
+    """The pipeline's storage after a night."""
 
     folder: Path
 
     @property
     def page(self) -> Path:
-        """The report."""
+        """The file of the report."""
         return self.folder / "curated/report/index.html"
 
     @cached_property
     def lists(self) -> pl.DataFrame:
-        """The published table."""
+        """The published lists."""
         return pl.read_parquet(self.folder / "curated/recommendations/recommendations.parquet")
 
     @cached_property
     def interactions(self) -> pl.DataFrame:
-        """What the model learned from."""
+        """The interactions that the model was trained on."""
         file = self.folder / "transformed/interactions/interactions.csv"
         return pl.read_csv(file, schema_overrides=dict.fromkeys(("USER_ID", "ITEM_ID"), pl.String))
 
     @cached_property
     def outcomes(self) -> pl.DataFrame:
-        """What people did with the lists."""
+        """The table of outcomes of the lists."""
         return pl.read_parquet(
             self.folder / "curated/recommendation_outcomes/recommendation_outcomes.parquet"
         )
 
     @cached_property
     def run(self) -> dict[str, Any]:
-        """What Dagster says of the run: `success`, `checks`, and the `metadata` of assets."""
+        """The run as Dagster reports it: `success`, `checks`, and the `metadata` of assets."""
         run: dict[str, Any] = json.loads((self.folder / "run.json").read_text())
         return run
 
@@ -128,24 +128,26 @@ class StrangeShop:
     folder: Path
 
     def night(self, name: str) -> ShopNight:
-        """What was there after this night."""
+        """Return the pipeline's storage after this night."""
         return ShopNight(self.folder / "nights" / name)
 
     @property
     def project(self) -> Project:
-        """The project, after the last night."""
+        """The project after the last night."""
         return Project(self.folder / "project")
 
     @property
     def mail(self) -> list[dict[str, str]]:
-        """The rows of the file for another program, which spreadsheets open, too."""
+        """The rows of the exported file, which other programs and spreadsheets open."""
         with (self.project.root / MAIL).open(encoding="utf-8", newline="") as lines:
             return [*csv.DictReader(lines)]
 
     @property
     def shown_in_dagster(self) -> list[tuple[str, str]]:
-        """Each text that Dagster's pages show of the shop's assets, checks and runs: what it is, as
-        `markdown`, `text` or `url`, and the text."""
+        """The texts that Dagster's pages show about the shop's assets, checks and runs.
+
+        Each text comes with its kind: `markdown`, `text` or `url`.
+        """
         return [
             (kind, text) for kind, text in json.loads((self.folder / "dagster.json").read_text())
         ]
@@ -153,7 +155,7 @@ class StrangeShop:
 
 @pytest.fixture(scope="session")
 def strange_shop(tmp_path_factory: pytest.TempPathFactory) -> StrangeShop:
-    """The shop after its nights: made once a session."""
+    """Return the shop after its nights, which is made once a session."""
     return StrangeShop(make_once(tmp_path_factory, "strange-shop", _live_through_the_nights))
 
 
@@ -231,7 +233,7 @@ def _write_items(path: Path) -> None:
             name_item(item),
             name_title(item),
             f"Drama|{find_genre(item)}",
-            # One address each runs a script.
+            # Some images and links are scripts in place of addresses.
             f"https://pictures.invalid/{item}.png" if item % 7 else "javascript:window.shot = 1",
             f"https://shop.invalid/{item}" if item % 5 else "javascript:window.shot = 1",
         )
@@ -243,9 +245,11 @@ def _write_items(path: Path) -> None:
 def _write_interactions(
     project: Project, *, users: int, later: Mapping[int, int] | None = None
 ) -> pl.DataFrame:
-    """Write the file, and return its rows with their numbers in place of names.
+    """Write the file of ratings, and return its rows with numbers in place of names.
 
-    later: the item that these people chose after all others, by numbers.
+    users: the number of users with a history.
+    later: the number of the item that each user chose a day after all other ratings, by the user's
+        number.
     """
     rows = pl.read_csv(write_ratings(project.root / "numbers.csv", users=users))
     few = [(user, item, 5.0, 1_500_000_000 + user) for user in FEW for item in (1, 2, user % 80)]
@@ -269,16 +273,19 @@ def _write_interactions(
 
 
 def _choose_later(folder: Path, rows: pl.DataFrame) -> dict[int, int]:
-    """What people choose after the second night: half of them the first item of their list, the
-    others what they did not have and were not shown."""
+    """Return the item that each user chooses after the second night.
+
+    Half of the users choose the first item of their list. The other users choose an item that they
+    did not have and that was not on their list.
+    """
     lists = ShopNight(folder / "nights" / "strict").lists
     numbers = {name_item(item): item for item in range(1, ITEM_COUNT + 1)}
     had = {user: set(items) for user, items in rows.group_by("userId").agg("movieId").iter_rows()}
     later = {}
     for user in range(REQUESTED[0], 101):
         shown = lists.filter(pl.col("user_id") == name_user(user)).sort("rank")["item_id"]
-        others = {*numbers.values()} - had[user] - {numbers[item] for item in shown}
-        later[user] = numbers[shown[0]] if user % 2 else min(others)
+        new_items = {*numbers.values()} - had[user] - {numbers[item] for item in shown}
+        later[user] = numbers[shown[0]] if user % 2 else min(new_items)
     return later
 
 

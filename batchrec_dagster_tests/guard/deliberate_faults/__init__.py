@@ -1,1 +1,1 @@
-"""Faults that are made in the product on purpose, to see which test of the guard notices."""
+"""Faults that are put into batchrec on purpose, to see which test of the guard notices them."""

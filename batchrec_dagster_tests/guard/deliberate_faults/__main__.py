@@ -1,10 +1,11 @@
-"""Break batchrec on purpose, one fault at a time, and see which test of the guard notices.
+"""A program that breaks batchrec on purpose and shows which test of the guard notices each fault.
 
     python -m batchrec_dagster_tests.guard.deliberate_faults [--jobs 2] [ROOM ...]
 
-Each ROOM.toml beside this file has the faults of a room: what is broken, in words, the file, the
-text to replace and its replacement, and the tests of the guard that may notice. The faults are
-made in a copy of what git lists. Prints a table, and ends with 1 if a fault goes unnoticed.
+Each ROOM.toml beside this file has the faults of a room, a part of batchrec. A fault has a name in
+words, the file, the text to replace, its replacement, and the tests of the guard that may notice
+the fault. The program makes each fault in a new copy of the files that git lists. It prints a
+table, and ends with exit code 1 if a fault goes unnoticed.
 """
 
 from __future__ import annotations
@@ -30,26 +31,26 @@ REPOSITORY = GUARD.parents[1]
 # pytest's exit code if tests ran and some failed.
 TESTS_FAILED = 1
 TIMEOUT_SECONDS = 900
-# A test whose fixture fails is an error.
+# pytest reports a test as an error if its fixture fails.
 FAILED_TEST = re.compile(r"^(?:FAILED|ERROR) (?:\S*/guard/)?(\S+?\.py)::(\S+)", re.MULTILINE)
 
 
 @dataclass(frozen=True)
 class Fault:
-    """A change of one file that breaks a promise."""
+    """A change to a file that breaks a promise."""
 
     room: str
     name: str
-    """What is broken, in words."""
+    """The broken promise, in words."""
     file: str
     old: str
-    """The text that is replaced. It occurs once in the file."""
+    """The text that is replaced, which occurs once in the file."""
     new: str
     tests: tuple[str, ...]
-    """What may notice: files of the guard, or `FILE::TEST`, below guard/."""
+    """The tests that may notice the fault: `FILE` or `FILE::TEST`, relative to guard/."""
 
     def apply(self, root: Path) -> None:
-        """Make the change below `root`. Raises ValueError if the old text is not there once."""
+        """Make the change below `root`. Raises ValueError unless the old text occurs once."""
         path = root / self.file
         content = path.read_text()
         if content.count(self.old) != 1:
@@ -59,17 +60,17 @@ class Fault:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What came of a fault."""
+    """The result of trying a fault."""
 
     fault: Fault
     caught_by: str
-    """The first test that failed; empty if none did."""
+    """The first test that failed; empty if no test failed."""
     seconds: float
     output: str
 
 
 def read_faults(rooms: Sequence[str]) -> list[Fault]:
-    """The faults of these rooms, or of all."""
+    """Return the faults in these rooms, or all faults if no room is named."""
     files = sorted(FOLDER.glob("*.toml"))
     return [
         Fault(file.stem, **{**fault, "tests": tuple(fault["tests"])})
@@ -80,14 +81,14 @@ def read_faults(rooms: Sequence[str]) -> list[Fault]:
 
 
 def try_fault(fault: Fault, folder: Path) -> Verdict:
-    """Run the tests on a copy with the fault, until the first fails."""
+    """Run the tests on a copy of batchrec with the fault, until the first test fails."""
     root = folder / re.sub(r"\W+", "-", f"{fault.room} {fault.name}")
     _copy_repository(root)
     fault.apply(root)
     tests = [f"batchrec_dagster_tests/guard/{test}" for test in fault.tests]
     command = [sys.executable, "-m", "pytest", "-x", "-q", "--tb=short", "-p", "no:cacheprovider"]
     command += ["--hypothesis-profile=unshrunk"]
-    # A test that is named is run also if it is one of the night's.
+    # A test that is named is run even if it is a nightly test.
     is_named = all("::" in test for test in fault.tests)
     start_seconds = time.monotonic()
     ended = subprocess.run(
@@ -119,7 +120,7 @@ def _copy_repository(root: Path) -> None:
     )
     for name in filter(None, listed.stdout.split("\0")):
         source = REPOSITORY / name
-        # What is deleted and not committed yet is still listed.
+        # Git still lists a deleted file until the deletion is committed.
         if source.is_file():
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(source, root / name)

@@ -1,1 +1,1 @@
-"""What goes wrong on purpose: errors of servers, lost answers, kills."""
+"""Faults that tests cause on purpose: errors of servers, lost answers, and kills."""

@@ -1,8 +1,8 @@
-"""Ends a call at one of its durable writes, as if the process had ended there, at each in turn.
+"""Crashes of a call before any of its durable writes, as if the process had ended there.
 
-A durable write changes what another process finds: a file that gets its name or goes, an object
-that is put or deleted in a bucket. A process that ends right after a write leaves the same as one
-that ends before the next write, so "before each" covers both.
+A durable write changes the state that another process finds: a file gets its name or is deleted, or
+an object is put or deleted in a bucket. A process that ends right after a write leaves the same
+state as a process that ends before the next write. So crashes before each write cover both cases.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from botocore.httpsession import URLLib3Session
 
 from batchrec_dagster_tests.guard.builders import Project
 
-# What Python's audit hooks call the changes of names in a folder.
+# The names of Python's audit events for changes of file names in a folder.
 _FILE_EVENTS = frozenset({"os.rename", "os.link", "os.remove"})
 _OBJECT_CALLS = ("put", "delete", "copy", "rename")
 _HTTP_WRITES = frozenset({"PUT", "DELETE"})
@@ -43,26 +43,27 @@ main()
 
 
 class CrashError(BaseException):
-    """Stands for the end of the process: no part of batchrec can catch it."""
+    """An exception that stands for the end of the process. No part of batchrec catches it."""
 
 
 @dataclass
 class Crash:
-    """What came of a block in which the process was to end."""
+    """The planned crash of a block, and whether it has happened."""
 
     write: int
-    """The number of the write, from 0, that no longer happens."""
+    """The number of the first write that does not happen, from 0."""
     folder: Path | None
-    """Only files below it count; None if none do, and objects in a bucket alone count."""
+    """The folder of the files that count; None if only objects in buckets count."""
     writes: list[str] = field(default_factory=list)
-    """The writes until then, and the one that did not happen."""
+    """The names of the writes so far. After the crash, the last name is the prevented write's."""
     has_happened: bool = False
     _thread: int = field(default_factory=threading.get_ident, repr=False)
 
     def before_write(self, name: str) -> None:
-        """Count a write. Raises CrashError for this one, and for all later ones.
+        """Count a write, and raise CrashError for the planned write and all later ones.
 
-        Other threads are a server's, such as the embedded Personalize, which lives on.
+        Writes of other threads do not count: these threads belong to a server that lives on, such
+        as the embedded Personalize.
         """
         if threading.get_ident() != self._thread:
             return
@@ -79,9 +80,10 @@ _is_hook_installed = False
 
 @contextmanager
 def crash_at(write: int, folder: Path | None = None) -> Iterator[Crash]:
-    """A block that ends before its durable write number `write`, from 0, if it gets there.
+    """End the block before its durable write number `write`, if the block gets there.
 
-    folder: where the files are that count. Objects in a bucket always do.
+    write: the number of the write, from 0.
+    folder: the folder of the files that count. Objects in buckets always count.
     """
     global _active
     _install_hook()
@@ -104,11 +106,13 @@ def crash_at(write: int, folder: Path | None = None) -> Iterator[Crash]:
 def crash_at_each_write(
     call: Callable[[], object], folder: Path | None = None, *, every: int = 1
 ) -> Iterator[Crash]:
-    """Make the call end before its first write, then before its second, until it comes to its end.
+    """Make the call crash before its first write, then before its second, until it succeeds.
 
-    The crash of each is yielded right after it. What the call starts from is for the caller to
-    restore in between; or else each call continues where the one before ended.
-    every: one of this many writes is tried.
+    Yield each crash right after it happens. The caller may then restore the state from which the
+    call starts; otherwise the next call continues where the last call ended.
+
+    folder: as in `crash_at`.
+    every: the distance between two tried writes; 1 tries every write.
     """
     write = 0
     while True:
@@ -123,7 +127,8 @@ def crash_at_each_write(
 def kill_when(is_time: Callable[[], bool], project: Project, command: Sequence[str]) -> None:
     """Start a command in the project, and SIGKILL it with all its processes once it is time.
 
-    For what lasts: a command is at its end before this process looks again, where both are busy.
+    This is for long commands. On a busy machine, a short command ends before this process looks
+    again.
     """
     program = str(Path(sys.executable).parent / command[0])
     log = project.root / "killed.log"
@@ -139,8 +144,8 @@ def kill_before_write_when(
 ) -> None:
     """Start `batchrec` in the project, and SIGKILL it before the first write at which it is time.
 
-    It stops before each of its durable writes of files, until it is told to go on. Only the
-    command's own process does, so its writes have to be there.
+    The command stops before each of its durable writes of files, until it is told to go on. Only
+    the command's main process stops, so that process has to do the writes.
     """
     log = project.root / "killed.log"
     process = _start(project, [sys.executable, "-c", _STOPS_BEFORE_WRITES, *arguments], log)
@@ -188,7 +193,10 @@ def _count_requests(crash: Crash, send: Callable[..., Any]) -> Callable[..., Any
 
 
 def _install_hook() -> None:
-    """Python keeps such a hook until its end. Outside of a block it does nothing."""
+    """Install the audit hook once.
+
+    Python cannot remove an audit hook. Outside of a block of `crash_at`, the hook does nothing.
+    """
     global _is_hook_installed
     if not _is_hook_installed:
         _is_hook_installed = True

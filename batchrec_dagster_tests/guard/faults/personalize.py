@@ -1,7 +1,7 @@
-"""How Amazon Personalize differs from a calm local one, at its worst.
+"""The differences between Amazon Personalize at its worst and a calm local Personalize.
 
-Each misbehaviour is a class of its own, which can be switched on alone and counts what it did.
-`worst_aws.py` has clients and a proxy that misbehave so.
+Each misbehaviour is a separate class, which can be switched on alone and counts its effects.
+`worst_aws.py` has clients and a proxy with these misbehaviours.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ LINE_ERROR = "Internal server error: the request could not be answered."
 
 
 def _name_status(kind: Kind, status: str) -> str:
-    """The status as resources of the kind have it."""
+    """Return the status in the words that this kind of resource uses."""
     return status.removeprefix("CREATE ") if kind.noun == DELETION else status
 
 
 @dataclass
 class ExpiringCredentials(Misbehaviour):
-    """Credentials that expire before the next request of an operation, until they are renewed."""
+    """Expired credentials, from the next request of an operation until they are renewed."""
 
     expire_before: str | None = None
     """The operation; None for credentials that do not expire."""
@@ -56,7 +56,7 @@ class ExpiringCredentials(Misbehaviour):
 
 @dataclass
 class Throttling(Misbehaviour):
-    """Throttles a share of the requests at random."""
+    """Throttling of a share of the requests, at random."""
 
     chance: random.Random
     share: float = 0.2
@@ -70,9 +70,9 @@ class Throttling(Misbehaviour):
 
 @dataclass
 class ReachedQuotas(Misbehaviour):
-    """Refuses the next Create of an operation, once, as a quota is reached.
+    """Quotas that are reached at the next Create of an operation, which is refused once.
 
-    A quota of jobs in progress passes by itself. Of another, resources have to be deleted.
+    A quota of jobs in progress frees itself. For any other quota, resources have to be deleted.
     """
 
     messages: dict[str, str] = field(default_factory=dict)
@@ -88,12 +88,12 @@ class ReachedQuotas(Misbehaviour):
 
 @dataclass
 class FailingResources(Misbehaviour):
-    """Lets the next resources that an operation creates fail, in place of becoming ACTIVE."""
+    """Failures of the next resources that an operation creates, which do not become ACTIVE."""
 
     reasons: dict[str, list[str]] = field(default_factory=dict)
-    """The failures' reasons for each operation whose next resources fail."""
+    """The reasons of the next failures, by operation; each reason is for one resource."""
     failed: dict[str, str] = field(default_factory=dict, init=False)
-    """The reason of each resource that fails, by its ARN."""
+    """The failure reasons of resources, by ARN."""
 
     def change(self, request: Request, answer: Answer) -> Answer | None:
         arn = answer.created_arn(request)
@@ -111,14 +111,14 @@ class FailingResources(Misbehaviour):
 
 @dataclass
 class PendingStatuses(Misbehaviour):
-    """Shows what was created as pending, then as in progress, however quickly it is ready.
+    """Created resources that are shown as pending, then as in progress, even if they are ready.
 
-    Each Describe takes it one status further.
+    Each Describe moves the resource on to its next status.
     """
 
     statuses: tuple[str, ...] = ("CREATE PENDING", "CREATE IN_PROGRESS")
     described: Counter[str] = field(default_factory=Counter, init=False)
-    """How often each resource that was created has been described, by its ARN."""
+    """The number of Describe requests for each created resource, by ARN."""
 
     def change(self, request: Request, answer: Answer) -> Answer | None:
         arn = answer.created_arn(request)
@@ -139,12 +139,12 @@ class PendingStatuses(Misbehaviour):
 
 @dataclass
 class LaggingLists(Misbehaviour):
-    """Leaves what was just created out of its kind's next lists: of at most `calls` of them."""
+    """Created resources that are missing from up to `calls` next answers of List."""
 
     chance: random.Random
     calls: int = 3
     lists_without: dict[str, int] = field(default_factory=dict, init=False)
-    """How many lists each resource is still missing from, by its ARN."""
+    """The number of next List answers without the resource, by ARN."""
 
     def change(self, request: Request, answer: Answer) -> Answer | None:
         arn = answer.created_arn(request)
@@ -169,11 +169,11 @@ class LaggingLists(Misbehaviour):
 
 @dataclass
 class LateDescribes(Misbehaviour):
-    """Does not find what was just created when it is first described."""
+    """Created resources that the first `calls` Describe requests do not find."""
 
     calls: int = 1
     describes_without: dict[str, int] = field(default_factory=dict, init=False)
-    """How many times each resource is still not found, by its ARN."""
+    """The number of next Describe requests that do not find the resource, by ARN."""
 
     def change(self, request: Request, answer: Answer) -> Answer | None:
         arn = answer.created_arn(request)
@@ -194,7 +194,7 @@ class LateDescribes(Misbehaviour):
 
 @dataclass
 class BusyParents(Misbehaviour):
-    """Refuses the next requests of an operation, as what they need is not ready yet."""
+    """Refusals of the next requests of an operation, as if a resource they need were not ready."""
 
     operation: str
     times: int = 2
@@ -208,10 +208,10 @@ class BusyParents(Misbehaviour):
 
 @dataclass
 class LostAnswers(Misbehaviour):
-    """Cuts the connection before the answer of a request that was carried out."""
+    """A connection that is cut before the answer to a request that was carried out."""
 
     operation: str | None = None
-    """The operation whose next success is lost; None for none."""
+    """The operation that loses its next successful answer; None for no loss."""
 
     def change(self, request: Request, answer: Answer) -> Answer | None:
         if request.operation != self.operation or not answer.succeeded:
@@ -223,11 +223,11 @@ class LostAnswers(Misbehaviour):
 
 @dataclass
 class ChangedOutputs(Misbehaviour):
-    """Changes the files that batch jobs wrote, before they are shown as ACTIVE."""
+    """Output files of batch jobs that are changed before the jobs are shown as ACTIVE."""
 
     store: ObjectStore
     seen: set[str] = field(default_factory=set, init=False)
-    """The ARNs of jobs whose outputs are as they shall be."""
+    """The ARNs of the jobs with outputs that have been changed."""
 
     def change(self, request: Request, answer: Answer) -> Answer | None:
         if request.kind and request.kind.noun in ("BatchInferenceJob", "BatchSegmentJob"):
@@ -243,18 +243,18 @@ class ChangedOutputs(Misbehaviour):
         return answer
 
     def rewrite(self, folder: str) -> None:
-        """Change the files of the folder, whose URI ends with a slash."""
+        """Change the files of the folder. The folder's URI ends with a slash."""
         raise NotImplementedError
 
     def outputs(self, folder: str) -> list[str]:
-        """The URIs of the files with lines, in order."""
+        """Return the URIs of the output files with lines, in order."""
         files = [file.uri for file in self.store.list(folder)]
         return sorted(uri for uri in files if uri.endswith(".out"))
 
 
 @dataclass
 class SplitOutputs(ChangedOutputs):
-    """Writes an output's lines in another order, into several parts, and without its marker."""
+    """Outputs with their lines in another order, in several parts, and without a marker file."""
 
     chance: random.Random
     parts: int = 3
@@ -274,14 +274,14 @@ class SplitOutputs(ChangedOutputs):
 
 @dataclass
 class ErrorLines(ChangedOutputs):
-    """Writes an error in place of the output into a share of the lines of the next outputs."""
+    """Errors in place of results in a share of the lines of the next outputs."""
 
     chance: random.Random
     share: float = 0.02
     outputs_left: int = 0
-    """How many outputs it still damages."""
+    """The number of next outputs that get error lines."""
     users: list[list[str]] = field(default_factory=list, init=False)
-    """The users without a list, for each output that it damaged."""
+    """The users without a list, for each output with error lines."""
 
     def rewrite(self, folder: str) -> None:
         if not self.outputs_left:

@@ -1,4 +1,4 @@
-"""A request to Personalize, its answer, and what may go wrong between the two."""
+"""Requests to Personalize, its answers, and the base class of misbehaviours."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ VERBS = ("Create", "Describe", "List")
 
 @dataclass(frozen=True)
 class Kind:
-    """How the API spells a kind of resource."""
+    """The names of a kind of resource in Personalize's API."""
 
     noun: str
-    """As in its operations, such as SolutionVersion."""
+    """The name in operations, such as SolutionVersion."""
     arn: str
-    """The member with its ARN, such as solutionVersionArn."""
+    """The member with the resource's ARN, such as solutionVersionArn."""
     members: str
-    """The member of List's answer, such as solutionVersions."""
+    """The member of List's answer with the resources, such as solutionVersions."""
 
 
 @cache
 def find_kind(operation: str) -> Kind | None:
-    """The kind of resource that Create, Describe or List is of; None for other operations."""
+    """Return the kind of resource of a Create, Describe or List; None for other operations."""
     verb = next((verb for verb in VERBS if operation.startswith(verb)), None)
     if verb is None:
         return None
@@ -44,7 +44,7 @@ class Request:
     """A request to Personalize."""
 
     operation: str
-    """Its name, such as CreateSolution."""
+    """The name of the operation, such as CreateSolution."""
     params: dict[str, Any]
 
     @property
@@ -54,12 +54,12 @@ class Request:
 
     @cached_property
     def kind(self) -> Kind | None:
-        """The kind of resource; None for operations of another verb."""
+        """The kind of resource; None for operations with another verb."""
         return find_kind(self.operation)
 
     @property
     def name(self) -> str:
-        """The name of the resource that it creates; empty if it has none."""
+        """The name of the resource that the request creates; empty if there is no name."""
         return str(self.params.get("jobName") or self.params.get("name") or "")
 
 
@@ -75,15 +75,15 @@ class Answer:
         return self.status == 200
 
     def created_arn(self, request: Request) -> str | None:
-        """The ARN of what the request created; None if it created nothing."""
+        """Return the ARN of the resource that the request created; None if it created nothing."""
         if request.verb != "Create" or not self.succeeded or request.kind is None:
             return None
         return str(self.content[request.kind.arn])
 
     def summaries(self, request: Request) -> list[dict[str, Any]]:
-        """The resources that it shows: those of a list, the one described, or none.
+        """Return the resources in the answer of a List or Describe; none for other requests.
 
-        They can be changed.
+        The caller may change these dictionaries, and so the answer.
         """
         if not self.succeeded or request.kind is None:
             return []
@@ -95,24 +95,24 @@ class Answer:
 
 
 def make_error(code: str, message: str) -> Answer:
-    """An error as Personalize sends it."""
+    """Return an error as Personalize sends it."""
     return Answer(400, {"__type": code, "message": message})
 
 
 @dataclass
 class Misbehaviour:
-    """One way in which AWS differs from a calm local Personalize.
+    """A difference between AWS and a calm local Personalize.
 
-    Its methods are called for one request at a time.
+    The methods are called for one request at a time.
     """
 
     count: int = field(default=0, init=False)
-    """How often it did so."""
+    """The number of times that this misbehaviour took effect."""
 
     def refuse(self, request: Request) -> Answer | None:
-        """The error in place of carrying the request out; None to carry it out."""
+        """Return an error in place of carrying the request out; None to carry the request out."""
         return None
 
     def change(self, request: Request, answer: Answer) -> Answer | None:
-        """What the client gets in place of the answer; None cuts the connection."""
+        """Return the answer that the client gets instead; None cuts the connection."""
         return answer

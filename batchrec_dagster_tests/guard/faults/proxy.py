@@ -10,13 +10,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
-# A request for an object, at the start of a line.
+# The first line of a request for an object.
 GET = re.compile(rb"^GET ([^ ?]+)[^ ]* HTTP/1", re.MULTILINE)
 RESET = b""  # no answer: the connection is cut
 
 
 def answer(status: str, content_type: str, body: str) -> bytes:
-    """An HTTP answer that ends its connection."""
+    """Return an HTTP answer that ends its connection."""
     return (
         f"HTTP/1.1 {status}\r\nContent-Type: {content_type}\r\n"
         f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n{body}"
@@ -24,22 +24,27 @@ def answer(status: str, content_type: str, body: str) -> bytes:
 
 
 def personalize_error(status: str, code: str) -> bytes:
-    """An error as Personalize tells it."""
+    """Return an error in the form of Personalize's errors."""
     body = f'{{"__type": "{code}", "message": "from the proxy"}}'
     return answer(status, "application/x-amz-json-1.1", body)
 
 
 def s3_error(status: str, code: str) -> bytes:
-    """An error as S3 tells it."""
+    """Return an error in the form of S3's errors."""
     body = f"<Error><Code>{code}</Code><Message>from the proxy</Message></Error>"
     return answer(status, "application/xml", body)
 
 
 @dataclass
 class Proxy:
-    """`fault`: what every request gets in place of the server's answer, as long as it is set.
-    `downloads`: the path of each GET, without its query.
-    `unheard`: of each answer of the server from now on, whether it is lost with its connection."""
+    """A proxy in front of a server.
+
+    fault: the answer to every request in place of the server's answer; None to forward requests.
+    refused: the number of connections that got the fault.
+    unheard: for each next piece of the server's answers, whether it is lost with its connection.
+    lost: the number of lost pieces.
+    downloads: the path of each GET, without its query.
+    """
 
     port: int
     upstream: tuple[str, int]
@@ -56,7 +61,7 @@ class Proxy:
         return f"http://127.0.0.1:{self.port}"
 
     def misbehave(self, fault: bytes | None) -> None:
-        """Answer so from now on; connections that are open are cut."""
+        """Answer every request with this fault from now on, and cut the open connections."""
         self.fault = fault
         self._loop.call_soon_threadsafe(self._cut)
 
@@ -117,13 +122,14 @@ async def _refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, fa
 
 @contextmanager
 def proxy(upstream: str) -> Iterator[Proxy]:
-    """A proxy before the server at that address."""
+    """Start a proxy in front of the server at this address, and yield it."""
     address = urlsplit(upstream)
     assert address.hostname
     assert address.port
     new_proxy = Proxy(0, (address.hostname, address.port))
     loop = new_proxy._loop
-    # All in the thread: an open browser keeps a loop running in the main one.
+    # The event loop runs in this thread, because an open browser keeps a loop running in the main
+    # thread.
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
     server_start = asyncio.start_server(new_proxy._serve, "127.0.0.1", 0)

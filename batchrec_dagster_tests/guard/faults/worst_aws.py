@@ -1,18 +1,18 @@
-"""Clients of a local Personalize that misbehaves, and a proxy before one.
+"""Clients of a local Personalize that misbehaves, and a proxy that makes a server misbehave.
 
-In this process, before the client of an embedded Personalize:
+For a client of an embedded Personalize in this process:
 
     throttling = Throttling(random.Random(0))
     client, aws = misbehave(embedded_client, throttling)
     ...  # Requests of `client`.
     assert throttling.count
 
-For all clients of this process, such as those of a run:
+For all clients in this process, such as the clients that a run opens:
 
     with misbehaving_clients(FailingResources({"CreateFilter": ["a hiccup"]})):
         ...
 
-And for other processes, as a proxy before a server:
+For other processes, a proxy in front of a server:
 
     with worst_aws("http://127.0.0.1:8080", throttling) as proxy:
         ...  # Requests to proxy.address.
@@ -57,28 +57,28 @@ if TYPE_CHECKING:
 
 @dataclass
 class WorstAws:
-    """What misbehaves: what it did, and what it let through."""
+    """A misbehaving Personalize, and counts of the requests that it got and carried out."""
 
     carry_out: Callable[[Mapping[str, str], bytes], Answer]
-    """Has the Personalize behind it answer a request with these headers and this body."""
+    """A function that sends a request's headers and body to the real Personalize."""
     misbehaviours: Sequence[Misbehaviour]
-    """In the order in which each request, and then its answer, passes them."""
+    """The misbehaviours, in the order that each request, and then its answer, passes them."""
     address: str = ""
     creates: Counter[tuple[str, str]] = field(default_factory=Counter)
-    """How often each Create was carried out, by its operation and the resource's name."""
+    """The number of times that each Create was carried out, by operation and resource name."""
     requests: Counter[str] = field(default_factory=Counter)
-    """How often each operation was asked for."""
+    """The number of requests for each operation."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def creates_by_operation(self) -> Counter[str]:
-        """How many Creates were carried out, by their operation."""
+        """Return how many Creates were carried out, by operation."""
         counts: Counter[str] = Counter()
         for (operation, _), count in self.creates.items():
             counts[operation] += count
         return counts
 
     def answer(self, headers: Mapping[str, str], body: bytes) -> Answer | None:
-        """What the client gets; None if its connection is to be cut."""
+        """Return the answer that the client gets; None to cut the client's connection."""
         request = Request(headers["X-Amz-Target"].partition(".")[2], json.loads(body or b"{}"))
         with self._lock:
             self.requests[request.operation] += 1
@@ -110,7 +110,7 @@ def _ask_server(upstream: str, headers: Mapping[str, str], body: bytes) -> Answe
 
 
 def _ask_client(client: PersonalizeClient, headers: Mapping[str, str], body: bytes) -> Answer:
-    """What an embedded Personalize answers, which stands behind an event of its client."""
+    """Return the answer of an embedded Personalize, which is an event handler of its client."""
     request = AWSPreparedRequest(
         "POST", "http://personalize", HTTPHeaders.from_dict(headers), body, False
     )
@@ -122,9 +122,9 @@ def _ask_client(client: PersonalizeClient, headers: Mapping[str, str], body: byt
 def misbehave(
     client: PersonalizeClient, *misbehaviours: Misbehaviour, attempts: int = 1
 ) -> tuple[PersonalizeClient, WorstAws]:
-    """A client of the same embedded Personalize, which misbehaves.
+    """Return a client of the same embedded Personalize that misbehaves, and its counts.
 
-    attempts: how often botocore sends a request at most.
+    attempts: the maximum number of times that botocore sends a request.
     """
     aws = WorstAws(partial(_ask_client, client), misbehaviours)
 
@@ -180,12 +180,12 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     def log_message(self, format: str, *arguments: Any) -> None:
-        """Nothing: the proxy counts instead."""
+        """Log nothing: the proxy counts the requests."""
 
 
 @contextmanager
 def worst_aws(upstream: str, *misbehaviours: Misbehaviour) -> Iterator[WorstAws]:
-    """The proxy, open, before the local Personalize at that URL."""
+    """Start a misbehaving proxy in front of the local Personalize at this URL, and yield it."""
     server = _Server(("127.0.0.1", 0), _Handler)
     address = f"http://127.0.0.1:{server.server_port}"
     server.proxy = WorstAws(partial(_ask_server, upstream), misbehaviours, address)
@@ -201,9 +201,12 @@ def worst_aws(upstream: str, *misbehaviours: Misbehaviour) -> Iterator[WorstAws]
 
 @contextmanager
 def crash_after_first(verb: str) -> Iterator[list[str]]:
-    """The process ends, as it were, after the first request of each operation of this verb.
+    """Raise CrashError, as if the process ended, after each operation's first request.
 
-    Yields the operations after which it has ended so far. Holds for all clients of this process.
+    This holds for all clients in this process. Yield the operations that have raised the error so
+    far.
+
+    verb: the beginning of the operations' names, such as Create.
     """
     operations: list[str] = []
 
@@ -220,7 +223,7 @@ def crash_after_first(verb: str) -> Iterator[list[str]]:
 
 @contextmanager
 def replace_answers(answers: Mapping[str, dict[str, Any]]) -> Iterator[None]:
-    """Replace the answers of these operations, for all clients of this process."""
+    """Replace the answers to these operations, for all clients in this process."""
 
     def replace(call: Call, operation: str, params: dict[str, Any]) -> dict[str, Any]:
         answer = call(operation, params)
@@ -232,9 +235,9 @@ def replace_answers(answers: Mapping[str, dict[str, Any]]) -> Iterator[None]:
 
 @contextmanager
 def misbehaving_clients(*misbehaviours: Misbehaviour) -> Iterator[None]:
-    """Have the misbehaviours change the answers that all clients of this process get.
+    """Let the misbehaviours change the answers that all clients in this process get.
 
-    They refuse nothing: `Misbehaviour.refuse` is not called.
+    No request is refused: `Misbehaviour.refuse` is not called.
     """
 
     def change(call: Call, operation: str, params: dict[str, Any]) -> dict[str, Any]:
@@ -251,9 +254,9 @@ def misbehaving_clients(*misbehaviours: Misbehaviour) -> Iterator[None]:
 
 @contextmanager
 def repeated_request(operation: str) -> Iterator[None]:
-    """The first answer of this operation is lost, so that botocore sends the request again.
+    """Send an operation's first request twice, as botocore does if an answer is lost.
 
-    Holds for all clients of this process.
+    This holds for all clients in this process. Raises AssertionError if there is no such request.
     """
     lost: list[object] = []
 
@@ -268,7 +271,7 @@ def repeated_request(operation: str) -> Iterator[None]:
 
 
 Call = Callable[[str, dict[str, Any]], dict[str, Any]]
-"""Sends the request of an operation with these parameters, and returns the answer."""
+"""A function that sends the request of an operation with parameters, and returns the answer."""
 
 
 @contextmanager

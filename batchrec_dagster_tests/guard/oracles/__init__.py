@@ -1,1 +1,1 @@
-"""Plain accounts of what must come out, which know nothing of how batchrec does it."""
+"""Plain computations of expected results, which share no code with batchrec."""

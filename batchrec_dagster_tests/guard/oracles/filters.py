@@ -1,4 +1,4 @@
-"""Random filters over random data, as text, and a plain, slow evaluator to compare with."""
+"""Random filters and random data, and a plain, slow evaluator of the filters."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 from hypothesis import strategies as st
 
-HISTORY = 3  # of each user and event type this many interactions count, here
+HISTORY = 3  # The number of latest interactions of a user and event type that count in these tests.
 ITEMS, USERS = [f"i{n}" for n in range(6)], [f"u{n}" for n in range(5)]
 WORDS = ["a", "b", "A", 'say "b" it\'s', "\\", "ß", ""]
 EVENTS = ["click", "Click", "watch", "İ"]
@@ -32,7 +32,7 @@ Row = Mapping[str, Any]
 
 @dataclass
 class Compare:
-    """A comparison."""
+    """A comparison of a column with one or more values."""
 
     dataset: str
     name: str
@@ -42,7 +42,7 @@ class Compare:
 
 @dataclass
 class Join:
-    """Conditions joined by AND or OR."""
+    """Several conditions, joined by AND or OR."""
 
     word: str
     parts: list[Any]
@@ -50,7 +50,7 @@ class Join:
 
 @dataclass
 class Part:
-    """One expression of the chain."""
+    """An expression in the chain of a filter."""
 
     include: bool
     target: str
@@ -58,7 +58,7 @@ class Part:
     users: list[Compare] = field(default_factory=list)
 
 
-# --- random expressions ---
+# --- Random expressions ---
 
 
 @st.composite
@@ -105,12 +105,12 @@ def parts(target: str) -> st.SearchStrategy[list[Part]]:
     return st.lists(part, min_size=1, max_size=4)
 
 
-# --- as text ---
+# --- Expressions as text ---
 
 
 @dataclass
 class Writer:
-    """Writes an expression in random case, with random space."""
+    """A writer of expressions in random upper and lower case, with random white space."""
 
     dice: random.Random
 
@@ -176,12 +176,12 @@ class Writer:
         )
 
 
-# --- random data ---
+# --- Random data ---
 
 
 @dataclass
 class World:
-    """The data sets of a group, as rows and as a job reads them."""
+    """The datasets of a dataset group, as rows and as the data frames that a job reads."""
 
     items: Mapping[str, Row]
     users: Mapping[str, Row]
@@ -209,7 +209,7 @@ class World:
         return pl.DataFrame(list(self.users.values()), schema=schema).select(columns)
 
     def find_event_types(self) -> dict[tuple[str, str], set[str]]:
-        """The event types that count, by user and item."""
+        """Return the event types that count, by user and item."""
         events_by_kind: dict[tuple[str, str], int] = {}
         types_by_pair: dict[tuple[str, str], set[str]] = {}
         for user, item, _, event in sorted(self.interactions, key=lambda row: -row[2]):
@@ -252,14 +252,14 @@ def worlds(draw: st.DrawFn) -> World:
     return World(items, users, draw(st.lists(rows, min_size=10, max_size=40)))
 
 
-# --- the plain evaluator ---
+# --- The plain evaluator ---
 
 
 def holds_for_compare(test: Compare, row: Row) -> bool:
     cell = row.get(test.name)
     if cell is None:
         return False
-    if isinstance(cell, set):  # event types
+    if isinstance(cell, set):  # A set has event types.
         hit = "*" in test.operands or any(value.lower() in cell for value in test.operands)
         return hit == (test.sign in ("IN", "="))
     if isinstance(cell, str):
@@ -284,7 +284,11 @@ def find_first_compare(condition: Any) -> Compare:
 
 
 def is_allowed(chain: Sequence[Part], rows: Mapping[str, Row], user: Row) -> bool:
-    """Whether what has these rows (by dataset) may be recommended, or be in a segment."""
+    """Return whether the filter allows an item in a list, or a user in a segment.
+
+    rows: the rows of the item or user, by dataset.
+    user: the row of the current user.
+    """
     include_results: list[bool] = []
     exclude_results: list[bool] = []
     for part in chain:

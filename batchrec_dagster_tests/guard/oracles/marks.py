@@ -1,4 +1,4 @@
-"""Searches files for ids that nothing else contains, whatever the files are."""
+"""A search for marked ids in files of any format."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from pathlib import Path
 
 import polars as pl
 
-# A part of ids that nothing else contains, so that a search of all bytes finds them.
+# A part of the marked ids that occurs in no other text, so that a search of all bytes finds them.
 MARK = "zqmark"
-# Of texts in files, and in arrays of fixed width.
+# The encodings of texts in files, and in arrays of fixed width.
 ENCODINGS = ("latin-1", "utf-16-le", "utf-32-le")
 
 
 def find_marks(files: Iterable[tuple[str, bytes]]) -> list[str]:
-    """The names of the files that have the mark in their bytes or values."""
+    """Return the names of the files that have the mark in their bytes or values."""
     return [name for name, content in files if any(map(has_mark, read_contents(content)))]
 
 
 def has_mark(content: bytes) -> bool:
-    """Whether the mark is in the bytes, in any encoding of files and arrays."""
+    """Return whether the mark is in the bytes, in any encoding of files and arrays."""
     return any(MARK.encode(encoding) in content for encoding in ENCODINGS)
 
 
 def read_contents(content: bytes) -> Iterator[bytes]:
-    """What a file holds: its bytes, and the values that are packed in it."""
+    """Yield the bytes of a file, and its unpacked values if it is a gzip or Parquet file."""
     yield content
     if content.startswith(b"\x1f\x8b"):
         yield gzip.decompress(content)
@@ -37,7 +37,7 @@ def read_contents(content: bytes) -> Iterator[bytes]:
 
 
 def read_files(folder: Path) -> Iterator[tuple[str, bytes]]:
-    """The name and the bytes of each file in the folder, and the values of SQLite's databases."""
+    """Yield the name and bytes of each file in the folder, and the values of SQLite databases."""
     for path in sorted(folder.rglob("*")):
         if path.is_file():
             yield str(path.relative_to(folder)), path.read_bytes()

@@ -1,4 +1,4 @@
-"""What people did with lists, counted row by row: the numbers of the table of outcomes."""
+"""The numbers of the table of outcomes, counted row by row."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class Event(NamedTuple):
 
 
 class Period(NamedTuple):
-    """When an edition was live. Only what came after the start counts, until the end."""
+    """The time an edition was live. Interactions after the start and until the end count."""
 
     known_until: int
-    """The newest time of the data that it was made of."""
+    """The newest time in the data that the edition was made from."""
     start: int
     end: int
 
@@ -38,11 +38,15 @@ def count_outcomes(
     success: Sequence[str] = (),
     days: int = 30,
 ) -> dict[str, float]:
-    """The numbers of a period by the columns of the table. Without an active user some are missing.
+    """Count the outcomes of a period, by the columns of the table of outcomes.
 
-    exclude_seen: whether lists leave out what a user had; then it is no outcome either.
-    success: the types of events that count alone.
-    days: of how many days before the edition what people had is popular. The events need no more.
+    Without an active user, some columns are missing.
+
+    exclude_seen: whether lists leave out items that the user had. Such items are then no outcomes
+        either.
+    success: the only event types that count; empty if all count.
+    days: the number of days before the edition from which popular items are computed. The events
+        need to include no earlier days.
     """
     kinds = [kind.lower() for kind in success]
     popular = Counter(

@@ -5,9 +5,9 @@
     validate(requests)
     lines = RequestRenderer({"s3://my-bucket": "<storage>"}).render(requests)
 
-A line has the operation and all its parameters. What differs from account to account and from run
-to run is replaced by a name: the beginning of ARNs, the storage, and the endings of names that are
-made of hashes. The same ending has the same name on each line of a recording.
+A line has the operation and all its parameters. The parts that differ between accounts and between
+runs are replaced by placeholders: the beginning of ARNs, the storage, and hashes at the end of
+names. A hash has the same placeholder on all lines of a recording.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from botocore.model import ListShape, MapShape, Shape, StructureShape
 from botocore.validate import ParamValidator
 
 DATA_VERSION_TAG = "batchrec:data-version"
-# The developer guide's limits of a batch inference job and of a resource's tags, which the service
-# model does not have.
+# The developer guide's limits for a batch inference job's results and a resource's tags. The
+# service model does not have these limits.
 MAX_RESULTS = 500
 MAX_TAGS = 50
 
 ARN = re.compile(r"arn:aws:personalize:[a-z\d-]+:\d{12}:")
 HASH = re.compile(r"(?<![0-9a-z])[0-9a-f]{8,}(?![0-9a-z])")
-# Longer hashes of the same content begin with the shorter ones.
+# A longer hash begins with the shorter hash of the same content, so these characters identify both.
 HASH_LENGTH = 8
-# In an Authorization header: the key's id, the day, the region and the service.
+# The part of an Authorization header with the key's id, the day, the region and the service.
 CREDENTIAL = re.compile(r"Credential=[^/]+/\d{8}/([\w-]+)/([\w-]+)/aws4_request")
 
 
@@ -46,16 +46,16 @@ class RecordedRequest:
     """A request as a client sends it."""
 
     operation: str
-    """Its name, such as CreateSolution."""
+    """The name of the operation, such as CreateSolution."""
     params: dict[str, Any]
 
 
 @contextmanager
 def record_requests() -> Iterator[list[RecordedRequest]]:
-    """What the clients of this process ask of Personalize, in order, while this is open.
+    """Record all requests that this process sends to Personalize during the block, in order.
 
-    A request that repeats the one before it is left out, so that it does not matter how often a
-    run asks whether a job is ready.
+    A request that repeats the request before it is left out. So it does not matter how often a run
+    asks whether a job is ready.
     """
     requests: list[RecordedRequest] = []
     call: Any = vars(BaseClient)["_make_api_call"]
@@ -65,7 +65,8 @@ def record_requests() -> Iterator[list[RecordedRequest]]:
     ) -> dict[str, Any]:
         model = client.meta.service_model
         if model.service_name == "personalize":
-            # What botocore does not know is for a header of its own, and not sent in the request.
+            # Parameters that botocore does not know are for a separate header, and are not sent as
+            # a part of the request.
             shape = model.operation_model(operation).input_shape
             members = shape.members if shape else {}
             known = {name: value for name, value in params.items() if name in members}
@@ -80,20 +81,20 @@ def record_requests() -> Iterator[list[RecordedRequest]]:
 
 
 def format_requests(requests: Sequence[RecordedRequest]) -> str:
-    """The requests as JSON, for `parse_requests`."""
+    """Return the requests as JSON, for `parse_requests`."""
     return json.dumps([asdict(request) for request in requests])
 
 
 def parse_requests(text: str) -> list[RecordedRequest]:
-    """The requests that `format_requests` wrote."""
+    """Return the requests that `format_requests` wrote."""
     return [RecordedRequest(**request) for request in json.loads(text)]
 
 
 @contextmanager
 def record_signed_services() -> Iterator[set[tuple[str, str]]]:
-    """The AWS services that clients of this process send requests to, each with its region.
+    """Record the AWS services and regions that this process's requests are signed for.
 
-    They are what the requests are signed for, whichever server gets them.
+    The signature counts, not the server that gets the request.
     """
     services: set[tuple[str, str]] = set()
     send = URLLib3Session.send
@@ -111,7 +112,7 @@ def record_signed_services() -> Iterator[set[tuple[str, str]]]:
 
 
 def validate(requests: Sequence[RecordedRequest]) -> None:
-    """Fail if Amazon Personalize would not take one of the requests.
+    """Fail if Amazon Personalize would refuse one of the requests.
 
     Botocore checks names, types, required members and minimum sizes before it sends a request;
     Personalize also checks patterns, maximum sizes and enumerations of the service model, and
@@ -130,7 +131,7 @@ def validate(requests: Sequence[RecordedRequest]) -> None:
 
 
 def _find_breaches(value: Any, shape: Shape, path: str) -> Iterator[str]:
-    """What the service model says against a value, where botocore itself lets it pass."""
+    """Yield the breaches of the service model in a value that botocore itself does not check."""
     if isinstance(shape, StructureShape):
         for name, member in value.items():
             yield from _find_breaches(member, shape.members[name], f"{path}.{name}")
@@ -153,15 +154,15 @@ def _find_breaches(value: Any, shape: Shape, path: str) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class RequestRenderer:
-    """Writes requests as lines."""
+    """A writer of requests as lines."""
 
     names: Mapping[str, str]
-    """What stands for texts that depend on the deployment, by these texts."""
+    """The placeholders of texts that depend on the deployment, by text."""
     hashes: dict[str, str] = field(default_factory=dict)
-    """What stands for the hashes so far, by how they begin."""
+    """The placeholders of the hashes so far, by the hashes' first characters."""
 
     def render(self, requests: Sequence[RecordedRequest]) -> list[str]:
-        """A line for each request."""
+        """Return a line for each request."""
         return [self._render_request(request) for request in requests]
 
     def _render_request(self, request: RecordedRequest) -> str:
@@ -179,7 +180,10 @@ class RequestRenderer:
         return HASH.sub(lambda match: self._name_hash(match[0], kind), line)
 
     def _name_hash(self, text: str, kind: str) -> str:
-        """What stands for the hash: the kind of resource in whose request it came first."""
+        """Return the hash's placeholder.
+
+        The placeholder is the kind of resource that the first request with the hash asked for.
+        """
         key = text[:HASH_LENGTH]
         if key not in self.hashes:
             number = 1 + sum(
@@ -190,7 +194,7 @@ class RequestRenderer:
 
 
 def _render_value(value: Any) -> str:
-    """A value as JSON, but tags as key=value, and texts without quotes."""
+    """Return a value as JSON, but tags as key=value, and texts without quotes."""
     if isinstance(value, str):
         return value
     if isinstance(value, list) and all("tagKey" in entry for entry in value):

@@ -1,4 +1,4 @@
-"""What the rules of lists mean, in plain Python: one user, one item at a time."""
+"""The meaning of the lists' rules in plain Python, for one user and one item at a time."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from typing import Any
 DAY = 86_400
 Row = tuple[str, int, str, float | None, str | None]
 Item = dict[str, Any]
-# Rules, or exclude_seen, as a pipeline's YAML has them.
+# The block `rules` or `exclude_seen` of a pipeline's YAML.
 Declared = Mapping[str, Any]
 
-# Conditions by their text.
+# Conditions as functions, by their text.
 ITEM_CONDITIONS: dict[str, Callable[[Item], bool]] = {
     "ITEMS.STOCK > 0": lambda item: item["STOCK"] is not None and item["STOCK"] > 0,
     "ITEMS.STOCK > 9": lambda item: (item["STOCK"] or 0) > 9,
@@ -32,7 +32,7 @@ USER_CONDITIONS: dict[str, Callable[[Item], bool]] = {
 
 
 def split(text: str | None) -> list[str]:
-    """The values of a category, and the whole."""
+    """Return the values of a category, and the whole text."""
     return [] if text is None else [text, *text.split("|")]
 
 
@@ -43,14 +43,14 @@ class Shop:
     items: dict[str, Item]
     users: dict[str, Item]
     interactions: list[tuple[str, str, int, str]]
-    """User, item, time and event."""
+    """The user, item, time and event of each interaction."""
     popular: list[str]
     blocked: list[str]
     num_results: int
     now: int
     today: date
     candidates: dict[str, list[str]]
-    """The model's items of each user for whom it has an answer."""
+    """The model's items for each user. Users without an answer from the model are missing."""
     titled: list[str] | None = None
     """The items with a title; None if lists show no title."""
     counts: Counter[str] = field(default_factory=Counter)
@@ -64,7 +64,7 @@ class Shop:
 
 
 def build_lists(rules: Declared, seen: Declared | None, shop: Shop) -> list[Row]:
-    """The rows of all users' lists; what the rules did is added to the shop's counts."""
+    """Return the rows of all users' lists, and add the rules' effects to the shop's counts."""
     rows: list[Row] = []
     for user in shop.candidates:
         rows += _build_list(rules, seen, shop, user)
@@ -160,7 +160,7 @@ def _pin(
     filters: dict[str, Callable[[str], bool]],
     candidates: Sequence[str],
 ) -> tuple[dict[int, str], bool]:
-    """The pinned items by rank, and whether no candidate meets the condition of a pin."""
+    """Return the pinned items by rank, and whether no candidate meets the condition of a pin."""
     pinned: dict[int, str] = {}
     unmet = False
     for pin in rules.get("pin", ()):
@@ -195,7 +195,7 @@ class _Chosen:
             self._count(item)
 
     def fill(self, candidates: Sequence[tuple[int, str]]) -> int:
-        """Returns how many of them max_per refused."""
+        """Fill the list from these candidates, and return the number that max_per refused."""
         refused = 0
         for place, item in candidates:
             if len(self.places) == self.capacity:

@@ -19,7 +19,7 @@ Statement = dict[str, Any]
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads `!Name value` as `{"!Name": value}`."""
+    """A YAML loader that reads `!Name value` as `{"!Name": value}`."""
 
 
 def _construct_function(loader: yaml.SafeLoader, name: str, node: yaml.Node) -> dict[str, Any]:
@@ -37,7 +37,10 @@ _Loader.add_multi_constructor("!", _construct_function)
 
 
 def resolve_stack(partition: str = "aws", **parameters: str) -> dict[str, Any]:
-    """The resources, by their names, for these parameters beside the defaults."""
+    """Return the properties of the template's resources, by the resources' names.
+
+    parameters: values of the template's parameters that differ from their defaults.
+    """
     template: dict[str, Any] = yaml.load(FILE.read_text(), _Loader)
     values = {
         name: parameter["Default"] for name, parameter in template["Parameters"].items()
@@ -62,7 +65,7 @@ def resolve_stack(partition: str = "aws", **parameters: str) -> dict[str, Any]:
 
 
 def list_runner_statements(**parameters: str) -> list[Statement]:
-    """What the runner may do."""
+    """Return the policy statements of the runner."""
     return [
         statement
         for name, resource in resolve_stack(**parameters).items()
@@ -73,7 +76,7 @@ def list_runner_statements(**parameters: str) -> list[Statement]:
 
 
 def read_actions(statement: Statement) -> list[str]:
-    """The statement's actions, one or many."""
+    """Return the statement's actions as a list, even if there is only one action."""
     action = statement["Action"]
     return [action] if isinstance(action, str) else list(action)
 
@@ -91,7 +94,7 @@ def _decide(condition: Mapping[str, Any], values: Mapping[str, str]) -> bool:
 
 
 def _fill(value: Any, names: Mapping[str, Any], conditions: Mapping[str, bool]) -> Any:
-    """The value with references replaced by values, or by names where only AWS knows the value."""
+    """Replace references in a value by their values, or by names if only AWS knows the values."""
 
     def find_value(name: str) -> Any:
         return names.get(name, f"<{name}>")

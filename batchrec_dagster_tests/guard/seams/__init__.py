@@ -1,6 +1,6 @@
-"""The calls by which the guard enters batchrec where a whole run would cost too much.
+"""Functions through which the guard calls batchrec where a whole run would cost too much.
 
-Each function has the signature that the rooms are to have when they are written anew, over the code
-as it is. Tests of the guard import batchrec's internal modules nowhere else: when a room is written
-anew, its modules here alone change, with the servers that run batchrec's own programs.
+The signatures stay the same when a part of batchrec (a "room") is rewritten; only the code behind
+them changes. The guard imports batchrec's internal modules in no other place. So a rewritten room
+changes only its modules in this folder, and the servers that run batchrec's own programs.
 """

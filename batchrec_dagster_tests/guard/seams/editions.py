@@ -25,7 +25,7 @@ from batchrec_dagster.storage.nights import Night
 Files = ListFiles
 """The files of a list."""
 
-# What every edition of lists for users says of itself.
+# The default facts of an edition of lists for users.
 DEFAULTS: Mapping[str, Any] = {
     "address": "shop",
     "number": 1,
@@ -43,7 +43,10 @@ DEFAULTS: Mapping[str, Any] = {
 
 
 def make_edition(facts: Mapping[str, Any]) -> Edition:
-    """The edition with these facts, by the names of its fields, and a default for the others."""
+    """Return an edition with these facts, and defaults for its other fields.
+
+    facts: values by the names of the edition's fields.
+    """
     stated = {**DEFAULTS, **facts}
     defaults = {
         "live_since": stated["made_at"],
@@ -62,10 +65,11 @@ def make_edition(facts: Mapping[str, Any]) -> Edition:
 def make_groups(
     mean: float, margin: float | None = None, users: int = 200, pattern: int = 0
 ) -> GroupSums:
-    """Groups of tested users with this mean.
+    """Return sums of NDCG over groups of tested users, with this mean.
 
-    margin: half of its 95% interval, about; None for none.
-    pattern: those of different ones do not go together over the groups.
+    margin: about half the width of the mean's 95% interval; None for no interval.
+    pattern: the number of a pattern of high and low groups. Sums with different patterns do not
+        correlate over the groups.
     """
     if margin is None or not users:
         return GroupSums(users=(users, *[0] * 99), ndcg=(users * mean, *[0.0] * 99))
@@ -81,26 +85,27 @@ def make_groups(
 def make_popularity(
     mean: float, margin: float | None = None, users: int = 200, days: int | None = None
 ) -> MeasuredPopularity:
-    """What recommending popular items reaches; as of `make_groups`.
+    """Return the NDCG that recommending popular items reaches.
 
-    days: in how many days they were popular; None for all time.
+    mean, margin, users: as in `make_groups`.
+    days: the number of last days that popularity is computed from; None for all time.
     """
     groups = make_groups(mean, margin, users, pattern=1)
     return MeasuredPopularity(days=days, groups=groups)
 
 
 class _UncontestedLock:
-    """The lock of a test, which no other run takes over."""
+    """A lock for tests, which no other run takes over."""
 
     def require_held(self) -> None:
-        """It always is."""
+        """Do nothing: the lock is always held."""
 
 
 ALONE = _UncontestedLock()
 
 
 def restore(editions: Editions, edition: Edition, time: datetime, run: str = "run") -> None:
-    """Make an older edition live again at this time, as a rollback does."""
+    """Make this older edition live again at this time, as a rollback does."""
     live = editions.live()
     assert live is not None
     withdrawn = (*live.withdrawn, Withdrawn(number=live.number))
@@ -125,9 +130,10 @@ def publish_rows(
 ) -> None:
     """Publish these rows as the next edition of a list, without a run.
 
-    rows: in the order of their users.
-    row_group_rows: how many rows are written at once.
-    facts: those of the edition, by the names of its fields.
+    rows: the rows of the lists, ordered by user.
+    row_group_rows: the number of rows that are written at once.
+    keep: the number of earlier editions to keep.
+    facts: values of the edition's fields, by their names.
     """
     number = files.editions.next_number()
     users = rows.get_column(rows.columns[0]).n_unique()
@@ -147,46 +153,49 @@ def publish_rows(
 
 
 def open_list(home: Path, address: str) -> ListFiles:
-    """The files of a list in the storage of this home."""
+    """Return the files of a list in the storage below this batchrec home."""
     deployment = Deployment.from_environment({"BATCHREC_HOME": str(home)})
     return ListFiles(deployment.open_storage(), ListKeys(address))
 
 
 def write_interactions(files: ListFiles, rows: Sequence[tuple[str, str, int]]) -> None:
-    """Write what a run prepares of these users, items and times."""
+    """Write the interactions that a run prepares from these users, items and times."""
     table = pl.DataFrame(rows, schema=["USER_ID", "ITEM_ID", "TIMESTAMP"], orient="row")
     files.storage.store.put(files.interactions, table.write_csv().encode())
 
 
 def write_titles(files: ListFiles, titles: Mapping[str, str | None]) -> None:
-    """Write the titles of these items as a run prepares them."""
+    """Write titles by item id, as a run prepares them."""
     schema = {"item_id": pl.String, "title": pl.String}
     table = pl.DataFrame([*titles.items()], schema=schema, orient="row")
     files.write_parquet(files.keys.item_titles, table)
 
 
 def restore_edition(files: ListFiles, number: int, time: datetime) -> None:
-    """Make the edition of this number live again at this time, as a rollback does."""
+    """Make the edition with this number live again at this time, as a rollback does."""
     (edition,) = [edition for edition in files.editions.older() if edition.number == number]
     restore(files.editions, edition, time)
 
 
 def write_absent(files: ListFiles, version: str, users: Mapping[str, str | None]) -> None:
-    """Write who has no list in the edition of this version, and the error, if there was one."""
+    """Write the users without a list in an edition.
+
+    users: Personalize's error for each user id; None if there was no error.
+    """
     schema = {"user_id": pl.String, "error": pl.String}
     table = pl.DataFrame([*users.items()], schema=schema, orient="row")
     files.write_parquet(files.keys.users_without_lists(version), table)
 
 
 def delete_interactions(files: ListFiles) -> None:
-    """Delete what a run prepared."""
+    """Delete the interactions that a run prepared."""
     files.storage.store.delete(files.interactions)
 
 
 def record_night(
     files: ListFiles, time: datetime, ended: Any, step: str, run: str, **facts: Any
 ) -> None:
-    """Record a night that published nothing, which ended in this step."""
+    """Record a night that ended in this step and published nothing."""
     if "ndcg" in facts:
         facts["ndcg"] = Estimate(value=facts["ndcg"])
     night = Night(run=run, ended=ended, time=time, steps=(step,), **facts)
@@ -194,5 +203,5 @@ def record_night(
 
 
 def make_finding(name: str, level: Any, headline: str) -> Finding:
-    """What a check found, in a few words."""
+    """Return a check's finding, with the headline as its text."""
     return Finding(name, level, headline, headline)

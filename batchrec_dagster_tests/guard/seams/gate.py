@@ -1,4 +1,4 @@
-"""The gate: what was measured in, whether it may be published out."""
+"""The quality gate: decides from measurements whether lists may be published."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from batchrec_dagster_tests.guard.seams.editions import (
 
 @dataclass(frozen=True)
 class Judgement:
-    """What the gate says of a model."""
+    """The gate's decision, and its text."""
 
     is_refused: bool
     text: str
@@ -46,13 +46,18 @@ def judge_model(
     engine: str = "the embedded engine",
     publish_anyway: bool = False,
 ) -> Judgement:
-    """Whether a model's lists may be published.
+    """Decide whether a model's lists may be published.
 
+    gate: the settings of the block `gate`.
+    ndcg, coverage: the model's metrics.
     popular, recent_popular: the NDCG of the most popular items, of all time and of the last days.
-    published_ndcg: that of the model whose lists are published; None if nothing is.
-    is_published: whether that is the same model.
-    is_comparable: whether it was measured on the same kind of interactions.
-    engine: what measured it. The embedded engine says on how many users.
+    published_ndcg: the NDCG of the model of the published lists; None if no lists are published.
+    is_published: whether the model of the published lists is this model.
+    is_comparable: whether the published model was measured on the same kind of interactions.
+    tested_users: the number of users that the model was measured on.
+    engine: the engine that measured the model. Only the embedded engine reports measurements for
+        groups of tested users.
+    publish_anyway: whether somebody asked to publish in spite of the gate.
     """
     popularity = None if popular is None else make_popularity(popular, users=tested_users)
     if recent_popular is not None and recent_popular > (popular or 0.0):
@@ -84,9 +89,11 @@ def judge_model(
 
 
 def judge_next_model(before: Mapping[str, float], now: Mapping[str, float]) -> tuple[bool, str]:
-    """Whether that of the published lists was better, so that somebody should look; and the text.
+    """Return whether the published lists' model was better than the new model, and the text.
 
-    before, now: the NDCG@25 of each tested user, by their id.
+    If it was, somebody should look.
+
+    before, now: the NDCG@25 of each tested user with the published and the new model, by user id.
     """
     groups = []
     for ndcg in (before, now):
@@ -108,15 +115,15 @@ def judge_next_model(before: Mapping[str, float], now: Mapping[str, float]) -> t
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much there is of a part of the data."""
+    """The size of a part of the data."""
 
     rows: int
     counts: Mapping[str, int] = field(default_factory=dict)
-    """How many different users, for example."""
+    """Numbers of distinct values, such as the number of different users."""
     filled: Mapping[str, int] = field(default_factory=dict)
-    """How many rows have a value, by setting of the column."""
+    """The number of rows with a value in a column, by the column's setting."""
     events: Mapping[str, int] = field(default_factory=dict)
-    """How many rows there are of each type of event."""
+    """The number of rows of each event type."""
 
 
 def _make_size(sizes: Sizes) -> DataSize:
@@ -128,7 +135,12 @@ def _make_size(sizes: Sizes) -> DataSize:
 def judge_sizes(
     sizes: Sizes, published: Sizes, max_shrink: float, *, publish_anyway: bool = False
 ) -> Judgement:
-    """Whether the data may be imported, compared with those that the published lists are of."""
+    """Decide whether the data may be imported.
+
+    sizes: the size of the new data.
+    published: the size of the data that the published lists were made from.
+    max_shrink: the largest share of the data that may be lost.
+    """
     check = check_not_shrunk(
         "items",
         _make_size(sizes),

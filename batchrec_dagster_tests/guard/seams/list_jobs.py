@@ -1,4 +1,4 @@
-"""Batch inference jobs of lists: a pipeline in, what they ask for out."""
+"""Batch inference jobs for the lists of a pipeline: numbers of results, and shared jobs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from batchrec_dagster.steps import list_jobs, shared_jobs
 
 @dataclass(frozen=True)
 class PersonalizeLimits:
-    """How many results a job gives at most, and how many interactions of a user a filter sees."""
+    """The maximum numbers of a job's results and of a user's interactions that a filter sees."""
 
     max_results: int = 500
     filter_interactions: int = 100
@@ -21,10 +21,12 @@ class PersonalizeLimits:
 def count_results(
     attributes: Mapping[str, Any], *, users: int, history: int, some_untitled: bool = False
 ) -> int:
-    """How many results a job for all lists of a pipeline is asked for, for each user.
+    """Return the number of results per user that a job for all lists of a pipeline asks for.
 
-    history: how many items the user with the most had.
-    some_untitled: whether lists show titles, which some items do not have.
+    attributes: the attributes of the pipeline, as its YAML has them.
+    users: the number of users that get lists.
+    history: the number of items of the user with the longest history.
+    some_untitled: whether lists show titles and some items have no title.
     """
     pipeline = Pipeline.model_validate(attributes)
     limits: Any = PersonalizeLimits()
@@ -37,9 +39,9 @@ def count_results(
 
 
 def group_lists(attributes: Mapping[str, Any]) -> list[list[str]]:
-    """The names of the lists that share a batch inference job, for each job.
+    """Return, for each batch inference job, the names of the lists that share the job.
 
-    attributes: those of a pipeline with `lists`.
+    attributes: the attributes of a pipeline with the block `lists`.
     """
     pipeline = Pipeline.model_validate(attributes)
     groups = shared_jobs.group_lists(pipeline)

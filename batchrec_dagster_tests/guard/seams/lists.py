@@ -1,4 +1,4 @@
-"""Lists: candidates and rules in, ranked rows with reasons out."""
+"""Lists: turn candidates and rules into ranked rows with reasons."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ from batchrec_dagster_tests.guard.seams.list_jobs import PersonalizeLimits
 
 @dataclass(frozen=True)
 class RuleData:
-    """What rules know of users and items when they are applied."""
+    """The users, items and interactions that rules are applied to."""
 
     num_results: int
-    """How many items a list has."""
+    """The number of items on a list."""
     user_ids: Sequence[str]
     interactions: pl.DataFrame
     """USER_ID, ITEM_ID, TIMESTAMP and EVENT_TYPE."""
     items: pl.DataFrame
-    """ITEM_ID and the columns of the items."""
+    """ITEM_ID and the item columns."""
     users: pl.DataFrame
-    """USER_ID and the columns of the users."""
+    """USER_ID and the user columns."""
     popular: Sequence[str] = ()
-    """The popular items, the most popular first, which fill lists that are too short."""
+    """The items that fill lists that are too short, the most popular first."""
     blocked: Sequence[str] = ()
     titled: Sequence[str] | None = None
     """The items with a title; None if lists show no title."""
@@ -58,13 +58,17 @@ class RuleData:
 
 @dataclass(frozen=True)
 class RuledLists:
-    """The lists that rules make."""
+    """The lists after the rules, and counts of the rules' effects."""
 
     table: pl.DataFrame
     """user_id, rank, item_id, score and reason."""
     counts: Mapping[str, int]
-    """What the rules did, such as `only removed`, `pin added`, `pin unmet` and `only emptied`; and
-    `lists of model`, `short of model`, and the `popular rows` that fill these."""
+    """Counts of the rules' effects, such as `only removed`, `pin added` and `only emptied`.
+
+    The counts also include `lists of model` (the number of lists of the model's items), `short of
+    model` (the number of such lists with too few items), and `popular rows` (the number of popular
+    items that filled lists).
+    """
 
 
 def apply_rules(
@@ -75,11 +79,12 @@ def apply_rules(
     *,
     are_popular: bool = False,
 ) -> RuledLists:
-    """The lists that rules make.
+    """Apply the rules to the candidates, and return the lists.
 
-    candidates: the items of each user with their scores, best first, in pieces of users.
-    rules, exclude_seen: as a pipeline's YAML has them.
-    are_popular: whether the candidates are popular items, which newcomers get, not the model's.
+    candidates: pieces of users; each piece has the users' items with their scores, best first.
+    rules, exclude_seen: the blocks of a pipeline's YAML.
+    are_popular: whether the candidates are the popular items that newcomers get, in place of the
+        model's items.
     """
     declared = ListRules.model_validate(rules)
     seen = None if exclude_seen is None else ExcludeSeen.model_validate(exclude_seen)
@@ -109,7 +114,7 @@ def apply_rules(
         lines = pl.DataFrame(rows, schema=schema, orient="row")
         if are_popular:
             lines = lines.with_columns(reason=pl.lit("popular"))
-        # In small parts, as many lists are made, and popular items are tried.
+        # Small parts make these few lists take the same paths as many lists and popular items do.
         with patch.multiple(rules_of_lists, LISTS_AT_ONCE=2, FIRST_POPULAR=2):
             pieces.append(prepared.apply(lines))
     counts = {
@@ -126,23 +131,23 @@ def apply_rules(
 
 
 def find_matches(condition: str, table: pl.DataFrame) -> list[bool]:
-    """Which rows of the table meet a condition of a rule, such as `ITEMS.STOCK > 0`."""
+    """Return for each row whether it meets a rule's condition, such as `ITEMS.STOCK > 0`."""
     matches: list[bool] = conditions.find_matches(parse_condition(condition), table).to_list()
     return matches
 
 
 @dataclass(frozen=True)
 class MadeList:
-    """A table of lists that a batch inference job's output became."""
+    """A table of lists made from a batch inference job's output."""
 
     rows: pl.DataFrame
     """user_id, rank, item_id and score."""
     refused_by: Sequence[str]
-    """The checks that keep it from being published."""
+    """The names of the checks that refuse to publish the table."""
     warnings: Sequence[str]
-    """The checks that only warn."""
+    """The names of the checks that only warn."""
     failed_users: Sequence[str]
-    """Who has no list because Personalize returned an error."""
+    """The users without a list because Personalize returned an error."""
 
 
 def make_list(
@@ -154,12 +159,14 @@ def make_list(
     max_failed_share: float = 0.0,
     lines_at_once: int = 1_000,
 ) -> MadeList:
-    """The lists that the lines of a batch inference job's output become.
+    """Make a table of lists from the lines of a batch inference job's output.
 
-    lines: JSON, as Personalize writes it.
-    users: whom the job was asked for.
-    seen: the users' items, which are left out; None leaves out none.
-    lines_at_once: how many lines are read at once.
+    lines: lines of JSON, as Personalize writes them.
+    users: the users that the job was asked for.
+    num_results: the number of items on a list.
+    seen: pairs of user and item to leave out of the lists; None leaves out none.
+    max_failed_share: the largest share of users without a list that the checks accept.
+    lines_at_once: the number of lines that are read at once.
     """
     schema = {"USER_ID": pl.String, "ITEM_ID": pl.String}
     everyone = pl.Series(users, dtype=pl.String)
@@ -209,10 +216,12 @@ def count_popular_items(
     success: Sequence[str] = (),
     by: Mapping[str, str] | None = None,
 ) -> pl.DataFrame:
-    """How many people had each item in the last days, the most popular first: ITEM_ID, popularity
-    and, with `by`, group.
+    """Count the users who had each item in the last days.
 
-    by: the group of each user.
+    Return ITEM_ID and popularity, and with `by` also group, the most popular items first.
+
+    success: the event types that count; empty for all.
+    by: the group of each user; None to count without groups.
     """
     users = None if by is None else pl.DataFrame({"USER_ID": [*by], "reason": [*by.values()]})
     counted = popular_items.count_popular_items(interactions.lazy(), days, success, by=users)
@@ -227,9 +236,14 @@ def find_bought_together(
     events: Sequence[str] = (),
     events_at_once: int = 50_000,
 ) -> pl.DataFrame:
-    """What people had together with each item: item_id, similar_item_id and score, best first.
+    """Find the items that users had together with each item.
 
-    events_at_once: how many interactions are paired at once.
+    Return item_id, similar_item_id and score, best first.
+
+    within_days: the maximum number of days between the two interactions.
+    num_results: the maximum number of similar items for an item.
+    events: the event types that count; empty for all.
+    events_at_once: the number of interactions that are paired at once.
     """
     with (
         patch.object(item_pairs, "EVENTS_AT_ONCE", events_at_once),
@@ -248,11 +262,12 @@ def explain_lists(
     success: Sequence[str] = (),
     titles: Mapping[str, str] | None = None,
 ) -> pl.DataFrame:
-    """Why each row is on its list: reason, reason_item, reason_title and reason_event.
+    """Return for each row why it is on its list: reason, reason_item, reason_title, reason_event.
 
-    lists: user_id, item_id, score, reason, which has what rules say already, or null, and, in an
-        experiment, arm.
-    event_weights, success: as a pipeline's solution has them.
+    lists: the columns user_id, item_id, score and reason, and in an experiment arm. The column
+        reason has the reasons that rules have set already, or null.
+    event_weights, success: the settings of a pipeline's solution.
+    titles: the titles by item id; None for no titles.
     """
     named = None
     if titles is not None:

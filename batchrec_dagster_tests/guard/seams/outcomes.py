@@ -1,4 +1,4 @@
-"""Outcomes: published lists and what people did then in, what the lists brought out."""
+"""Outcomes: measure published lists against the interactions that followed."""
 
 from __future__ import annotations
 
@@ -28,13 +28,16 @@ from batchrec_dagster_tests.guard.seams.editions import (
 
 
 def assign_arm(user: str, experiment: Mapping[str, Any]) -> str:
-    """The arm of a user, `model` or `control`. experiment: as a pipeline's YAML has it."""
+    """Return the arm of a user, `model` or `control`.
+
+    experiment: the block of a pipeline's YAML.
+    """
     return arms.assign_arm(user, Experiment.model_validate(experiment))
 
 
 @dataclass(frozen=True)
 class Effect:
-    """What a user does in a day in the arms of an experiment. Intervals are of 95 %."""
+    """A measure per user and day in the two arms of an experiment, with 95% intervals."""
 
     measure: str
     model: float
@@ -45,7 +48,7 @@ class Effect:
 
 @dataclass(frozen=True)
 class ExperimentSummary:
-    """What an experiment shows."""
+    """The results of an experiment."""
 
     name: str
     success: str
@@ -57,12 +60,12 @@ class ExperimentSummary:
 
 @dataclass
 class ListHistory:
-    """Lists that were published one after the other, and what people did then."""
+    """A list with several editions, published one after the other, and their outcomes."""
 
     folder: Path
-    """Empty at first."""
+    """The folder of the storage, which is empty at first."""
     success: Sequence[str] = ()
-    """The types of events that count alone."""
+    """The only event types that count; empty if all count."""
 
     @property
     def _work(self) -> Work:
@@ -92,10 +95,12 @@ class ListHistory:
         exclude_seen: bool = True,
         experiment: Mapping[str, Any] | None = None,
     ) -> None:
-        """Publish the next edition: the items of each user.
+        """Publish the next edition.
 
+        lists: the items of each user.
         at: the time of the publication, in epoch seconds.
-        data_until: the time of the newest interaction that the lists are made of.
+        data_until: the time of the newest interaction that the lists were made from, in epoch
+            seconds.
         """
         table = self._files.editions
         rows = [
@@ -121,26 +126,34 @@ class ListHistory:
             table.publish(writer.path, 9, ALONE)
 
     def roll_back(self, *, at: int) -> None:
-        """Make the edition before the live one live again, at this time."""
+        """Make the edition before the live one live again.
+
+        at: the time of the rollback, in epoch seconds.
+        """
         editions = self._files.editions
         restore(editions, editions.older()[0], datetime.fromtimestamp(at, UTC))
 
     def drop_kept_editions(self) -> None:
-        """Delete all editions but the live one, as retention does in the end."""
+        """Delete all editions but the live one, as retention does after a while."""
         store = self._work.storage.store
         for edition in store.list(self._files.editions.history):
             store.delete(edition.uri)
 
     def measure(self, interactions: pl.DataFrame) -> pl.DataFrame:
-        """The table of outcomes.
+        """Return the table of outcomes.
 
-        interactions: USER_ID, ITEM_ID, TIMESTAMP, with `success` EVENT_TYPE and EVENT_VALUE, too.
+        interactions: USER_ID, ITEM_ID and TIMESTAMP, and with `success` also EVENT_TYPE and
+            EVENT_VALUE.
         """
         return self._measure(interactions).table
 
     def pool(self, interactions: pl.DataFrame) -> tuple[float, float, float, int] | None:
-        """By how much more people the lists of all editions reached than popular items would have,
-        with the ends of the 95% interval, and how many were active; None if nobody can say."""
+        """Return the lead of all editions' lists over popular items, pooled.
+
+        The lead is the gain in the share of active users who had an item of their list, compared
+        with lists of popular items. Return the lead, the two ends of its 95% interval, and the
+        number of active users; None if the lead is unknown.
+        """
         sums = self._measure(interactions).sums
         behaviour = pool_outcomes(sums, self.success)
         if behaviour is None or behaviour.gain.ends is None:
@@ -148,7 +161,7 @@ class ListHistory:
         return behaviour.gain.value, *behaviour.gain.ends, behaviour.users
 
     def compare_arms(self, interactions: pl.DataFrame) -> ExperimentSummary | None:
-        """What the newest experiment shows; None if there is none."""
+        """Return the results of the newest experiment; None if there is no experiment."""
         result = self._measure(interactions).experiment
         if result is None:
             return None

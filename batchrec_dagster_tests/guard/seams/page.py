@@ -1,4 +1,4 @@
-"""The report's page: its numbers, its verdict, and text that must stay text."""
+"""The report's page: its numbers and verdict, and the escaping of text."""
 
 from __future__ import annotations
 
@@ -28,43 +28,43 @@ from batchrec_dagster_tests.guard.seams.editions import (
     make_popularity,
 )
 
-# When lists are judged.
+# The time at which lists are judged.
 NOW = datetime(2026, 5, 2, 3, tzinfo=UTC)
 
 
 @dataclass(frozen=True)
 class Person:
-    """Somebody whom the report shows, by the titles of items, or their ids without a title."""
+    """A user that the report shows. Items are named by their titles, or else by their ids."""
 
     history: tuple[str, ...]
-    """What they had, newest first."""
+    """The items of the user's history, newest first."""
     listed: tuple[str, ...]
-    """Their list, best first."""
+    """The items of the user's list, best first."""
     reasons: tuple[str, ...]
-    """For each item of the list the item of the history that explains it, or an empty text."""
+    """For each item of the list, the history item that explains it, or an empty text."""
 
 
-# A text, a number, or a number with the ends of its interval.
+# A cell of a table: a text, a number, or a number with the two ends of its interval.
 Cell = str | float | tuple[float, float, float]
 
 
 @dataclass(frozen=True)
 class Page:
-    """What a report says."""
+    """The content of a report."""
 
     verdict: str
-    """Whether the lists can be sent, and why."""
+    """The text that says whether the lists can be sent, and why."""
     numbers: Mapping[str, float]
-    """The numbers of its sentences and tiles, by the names of NUMBERS that are there."""
+    """The numbers in the page's sentences and tiles, by their names in NUMBERS."""
     tables: Mapping[str, list[list[Cell]]]
-    """The rows of the tables of TABLES that are there."""
+    """The rows of the page's tables, by the tables' names in TABLES."""
     people: Mapping[str, Person]
-    """The people who can be looked up, by id."""
+    """The users that can be looked up on the page, by id."""
     strip: str = ""
-    """What it says of the edition at a glance, and of the last night."""
+    """The text of the strip: the edition at a glance, and the last night."""
 
 
-# What the page calls its numbers and tables.
+# The ids that the page uses for its numbers and tables.
 NUMBERS = {
     "interactions": "interactions",
     "users with interactions": "users",
@@ -105,7 +105,7 @@ TABLES = {
 
 
 def read_page(html: str) -> Page:
-    """What the report says, for a program to compare."""
+    """Parse the report's HTML, and return its content for a program to compare."""
     reader = _PageReader(html)
     data = json.loads(reader.data)
     titles = [row[0] if row[1] is None else row[1] for row in data["items"]]
@@ -141,12 +141,12 @@ def _read_cell(parts: tuple[str | float, ...]) -> Cell:
 
 
 class _PageReader(HTMLParser):
-    """Reads the values that the page has for programs, the rows of tables, and the verdict."""
+    """A parser of the page's values for programs, the rows of its tables, and its verdict."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
         self.facts: dict[str, float] = {}
-        # Of each cell the texts up to the first number, and the numbers.
+        # Each cell holds the texts up to its first number, and its numbers.
         self.tables: dict[str, list[list[tuple[str | float, ...]]]] = {}
         self.data = self.verdict = self.strip = ""
         self._fact = self._table = ""
@@ -201,7 +201,7 @@ class _PageReader(HTMLParser):
 
 @dataclass(frozen=True)
 class ShownPerson:
-    """What a browser shows of a person: texts as they can be read."""
+    """The texts that a browser shows about a user."""
 
     name: str
     history: tuple[str, ...]
@@ -209,7 +209,10 @@ class ShownPerson:
 
 
 def look_up(tab: Any, user: str) -> ShownPerson | None:
-    """Type the id where the opened report asks for it; None if it says that nobody is found."""
+    """Type a user's id into the opened report, and return the texts that the report shows.
+
+    Return None if the report says that nobody is found.
+    """
     tab.get_by_label("Find a user").fill(user)
     if not tab.locator("#shown").is_visible():
         return None
@@ -221,33 +224,32 @@ def look_up(tab: Any, user: str) -> ShownPerson | None:
 
 
 def as_markdown(text: str) -> str:
-    """A line of Dagster's Markdown that shows the text, and nothing else."""
+    """Return a line of Dagster's Markdown that shows the text and nothing else."""
     return escape_markdown(text)
 
 
 def as_data(value: object) -> str:
-    """The JSON in the page's script element that has the people."""
+    """Return the JSON that the page's script element for users would hold."""
     return encode_json(value)
 
 
 def as_terminal(text: str) -> str:
-    """What a terminal gets to show the text, and nothing else."""
+    """Return the text escaped for a terminal, which then shows the text and nothing else."""
     return escape_invisible(text)
 
 
 @dataclass(frozen=True)
 class JudgedFacts:
-    """What is known of lists when they are judged. By default nothing speaks against them."""
+    """The facts for judging lists. The defaults describe good lists."""
 
     ndcg: float = 0.19
     popular_ndcg: float = 0.06
-    """Of the most popular items."""
+    """The NDCG of the most popular items."""
     margin: float | None = 0.02
-    """Half the width of the 95% intervals of the model and of popular items; None if there are
-    none."""
+    """Half the width of the model's and the popular items' 95% intervals; None for no intervals."""
     tested_users: int = 211
     ndcg_before: float | None = None
-    """Of what readers had before, measured in the same way."""
+    """The NDCG of the live edition's model, measured in the same way; None without one."""
     requested_users: int = 2_000
     served_users: int = 2_000
     full_lists: int = 2_000
@@ -256,33 +258,37 @@ class JudgedFacts:
     heaviest_share: float = 0.01
     """The share of all interactions that one user has."""
     users_before: int | None = None
-    """How many users had interactions when the edition before was made. There are 2,000 now."""
+    """The number of users with interactions in the live edition's data. There are 2,000 now."""
     warnings: tuple[str, ...] = ()
-    """The names of checks that warn."""
+    """The names of the checks that warn."""
     overruled: tuple[str, ...] = ()
-    """The names of checks that refused the lists, which somebody published anyway."""
+    """The names of the checks that refused the lists before somebody published them anyway."""
     gain: tuple[float, float, float] | None = None
-    """By how much more people the lists before reached than popular items would have, and the ends
-    of the 95% interval of that; None if nobody knows."""
+    """The lead of earlier lists over popular items, and the two ends of its 95% interval.
+
+    The lead is a difference of shares of users who had an item of their list. None if the lead is
+    unknown.
+    """
     top_lists: float = 0.2
-    """The share of the lists that 1% of the items take, which have a tenth of the histories."""
+    """The share of the lists' rows that the top 1% of items take; in histories it is always 0.1."""
     age_days: float = 1.0
-    """How long ago the data end."""
+    """The age of the newest interaction, in days."""
     max_age_days: float | None = None
-    """How long ago they may end; None for any time."""
+    """The largest age of the data that the gate accepts, in days; None for any age."""
 
 
 def judge(facts: JudgedFacts) -> Literal["good", "unproved", "watch", "refuse"]:
-    """Whether the lists are good, somebody should look at them, or they should not be sent.
+    """Return the verdict on the lists.
 
-    `unproved` says that all checks passed, and that nothing proves that the lists are good.
+    `good`: the lists are good. `watch`: somebody should look at them. `refuse`: they should not be
+    sent. `unproved`: all checks passed, but nothing proves that the lists are good.
     """
     verdict = give_verdict(_list_findings(facts))
     return "unproved" if verdict.opening == UNPROVED_OPENING else verdict.level
 
 
 def read_verdict(facts: JudgedFacts) -> str:
-    """What readers are told of lists of which this is known, in a sentence."""
+    """Return the sentence with the verdict that readers of the report see."""
     return str(give_verdict(_list_findings(facts)))
 
 

@@ -1,9 +1,9 @@
-"""Amazon Personalize and the embedded one: filters, models, lists."""
+"""Amazon Personalize and the embedded Personalize: filters, models, resources and lists."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,6 +21,7 @@ from batchrec_dagster.local_personalize.engine.data import Interactions as Train
 from batchrec_dagster.local_personalize.engine.serve import recommend
 from batchrec_dagster.local_personalize.errors import CatalogueError
 from batchrec_dagster.local_personalize.filter_masks import ItemFilter
+from batchrec_dagster.local_personalize.imported_rows import ReadColumns
 from batchrec_dagster.personalize import api
 from batchrec_dagster.personalize.api import (
     PIPELINE_TAG,
@@ -43,11 +44,11 @@ def mask_items(
     user_ids: Sequence[str],
     latest: int = 100,
 ) -> list[list[bool]]:
-    """Whether a filter lets each item into each user's list.
+    """Return for each user which of the items a filter allows on the user's list.
 
     data: the datasets of the group, by INTERACTIONS, ITEMS and USERS.
     item_ids: the items that the model knows.
-    latest: how many of a user's latest interactions, of each event type, the filter considers.
+    latest: the number of a user's latest interactions of each event type that the filter considers.
     """
     return _mask(ItemFilter(expression, _reader(data), item_ids, latest), user_ids, len(item_ids))
 
@@ -55,7 +56,7 @@ def mask_items(
 def mask_similar_items(
     expression: str, data: Mapping[str, pl.DataFrame], item_ids: Sequence[str]
 ) -> list[bool]:
-    """Whether a filter lets each item into a list for an item, which no user asks for."""
+    """Return which of the items a filter allows on lists of similar items, which have no user."""
     item_filter = ItemFilter(expression, _reader(data), item_ids, latest=100)
     (allowed,) = _mask(item_filter, [None], len(item_ids))
     return allowed
@@ -71,13 +72,13 @@ def _mask(item_filter: ItemFilter, users: Sequence[str | None], items: int) -> l
 def mask_users(
     expression: str, data: Mapping[str, pl.DataFrame], user_ids: Sequence[str]
 ) -> list[bool]:
-    """Whether a filter lets each user into a segment."""
+    """Return which of the users a filter allows in a segment."""
     allowed: list[bool] = filter_masks.mask_users(expression, _reader(data), user_ids).tolist()
     return allowed
 
 
-def _reader(data: Mapping[str, pl.DataFrame]) -> Callable[[str, Sequence[str]], pl.DataFrame]:
-    return lambda dataset_type, columns: data[dataset_type].select(columns)
+def _reader(data: Mapping[str, pl.DataFrame]) -> ReadColumns:
+    return lambda dataset_type, columns, take: take(data[dataset_type].lazy().select(columns))
 
 
 PersonalizeFailure = PersonalizeError
@@ -86,7 +87,7 @@ CatalogueFailure = CatalogueError
 
 @contextmanager
 def held_downloads() -> Iterator[None]:
-    """Jobs of this process that begin to read their input wait until this is closed."""
+    """Make jobs in this process wait before they read their input, until the block ends."""
     gate, download = Event(), ObjectStore.download
 
     def download_behind_gate(store: ObjectStore, *arguments: Any) -> Any:
@@ -102,14 +103,14 @@ def held_downloads() -> Iterator[None]:
 
 @contextmanager
 def impatient_catalogue() -> Iterator[None]:
-    """Clients that are opened meanwhile wait a tenth of a second for the catalogue."""
+    """Make clients opened in the block wait at most a tenth of a second for a busy catalogue."""
     with patch.object(catalogue, "BUSY_SECONDS", 0.1):
         yield
 
 
 @contextmanager
 def counted_reads() -> Iterator[list[None]]:
-    """An entry for each resource that is read from catalogues of this process meanwhile."""
+    """Yield a list that gets an entry for each resource that this process reads from catalogues."""
     reads: list[None] = []
     read = catalogue._from_row
 
@@ -123,7 +124,7 @@ def counted_reads() -> Iterator[list[None]]:
 
 @dataclass(frozen=True)
 class Resources:
-    """The pipeline's side of Personalize: finds, adopts or creates what it needs."""
+    """The pipeline's side of Personalize, which finds, adopts or creates resources."""
 
     client: PersonalizeClient
     pipeline: str = "shop"
@@ -138,13 +139,15 @@ class Resources:
         *,
         is_usable: bool = True,
     ) -> str:
-        """The ARN of what has the name, which is created if there is none.
+        """Find or create the resource with this name, and return its ARN.
 
-        kind: in words, such as solution version. Jobs and versions get a number after the name.
-        params: Create's, besides the name and tags.
-        parent: List's filter.
-        is_usable: whether a job that exists can serve.
         Raises PersonalizeFailure.
+
+        kind: the kind in words, such as solution version. Jobs and solution versions get a number
+            after the name.
+        params: the parameters of the Create request, besides the name and the tags.
+        parent: the parameters of the List request that limit it to a parent.
+        is_usable: whether an existing job may be used.
         """
         within = dict(parent or {})
         return self._start(_find_kind(kind), name, params, within, is_usable).arn
@@ -156,7 +159,10 @@ class Resources:
         params: Mapping[str, Any],
         parent: Mapping[str, str] | None = None,
     ) -> str:
-        """As `start`, once it is ready. What failed is started once more."""
+        """Do as `start`, wait until the resource is ready, and return its ARN.
+
+        A job or solution version that failed is started once more.
+        """
         resource_kind, within = _find_kind(kind), dict(parent or {})
         if not resource_kind.is_numbered:
             return self._ensure.find_or_create(resource_kind, name, params, **within).arn
@@ -176,24 +182,25 @@ class Resources:
         return self._ensure.start(kind, name, lambda _: params, lambda _: is_usable, **within)
 
     def find_groups(self) -> list[str]:
-        """The ARNs of the pipeline's dataset groups."""
+        """Return the ARNs of the pipeline's dataset groups."""
         return find_dataset_groups(self._ensure, self.pipeline)
 
     def erase_users(
         self, store: ObjectStore, folder: str, users: Sequence[str], request: str
     ) -> list[ErasedFromGroup]:
-        """Erase people from all dataset groups of the pipeline.
+        """Erase users from all dataset groups of the pipeline, and return each group's result.
 
-        folder: the URI of the folder for the list of people, which is there during the job.
-        request: what the names of the jobs say.
         Raises PersonalizeFailure.
+
+        folder: the URI of the folder for the list of users, which exists only during the job.
+        request: the name of the request, which the names of the jobs contain.
         """
         groups = self.find_groups()
         erase_users_from_groups(self._ensure, store, folder, groups, users, request=request)
         return [self._find_erasure(group, request) for group in groups]
 
     def _find_erasure(self, group: str, request: str) -> ErasedFromGroup:
-        """What came of the newest job of this request, as Personalize itself tells."""
+        """Return the result of the request's newest job, as Personalize reports it."""
         kind = _find_kind("data deletion job")
         for _ in self._ensure.attempts_until_shown("the job is not listed yet"):
             for job in self._ensure.list(kind, datasetGroupArn=group):
@@ -220,7 +227,7 @@ class Resources:
 
 @dataclass(frozen=True)
 class ErasedFromGroup:
-    """What came of a data deletion job."""
+    """The result of a data deletion job."""
 
     job_arn: str
     status: str
@@ -255,9 +262,11 @@ def train(
 def infer(
     folder: Path, interactions: pl.DataFrame, user_ids: Sequence[str], length: int
 ) -> list[list[tuple[str, float]]]:
-    """Each user's items with their scores, best first, by the model that was saved in the folder.
+    """Return each user's items with their scores, best first, from a saved model.
 
-    interactions: those to recommend from, which may be newer than the training.
+    folder: the folder with the saved model.
+    interactions: the interactions to recommend from, which may be newer than the training.
+    length: the maximum number of items for a user.
     """
     model = BlendModel.load(folder)
     chunks = recommend(model, user_ids, TrainingInteractions.from_frame(interactions), length)

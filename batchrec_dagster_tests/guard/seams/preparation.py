@@ -1,4 +1,4 @@
-"""From a file to a row: files and settings in, interactions, items, users and problems out."""
+"""Preparation: turn files and settings into interactions, items, users and reported problems."""
 
 from __future__ import annotations
 
@@ -42,43 +42,43 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RawFile:
-    """A file of a source, as a run copies it."""
+    """A source's file that a run has copied."""
 
     name: str
-    """Its name in the storage, which messages show."""
+    """The file's name in the storage, which messages show."""
     version: str
-    """What changes when the file does."""
+    """A text that changes when the file changes."""
     path: Path
-    """The copy."""
+    """The path of the copy."""
 
 
 @dataclass(frozen=True)
 class Interactions:
-    """What became of the rows of the ratings."""
+    """The interactions that were kept from the ratings, and counts of the other rows."""
 
     rows: list[tuple[str, str, int]]
     """The user, the item and the time in seconds of each row that was kept."""
     events: list[tuple[str, ...]]
-    """The kind and the value of each, as far as the declaration names their columns."""
+    """The event type and value of each kept row, if the declaration names their columns."""
     rows_read: int
     left_out: dict[str, int]
-    """How many rows were left out, by reason."""
+    """The number of rows that were left out, by reason."""
     bad_rows: tuple[str, ...]
-    """The first rows that cannot be read: file, line and reason."""
+    """The first rows that could not be read: file, line and reason."""
     warnings: tuple[str, ...]
-    """What is said of how the files were read."""
+    """The warnings about how the files were read."""
     erased_users: int
-    """How many users who were erased have rows."""
+    """The number of erased users that have rows."""
 
 
 @dataclass(frozen=True)
 class Attributes:
-    """What became of the rows of a file of items or users."""
+    """The result of reading a file of items or users."""
 
     metadata: pl.DataFrame
-    """What Personalize gets of the good rows."""
+    """The columns of the good rows that Personalize gets."""
     titles: pl.DataFrame
-    """Of items: item_id, title, and where they are declared image and link."""
+    """For items: item_id and title, and image and link if they are declared. Else empty."""
     rows_read: int
     left_out: dict[str, int]
     bad_rows: tuple[str, ...]
@@ -86,7 +86,7 @@ class Attributes:
 
 @contextmanager
 def _user_errors() -> Iterator[None]:
-    """Errors of the declaration, as the class of all that people can act on."""
+    """Raise UserError in place of pydantic's ValidationError, for errors in the declaration."""
     try:
         yield
     except ValidationError as error:
@@ -94,7 +94,10 @@ def _user_errors() -> Iterator[None]:
 
 
 def _open_sources(folder: Path) -> SourceContext:
-    """Sources whose relative paths start in the folder. S3 is where the environment says."""
+    """Return a source context for a folder.
+
+    Relative paths start in the folder. The environment names the endpoint of S3.
+    """
     store = ObjectStore({"raw": folder / "raw"}, endpoint_url=os.environ.get("AWS_ENDPOINT_URL_S3"))
     return SourceContext(store, folder, folder / "cache", generator)
 
@@ -104,13 +107,13 @@ def _make_erased_users(users: Collection[str]) -> ErasedUsers:
 
 
 def declare(blocks: Mapping[str, Any]) -> None:
-    """Check the blocks of a declaration. Raises UserError."""
+    """Raise UserError if the blocks of a declaration are wrong."""
     with _user_errors():
         Pipeline.model_validate({"name": "shop", **blocks})
 
 
 def list_files(folder: Path, ratings: Mapping[str, Any]) -> dict[str, str]:
-    """The name and the version of each file of the source, without a copy."""
+    """Return the name and the version of each file of the source, without copying the files."""
     with _user_errors():
         rows = RatingsSettings.model_validate(ratings).rows
         return {file.filename: file.fingerprint for file in rows.files(_open_sources(folder))}
@@ -119,10 +122,11 @@ def list_files(folder: Path, ratings: Mapping[str, Any]) -> dict[str, str]:
 def copy_raw(
     folder: Path, ratings: Mapping[str, Any], meanwhile: Callable[[], object] = lambda: None
 ) -> list[RawFile]:
-    """Copy the files of the source to the folder `raw` in the folder, in their order.
+    """Copy the files of the source, in their order, into the subfolder `raw`.
 
+    folder: the folder at which relative paths start.
     ratings: the block of the YAML.
-    meanwhile: happens between the list and the copies.
+    meanwhile: is called after the files are listed and before they are copied.
     """
     sources = _open_sources(folder)
     copies = []
@@ -138,7 +142,7 @@ def copy_raw(
 
 @contextmanager
 def _open_files(folder: Path, rows: RowSource) -> Iterator[list[DecodedFile]]:
-    """The files of a source on this machine. Raises UserError."""
+    """Yield the files of a source, opened on this machine. Raises UserError."""
     sources = _open_sources(folder)
     with _user_errors(), ExitStack() as stack:
         yield [
@@ -156,11 +160,12 @@ def prepare(
 ) -> Interactions:
     """Read the ratings as a run does, and write interactions.csv into the folder.
 
-    folder: where relative paths start.
-    blocks: of the YAML, such as `ratings`, `interactions`.
-    erased: the ids of users who were erased.
-    spark: prepares instead of the engine for one machine.
     Raises UserError.
+
+    folder: the folder at which relative paths start.
+    blocks: blocks of the YAML, such as `ratings` and `interactions`.
+    erased: the ids of erased users.
+    spark: a Spark session that prepares the ratings; None for the engine for one machine.
     """
     with _user_errors():
         pipeline = Pipeline.model_validate({"name": "shop", **blocks})
@@ -207,7 +212,7 @@ def prepare(
 
 @contextmanager
 def parts_of(rows: int) -> Iterator[None]:
-    """A block in which rows are read and counted this many at a time, as of a very large file."""
+    """Make rows be read and counted this many at a time, as for a very large file."""
     with (
         patch.object(row_filters, "PART_ROWS", rows),
         patch.object(counting, "PIECE_ROWS", rows),
@@ -216,9 +221,11 @@ def parts_of(rows: int) -> Iterator[None]:
 
 
 def recognise(folder: Path, source: str, columns: Mapping[str, str | int]) -> dict[str, Any]:
-    """The block `ratings` that `batchrec new` writes for a file. Raises UserError.
+    """Return the block `ratings` that `batchrec new` writes for a file.
 
-    columns: those that its options give.
+    Raises UserError.
+
+    columns: the columns that the command's options name.
     """
     files = [DecodedFile(folder / source, source)]
     with _user_errors():
@@ -230,7 +237,12 @@ def recognise(folder: Path, source: str, columns: Mapping[str, str | int]) -> di
 
 
 def prepare_items(folder: Path, items: Mapping[str, Any]) -> Attributes:
-    """Read the file of items as a run does. items: the block of the YAML. Raises UserError."""
+    """Read the file of items as a run does.
+
+    Raises UserError.
+
+    items: the block of the YAML.
+    """
     with _user_errors():
         settings = ItemSettings.model_validate(items)
     with _open_files(folder, settings.rows) as (file,):
@@ -249,7 +261,13 @@ def prepare_items(folder: Path, items: Mapping[str, Any]) -> Attributes:
 def prepare_users(
     folder: Path, users: Mapping[str, Any], erased: Collection[str] = ()
 ) -> Attributes:
-    """Read the file of users as a run does. users: the block of the YAML. Raises UserError."""
+    """Read the file of users as a run does.
+
+    Raises UserError.
+
+    users: the block of the YAML.
+    erased: the ids of erased users.
+    """
     with _user_errors():
         settings = UserSettings.model_validate(users)
     with _open_files(folder, settings.rows) as (file,):
@@ -259,7 +277,12 @@ def prepare_users(
 
 
 def list_users(folder: Path, batch_users: Mapping[str, Any]) -> list[str]:
-    """The users of a list of users. batch_users: the block of the YAML. Raises UserError."""
+    """Return the ids in a list of users.
+
+    Raises UserError.
+
+    batch_users: the block of the YAML.
+    """
     with _user_errors():
         settings = BatchUsers.model_validate(batch_users)
     assert settings.rows is not None

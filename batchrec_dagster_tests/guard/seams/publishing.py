@@ -1,4 +1,4 @@
-"""Editions and sinks: what is live, and what was."""
+"""Editions and sinks: publish, roll back, and write to other places."""
 
 from __future__ import annotations
 
@@ -62,18 +62,18 @@ class PublishedEdition:
 
 @dataclass(frozen=True)
 class NightsWork:
-    """What a night has made, and would publish."""
+    """The lists that a night made and would publish, and facts about them."""
 
     model: str
-    """What its model is called."""
+    """The name of the model."""
     data: str
-    """The version of its data."""
+    """The version of the data."""
     lists: pl.DataFrame
     """user_id, rank, item_id."""
     time: datetime
-    """When it becomes live."""
+    """The time at which the lists become live."""
     data_until: int = 0
-    """The time of its newest interaction, in epoch seconds."""
+    """The time of the newest interaction, in epoch seconds."""
     ndcg: float = 0.2
     users_version: str = "users"
     """The version of the users who get lists."""
@@ -88,18 +88,18 @@ _SHOP_ATTRIBUTES: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Editions:
-    """The editions of the pipeline `shop`: the live one, and the newest that it replaced."""
+    """The editions of the pipeline `shop`: the live edition, and the newest earlier ones."""
 
     store: Store
     kept: int = 3
-    """How many earlier editions are kept."""
+    """The number of earlier editions that are kept."""
     unfinished_runs: set[str] = field(default_factory=set)
-    """The ids of runs that Dagster knows as failed or stopped."""
+    """The ids of runs that failed or were stopped, according to Dagster."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Further blocks of the declaration."""
 
     def live(self) -> PublishedEdition | None:
-        """What people have; None before the first publication."""
+        """Return the live edition; None before the first publication."""
         try:
             edition, rows = self._table.read()
         except ObjectNotFoundError:
@@ -107,11 +107,11 @@ class Editions:
         return PublishedEdition(edition.number, rows.select(LIST_COLUMNS).collect())
 
     def older(self) -> list[PublishedEdition]:
-        """The earlier editions that are kept, newest first."""
+        """Return the earlier editions that are kept, newest first."""
         return [self._read(edition) for edition in self._table.older()]
 
     def before(self) -> int | None:
-        """The number of the edition that the live one is compared with, if it is kept."""
+        """Return the number of the edition that the live one is compared with; None if not kept."""
         live = self._table.live()
         if live is None:
             return None
@@ -119,7 +119,7 @@ class Editions:
         return None if before is None else before.number
 
     def nights(self) -> list[tuple[int, str, datetime]]:
-        """The editions that became live, oldest first: the number, why, and since when."""
+        """Return number, reason and time of the editions that became live, oldest first."""
         reasons = {"published": "published", "restored": "rollback"}
         return [
             (night.edition or 0, reasons[night.ended], night.time)
@@ -127,9 +127,11 @@ class Editions:
         ]
 
     def publish(self, night: NightsWork, *, anyway: bool = False) -> int:
-        """Publish what the night has made, if the gate lets it pass; the number of its edition.
+        """Publish the night's lists, and return the number of their edition.
 
-        Raises Refused.
+        Raises Refused if the gate refuses the model.
+
+        anyway: whether to publish in spite of the gate.
         """
         model = ModelRecord(
             made_of={},
@@ -160,24 +162,30 @@ class Editions:
             return publishing.publish(writer.path, ALONE).number
 
     def count_against_only(self) -> int | None:
-        """How many rows of the live edition `only` leaves out, as the last rollback said it."""
+        """Return how many of the live edition's rows break the rule `only`.
+
+        The last rollback recorded this number.
+        """
         live = self._table.live()
         return None if live is None else live.rows_against_only
 
     def damage_live(self) -> None:
-        """Change the live file, as a disk does."""
+        """Overwrite the live file with a damaged one, as a faulty disk does."""
         self.store.put("shop/curated/recommendations/recommendations.parquet", b"PAR1")
 
     def delete_live(self) -> None:
-        """Delete the live file, as the message about a damaged one says."""
+        """Delete the live file, as the message about a damaged file advises."""
         self.store.delete("shop/curated/recommendations/recommendations.parquet")
 
     def roll_back(self, to: int | None = None, *, run: str, time: datetime) -> int:
-        """Make an earlier edition live again, without users who are gone; its number.
+        """Make an earlier edition live again, and return its number.
 
-        to: the number; None for what people had before.
-        run: the id of the first of a run and its retries.
-        Raises NoEditionError if there is none.
+        The edition is published without users who are gone.
+        Raises NoEditionError if there is no such edition.
+
+        to: the number of the edition; None for the edition before the live one.
+        run: the id of the run, or of the first run if this is a retry.
+        time: the time of the rollback.
         """
         target = PREVIOUS if to is None else str(to)
         with _at(time):
@@ -186,36 +194,36 @@ class Editions:
         return restoration.edition.number
 
     def set_users(self, users: Iterable[str]) -> None:
-        """Say who gets lists now."""
+        """Write the users who get lists from now on."""
         lines = pl.DataFrame({"userId": sorted(users)}).write_ndjson()
         self.store.put("shop/transformed/batch_users_input/users.json", lines.encode())
 
     def set_interactions(self, interactions: pl.DataFrame) -> None:
-        """Say what people did: USER_ID, ITEM_ID, TIMESTAMP."""
+        """Write the interactions: USER_ID, ITEM_ID and TIMESTAMP."""
         key = "shop/transformed/interactions/interactions.csv"
         self.store.put(key, interactions.write_csv().encode())
 
     def erase(self, users: Iterable[str]) -> None:
-        """Put these users on the list of the erased, and out of all editions."""
+        """Remember these users as erased, and remove them from all editions."""
         erased = pl.Series("user_id", [*users], pl.String)
         add_erased_users(self._files, erased)
         erase_from_editions(self._table, erased)
 
     def lose_record(self) -> None:
-        """Delete what is recorded of the publications beside the files of the lists."""
+        """Delete the record of the publications, which is kept beside the files of the lists."""
         self.store.delete("shop/records/editions.json")
 
     def count_interactions(self) -> dict[int, int]:
-        """How many interactions count for each edition in the outcomes."""
+        """Return the number of interactions that count for each edition in the outcomes."""
         sums = measure_outcomes(self._work, self._list).sums
         return dict(sums.group_by("edition").agg(pl.col("interactions").sum()).rows())
 
     def is_unfinished(self, run_id: str) -> bool:
-        """As Dagster's history of runs says it."""
+        """Return whether the run failed or was stopped, in place of Dagster's run history."""
         return run_id in self.unfinished_runs
 
     def has_ended(self, run_id: str) -> bool:
-        """As Dagster's history of runs says it."""
+        """Return true for every run, in place of Dagster's run history."""
         return True
 
     def _read(self, edition: Edition) -> PublishedEdition:
@@ -247,7 +255,7 @@ class Editions:
 
 SinkFailedError = UserError
 SinkRetryError = Retry
-"""Of a sink that may work a little later."""
+"""The error of a sink that may work a little later."""
 
 
 @dataclass(frozen=True)
@@ -260,12 +268,12 @@ class Sink:
     """The storage of the pipeline."""
     environment: Mapping[str, str] = field(default_factory=dict)
     project: Path = Path()
-    """The folder at which relative paths start."""
+    """The project's folder, at which relative paths start."""
     address: str = "shop"
-    """The pipeline, or one of its lists, such as `shop/similar_items`."""
+    """The address of the pipeline or of its list, such as `shop/similar_items`."""
 
     def write(self, lists: pl.DataFrame, run_id: str = "run") -> tuple[int, int]:
-        """Replace the lists in this place; how many rows and how many users were written.
+        """Replace the lists in the sink, and return the numbers of written rows and users.
 
         Raises SinkFailedError and SinkRetryError.
         """
@@ -274,13 +282,17 @@ class Sink:
         return counts.rows, counts.users
 
     def remains(self, lists: pl.DataFrame) -> str | None:
-        """What the place keeps of earlier lists once these are written; None if nothing."""
+        """Write these lists, and return a text about the earlier lists that the sink keeps.
+
+        Return None if the sink keeps no earlier lists.
+        """
         with patch.dict(os.environ, self.environment):
             return self._sink.write(lists.lazy(), self._context("run")).remains
 
     def check(self) -> str | None:
-        """Try what writing needs, and leave nothing behind; what to do, if there is something.
+        """Try everything that writing needs, and leave nothing behind.
 
+        Return advice for the user; None if everything works.
         Raises SinkFailedError and SinkRetryError.
         """
         with patch.dict(os.environ, self.environment):
@@ -303,7 +315,7 @@ class Sink:
 
 @contextmanager
 def _at(time: datetime) -> Iterator[None]:
-    """A block in which it is this time for what is published."""
+    """Set the clock of publications and rollbacks to this time, during the block."""
 
     class Clock(datetime):
         @classmethod

@@ -1,4 +1,4 @@
-"""Runs that take one thing to be otherwise: the time, what Personalize costs, what it sees."""
+"""Changes for runs in this process: the clock, Personalize's costs, and its filter's limit."""
 
 from __future__ import annotations
 
@@ -14,21 +14,27 @@ from batchrec_dagster.steps import training
 
 @contextmanager
 def short_filter_history(interactions: int) -> Iterator[None]:
-    """Runs take it that Personalize's filter sees this many interactions of a user, as on AWS."""
+    """Make runs assume that Personalize's filter sees only this many interactions of a user.
+
+    On AWS, the filter has such a limit.
+    """
     with patch.object(personalize_resource, "ALL_INTERACTIONS", interactions):
         yield
 
 
 @contextmanager
 def paid_personalize() -> Iterator[None]:
-    """The embedded Personalize costs what AWS's does."""
+    """Make runs treat the embedded Personalize as AWS's, which costs money."""
     with patch.object(PersonalizeResource, "on_aws", property(lambda self: True)):
         yield
 
 
 @contextmanager
 def clock_of_trainings(**time: float) -> Iterator[None]:
-    """Runs think it is later by this time, such as `days=6`, when they ask for a model's age."""
+    """Move the clock forward that runs use to compute a model's age.
+
+    time: the distance, such as `days=6`.
+    """
     later = datetime.now(UTC) + timedelta(**time)
     with patch.object(training, "now", lambda: later):
         yield

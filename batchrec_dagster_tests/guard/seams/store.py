@@ -1,4 +1,4 @@
-"""Storage: the objects of a pipeline below a folder or a bucket, locks, and who was erased."""
+"""Storage: objects below a folder or in a bucket, locks, and erased users."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ NotFoundError = ObjectNotFoundError
 
 @dataclass(frozen=True)
 class Store:
-    """Objects by their keys below a root: a folder, or a bucket's prefix."""
+    """Objects by key, below a root that is a folder or a bucket's prefix."""
 
     storage: Storage
 
     @classmethod
     def open(cls, root: Path | str, environment: Mapping[str, str] | None = None) -> Store:
-        """The store at this root.
+        """Open the store at this root.
 
-        environment: AWS's variables for a bucket, as `S3Server.environment` has them.
+        environment: AWS's variables for a bucket, as `S3Server.environment` returns them.
         """
         variables = environment or {}
         connection = S3Connection(
@@ -47,15 +47,15 @@ class Store:
         self.storage.store.put(self.storage.uri(key), data)
 
     def create(self, key: str, data: bytes) -> bool:
-        """Write the object unless there is one; whether it was written."""
+        """Write the object unless it exists, and return whether it was written."""
         return self.storage.store.create(self.storage.uri(key), data)
 
     def get(self, key: str) -> bytes:
-        """The object. Raises NotFoundError and StorageError."""
+        """Return the object's content. Raises NotFoundError and StorageError."""
         return self.storage.store.get(self.storage.uri(key))
 
     def list(self, prefix: str) -> list[str]:
-        """The keys that start with exactly this prefix, in order."""
+        """Return the keys that start with exactly this prefix, in order."""
         root = self.storage.uri("")
         uris = [info.uri for info in self.storage.store.list(self.storage.uri(prefix))]
         return [uri.removeprefix(root) for uri in uris]
@@ -65,12 +65,12 @@ class Store:
         add_erased_users(PipelineFiles(self.storage, PipelineKeys("shop")), users)
 
     def is_erased(self, user: str) -> bool:
-        """Whether the user was erased from the pipeline `shop`. Raises StorageError."""
+        """Return whether the user was erased from the pipeline `shop`. Raises StorageError."""
         erased = read_erased_users(PipelineFiles(self.storage, PipelineKeys("shop")))
         return erased.is_erased(user)
 
     def delete(self, key: str) -> None:
-        """Delete the object, if there is one."""
+        """Delete the object if it exists."""
         self.storage.store.delete(self.storage.uri(key))
 
     @contextmanager
@@ -83,9 +83,11 @@ class Store:
         renew_seconds: float = 15,
         expires_seconds: float = 60,
     ) -> Iterator[Lock]:
-        """Exclusive use of a step of the pipeline `shop`. Raises StorageError after the wait.
+        """Hold the lock of a step of the pipeline `shop` during the block, and yield the lock.
 
-        expires_seconds: after how long without a renewal another process counts as dead.
+        wait_seconds: how long to wait for the lock. Raises StorageError after that.
+        renew_seconds: the time between two renewals of the lock.
+        expires_seconds: the time without a renewal after which another process counts as dead.
         """
         with hold_lock(
             self.storage.store,
@@ -101,5 +103,8 @@ class Store:
 
 
 def drop_erased_users(erased: Iterable[str], rows: pl.DataFrame, column: str) -> pl.DataFrame:
-    """The rows without those of the erased users, after a way through the file of them."""
+    """Return the rows of users who are not erased.
+
+    The erased users are encoded as their file and decoded first, as in a run.
+    """
     return ErasedUsers.decode(NOBODY.add(erased).encode()).drop_from(rows, column)

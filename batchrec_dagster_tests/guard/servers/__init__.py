@@ -1,1 +1,1 @@
-"""Real servers that tests talk to: S3, PostgreSQL, the web, Dagster, the local Personalize."""
+"""Real servers for tests: S3, PostgreSQL, the web, Dagster and the local Personalize."""

@@ -1,4 +1,4 @@
-"""A pipeline on AWS, as it takes it: S3 and Personalize behind doors that know permissions."""
+"""A pipeline that runs as on AWS: doors before S3 and Personalize check its permissions."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ RESOURCE_TAG = "aws:ResourceTag/"
 
 @dataclass
 class Account:
-    """A pipeline `shop` whose S3 and Personalize lie behind doors."""
+    """A pipeline `shop`, with doors in front of its S3 and Personalize."""
 
     project: Project
     definitions: dg.Definitions
@@ -50,10 +50,10 @@ class Account:
     s3: Door
     personalize: Door
     role: Door
-    """The door to S3 that Personalize itself goes through."""
+    """The door through which Personalize itself reaches S3."""
 
     def permit_template(self, bucket: str) -> None:
-        """Permit what the template's policies allow, and nothing else."""
+        """Permit only the actions that the CloudFormation template's policies allow."""
         runner = _fill_in_account(bucket, list_runner_statements())
         role = _fill_in_account(bucket, read_role_statements())
         self.s3.is_permitted = self.personalize.is_permitted = lambda permission: _allow(
@@ -62,18 +62,18 @@ class Account:
         self.role.is_permitted = lambda permission: _allow(role, permission)
 
     def take_away(self, action: str | None) -> None:
-        """Permit the runner all but this action."""
+        """Permit the runner every action except this one; None permits all."""
         for door in (self.s3, self.personalize):
             door.is_permitted = lambda permission: permission.action != action
 
     def take_requests(self) -> list[Permission]:
-        """The permissions that were needed since this was last called."""
+        """Return the permissions that were needed since the last call of `take_requests`."""
         permissions = self.personalize.permissions_needed + self.s3.permissions_needed
         self.s3.permissions_needed, self.personalize.permissions_needed = [], []
         return permissions
 
     def run(self, step: str) -> str:
-        """Run one step: what it says where it fails, else what it warns of."""
+        """Run one step, and return its error messages if it fails, or else its warnings."""
         if step == "teardown":
             command = tear_down(self.project, "shop", self.instance, "--storage")
             return f"{command.output}{command.exception}" if command.exit_code else ""
@@ -90,7 +90,7 @@ class Account:
                 error = error.cause
         assert bool(messages) != result.success
         if result.success:
-            # A step that may not delete what it should does all the rest, and warns.
+            # A step that lacks a permission to delete does all its other work, and warns.
             messages = [
                 entry.user_message
                 for entry in self.instance.all_logs(result.run_id)
@@ -109,7 +109,7 @@ def _allow(statements: list[Statement], permission: Permission) -> bool:
 
 
 def _has_tags(permission: Permission, condition: dict[str, str]) -> bool:
-    """Whether the resource has the tags that the condition requires."""
+    """Return whether the resource has the tags that the condition requires."""
     required = {
         key.removeprefix(RESOURCE_TAG): value
         for key, value in condition.items()
@@ -119,7 +119,7 @@ def _has_tags(permission: Permission, condition: dict[str, str]) -> bool:
 
 
 def _fill_in_account(bucket: str, statements: list[Statement]) -> list[Statement]:
-    """The template's statements, for this bucket and the local Personalize's account."""
+    """Return the template's statements with this bucket and the local Personalize's account."""
     text = json.dumps(statements)
     for placeholder, value in (
         (BUCKET, bucket),
@@ -133,7 +133,7 @@ def _fill_in_account(bucket: str, statements: list[Statement]) -> list[Statement
 
 
 def read_role_statements() -> list[Statement]:
-    """The statements of what Personalize may do by its role."""
+    """Return the policy statements of Personalize's role."""
     (policy,) = resolve_stack()["PersonalizeRole"]["Policies"]
     statements: list[Statement] = policy["PolicyDocument"]["Statement"]
     return statements
@@ -143,7 +143,7 @@ def read_role_statements() -> list[Statement]:
 def open_account(
     root: Path, s3: S3Server, bucket: str, declaration: dict[str, Any]
 ) -> Iterator[Account]:
-    """The account while the pipeline can run, with a project in the folder."""
+    """Yield an account where the pipeline can run, with a new project in the folder."""
     project = module_project(root)
     project.declare(declaration)
     with ExitStack() as stack, pytest.MonkeyPatch.context() as patch:

@@ -1,7 +1,7 @@
-"""A server in front of S3 and Personalize that lets through what is permitted.
+"""A server in front of S3 or Personalize that lets only permitted requests through.
 
-It notes which permissions each call needs. It refuses the others as AWS does: by the permission
-that a call needs, and not by the call's name.
+The server notes the permissions that each call needs. It refuses a call as AWS does: because of a
+permission that the call needs, not because of the call's name.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Permission(NamedTuple):
     action: str
     resource: str
     tags: tuple[tuple[str, str], ...] = ()
-    """The tags of the resource, where something is deleted."""
+    """The tags of the resource if the request deletes it, else empty."""
 
 
 class Request(NamedTuple):
@@ -44,9 +44,9 @@ class Answer(NamedTuple):
 
 @dataclass
 class Door:
-    """A server that lets a request through if `is_permitted` says so.
+    """A server that lets a request through if `is_permitted` allows all permissions it needs.
 
-    `permissions_needed` has each permission that was needed, in order, with repeats.
+    permissions_needed: the permissions that requests needed, in order, with repeats.
     """
 
     port: int = 0
@@ -58,7 +58,7 @@ class Door:
         return f"http://127.0.0.1:{self.port}"
 
     def find_denied(self, permissions: list[Permission]) -> Permission | None:
-        """The first permission of these that is not granted, or None."""
+        """Note these permissions as needed, and return the first that is not granted, or None."""
         self.permissions_needed += permissions
         return next(
             (permission for permission in permissions if not self.is_permitted(permission)), None
@@ -67,7 +67,7 @@ class Door:
 
 @contextmanager
 def s3_door(endpoint: str) -> Iterator[Door]:
-    """Before the S3 server at this endpoint."""
+    """Open a door in front of the S3 server at this endpoint."""
     door, address = Door(), urlsplit(endpoint)
 
     def forward(request: Request) -> Answer:
@@ -77,7 +77,7 @@ def s3_door(endpoint: str) -> Iterator[Door]:
         )
         response = connection.getresponse()
         body = response.read()
-        # To HEAD, the length is that of the object and not of the body.
+        # In the answer to HEAD, the length is the object's and not the body's, so it is kept.
         of_a_hop = _OF_A_HOP[:-1] if request.method == "HEAD" else _OF_A_HOP
         headers = {k: v for k, v in response.getheaders() if k.lower() not in of_a_hop}
         connection.close()
@@ -102,7 +102,7 @@ def s3_door(endpoint: str) -> Iterator[Door]:
 
 @contextmanager
 def personalize_door(service: LocalPersonalize) -> Iterator[Door]:
-    """A local Personalize behind a door. The account and region are the local one's."""
+    """Open a door in front of a local Personalize, with that Personalize's account and region."""
     door = Door()
 
     def respond(request: Request) -> Answer:
@@ -129,7 +129,10 @@ def personalize_door(service: LocalPersonalize) -> Iterator[Door]:
 
 
 def _read_tags(service: LocalPersonalize, arn: str) -> tuple[tuple[str, str], ...]:
-    """The keys and values of the resource's tags; none for what takes none, as a schema."""
+    """Return the keys and values of the resource's tags.
+
+    Return none for a kind of resource that takes no tags, such as a schema.
+    """
     asked = json.dumps({"resourceArn": arn}).encode()
     status, body, _ = service.answer("AmazonPersonalize.ListTagsForResource", asked)
     if status != 200:
@@ -141,7 +144,7 @@ def _read_tags(service: LocalPersonalize, arn: str) -> tuple[tuple[str, str], ..
 def open_personalize_door(
     home: Path, store: ObjectStore, *, region: str, account: str
 ) -> Iterator[Door]:
-    """A new local Personalize behind a door."""
+    """Open a door in front of a new local Personalize."""
     service = LocalPersonalize(home, store, region=region, account=account)
     try:
         with personalize_door(service) as door:
@@ -155,9 +158,9 @@ _PREFIX = "arn:aws:personalize:us-east-1:000000000000:"
 
 
 def _list_s3_permissions(request: Request) -> list[Permission]:
-    """The permissions that a request needs.
+    """Return the permissions that a request to S3 needs.
 
-    They are from the Amazon S3 user guide, "Required permissions for Amazon S3 API operations".
+    Source: the Amazon S3 user guide, "Required permissions for Amazon S3 API operations".
     """
     parts = urlsplit(request.path)
     query = parse_qs(parts.query, keep_blank_values=True)
@@ -182,11 +185,11 @@ def _list_s3_permissions(request: Request) -> list[Permission]:
 
 
 def _list_personalize_permissions(operation: str, params: dict[str, Any]) -> list[Permission]:
-    """The permissions that an operation needs.
+    """Return the permissions that an operation of Personalize needs.
 
-    They are from the service authorization reference, "Actions, resources, and condition keys for
-    Amazon Personalize", and on every other resource that the request names: AWS asks for
-    CreateSolution on the recipe too, which the reference does not say.
+    Source: the service authorization reference, "Actions, resources, and condition keys for Amazon
+    Personalize". The operation also needs its permission on every other resource that the request
+    names: AWS asks for CreateSolution on the recipe too, which the reference does not say.
     """
     verb, *words = re.findall("[A-Z][a-z]*", operation)
     kind = "-".join(words).lower()
@@ -215,7 +218,8 @@ def _list_personalize_permissions(operation: str, params: dict[str, Any]) -> lis
 def _serving(door: Door, respond: Callable[[Request], Answer]) -> Iterator[None]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
-        # Otherwise each answer takes 40 ms, as its body waits until its head is acknowledged.
+        # Otherwise each answer takes 40 ms, because its body waits for the acknowledgement of its
+        # head.
         disable_nagle_algorithm = True
 
         def handle_any(self) -> None:
@@ -232,7 +236,7 @@ def _serving(door: Door, respond: Callable[[Request], Answer]) -> Iterator[None]
         do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = handle_any  # noqa: N815
 
         def log_message(self, format: str, *args: object) -> None:
-            """Say nothing: tests look at what was asked."""
+            """Log nothing: tests look at the recorded permissions."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     door.port = server.server_port

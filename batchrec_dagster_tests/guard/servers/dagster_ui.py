@@ -1,4 +1,4 @@
-"""Dagster's UI over what pipelines have made."""
+"""Dagster's UI on a project's pipelines."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from batchrec_dagster_tests.guard.builders import REPOSITORY, Project
 from batchrec_dagster_tests.guard.servers.processes import free_ports, started
 
 LOCATION = "batchrec_dagster"
-# So that the assets are large enough on the page of a lineage to show their state.
+# A vertical layout makes the assets on the lineage page large enough to show their state.
 UPRIGHT = "localStorage.setItem('asset-graph-direction', JSON.stringify('vertical'))"
 DEFINITIONS = """\
 from pathlib import Path
@@ -32,7 +32,7 @@ load_from:
 
 @contextmanager
 def web_ui(project: Project) -> Iterator[str]:
-    """The address of a webserver that has loaded a module_project's pipelines."""
+    """Start a webserver on a `module_project` with its pipelines, and yield the server's URL."""
     (project.root / "definitions.py").write_text(DEFINITIONS)
     (project.root / "workspace.yaml").write_text(WORKSPACE)
     with ui_of(project, REPOSITORY) as address:
@@ -41,10 +41,12 @@ def web_ui(project: Project) -> Iterator[str]:
 
 @contextmanager
 def ui_of(project: Project, code: Path, *, has_daemon: bool = False) -> Iterator[str]:
-    """The address of a webserver on the project's workspace and the instance of its environment,
-    with the batchrec of the folder `code`.
+    """Start a webserver on the project's workspace, and yield the server's URL.
 
-    has_daemon: whether runs start that the page asks for.
+    The webserver uses the Dagster instance of the project's environment.
+
+    code: the folder from which batchrec is imported.
+    has_daemon: whether a daemon starts the runs that somebody launches on the page.
     """
     (port,) = free_ports(1)
     address = f"http://127.0.0.1:{port}"
@@ -60,7 +62,7 @@ def ui_of(project: Project, code: Path, *, has_daemon: bool = False) -> Iterator
         yield address
 
 
-# What a link of the UI does.
+# JavaScript that follows a URL as a link of the UI does.
 FOLLOW = """(url) => {
   history.pushState({}, '', url);
   dispatchEvent(new PopStateEvent('popstate'));
@@ -68,7 +70,10 @@ FOLLOW = """(url) => {
 
 
 def go(page: Any, url: str) -> None:
-    """Go to a page of the UI as its own links do: to load all its scripts again takes seconds."""
+    """Go to a page of the UI as the UI's own links do.
+
+    Loading all scripts again would take seconds.
+    """
     if page.url.split("/")[2:3] == url.split("/")[2:3]:
         page.evaluate(FOLLOW, url)
     else:
@@ -76,7 +81,7 @@ def go(page: Any, url: str) -> None:
 
 
 def answers(url: str) -> bool | None:
-    """True once something is served there."""
+    """Return True if the URL is answered with status 200, else None."""
     try:
         with urllib.request.urlopen(url, timeout=10) as answer:
             return answer.status == 200 or None

@@ -1,6 +1,7 @@
-"""The `aws` command, each call in a process that is forked from one that has imported it.
+"""The `aws` command, with each call in a process forked from one that has imported the AWS CLI.
 
-Its start takes a third of a second of CPU, and the walkthrough calls it dozens of times.
+The start of the AWS CLI takes a third of a second of CPU time, and the walkthrough calls it dozens
+of times.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
-# Hands its arguments, environment, folder and files to the server, and ends as the call does.
+# The command hands its arguments, environment, folder and open files to the server, and ends with
+# the call's exit code.
 CLIENT = """\
 #!{python} -ISE
 import json, os, socket, sys
@@ -35,7 +37,7 @@ sys.exit(int(server.recv(16) or 1))
 
 @contextmanager
 def forked_aws() -> Iterator[Path]:
-    """A folder, for the PATH, whose command `aws` works until the end of the block."""
+    """Yield a folder for the PATH with a command `aws` that works until the end of the block."""
     with tempfile.TemporaryDirectory() as place:
         folder, address = Path(place), f"{place}/socket"
         client = folder / "aws"
@@ -56,7 +58,7 @@ def forked_aws() -> Iterator[Path]:
 
 
 def _serve(address: str) -> None:
-    """Fork a process for each call, until this one is killed."""
+    """Fork a process for each call, until this process is killed."""
     importlib.import_module("awscli.clidriver")
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(address)
@@ -73,7 +75,7 @@ def _serve(address: str) -> None:
 
 
 def _answer(connection: socket.socket) -> NoReturn:
-    """Become the call, and answer with its exit code."""
+    """Run the call in this process, and answer with the call's exit code."""
     code = 1
     try:
         _, descriptors, _, _ = socket.recv_fds(connection, 1, 3)
@@ -81,7 +83,7 @@ def _answer(connection: socket.socket) -> NoReturn:
         for number, descriptor in enumerate(descriptors):
             os.dup2(descriptor, number)
             os.close(descriptor)
-        # Set by importing it: where its own data are.
+        # Importing the AWS CLI sets this variable to the folder of the CLI's data.
         data_path = os.environ["AWS_DATA_PATH"]
         os.environ.clear()
         os.environ.update(environment, AWS_DATA_PATH=data_path)
@@ -93,7 +95,7 @@ def _answer(connection: socket.socket) -> NoReturn:
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
-        # What reads the call's output must not wait for this process.
+        # The reader of the call's output must not wait for this process.
         os.closerange(0, 3)
         connection.sendall(b"%d" % code)
         os._exit(0)

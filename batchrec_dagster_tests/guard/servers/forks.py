@@ -1,8 +1,8 @@
-"""Processes for tests that start many: forked from one that has imported everything already."""
+"""Processes for tests that start many, forked from a process that has imported everything."""
 
 import multiprocessing
 
-# The process that others are forked from must not have used threads or SQLite before.
+# The process that the others are forked from must not have used threads or SQLite.
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(
     [

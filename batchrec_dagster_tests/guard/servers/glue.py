@@ -1,6 +1,7 @@
-"""AWS Glue, which is moto, with a real S3 server for the storage. What its jobs do, a test says."""
+"""AWS Glue, mocked by moto, with a real S3 server as the storage and jobs that a test defines."""
 
-# Annotations are not postponed here: Dagster reads that of an asset which a function defines.
+# Annotations are not postponed here, because Dagster reads the annotations of an asset that is
+# defined within a function.
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -43,7 +44,10 @@ TASK = SparkTask(
 
 
 def create_storage(s3: S3Server, **tags: str) -> Storage:
-    """A storage in S3, whose clients create what has these tags."""
+    """Return a storage in a new S3 bucket.
+
+    tags: the tags of the resources that the storage's clients create.
+    """
     return Storage(
         root=f"s3://{s3.create_bucket()}/shop",
         tags=tags,
@@ -57,7 +61,10 @@ def create_storage(s3: S3Server, **tags: str) -> Storage:
 
 
 def say(s3: Any, params: Mapping[str, str], send_messages: Callable[[PipesContext], None]) -> None:
-    """Say something by Pipes, as the job's script would. `params`: the arguments of a Glue job."""
+    """Send messages by Dagster Pipes, as the job's script would.
+
+    params: the arguments of a Glue job.
+    """
     arguments = {"--dagster-pipes-context": "CONTEXT", "--dagster-pipes-messages": "MESSAGES"}
     environment = {f"DAGSTER_PIPES_{n}": params[a] for a, n in arguments.items() if a in params}
     with PipesContext(
@@ -71,8 +78,11 @@ def say(s3: Any, params: Mapping[str, str], send_messages: Callable[[PipesContex
 def run(
     engine: RunOnEngine, storage: Storage, task: SparkTask = TASK
 ) -> tuple[dg.ExecuteInProcessResult, list[Any], str]:
-    """Run the task in an asset: the run, what came out, and the reason of a failure, or else all
-    messages."""
+    """Run the task in an asset.
+
+    Return the run, a list with the engine's result (empty if the run failed), and the errors of
+    failed steps, or else all messages.
+    """
     came_out = []
 
     @dg.asset
@@ -93,7 +103,11 @@ def run(
 def replace_sleep(
     monkeypatch: pytest.MonkeyPatch, module: str, sleep: Callable[[float], None]
 ) -> None:
-    """Have a client of Dagster's do this where it would wait, and wait little for messages."""
+    """Make a Pipes client of Dagster call `sleep` where it would wait.
+
+    The client also waits only shortly for messages.
+    module: the path of the name `time` in the client's module.
+    """
     monkeypatch.setattr("dagster._core.pipes.utils.WAIT_FOR_LOGS_AFTER_EXECUTION_INTERVAL", 1)
     monkeypatch.setattr("batchrec_dagster.pipeline.spark_on_aws.INTERVAL", 0.2)
     monkeypatch.setattr(module, SimpleNamespace(sleep=sleep, time=lambda: 0.0))
@@ -101,7 +115,7 @@ def replace_sleep(
 
 @contextmanager
 def glue(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A Glue whose runs change their status when the test says so."""
+    """Mock AWS Glue with runs that change their status only when the test changes it."""
     replace_sleep(monkeypatch, "dagster_aws.pipes.clients.glue.time", time.sleep)
     transition = {"progression": "manual", "times": 1_000_000}
     state_manager.set_transition(model_name="glue::job_run", transition=transition)
@@ -113,7 +127,7 @@ def glue(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def make_jobs_do(monkeypatch: pytest.MonkeyPatch, job: Callable[[FakeJobRun], None]) -> None:
-    """Make each look at a run of a Glue job call `job`, which has to set the run's status."""
+    """Call `job`, which has to set the status, each time that a Glue job's run is described."""
     describe_run = FakeJobRun.as_dict
 
     def describe_with_error(run: FakeJobRun) -> dict[str, Any]:
@@ -125,7 +139,7 @@ def make_jobs_do(monkeypatch: pytest.MonkeyPatch, job: Callable[[FakeJobRun], No
 
 
 def end_run(status: str, error: str = "") -> Callable[[FakeJobRun], None]:
-    """A job that ends so."""
+    """Return a job that ends with this status and this error."""
 
     def set_status(run: FakeJobRun) -> None:
         run.status = status
@@ -135,9 +149,9 @@ def end_run(status: str, error: str = "") -> Callable[[FakeJobRun], None]:
 
 
 def do_task(s3: S3Server, folder: Path) -> Callable[[FakeJobRun], None]:
-    """A job that does as it is told, in place of Spark: from S3 to S3.
+    """Return a job that does the Spark task with Polars, from S3 to S3.
 
-    folder: takes what is written meanwhile.
+    folder: a folder for temporary files.
     """
 
     def prepare(pipes: PipesContext) -> None:

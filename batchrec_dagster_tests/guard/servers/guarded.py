@@ -1,4 +1,4 @@
-"""The two HTTP servers of batchrec as processes, each with a request that changes something."""
+"""The two HTTP servers of batchrec as processes, with a request that changes something in each."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from batchrec_dagster_tests.guard.builders import declaration, module_project, w
 from batchrec_dagster_tests.guard.servers.dagster_ui import answers, web_ui
 from batchrec_dagster_tests.guard.servers.processes import free_ports, started
 
-# The name by which the servers may be reached, besides those of this machine.
+# The host name that the servers accept besides this machine's names.
 ALLOWED = "dagster.example"
 ENVIRONMENT = {"BATCHREC_ALLOWED_HOSTS": "Dagster.example"}
-# What only a page of another site, or another name of this machine, sends.
+# Headers that are sent only by a page of another site, or by a browser that uses another name for
+# this machine.
 STRANGERS: list[list[tuple[str, str]]] = [
     [("Host", "")],
     [("Host", "evil.example")],
@@ -58,12 +59,13 @@ class GuardedServer:
 
     port: int
     health: str
-    """A path that is answered with 200 and changes nothing."""
+    """The path of a request that is answered with 200 and changes nothing."""
     change_path: str
-    """Where a POST changes something."""
+    """The path of the POST request that changes something."""
     change_body: bytes
     change_headers: Mapping[str, str]
     count: Callable[[GuardedServer], int]
+    """A function that returns how many times the change was made."""
 
     @property
     def address(self) -> str:
@@ -72,7 +74,10 @@ class GuardedServer:
     def ask(
         self, method: str, path: str, body: bytes = b"", headers: Headers = ()
     ) -> tuple[int, bytes]:
-        """The status and the body of the answer; 0 if the connection was closed without one."""
+        """Send a request, and return the answer's status and body.
+
+        The status is 0 if the connection was closed without an answer.
+        """
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=300)
         pairs = [*headers.items()] if isinstance(headers, Mapping) else [*headers]
         has_host = any(name == "Host" for name, _ in pairs)
@@ -91,41 +96,41 @@ class GuardedServer:
             connection.close()
 
     def post(self, body: bytes, path: str = "", headers: Headers = ()) -> tuple[int, bytes]:
-        """What is answered to this body where the change is asked for."""
+        """Post a body to the path of the change, and return the answer's status and body."""
         pairs = [*headers.items()] if isinstance(headers, Mapping) else [*headers]
         return self.ask(
             "POST", path or self.change_path, body, [*self.change_headers.items(), *pairs]
         )
 
     def change(self, headers: Headers) -> int:
-        """Ask for the change with these headers too. The status of the answer."""
+        """Ask for the change with these additional headers, and return the answer's status."""
         return self.post(self.change_body, headers=headers)[0]
 
     def count_changes(self) -> int:
-        """How many times the change was made."""
+        """Return how many times the change was made."""
         return self.count(self)
 
     @contextmanager
     def unchanged(self) -> Iterator[None]:
-        """Raises AssertionError if the change was made meanwhile."""
+        """Raise AssertionError if the change is made during the block."""
         before = self.count_changes()
         yield
         assert self.count_changes() == before
 
     def begin_change(self, header: bytes) -> bytes:
-        """The head of the request that asks for the change, with this header more."""
-        own = "".join(f"{name}: {value}\r\n" for name, value in self.change_headers.items())
-        head = f"POST {self.change_path} HTTP/1.1\r\nHost: localhost\r\n{own}"
+        """Return the head of the request that asks for the change, with an additional header."""
+        headers = "".join(f"{name}: {value}\r\n" for name, value in self.change_headers.items())
+        head = f"POST {self.change_path} HTTP/1.1\r\nHost: localhost\r\n{headers}"
         return head.encode() + header + b"\r\n\r\n"
 
     def connect(self, first_bytes: bytes) -> socket.socket:
-        """A connection over which only these bytes were sent."""
+        """Return an open connection over which only these bytes were sent."""
         connection = socket.create_connection(("127.0.0.1", self.port), timeout=60)
         connection.sendall(first_bytes)
         return connection
 
     def read_headers(self, request: bytes) -> tuple[int, list[tuple[str, str]]]:
-        """The status and the headers of what is answered to these bytes."""
+        """Send these bytes, and return the status and the headers of the answer."""
         with self.connect(request) as connection:
             answer = http.client.HTTPResponse(connection)
             answer.begin()
@@ -142,7 +147,7 @@ JSON = {"Content-Type": "application/json"}
 
 
 def query(server: GuardedServer, text: str) -> Any:
-    """The data that Dagster answers to a GraphQL query."""
+    """Return the data of Dagster's answer to a GraphQL query."""
     status, body = server.post(json.dumps({"query": text}).encode())
     assert status == 200, body
     return json.loads(body)["data"]
@@ -150,7 +155,7 @@ def query(server: GuardedServer, text: str) -> Any:
 
 @contextmanager
 def serve_dagster(folder: Path) -> Iterator[GuardedServer]:
-    """`batchrec ui` of a project whose pipeline `shop` a request can start."""
+    """Start `batchrec ui` on a project with a pipeline `shop` that a request can start."""
     project = module_project(folder)
     project.environment |= ENVIRONMENT
     project.declare(declaration("shop", write_ratings(folder / "ratings.csv")))
@@ -167,7 +172,7 @@ def serve_dagster(folder: Path) -> Iterator[GuardedServer]:
 
 @contextmanager
 def serve_personalize(folder: Path) -> Iterator[GuardedServer]:
-    """`batchrec local-personalize`, in which a request can create a dataset group."""
+    """Start `batchrec local-personalize`, where a request can create a dataset group."""
     (port,) = free_ports(1)
     target = "AmazonPersonalize.{}DatasetGroup{}".format
     headers = {"Content-Type": "application/x-amz-json-1.1"}

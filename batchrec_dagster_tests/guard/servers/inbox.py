@@ -1,4 +1,4 @@
-"""Where alerts arrive, and a look of the sensors that send them."""
+"""An inbox for alerts, and a function that evaluates the sensors that send them."""
 
 from __future__ import annotations
 
@@ -12,16 +12,20 @@ from typing import Any
 import dagster as dg
 import pytest
 
-# The sensors of a project whose pipelines have alerts.
+# The names of the sensors in a project that has pipelines with alerts.
 ON_FAILURE, ON_LISTS = "batchrec_alert_on_failure", "batchrec_alert_on_lists"
 STORAGE = "batchrec_storage"
-# Of the URL, which is a secret.
+# The path of the inbox's URL. The URL is a secret.
 PATH = "/T000/planted-path"
 ALERTS = {"urls_env": "SHOP_ALERTS", "dagster_url": "https://dagster.example.com/"}
 
 
 class Inbox:
-    """Who gets the messages: what arrived, and what is answered, 200 when nothing is said."""
+    """A receiver of messages.
+
+    texts: the messages that arrived.
+    answers: the status of each next answer; 200 once the list is empty.
+    """
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -31,7 +35,7 @@ class Inbox:
 
 @contextmanager
 def open_inbox() -> Iterator[Inbox]:
-    """An inbox at a URL of Apprise."""
+    """Open an inbox at a URL that Apprise can send to."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -60,7 +64,7 @@ def open_inbox() -> Iterator[Inbox]:
 
 @pytest.fixture
 def inbox(monkeypatch: pytest.MonkeyPatch) -> Iterator[Inbox]:
-    """Where the messages of pipelines with the settings ALERTS arrive."""
+    """Yield the inbox for the alerts of pipelines with the settings ALERTS."""
     with open_inbox() as opened:
         monkeypatch.setenv("SHOP_ALERTS", opened.url)
         yield opened
@@ -69,7 +73,7 @@ def inbox(monkeypatch: pytest.MonkeyPatch) -> Iterator[Inbox]:
 def tick(
     defs: dg.Definitions, sensor: str, instance: dg.DagsterInstance, cursor: str | None
 ) -> Any:
-    """One look of a sensor, as the daemon has it done."""
+    """Evaluate a sensor once, as Dagster's daemon does, and return the tick's result."""
     repository = defs.get_repository_def()
     context = dg.build_sensor_context(
         instance=instance,

@@ -1,4 +1,4 @@
-"""A pipeline on real servers, each a process of its own that a test can kill and start again."""
+"""A pipeline on real servers, which are processes that a test can kill and start again."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ from batchrec_dagster_tests.guard.servers.s3 import OWNER, Keys, S3Server
 if TYPE_CHECKING:
     from types_boto3_personalize import PersonalizeClient
 
-# Undisturbed lists by the ratings they came from, so that each is made once.
+# The lists of undisturbed runs by the content of their ratings file, so that they are made once.
 EXPECTED: dict[bytes, pl.DataFrame] = {}
-# The local Personalize's command, to which whatever it creates stays pending.
+# The local Personalize's command, with a service that shows all resources it creates as pending.
 IDLE = """
 from batchrec_dagster.local_personalize.api import command, service
 from batchrec_dagster_tests.guard.servers.personalize import SlowPersonalize
@@ -52,21 +52,24 @@ TABLE = "shop/curated/recommendations/recommendations.parquet"
 
 @dataclass
 class Run:
-    """A run of the refresh job, in a process of its own."""
+    """A run of the refresh job in a separate process."""
 
     process: BaseProcess
     failure: Path
-    """The file in which the run writes why it failed."""
+    """The file with the reasons why the run failed."""
 
     def kill(self) -> bool:
-        """SIGKILL; whether it was still at work."""
+        """Kill the process with SIGKILL, and return whether it was still running."""
         alive = self.process.is_alive()
         self.process.kill()
         self.process.join()
         return alive
 
     def end(self, timeout: float = 900) -> str:
-        """Waits for it: why it failed, or nothing."""
+        """Wait for the end of the run, and return the failure's text, which is empty on success.
+
+        The text is `killed` if the process ended without writing one.
+        """
         self.process.join(timeout)
         assert not self.process.is_alive(), "the run does not end"
         return self.failure.read_text() if self.failure.exists() else "killed"
@@ -74,7 +77,7 @@ class Run:
 
 @dataclass
 class Night:
-    """The project `shop`, whose storage is a bucket and whose Personalize is a server."""
+    """The project `shop` with a bucket as its storage and a server as its Personalize."""
 
     project: Project
     s3: S3Server
@@ -82,7 +85,7 @@ class Night:
     environment: dict[str, str]
     port: int
     without_pauses: bool = False
-    """Whether botocore repeats requests at once: after throttling it would pause for minutes."""
+    """Whether botocore repeats requests at once. After throttling it would pause for minutes."""
     runs: int = 0
     server: Started | None = None
     _server: ExitStack = field(default_factory=ExitStack)
@@ -92,9 +95,10 @@ class Night:
     def start_personalize(
         self, *, keys: Keys = OWNER, s3_endpoint: str | None = None, is_idle: bool = False
     ) -> None:
-        """Start it on its home, where whatever was there goes on.
+        """Start the local Personalize on its home, where unfinished jobs go on.
 
-        is_idle: whether nothing that it creates is ever ready; to the next one it is.
+        is_idle: whether the server shows all resources that it creates as pending. A server that is
+            started later shows them as they are.
         """
         program = ["-c", IDLE] if is_idle else ["-m", "batchrec_dagster.local_personalize"]
         command = [
@@ -110,7 +114,7 @@ class Night:
         self.server.wait_for(self._answers, "answer of the local Personalize", timeout=300)
 
     def kill_personalize(self) -> None:
-        """SIGKILL."""
+        """Kill the local Personalize with SIGKILL."""
         assert self.server is not None
         self.server.kill()
 
@@ -123,7 +127,7 @@ class Night:
 
     @cached_property
     def personalize(self) -> PersonalizeClient:
-        """Straight to it, past every proxy."""
+        """A client that calls the local Personalize directly, past every proxy."""
         session = boto3.Session("any", "any", region_name="us-east-1")
         client: PersonalizeClient = session.client(
             "personalize", endpoint_url=f"http://127.0.0.1:{self.port}"
@@ -133,7 +137,7 @@ class Night:
     # Runs
 
     def new_data(self, seed: int) -> None:
-        """Other ratings by the same people, as the next night brings."""
+        """Write other ratings by the same users, as the next night brings them."""
         write_ratings(self.project.root / "ratings.csv", seed=seed)
 
     def start_run(self, **environment: str) -> Run:
@@ -147,19 +151,24 @@ class Night:
         process.start()
         return Run(process, failure)
 
-    # What came of it
+    # Results
 
     def lists(self) -> pl.DataFrame:
-        """The published table: user, rank, item."""
+        """Return the published lists: user_id, rank, item_id."""
         table = self.s3.store().get(f"s3://{self.bucket}/{TABLE}")
         return pl.read_parquet(io.BytesIO(table)).select("user_id", "rank", "item_id")
 
     def count_jobs(self) -> Counter[str]:
-        """As count_personalize_jobs."""
+        """Count Personalize's jobs, as `count_personalize_jobs` does."""
         return count_personalize_jobs(self.personalize)
 
     def make_expected_lists(self, root: Path) -> pl.DataFrame:
-        """The lists that an undisturbed run makes of the same ratings, on an embedded one."""
+        """Return the lists that an undisturbed run makes from the same ratings.
+
+        That run uses an embedded Personalize.
+
+        root: a new folder for the project of that run.
+        """
         ratings = self.project.root / "ratings.csv"
         content = ratings.read_bytes()
         if content not in EXPECTED:
@@ -178,8 +187,10 @@ class Night:
 
 
 def count_personalize_jobs(client: PersonalizeClient) -> Counter[str]:
-    """How many import jobs, solution versions and batch inference jobs Personalize has, and how
-    many of them failed."""
+    """Count Personalize's import jobs, solution versions and batch inference jobs.
+
+    Failed jobs are counted apart, such as `failed import`.
+    """
     jobs = [
         *(("import", job) for job in client.list_dataset_import_jobs()["datasetImportJobs"]),
         *(("training", job) for job in client.list_solution_versions()["solutionVersions"]),
@@ -191,8 +202,10 @@ def count_personalize_jobs(client: PersonalizeClient) -> Counter[str]:
 
 
 def made_once(nights: int) -> dict[str, int]:
-    """What Personalize has to hold after this many nights, each with other data: an import, a
-    model and a batch of lists each."""
+    """Return the job counts that Personalize must have after this many nights with new data.
+
+    Each night needs one import, one training and one batch of lists.
+    """
     return {"import": nights, "training": nights, "lists": nights}
 
 
@@ -204,8 +217,11 @@ def night(
     s3_endpoint: str | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> Iterator[Night]:
-    """A night on that S3 server; the endpoint may be a proxy's before it. Personalize has to be
-    started."""
+    """Yield a night on this S3 server. Its local Personalize still has to be started.
+
+    s3_endpoint: the endpoint of a proxy in front of the S3 server; None for no proxy.
+    settings: further blocks of the pipeline's declaration.
+    """
     (port,) = free_ports(1)
     bucket = s3.create_bucket()
     project = module_project(root)
@@ -223,8 +239,11 @@ def night(
 
 
 def _refresh(root: Path, environment: Mapping[str, str], failure: Path) -> None:
-    """In a process of its own: run the job, and write down why it failed, if it did. What Dagster
-    remembers dies with the process: the next run has only the storage and Personalize."""
+    """Run the job in this separate process, and write the reasons of a failure into a file.
+
+    The file is empty if the run succeeds. Dagster's history dies with the process, so the next run
+    has only the storage and Personalize.
+    """
     for name in [*os.environ]:
         if name.startswith("AWS_"):
             del os.environ[name]
@@ -241,14 +260,14 @@ def _refresh(root: Path, environment: Mapping[str, str], failure: Path) -> None:
         ]
     except Exception:
         reasons = [traceback.format_exc()]
-    # Renamed, so that nobody reads a part of it.
+    # The file is renamed when it is complete, so that nobody reads an unfinished file.
     part = failure.with_suffix(".part")
     part.write_text("\n".join(reasons))
     part.rename(failure)
 
 
 def _refresh_without_pauses(root: Path, environment: Mapping[str, str], failure: Path) -> None:
-    """As `_refresh`, but botocore neither backs off nor lowers its rate of requests."""
+    """Do as `_refresh`, but without botocore's backoff and its lower rate of requests."""
     with (
         patch.object(ClientRateLimiter, "on_sending_request", lambda *_, **__: None),
         patch.object(ExponentialBackoff, "delay_amount", lambda *_: 0.01),

@@ -1,4 +1,4 @@
-"""Pages in a browser that notices whatever they ask of others."""
+"""Pages in a browser that notices every request of a page."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-# Milliseconds that a page may take on a busy machine.
+# The maximum number of milliseconds that a page may take on a busy machine.
 PATIENCE = 300_000
 
 
 @contextmanager
 def open_offline(browser: Any, file: Path, **options: Any) -> Iterator[Any]:
-    """The page of the file, opened from disk without a network.
+    """Open a file's page from disk, without a network, and yield the browser's tab.
 
-    options: of the browser's context, such as color_scheme.
+    Raises AssertionError if the page requests anything, or a message, an error or a dialog appears.
 
-    Raises AssertionError if the page asks for anything, or a message, an error or a dialog appears.
+    options: options of the browser's context, such as color_scheme.
     """
     context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
     context.set_offline(True)

@@ -1,4 +1,4 @@
-"""What the tests of the local Personalize share: a service, and waiting for it."""
+"""A local Personalize for tests, with functions that create resources and wait for them."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ ROLE = "arn:aws:iam::000000000000:role/personalize"
 RECIPE = "arn:aws:personalize:::recipe/"
 USER_RECIPE = "aws-user-personalization-v2"
 SEEN = 'EXCLUDE ItemID WHERE Interactions.EVENT_TYPE IN ("*")'
-# The last two are of data deletion jobs.
+# The last two are statuses of data deletion jobs.
 SETTLED = ("ACTIVE", "CREATE FAILED", "CREATE STOPPED", "COMPLETED", "FAILED")
-# How long a job may take on a machine that is busy with other work.
+# The maximum number of seconds that a job may take on a machine that is busy with other work.
 DEADLINE_SECONDS = 300.0
 
 
 def poll_until_deadline(seconds: float = DEADLINE_SECONDS) -> Iterator[None]:
-    """Yields whenever the caller is to look at the state again, for at most this many seconds.
+    """Yield each time that the caller should look at the state again, until the seconds are over.
 
-    The pauses grow, because one look takes as much CPU as five milliseconds of the work.
+    The pauses grow, because a look takes as much CPU time as five milliseconds of a job's work.
     """
     give_up, pause = time.monotonic() + seconds, 0.005
     while time.monotonic() < give_up:
@@ -52,7 +52,10 @@ def poll_until_deadline(seconds: float = DEADLINE_SECONDS) -> Iterator[None]:
 
 
 class SlowPersonalize(LocalPersonalize):
-    """A service that shows whatever it created as pending. Other services show it as it is."""
+    """A service that shows all resources that it created as pending.
+
+    Other services on the same home show the resources as they are.
+    """
 
     def __init__(self, home: Path, store: ObjectStore, **options: Any) -> None:
         super().__init__(home, store, **options)
@@ -74,7 +77,7 @@ class SlowPersonalize(LocalPersonalize):
 
 
 class Reply(NamedTuple):
-    """An answer as it is on the wire."""
+    """An answer as Personalize sends it."""
 
     status: int
     text: bytes
@@ -97,23 +100,23 @@ class Local:
         self.client = self.open_client()
 
     def open_client(self, **options: Any) -> PersonalizeClient:
-        """Opens a further client on the same home."""
+        """Open another client on the same home."""
         return embedded_client(self.root / "home", self.store, **options)
 
     def open_idle_client(self) -> PersonalizeClient:
-        """Opens a further client on the same home, to which whatever it creates stays pending."""
+        """Open another client on the same home, which sees all that it creates as pending."""
         return make_client(SlowPersonalize(self.root / "home", self.store))
 
     def describe(self, arn: str) -> dict[str, Any]:
-        """Describe, whatever kind of resource the ARN names."""
+        """Describe the resource with this ARN, whatever its kind."""
         return describe(self.client, arn)
 
     def wait(self, arn: str) -> dict[str, Any]:
-        """The description, once nothing more happens to the resource."""
+        """Wait until the resource's status is final, and return the description."""
         return self.watch_until_settled(arn)[-1]
 
     def watch_until_settled(self, arn: str) -> list[dict[str, Any]]:
-        """A description for each status that was seen, up to the one that lasts."""
+        """Return a description for each status that the resource passes, up to the final status."""
         descriptions: list[dict[str, Any]] = []
         for _ in poll_until_deadline():
             description = self.describe(arn)
@@ -124,13 +127,13 @@ class Local:
         raise AssertionError(f"{arn} is still {description['status']}")
 
     def wait_until_active(self, arn: str) -> str:
-        """Returns the ARN once the resource is ACTIVE."""
+        """Wait until the resource is ACTIVE, and return its ARN."""
         description = self.wait(arn)
         assert description["status"] == "ACTIVE", description
         return arn
 
     def wait_until_gone(self, arn: str) -> None:
-        """Returns once the resource is not there any more."""
+        """Wait until the resource does not exist any more."""
         for _ in poll_until_deadline():
             try:
                 self.describe(arn)
@@ -139,13 +142,13 @@ class Local:
         raise AssertionError(f"{arn} is still there")
 
     def create_group(self, name: str = "films") -> str:
-        """Creates a dataset group and returns its ARN once it is ACTIVE."""
+        """Create a dataset group, and return its ARN once the group is ACTIVE."""
         return self.wait_until_active(
             self.client.create_dataset_group(name=name)["datasetGroupArn"]
         )
 
     def create_dataset(self, group: str, *, event_type: bool = True, name: str = "films") -> str:
-        """Creates an interactions dataset and its schema; returns the dataset's ARN once ACTIVE."""
+        """Create an interactions dataset with a schema, and return the ACTIVE dataset's ARN."""
         schema = self.client.create_schema(
             name=name, schema=write_interactions_schema(event_type=event_type)
         )["schemaArn"]
@@ -155,7 +158,7 @@ class Local:
         return self.wait_until_active(answer["datasetArn"])
 
     def start_import(self, dataset: str, uri: str, name: str = "first", **options: Any) -> str:
-        """Creates an import job, which may still run, and returns its ARN."""
+        """Create an import job, and return its ARN. The job may still be running."""
         return self.client.create_dataset_import_job(
             jobName=name,
             datasetArn=dataset,
@@ -167,7 +170,7 @@ class Local:
     def import_rows(
         self, rows: Sequence[Row], *, event_type: bool = True, group_name: str = "films"
     ) -> tuple[str, str]:
-        """Imports the rows into a new group; returns the ARNs of the group and its dataset."""
+        """Import the rows into a new group, and return the ARNs of the group and its dataset."""
         self.store.put(
             "s3://data/interactions.csv",
             encode_csv(rows, event_type="watch" if event_type else None),
@@ -180,10 +183,11 @@ class Local:
     def import_metadata(
         self, group: str, kind: str, fields: Sequence[Mapping[str, Any]], lines: Iterable[str]
     ) -> str:
-        """Imports items or users into a new dataset, and returns its ARN.
+        """Import items or users into a new dataset, and return its ARN.
 
         kind: Items or Users.
-        lines: of CSV, without the header.
+        fields: the fields of the dataset's schema.
+        lines: lines of CSV, without the header.
         """
         schema = self.client.create_schema(name=kind.lower(), schema=write_schema(kind, *fields))
         answer = self.client.create_dataset(
@@ -200,7 +204,7 @@ class Local:
         return dataset
 
     def create_solution(self, group: str, recipe: str = USER_RECIPE, **options: Any) -> str:
-        """Creates a solution and returns its ARN once it is ACTIVE."""
+        """Create a solution, and return its ARN once the solution is ACTIVE."""
         options = {"name": "films", "performAutoTraining": False, **options}
         answer = self.client.create_solution(
             datasetGroupArn=group, recipeArn=RECIPE + recipe, **options
@@ -208,18 +212,18 @@ class Local:
         return self.wait_until_active(answer["solutionArn"])
 
     def create_version(self, solution: str, **options: Any) -> str:
-        """Creates a solution version, which may still be in training, and returns its ARN."""
+        """Create a solution version, and return its ARN. The version may still be in training."""
         answer = self.client.create_solution_version(solutionArn=solution, **options)
         return answer["solutionVersionArn"]
 
     def train_version(self, group: str, recipe: str = USER_RECIPE, **options: Any) -> str:
-        """Trains a new solution of a recipe, and returns the ARN of its version."""
+        """Train a new solution of a recipe, and return the ARN of the solution's version."""
         return self.wait_until_active(
             self.create_version(self.create_solution(group, recipe, **options))
         )
 
     def create_filter(self, group: str, expression: str = SEEN, name: str = "seen") -> str:
-        """Creates a filter and returns its ARN once it is ACTIVE."""
+        """Create a filter, and return its ARN once the filter is ACTIVE."""
         answer = self.client.create_filter(
             name=name, datasetGroupArn=group, filterExpression=expression
         )
@@ -232,7 +236,7 @@ class Local:
         target: str = "s3://data/out/",
         **options: Any,
     ) -> str:
-        """Creates a batch inference job, which may still run, and returns its ARN."""
+        """Create a batch inference job, and return its ARN. The job may still be running."""
         options = {"jobName": "batch", "roleArn": ROLE, **options}
         return self.client.create_batch_inference_job(
             solutionVersionArn=version,
@@ -248,7 +252,7 @@ class Local:
         target: str = "s3://data/segments/",
         **options: Any,
     ) -> str:
-        """Creates a batch segment job, which may still run, and returns its ARN."""
+        """Create a batch segment job, and return its ARN. The job may still be running."""
         options = {"jobName": "segment", "roleArn": ROLE, **options}
         return self.client.create_batch_segment_job(
             solutionVersionArn=version,
@@ -260,7 +264,7 @@ class Local:
     def recommend(
         self, version: str, user_ids: Sequence[str], job: str = "batch", **options: Any
     ) -> dict[str, list[str]]:
-        """The items recommended to these users, by a batch inference job that has run."""
+        """Run a batch inference job for these users, and return each user's recommended items."""
         self.store.put(f"s3://data/{job}/users.json", encode_user_lines(user_ids))
         arn = self.create_batch_job(
             version,
@@ -278,10 +282,12 @@ class Local:
     def answer_lines(
         self, version: str, lines: Sequence[Any], job: str = "", **options: Any
     ) -> list[dict[str, Any]]:
-        """What a batch job, of inference or of segments, answers these input lines with.
+        """Run a batch inference or segment job on these input lines, and return its output lines.
 
-        lines: JSON, or bytes as they are.
-        job: its name, by default one that no other has.
+        The kind of the job follows from the recipe of the solution version.
+
+        lines: values to write as JSON, or bytes to write as they are.
+        job: the name of the job; empty for a new, unique name.
         """
         job = job or f"job-{uuid.uuid4().hex}"
         source, target = f"s3://data/{job}/in.json", f"s3://data/{job}/out/"
@@ -293,9 +299,9 @@ class Local:
         return [json.loads(line) for line in self.read_lines(f"{target}in.json.out")]
 
     def send(self, operation: str, body: Any, target: str = "AmazonPersonalize.") -> Reply:
-        """What a client gets that checks nothing itself.
+        """Send a request without botocore's own checks, and return the answer.
 
-        body: JSON, or bytes as they are.
+        body: a value to send as JSON, or bytes to send as they are.
         """
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         headers = {"X-Amz-Target": f"{target}{operation}"}
@@ -307,14 +313,14 @@ class Local:
         return Reply(response.status_code, response.content)
 
     def read_lines(self, uri: str) -> list[str]:
-        """The lines of an object, which ends in a newline."""
+        """Return the lines of an object, which must end in a newline."""
         text = self.store.get(uri).decode()
         assert text.endswith("\n")
         return text[:-1].split("\n")
 
 
 def describe(client: PersonalizeClient, arn: str) -> dict[str, Any]:
-    """What Describe answers, without the envelope."""
+    """Return the description of the resource with this ARN, without the envelope of the answer."""
     path = arn.split(":", 5)[5].split("/")
     kind = "solution-version" if path[0] == "solution" and len(path) == 3 else path[0]
     words = kind.split("-")
@@ -328,15 +334,15 @@ def describe(client: PersonalizeClient, arn: str) -> dict[str, Any]:
 
 @pytest.fixture
 def local(tmp_path: Path) -> Local:
-    """A fresh local Personalize."""
+    """Return a new local Personalize."""
     return Local(tmp_path)
 
 
 @dataclass
 class Films(Local):
-    """A local Personalize with `build_taste_rows`, for tests that share it.
+    """A local Personalize with the rows of `build_taste_rows`, which several tests share.
 
-    Each test gives its jobs and filters names of their own.
+    Each test has to give its jobs and filters unique names.
     """
 
     versions: dict[str, str] = field(default_factory=dict)
@@ -346,7 +352,7 @@ class Films(Local):
         self.films, _ = self.import_rows(build_taste_rows())
 
     def train(self, recipe: str) -> str:
-        """The ARN of a solution version of the recipe, which is trained at the first call."""
+        """Return the ARN of a solution version of the recipe, which the first call trains."""
         if recipe not in self.versions:
             solution = self.create_solution(self.films, recipe, name=recipe)
             self.versions[recipe] = self.wait_until_active(self.create_version(solution))

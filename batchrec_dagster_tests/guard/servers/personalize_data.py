@@ -1,4 +1,4 @@
-"""Data for the local Personalize: interactions with something to learn, and their schemas."""
+"""Data for the local Personalize: interactions that a model can learn from, and their schemas."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Row = tuple[str, str, int]
 def build_taste_rows(
     rows: int = 1500, users: int = 60, items: int = 40, seed: int = 0
 ) -> list[Row]:
-    """Interactions with something to learn: even users like even items, odd users odd ones."""
+    """Return interactions to learn from: even users like even items, odd users like odd items."""
     rng = random.Random(seed)
     taste_rows = []
     for moment in range(rows):
@@ -24,22 +24,22 @@ def build_taste_rows(
 
 
 def encode_csv(rows: Iterable[Row], *, event_type: str | None = "watch") -> bytes:
-    """The interactions CSV of these rows."""
+    """Return these rows as an interactions CSV."""
     header = "USER_ID,ITEM_ID,TIMESTAMP" + (",EVENT_TYPE" if event_type else "")
     tail = f",{event_type}" if event_type else ""
     return "\n".join([header, *(f"{u},{i},{t}{tail}" for u, i, t in rows), ""]).encode()
 
 
 def encode_user_lines(user_ids: Iterable[str]) -> bytes:
-    """The batch input that asks for these users."""
+    """Return the input of a batch inference job for these users."""
     return "".join(json.dumps({"userId": user}) + "\n" for user in user_ids).encode()
 
 
 def write_schema(kind: str, *fields: Mapping[str, Any]) -> str:
-    """An Avro schema for CreateSchema.
+    """Return an Avro schema for CreateSchema.
 
     kind: Interactions, Items or Users.
-    fields: their type is string if they name none.
+    fields: the fields of the schema. A field without a type is a string.
     """
     schema = {
         "type": "record",
@@ -52,7 +52,7 @@ def write_schema(kind: str, *fields: Mapping[str, Any]) -> str:
 
 
 def write_interactions_schema(*further: Mapping[str, Any], event_type: bool = True) -> str:
-    """The schema of the columns that `encode_csv` writes, and of further ones."""
+    """Return the schema of the columns that `encode_csv` writes, and of further columns."""
     event = [{"name": "EVENT_TYPE"}] if event_type else []
     time_field = {"name": "TIMESTAMP", "type": "long"}
     return write_schema(

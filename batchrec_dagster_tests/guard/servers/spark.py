@@ -1,4 +1,4 @@
-"""A Spark for a few rows, in this process."""
+"""A Spark session for a few rows, in this process."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ QUICK = {
     "spark.sql.adaptive.enabled": "false",
     "spark.sql.shuffle.partitions": "1",
 }
-# The value of PYSPARK_SUBMIT_ARGS for a process that starts a Spark of its own.
+# The value of PYSPARK_SUBMIT_ARGS for a separate process that starts Spark.
 QUICK_ARGUMENTS = "".join(f"--conf {name}={value} " for name, value in QUICK.items())
 QUICK_ARGUMENTS += "pyspark-shell"
 
 
 @contextmanager
 def quick_session() -> Iterator[SparkSession]:
-    """A Spark for a few rows."""
+    """Yield a Spark session that is quick for a few rows."""
     from py4j.java_gateway import (  # type: ignore[import-untyped]
         JavaClass,
         JavaPackage,
         JVMView,
     )
 
-    # PySpark asks the JVM for `functions` and each function by name a thousand times a preparation,
-    # and the JVM looks through all its jars for `functions` each time.
+    # In one preparation PySpark asks the JVM a thousand times for `functions` and its members by
+    # name, and each time the JVM looks through all its jars for `functions`.
     for kind in (JVMView, JavaPackage, JavaClass):
         if not hasattr(kind.__getattr__, "cache_info"):
             kind.__getattr__ = cache(kind.__getattr__)
-    # Its workers need Polars, which another Python on this machine may not have.
+    # Spark's workers need Polars, which another Python on this machine may not have.
     os.environ["PYSPARK_PYTHON"] = sys.executable
     session = open_local_session(1, "1g", "-XX:TieredStopAtLevel=1")
     session.sparkContext.setLogLevel("ERROR")

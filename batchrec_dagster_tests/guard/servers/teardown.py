@@ -1,4 +1,4 @@
-"""`batchrec teardown` of a test's project."""
+"""The command `batchrec teardown` on a test's project."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from batchrec_dagster_tests.guard.builders import Project
 def tear_down(
     project: Project, name: str, instance: dg.DagsterInstance, *options: str, answer: str = "y\n"
 ) -> Result:
-    """`batchrec teardown`, with Dagster's history of this instance."""
+    """Run `batchrec teardown` with this instance as Dagster's history."""
     environment = {"BATCHREC_HOME": str(project.root / ".batchrec"), **project.environment}
     with (
         chdir(project.root),

@@ -13,12 +13,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 @dataclass
 class Page:
-    """A file that the server serves. Each request uses up one of `cuts`, `statuses` and `stalls`.
+    """A file that the server serves.
 
-    cuts: after how many bytes the connection is closed.
-    statuses: the HTTP status that is answered instead of the file.
-    stalls: seconds before anything is answered.
-    next: the page that takes this one's place when a range is requested.
+    Each request uses up one entry of `cuts`, `statuses` and `stalls`.
+
+    cuts: the numbers of bytes after which the connection is closed.
+    statuses: the HTTP statuses that are answered in place of the file.
+    stalls: the seconds of delay before an answer.
+    next: the page that replaces this page when a range is requested.
     """
 
     content: bytes
@@ -39,7 +41,7 @@ class Web:
     """A web server of a test.
 
     pages: the pages by path, without the query.
-    requests: the path and the Range header of each request that came.
+    requests: the path and the Range header of each request that arrived.
     """
 
     address: str
@@ -104,7 +106,7 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             self.wfile.write(body[: page.cuts.pop(0)] if page.cuts else body)
         except OSError:
-            self.close_connection = True  # It was only looked at.
+            self.close_connection = True  # The client closed the connection early.
 
     def _start(self, page: Page, range_header: str | None) -> int | None:
         match = re.fullmatch(r"bytes=(\d+)-", range_header or "")
@@ -114,4 +116,4 @@ class _Handler(BaseHTTPRequestHandler):
         return int(match[1])
 
     def log_message(self, format: str, *args: object) -> None:
-        """Say nothing: tests look at what was asked."""
+        """Log nothing: tests look at the recorded requests."""
