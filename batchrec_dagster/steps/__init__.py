@@ -1,1 +1,1 @@
-"""The work behind the assets: typed records in, typed records out."""
+"""The steps behind the Dagster assets: functions that take and return typed records."""

@@ -1,9 +1,11 @@
-"""Makes the lists of users, items or segments, and publishes them as one edition.
+"""The step that makes the lists of users, items or segments and publishes them as one edition.
 
-Lines become rows: the lines of a batch job, of items that people had together, or of popular items.
-The rules leave out some, and popular items fill users' lists that are short. The rows get their
-columns and are counted, and if no finding refuses the table, it is published. Lists that would be
-made of the same as the live ones are not made again.
+A line holds one user, item or segment and its results. Lines come from a batch job, from counting
+the items that people had together, or from popular items. The step turns lines into rows. The
+rules leave out some rows, and popular items fill users' lists that are too short. The rows get
+their columns and are counted. If no finding refuses the table, the step publishes it.
+
+If the inputs have not changed since the live lists were made, the step makes no new lists.
 """
 
 from __future__ import annotations
@@ -68,17 +70,17 @@ from batchrec_dagster.storage.progress import Progress
 
 @dataclass(frozen=True)
 class ListsResult:
-    """The live edition, and what this run did for it."""
+    """The result of the step: the live edition, and a report of the run's work."""
 
     edition: Edition
     sample: pl.DataFrame
-    """Its first rows."""
+    """The first rows of the edition."""
     findings: Sequence[Finding]
-    """What is found of it now, also by earlier steps."""
+    """The current findings about the edition, including the findings of earlier steps."""
     outcome: str
-    """What this run did, in words."""
+    """A sentence that says what this run did."""
     job: FinishedJob | None = None
-    """The job that answered for it in this run; None without one."""
+    """The batch job that this run made the edition from; None if there was no job."""
 
 
 def make_lists(
@@ -90,9 +92,14 @@ def make_lists(
 ) -> ListsResult:
     """Make the lists and publish them, if all checks pass.
 
-    model: None for items bought together, which are counted here.
-    lock: that of the list, which the caller holds.
-    Raises Refused, UserError.
+    If the inputs have not changed since the live edition was made, keep the live edition and only
+    update its findings.
+
+    model: the trained model; None for items bought together, which this step counts without a
+        model.
+    lock: the lock of the list; the caller holds it.
+
+    Raises Refused if a check refuses the lists, and UserError.
     """
     with work.storage.local_file(work.files.interactions) as path:
         interactions = scan_interactions(path)
@@ -104,7 +111,8 @@ def make_lists(
         )
         findings = publishing.judge_model(publish_anyway=run.publish_anyway)
         if any(finding.blocks for finding in findings):
-            # Models are trained every night, however many of them the gate refuses.
+            # Models are trained every night even if the gate refuses them, so old models are
+            # deleted here too.
             delete_unneeded(work, published)
         if publishing.is_unchanged and _is_output_unchanged(work, publishing):
             lists = _judge_again(publishing, findings)
@@ -119,9 +127,11 @@ def make_lists(
 
 
 def _is_output_unchanged(work: PersonalizeWork, publishing: Publishing) -> bool:
-    """Whether the output that the live edition was made from is still there, as it was.
+    """Return whether the live edition's job output still exists, unchanged.
 
-    True if it was made from none. Otherwise another job says what is wrong.
+    True if there is no live edition, or if the edition was made without a batch job. If the result
+    is False, the run makes the lists again, and its checks report the problem if there still is
+    one.
     """
     edition = publishing.live
     if edition is None or edition.job_arn is None:
@@ -129,7 +139,7 @@ def _is_output_unchanged(work: PersonalizeWork, publishing: Publishing) -> bool:
     try:
         job = work.ensure.describe(JOB_KINDS[edition.subject], edition.job_arn)
     except ClientError:
-        # It was deleted, for example.
+        # The job may have been deleted, for example.
         return False
     output = JobOutput(work.storage, job)
     is_finished = job["status"] == ACTIVE and output.is_usable()
@@ -137,10 +147,13 @@ def _is_output_unchanged(work: PersonalizeWork, publishing: Publishing) -> bool:
 
 
 def _judge_again(publishing: Publishing, judged: Sequence[Finding]) -> ListsResult:
-    """The live edition, which this run would make again. What was found of its rows still holds.
+    """Keep the live edition, because a new one would have the same lists, and update its findings.
 
-    judged: what is found of its model and data now.
-    Raises Refused, UserError.
+    The findings about the edition's rows still hold, so they are kept.
+
+    judged: the current findings about the edition's model.
+
+    Raises Refused if a finding blocks that is not about the data, and UserError.
     """
     edition = publishing.live
     assert edition is not None
@@ -156,7 +169,7 @@ def _judge_again(publishing: Publishing, judged: Sequence[Finding]) -> ListsResu
 
 @dataclass(frozen=True)
 class NewLists:
-    """The lists that are made in this run."""
+    """A maker of new lists, for a run in which the live lists are out of date."""
 
     work: PersonalizeWork
     publishing: Publishing
@@ -171,10 +184,13 @@ class NewLists:
         return self.publishing.published
 
     def publish(self, judged: Sequence[Finding], *, has_model: bool) -> ListsResult:
-        """Make the table, and publish it unless a finding refuses it. Raises Refused, UserError.
+        """Make the table of lists, and publish the table unless a finding refuses it.
 
-        judged: what is found of the model and the data.
-        has_model: whether a job of the model answers, or items bought together are counted.
+        judged: the findings about the model.
+        has_model: whether a batch job of the model makes the lists; if not, items bought together
+            are counted.
+
+        Raises Refused if a finding refuses the table, and UserError.
         """
         work, published, model = self.work, self.published, self.publishing.model
         divided = divide(work, published, self.requested)
@@ -209,7 +225,14 @@ class NewLists:
         return ListsResult(edition, table.sample, findings, outcome, job)
 
     def _keep_users_without_lists(self, version: str, table: ListTable, path: Path) -> None:
-        """Store who has no list in the edition of this version, where somebody may ask."""
+        """Store which users have no list in the edition, if a reader may need to know.
+
+        Only editions of users' lists get such a file, and only if the list has an experiment,
+        leaves out newcomers, or if Personalize failed for some users.
+
+        version: the version of the edition.
+        path: the file of the edition's table.
+        """
         published = self.published
         leaves_out = published.experiment or published.settings.newcomers == "leave_out"
         if published.subject == "user" and (leaves_out or table.failed.height):
@@ -220,7 +243,7 @@ class NewLists:
     def _iterate_lines(
         self, divided: Divided, context: ListContext, num_results: int, job: FinishedJob | None
     ) -> Iterator[pl.DataFrame]:
-        """The lines of all lists, as `ListTable` takes them."""
+        """Yield the lines of all lists, in the form that `ListTable` takes."""
         lines_of = f"{self.published.subject}s' lists written"
         progress = Progress(lines_of, len(divided.ids), self.work.ensure.log.debug)
         for lines in self._iterate_model_lines(divided, num_results, job):
@@ -235,7 +258,7 @@ class NewLists:
     def _iterate_model_lines(
         self, divided: Divided, num_results: int, job: FinishedJob | None
     ) -> Iterator[pl.DataFrame]:
-        """The lines of the job, or of what people had together."""
+        """Return the lines of the batch job, or of items bought together if there is no job."""
         if job is not None:
             return job.output(self.work.storage).lines()
         settings = self.published.pipeline.similar_items
@@ -250,7 +273,7 @@ class NewLists:
         return make_lines(divided.of_model.ids, pairs)
 
     def _count(self, table: ListTable, histories: Histories) -> ListCounts:
-        """The figures of the written table. Raises UserError."""
+        """Return the counts of the written table, its users and its items. Raises UserError."""
         work, subject = self.work, self.published.subject
         facts: dict[str, Any] = {}
         if subject == "user":
@@ -275,7 +298,12 @@ class NewLists:
         job: FinishedJob | None,
         **facts: Any,
     ) -> Edition:
-        """What is known of the edition. facts: those that are counted. Raises UserError."""
+        """Return the description of the edition that is about to be published.
+
+        facts: further fields of `Edition`: its counts and the facts about its data.
+
+        Raises UserError.
+        """
         work, published, rules = self.work, self.published, context.rules
         if job is not None:
             facts |= {
@@ -308,7 +336,7 @@ class NewLists:
 
 
 def _make_record_without_model(work: PersonalizeWork, published: PublishedList) -> ModelRecord:
-    """A record instead of a model's, where items bought together are counted."""
+    """Return the record that stands in for a model if items bought together are counted."""
     settings = published.pipeline.similar_items
     assert settings is not None
     return ModelRecord(

@@ -1,4 +1,7 @@
-"""The locks of a pipeline's steps, which whoever deletes its files or resources holds."""
+"""The locks of a pipeline's steps.
+
+A command that deletes a pipeline's files or resources holds all the locks while it works.
+"""
 
 from __future__ import annotations
 
@@ -9,19 +12,24 @@ from batchrec_dagster.config import Pipeline
 from batchrec_dagster.steps.work import PersonalizeWork
 from batchrec_dagster.storage.connection import Storage
 
-# The assets that work in Personalize before the lists, in order.
+# The assets that create resources in Personalize before the lists are made, in order.
 STEPS = (
     "personalize_dataset",
     "solution_version",
     "segment_solution_version",
     "similar_items_solution_version",
 )
-# How long a lock of another run may be waited for. A run that lives was refused before.
+# How many seconds to wait for the lock of another run. Callers refuse to start while a run is
+# active, so the lock's owner should be gone.
 LOCK_SECONDS = 120
 
 
 def hold_locks(locks: ExitStack, work: PersonalizeWork, owner: str) -> None:
-    """Hold the locks of the steps and of all lists until the end, so that runs wait."""
+    """Take the locks of the steps and of all lists, so that runs have to wait.
+
+    locks: the stack that releases the locks when it closes.
+    owner: the id that the locks are taken for.
+    """
     waiting = replace(work, ensure=replace(work.ensure, deadline_seconds=LOCK_SECONDS))
     for step in STEPS:
         locks.enter_context(waiting.lock(step, owner))
@@ -30,7 +38,7 @@ def hold_locks(locks: ExitStack, work: PersonalizeWork, owner: str) -> None:
 
 
 def list_lock_uris(storage: Storage, pipeline: Pipeline) -> tuple[str, ...]:
-    """The URIs of the locks that `hold_locks` holds."""
+    """Return the URIs of the locks that `hold_locks` takes."""
     keys = [
         *(pipeline.keys.lock(step) for step in STEPS),
         *(published.keys.list_lock(published.asset) for published in pipeline.published_lists()),

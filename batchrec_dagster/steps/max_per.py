@@ -1,4 +1,4 @@
-"""The rule max_per: no more than a number of items of a category on a list."""
+"""The rule max_per: a list has at most a given number of items with the same category value."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ Flags = npt.NDArray[np.bool_]
 
 
 def list_values(category: str, context: RuleContext) -> pl.DataFrame:
-    """The distinct values of a category that each item has: the columns item and value."""
+    """Return the distinct values that each item has in a category: the columns item and value.
+
+    category: the name of the category's column.
+    """
     values = context.read_column(category).cast(pl.String).str.split(VALUE_SEPARATOR)
     rows = pl.DataFrame({"item": pl.int_range(len(values), dtype=pl.UInt32, eager=True)})
     return (
@@ -27,12 +30,12 @@ def list_values(category: str, context: RuleContext) -> pl.DataFrame:
 
 
 def read_limits(limits: Mapping[str, int], context: RuleContext) -> pl.DataFrame:
-    """The columns item, value and limit: how many items of the value a list may have.
+    """Return how many items with each value a list may have: the columns item, value and limit.
 
-    An item with several values has a row for each, and one without a value has none. The values of
-    all categories are numbered together.
+    An item has a row for each of its values, and no row if it has no value. Values are numbers,
+    which differ between categories.
 
-    limits: by the name of the category.
+    limits: the largest number of items with the same value, by the name of the category.
     """
     tables = [
         list_values(category, context).select(
@@ -46,14 +49,14 @@ def read_limits(limits: Mapping[str, int], context: RuleContext) -> pl.DataFrame
 
 
 def find_refused(candidates: pl.DataFrame, pinned: pl.DataFrame, limits: pl.DataFrame) -> pl.Series:
-    """Whether each candidate is refused, as its list has enough items of one of its values.
+    """Return whether each candidate is refused because its list is full for one of its values.
 
-    What counts are the candidates before it that are not refused themselves, and first of all the
-    pinned items, which never are.
+    A list is full for a value when the limit is reached by the pinned items and the accepted
+    candidates before this one. Pinned items are never refused.
 
-    candidates: the columns list and item, in order.
-    pinned: the same columns.
-    limits: as `read_limits` reads them.
+    candidates: the columns list and item, in order of preference.
+    pinned: the pinned items, with the columns list and item.
+    limits: the table that `read_limits` returns.
     """
     rows = pl.concat([pinned.select("list", "item"), candidates.select("list", "item")])
     pairs = rows.with_row_index("row").join(limits, on="item", maintain_order="left")
@@ -67,7 +70,7 @@ def find_refused(candidates: pl.DataFrame, pinned: pl.DataFrame, limits: pl.Data
     starts = np.searchsorted(groups, groups)
 
     def count_before(is_counted: Flags) -> npt.NDArray[np.int64]:
-        """How many of the rows that count come before each pair in its group."""
+        """Return how many counted rows come before each pair in its group."""
         counts: npt.NDArray[np.int64] = np.cumsum(is_counted[row]) - is_counted[row]
         return np.subtract(counts, counts[starts])
 
@@ -76,8 +79,8 @@ def find_refused(candidates: pl.DataFrame, pinned: pl.DataFrame, limits: pl.Data
     stays = is_pinned
     # Each round decides at least the first of the undecided rows of each list.
     while not (stays | is_refused).all():
-        # What fits behind all rows that are not refused yet, stays. What does not fit even behind
-        # those that stay, is refused.
+        # A row stays if it fits even after all rows that are not refused yet. A row is refused if
+        # it does not fit even after only the rows that certainly stay.
         stays = ~is_refused
         stays[row[count_before(stays) >= limit]] = False
         stays |= is_pinned

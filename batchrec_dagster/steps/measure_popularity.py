@@ -1,4 +1,4 @@
-"""Measures recommending popular items, as Personalize measures a model."""
+"""The quality of recommending popular items, measured as Personalize measures a model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from batchrec_dagster.storage.measured_ndcg import GroupSums, MeasuredPopularity
 LIST_LENGTH = 25
 # The rank of an item that is not popular.
 FAR = 2**40
-# The gain of the best possible list by how many items are chosen.
+# The gain of the best possible list, by the number of items that the user chose.
 _IDEAL_GAINS = np.concatenate([[0.0], np.cumsum(1 / np.log2(2 + np.arange(LIST_LENGTH)))])
 
 Floats = np.ndarray[tuple[int], np.dtype[np.float64]]
@@ -29,15 +29,15 @@ def measure_popularity(
     success: Collection[str] = (),
     counted: Collection[str] = (),
 ) -> MeasuredPopularity | None:
-    """The NDCG@25 of popular items for the tested users; None if nobody can be tested.
+    """Return the NDCG@25 of popular items for the tested users; None if nobody can be tested.
 
-    Of the items of all time and those of the last days, it is that of the better ones: these are
-    what a model has to beat. Popularity is counted on the interactions of all other users. Who is
-    tested, and what they chose later, is decided by `personalize/split.py`, as the embedded engine
-    does.
+    The items that were popular of all time and the items that were popular in the last days are
+    measured. The higher NDCG@25 is returned, because a model has to beat it. Popularity is counted
+    on the interactions of the users who are not tested. As in the embedded engine,
+    `personalize/split.py` chooses the tested users and the later choices that are held out.
 
-    days, success: as of `find_popular_items`.
-    counted: the types of events that count as chosen; none if all do.
+    days, success: the parameters of `find_popular_items`.
+    counted: the types of events that count as a choice; empty if all types count.
     """
     users, items = pl.collect_all(
         [
@@ -60,18 +60,20 @@ def measure_popularity(
         .collect(engine="streaming")
     )
     chosen, seen = _hold_out(rows, split.hash_ids(tested_ids), split.hash_ids(item_ids))
-    others = interactions.join(tested_users, on=USER_ID, how="anti")
-    # A model that the others train knows no other items, so nobody is asked for these.
-    known_items = others.select(item=find_positions(ITEM_ID, item_ids).cast(pl.UInt32)).unique()
+    other_interactions = interactions.join(tested_users, on=USER_ID, how="anti")
+    # A model knows only the items of the users it is trained on, so other items are not tested.
+    known_items = other_interactions.select(
+        item=find_positions(ITEM_ID, item_ids).cast(pl.UInt32)
+    ).unique()
     chosen = chosen.join(known_items.collect(engine="streaming"), on="item", how="semi")
-    of_all_time = count_popular_items(others, None, success).get_column(ITEM_ID)
+    of_all_time = count_popular_items(other_interactions, None, success).get_column(ITEM_ID)
     if not (chosen.height and len(of_all_time)):
         return None
     groups = split.assign_groups(tested_ids)[np.unique(chosen["user"].to_numpy())]
     measured = []
     for window, popular in (
         (None, of_all_time),
-        (days, find_popular_items(others, days, success).ids),
+        (days, find_popular_items(other_interactions, days, success).ids),
     ):
         ranks = np.full(len(item_ids), FAR, np.int64)
         popular_items = popular.to_frame(ITEM_ID).select(find_positions(ITEM_ID, item_ids))
@@ -85,12 +87,13 @@ def measure_popularity(
 def _hold_out(
     rows: pl.DataFrame, user_hashes: split.Hashes, item_hashes: split.Hashes
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """What the tested users chose, and what they had before.
+    """Return the items that the tested users chose later, and the items that they had before.
 
-    Both have the columns user and item, once each; none of the first is in the second.
+    Both tables have the columns user and item, and hold each pair once. No pair is in both tables.
 
-    rows: the tested users' interactions, with the columns user, item, time and is_counted.
-    user_hashes, item_hashes: the hashes of the ids by these numbers.
+    rows: the tested users' interactions, with the columns user, item, time and is_counted. Users
+        and items are numbers.
+    user_hashes, item_hashes: the hashes of the ids, by the number of the user or item.
     """
     users, items = rows["user"].to_numpy(), rows["item"].to_numpy()
     order = split.order_rows(users, rows["time"].to_numpy(), user_hashes[users], item_hashes[items])
@@ -103,13 +106,14 @@ def _hold_out(
 
 
 def measure_lists(ranks: Int64s, chosen: pl.DataFrame, seen: pl.DataFrame) -> Floats:
-    """(people,) the NDCG@25 of the best items for each person who chose any.
+    """Return the NDCG@25 of lists of popular items, for each user who chose an item.
 
-    The people are in the order of their numbers.
+    The result has the shape (users,), in the order of the users' numbers.
 
-    ranks: (items,) the rank of each item among the popular ones, from 1.
-    chosen: the columns user and item, of what people chose; distinct.
-    seen: the same of what is left out of their lists; none of it is among the chosen.
+    ranks: (items,) the popularity rank of each item, from 1; FAR if an item is not popular.
+    chosen: the distinct items that users chose: the columns user and item.
+    seen: the distinct items that are left out of users' lists: the columns user and item. It has
+        no pair of `chosen`.
     """
     users, items = (
         np.concatenate([chosen[column].to_numpy(), seen[column].to_numpy()]).astype(np.int64)
@@ -120,7 +124,7 @@ def measure_lists(ranks: Int64s, chosen: pl.DataFrame, seen: pl.DataFrame) -> Fl
     rank = ranks[items]
     order = np.lexsort((rank, users))
     seen_before = np.cumsum(is_seen[order])
-    # How many seen items people with lower numbers have.
+    # The number of seen items of all users with lower numbers.
     starts = np.searchsorted(users[order], users[order])
     seen_of_others = np.concatenate([[0], seen_before])[starts]
     own_rank = rank[order] - (seen_before - seen_of_others)

@@ -1,4 +1,4 @@
-"""Numbers in the place of ids, so that tables of users and items take little memory."""
+"""Numbers that stand for ids, so that tables of users and items take little memory."""
 
 from __future__ import annotations
 
@@ -9,24 +9,27 @@ Int64s = np.ndarray[tuple[int], np.dtype[np.int64]]
 
 
 class NumberedIds:
-    """The numbers of distinct ids, which are their indices.
+    """A lookup of the numbers of distinct ids. The number of an id is its index.
 
-    It is made once, while `find_positions` would look at all ids again for each table.
+    The lookup is built once. `find_positions` reads all ids again for each table.
     """
 
     def __init__(self, ids: pl.Series) -> None:
         self.ids = ids
         self._type = pl.Categorical(pl.Categories.random(physical=pl.UInt32))
-        # Polars numbers categories as they come, and forgets them with the last column that has
-        # them.
+        # Polars numbers categories in order of appearance. It forgets the categories when the last
+        # column that uses them is gone, so this object keeps such a column.
         self._categories = ids.cast(self._type)
 
     def find(self, ids: pl.Series) -> pl.Series:
-        """The number of each id; null for any other id, and for null."""
+        """Return the number of each id; null for an unknown id and for null."""
         numbers = ids.cast(self._type).to_physical()
         return numbers.set(numbers >= len(self.ids), None)
 
 
 def find_positions(column: str, ids: pl.Series) -> pl.Expr:
-    """The index of the column's value in these distinct ids; null if it is not there."""
+    """Return an expression for the index of a column's value in distinct ids.
+
+    The index is null if the value is not among the ids.
+    """
     return pl.col(column).cast(pl.Enum(ids), strict=False).to_physical()

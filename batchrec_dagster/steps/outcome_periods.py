@@ -1,4 +1,4 @@
-"""The periods in which the lists of an edition were published."""
+"""The periods in which editions were published, for measuring their outcomes."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from dataclasses import dataclass
 from batchrec_dagster.storage.edition import Edition
 from batchrec_dagster.storage.nights import Night
 
-# What a period starts with: the publication of its edition, or the end of the edition's data.
+# The possible starts of a period: the edition's publication, or the end of the edition's data.
 PUBLICATION, DATA = "publication", "data"
 
 
 @dataclass(frozen=True)
 class Period:
-    """The time in which an edition's lists were published, up to the next edition.
+    """The period in which an edition's lists were published, up to the next edition.
 
-    Times are in epoch seconds. An interaction belongs to the period if it is later than `start` and
-    not later than `end`.
+    Times are in epoch seconds. An interaction belongs to the period if its time is later than
+    `start` and not later than `end`.
     """
 
     edition: Edition
@@ -26,7 +26,7 @@ class Period:
     start: int
     end: int
     since: str
-    """PUBLICATION or DATA, see `find_periods`."""
+    """The kind of start, PUBLICATION or DATA. `find_periods` explains both."""
 
 
 def find_periods(
@@ -34,16 +34,16 @@ def find_periods(
     newest: int,
     publications: Sequence[Night],
 ) -> list[Period]:
-    """The periods of the editions that are kept, oldest first.
+    """Return the periods of the kept editions, oldest first.
 
-    If there are interactions after the first publication, a period starts with the publication of
-    its edition, because only from then on can a list change what people do. Otherwise the data,
-    such as an old file, show at least how well the lists predict what comes: then a period starts
-    where the data that its edition was made from end.
+    If there are interactions after the first publication, each period starts with the publication
+    of its edition, because a list can change people's behaviour only from then on. Otherwise, for
+    example if the data are an old file, the data show at least how well the lists predict later
+    interactions. Then each period starts at the end of the data that its edition was made from.
 
     newest: the time of the newest interaction, in epoch seconds.
-    publications: all publications, also those of editions that are not kept, because they end the
-    periods of others.
+    publications: all publications. The publication of an edition that is no longer kept still ends
+        the period before it.
     """
     publication_times = [
         (publication, int(publication.time.timestamp())) for publication in publications
@@ -69,7 +69,7 @@ def find_periods(
         edition = next((edition for edition in editions if publication.is_of(edition)), None)
         is_last = index == len(starts) - 1
         end = newest if is_last else min(newest, starts[index + 1][0])
-        # What was measured of an edition that is not kept stays as it is.
+        # An edition that is not kept has no period: its earlier measurements stay as they are.
         if edition is not None and end > start:
             known_until = edition.data_until if edition.data_until is not None else start
             periods.append(Period(edition, known_until, start, end, since))
@@ -77,10 +77,10 @@ def find_periods(
 
 
 def _start_after_data(publication: Night, time: int) -> int:
-    """When the period starts of an edition that was published at this time.
+    """Return the start of the period of an edition that was published at this time.
 
-    The interactions that an edition was made from do not follow it, even if the clock of the
-    interactions is ahead.
+    It is not before the end of the edition's data, even if the clock of the interactions is ahead:
+    the interactions that an edition was made from must not count as its outcome.
     """
     if publication.ended != "published" or publication.data_until is None:
         return time
@@ -88,10 +88,10 @@ def _start_after_data(publication: Night, time: int) -> int:
 
 
 def _keep_effective(starts: Sequence[tuple[int, Night]]) -> list[tuple[int, Night]]:
-    """The publications that were in effect, each with its start, which is later than the last one.
+    """Return the publications that took effect, each with its start, in ascending order of start.
 
-    Left out are those that another one replaced before they started, and those of the edition that
-    was live already.
+    Two kinds of publications are left out: a publication that was replaced before its period
+    started, and a publication of the edition that was live already.
     """
     in_effect: list[tuple[int, Night]] = []
     for start, publication in starts:

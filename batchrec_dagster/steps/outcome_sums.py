@@ -1,15 +1,17 @@
-"""Sums, over groups of users, of what they did in a period: how many interactions and hits.
+"""Sums of users' interactions and hits in a period, over groups of users.
 
-A new interaction of a user is one with an item that they did not have before the period. If the
-lists may contain items that their user has, every item of the period counts once. A new interaction
-is a hit if the user's list has the item.
+A new interaction is a user's first interaction in the period with an item that the user did not
+have before the period. If lists may contain items that the user had, every item that the user
+interacted with in the period counts once. A new interaction is a hit if the item is on the user's
+list.
 
-The lists are compared with popular items: for each user a list of the same length, of the items
-that were popular when the edition was made, as lists of popular items are. If the lists leave out
-what the user had then, these do so too.
+The lists are compared with lists of popular items. For each user, the list of popular items has the
+same length, and has the items that were popular when the edition was made. If the edition's lists
+leave out the items that the user had by then, so does the list of popular items.
 
-With events of success, only these count: a purchase of an item on the list is a hit, and a click is
-none. But what a user had before, by any event, is not new, because lists leave it out.
+If types of events are declared as success, only interactions of these types count: a purchase of an
+item on the list is a hit, and a click is not. But an item that the user had before by any type of
+event is not new, because lists leave it out.
 """
 
 from __future__ import annotations
@@ -38,24 +40,24 @@ from batchrec_dagster.steps.popular_items import (
 from batchrec_dagster.steps.success import is_of_types
 
 # The columns that are sums over the users of a group:
-# users: how many of them have a list, or are in the control arm.
-# active: how many of them have a new interaction.
-# interactions: their interactions in the period.
-# new: their new interactions.
-# hits: their new interactions with items on their list.
-# hit_users: how many of them have a hit.
-# recall: for each active user, hits divided by new interactions.
-# popular_…: the same for lists of popular items.
-# With events of success, all but `users` count these alone.
+# users: the number of users with a list; in an experiment, also of requested users without one.
+# active: the number of users with a new interaction.
+# interactions: the number of interactions in the period.
+# new: the number of new interactions.
+# hits: the number of new interactions with items on the user's list.
+# hit_users: the number of users with a hit.
+# recall: the sum of hits divided by new interactions, over active users.
+# popular_…: hits, hit_users and recall for lists of popular items.
+# If there are events of success, all columns but `users` count only these events.
 SUMS = (
     *("users", "active", "interactions", "new", "hits", "hit_users", "recall"),
     *("popular_hits", "popular_hit_users", "popular_recall"),
 )
-# The columns that are null unless there are events of success, and the interactions have an
-# EVENT_VALUE.
-# value: the sum of EVENT_VALUE over their interactions.
-# hit_value: the same over those with the items of hits.
-# popular_hit_value: the same for lists of popular items.
+# More sums over the users of a group. They are null unless there are events of success and the
+# interactions have an EVENT_VALUE.
+# value: the sum of EVENT_VALUE over all interactions that count.
+# hit_value: the sum of EVENT_VALUE over interactions with the items of the user's hits.
+# popular_hit_value: hit_value for lists of popular items.
 VALUES = ("value", "hit_value", "popular_hit_value")
 SUMS_SCHEMA: dict[str, pl.DataType] = {
     "edition": pl.Int64(),
@@ -67,11 +69,10 @@ SUMS_SCHEMA: dict[str, pl.DataType] = {
     "length": pl.Int64(),
     "arm": pl.String(),
     "group": pl.Int32(),
-    # The types of events that count alone, as `format_events` has them; empty if all count.
+    # The only types of events that count, as `format_events` writes them; empty if all count.
     "success": pl.String(),
     **dict.fromkeys((*SUMS, *VALUES), pl.Float64()),
 }
-# A user and an item.
 PAIR = ["user", "item"]
 
 
@@ -86,19 +87,19 @@ class PeriodLists:
     experiment: Experiment | None
     """The edition's experiment; None if all users have the model's lists."""
     exclude_seen: bool
-    """Whether the lists leave out the items that their user had when the edition was made."""
+    """Whether a list leaves out the items that its user had when the edition was made."""
 
 
 class LaterInteractions:
-    """The interactions after a time, and the items that their users had by then.
+    """The interactions after a given time, and the items that their users had by that time.
 
-    In memory these items take 8 bytes for each interaction.
+    The items that users had take 8 bytes of memory for each interaction.
 
-    interactions: the columns USER_ID, ITEM_ID and TIMESTAMP, in epoch seconds, and EVENT_TYPE and
-        EVENT_VALUE if there are events of success.
-    since: the time, which is the earliest start or known_until of a period.
-    days: of how many days interactions make items popular.
-    success: the types of events that count as success; all if empty.
+    interactions: the columns USER_ID, ITEM_ID and TIMESTAMP (in epoch seconds). EVENT_TYPE and
+        EVENT_VALUE are read if there are events of success.
+    since: the given time: the earliest start or known_until of the periods, in epoch seconds.
+    days: the number of days over which the popularity of items is counted.
+    success: the types of events that count as success; all types count if it is empty.
     """
 
     def __init__(
@@ -128,13 +129,13 @@ class LaterInteractions:
         self._past = past.collect(engine="streaming")
 
     def find_counted(self, period: Period) -> pl.DataFrame:
-        """The interactions of the period that count: those of success."""
+        """Return the interactions of the period that count as success."""
         time = pl.col("time")
         in_period = self._later.filter(time > period.start, time <= period.end)
         return in_period.filter("is_success")
 
     def find_chosen_items(self, period: Period, *, new: bool) -> pl.DataFrame:
-        """The users and the items that they interacted with in the period, each pair once.
+        """Return the pairs of a user and an item that the user chose in the period, each pair once.
 
         new: whether to leave out the items that the user had before the period.
         """
@@ -146,31 +147,37 @@ class LaterInteractions:
     def find_popular_hits(
         self, period: Period, chosen: pl.DataFrame, *, exclude_seen: bool
     ) -> pl.DataFrame:
-        """The chosen items that would be on their user's list of popular items: user and item.
+        """Return the chosen items that would be on the user's list of popular items.
 
-        chosen: the items that users interacted with, in the columns user, item, and length: the
-        length of the user's list.
+        The columns are user and item.
+
+        chosen: the items that users interacted with: the columns user, item and length, the length
+            of the user's list.
+        exclude_seen: whether the lists of popular items leave out the items that their user had.
         """
         ranking = self._rank_popular_items(period.known_until)
         placed = chosen.join(ranking, on="item").with_columns(seen=0)
         if exclude_seen:
             had = self._find_had(chosen, period.known_until).unique().join(ranking, on="item")
             placed = pl.concat([placed, had.with_columns(seen=1)], how="diagonal_relaxed")
-        # An item's rank among those that the user did not have: its rank among all, less the
-        # number of seen items before it.
+        # An item's rank among the items that the user did not have: the item's rank among all
+        # items, minus the number of seen items before it.
         own_rank = pl.col("rank") - pl.col("seen").cum_sum().over("user", order_by="rank")
         is_hit = (pl.col("seen") == 0) & (own_rank <= pl.col("length"))
         return placed.filter(is_hit).select(PAIR)
 
     def _find_had(self, pairs: pl.DataFrame, until: int) -> pl.DataFrame:
-        """What the users of these pairs had until then."""
+        """Return the items that the users of these pairs had until the given time."""
         users = pairs.select("user").unique()
         later = self._later.filter(pl.col("time") <= until).select(PAIR)
         had = [frame.join(users, on="user", how="semi") for frame in (self._past, later)]
         return pl.concat(had)
 
     def _rank_popular_items(self, until: int) -> pl.DataFrame:
-        """The popular items as of then: the columns item and rank, from 1."""
+        """Return the items that were popular at the given time.
+
+        The columns are item and rank, from 1.
+        """
         recent = self._recent_successes.rename(
             {"user": USER_ID, "item": ITEM_ID, "time": TIMESTAMP}
         )
@@ -186,12 +193,12 @@ class LaterInteractions:
 def sum_period(
     period: Period, lists: PeriodLists, later: LaterInteractions, groups: UserGroups
 ) -> pl.DataFrame:
-    """The sums of the requested users by arm and group, with the columns of SUMS_SCHEMA."""
+    """Return the sums over the requested users by arm and group, in the columns of SUMS_SCHEMA."""
     chosen = later.find_chosen_items(period, new=lists.exclude_seen)
     listed, hits = _match_lists(lists, later, chosen)
     length = listed.select(pl.col("length").max().fill_null(0)).item()
     unlisted = pl.DataFrame({"user_id": lists.users_without}, schema={"user_id": pl.String})
-    # For a user without a list, that of popular items has the common length.
+    # The list of popular items of a user without a list is as long as the longest list.
     requested = pl.concat([listed, unlisted.with_columns(length=pl.lit(length, pl.Int64))])
     ids = requested.get_column("user_id")
     arms = pl.lit(MODEL) if lists.experiment is None else assign_arms(ids, lists.experiment)
@@ -222,18 +229,18 @@ def sum_period(
 
 
 def format_events(events: Sequence[str]) -> str:
-    """The types of events as one text, which is the same in any order and case."""
+    """Return the types of events as a text that does not depend on their order or case."""
     return ", ".join(sorted(name.lower() for name in events))
 
 
 def _match_lists(
     lists: PeriodLists, later: LaterInteractions, chosen: pl.DataFrame
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """The length of each user's list, and the hits: the chosen items that are on their user's list.
+    """Return the length of each user's list, and the chosen items that are on the user's list.
 
-    The columns are user_id and length, and user and item.
+    The first table has the columns user_id and length, the second one user and item.
 
-    chosen: the items that users interacted with, in the columns user and item.
+    chosen: the items that users interacted with: the columns user and item.
     """
     with_ids = chosen.with_columns(
         user_id=later.users.gather(chosen.get_column("user")),
@@ -257,13 +264,14 @@ def _count_for_users(
     hits: pl.DataFrame,
     requested: pl.DataFrame,
 ) -> pl.DataFrame:
-    """The numbers of SUMS for each user who interacted in the period, besides `users`.
+    """Return the columns of SUMS, without `users`, for each user who interacted in the period.
 
-    And those of VALUES, if there are values.
+    If there are event values, the columns of VALUES are added.
 
-    chosen: the items that users interacted with, in the columns user and item.
-    hits: those of them that are on the user's list.
-    requested: the columns user_id and length.
+    chosen: the items that users interacted with: the columns user and item.
+    hits: the chosen items that are on the user's list: the columns user and item.
+    requested: the users who should have a list: the columns user_id and length, the length of the
+        list.
     """
     numbered = later.users.alias("user_id").to_frame().with_row_index("user")
     numbered = numbered.join(requested.select("user_id", "length"), on="user_id")
@@ -294,7 +302,7 @@ def _count_for_users(
 
 
 def _sum_values(in_period: pl.DataFrame, hits: pl.DataFrame, name: str) -> pl.DataFrame:
-    """The sum of the values of each user's interactions with the items of hits.
+    """Return the sum of the event values of each user's interactions with the items of hits.
 
     The columns are user and the given name.
     """

@@ -1,4 +1,4 @@
-"""What people did with the lists: each published edition against what its users did after it."""
+"""The outcomes of published editions: how often users later chose items from their lists."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from batchrec_dagster.storage.objects import DamagedObjectError
 
 log = logging.getLogger(__name__)
 
-# What happens if damaged sums are deleted.
+# The consequence of deleting damaged sums, for an error message.
 MEASURED_AGAIN = "the kept editions are measured again, and older numbers are lost"
 # The fields of an outcome that have an interval.
 RATES = (
@@ -48,7 +48,7 @@ RATES = (
     "event_value",
     "list_event_value",
 )
-# The types of the columns of other fields; those of rates and of numbers are floats.
+# The column types of the other fields. Columns of rates and of numbers are floats.
 _TYPES: dict[object, pl.DataType] = {
     int: pl.Int64(),
     str: pl.String(),
@@ -57,57 +57,65 @@ _TYPES: dict[object, pl.DataType] = {
 
 
 class Outcome(BaseModel, frozen=True):
-    """What the users of an arm did in the period of an edition.
+    """The interactions of an arm's users in the period of an edition, compared with their lists.
 
-    The rates are None if nobody was active, or if the arm had no lists. Those named popular_… are
-    what they would be if everyone had got the most popular items of that day.
+    The rates are None if nobody was active, or if the arm had no lists. The fields named popular_…
+    say what the rates would be if everyone had got the items that were popular when the edition
+    was made.
     """
 
     edition: int
     since: str
-    """`publication` if the period starts with the edition's publication, `data` if it starts with
-    the end of the edition's data."""
+    """`publication` if the period starts with the edition's publication, `data` if the period
+    starts with the end of the edition's data."""
     start: datetime
-    """UTC. Only what happened after it counts."""
+    """The start of the period (UTC). Only interactions after the start count."""
     end: datetime
-    """UTC. Only what happened until then counts."""
+    """The end of the period (UTC). Interactions after the end do not count."""
     experiment: str
-    """The experiment's name; empty without one."""
+    """The experiment's name; empty without an experiment."""
     arm: str
     list_length: int
-    """How many items the longest list has."""
+    """The number of items on the longest list."""
     users: int
-    """How many users were on the lists, or in a control without any."""
+    """The number of users in the arm. Users without a list count only in an experiment."""
     active_users: int
-    """How many of them had a new interaction."""
+    """The number of users with a new interaction."""
     interactions: int
-    """How many interactions these users had."""
+    """The number of interactions that the users had in the period."""
     new_interactions: int
-    """How many of these were with an item that the user did not have before."""
+    """The number of distinct items that users chose in the period, summed over users.
+
+    If lists leave out the items that their user had, such items do not count."""
     on_list: int
-    """How many of the new interactions were with an item on the user's list."""
+    """The number of new interactions with an item on the user's list."""
     hit_rate: Estimate | None
-    """The share of active users who chose something from their list."""
+    """The share of active users who chose an item from their list."""
     recall: Estimate | None
-    """The mean over active users of the share of their new interactions that was on their list."""
+    """The share of a user's new interactions with items on the user's list, as a mean over active
+    users."""
     list_share: Estimate | None
-    """The share of all new interactions that was on the user's list."""
+    """The share of all new interactions that were with an item on the user's list."""
     gain: Estimate | None
     """hit_rate - popular_hit_rate."""
     popular_hit_rate: Estimate | None
     popular_recall: float | None
     popular_list_share: float | None
     success: str = ""
-    """The types of events that count alone; empty if all count."""
+    """The only types of events that count; empty if all types count."""
     event_value: Estimate | None = None
-    """The sum of EVENT_VALUE for a user in a day. It and those below are None without
-    events of success that have values."""
+    """The sum of EVENT_VALUE per user and day. This field and the next two are None unless there
+    are events of success with values."""
     list_event_value: Estimate | None = None
-    """The same of the hits: what was chosen from lists."""
+    """The sum of EVENT_VALUE per user and day over interactions with items of hits."""
     popular_event_value: float | None = None
+    """The list_event_value that lists of popular items would have had."""
 
     def row(self) -> dict[str, object]:
-        """The row of the table. A rate takes three columns: NAME, NAME_low and NAME_high."""
+        """Return the table row of this outcome.
+
+        A rate takes three columns: NAME, NAME_low and NAME_high.
+        """
         row: dict[str, object] = {}
         for name in type(self).model_fields:
             value = getattr(self, name)
@@ -120,7 +128,7 @@ class Outcome(BaseModel, frozen=True):
 
 
 def _list_columns(name: str) -> list[tuple[str, str]]:
-    """The columns of a rate, each with the field of `Estimate` that it has."""
+    """Return the columns of a rate, each with the field of `Estimate` that it holds."""
     return [(name, "value"), (f"{name}_low", "low"), (f"{name}_high", "high")]
 
 
@@ -133,28 +141,29 @@ SCHEMA = {
 
 @dataclass(frozen=True)
 class MeasuredOutcomes:
-    """What came of the published editions."""
+    """The measured outcomes of all published editions."""
 
     sums: pl.DataFrame
-    """With the columns of SUMS_SCHEMA."""
+    """The sums by period, arm and group of users, with the columns of SUMS_SCHEMA."""
     outcomes: list[Outcome]
-    """The oldest comes first."""
+    """The outcomes by period and arm, oldest first."""
 
     @property
     def experiment(self) -> ExperimentResult | None:
-        """What the newest experiment shows."""
+        """The result of the newest experiment."""
         return summarize_experiment(self.sums)
 
     @property
     def table(self) -> pl.DataFrame:
-        """A row for each outcome."""
+        """The table of outcomes, with a row for each outcome."""
         return pl.DataFrame([outcome.row() for outcome in self.outcomes], schema=SCHEMA)
 
 
 def measure_outcomes(work: Work, published: PublishedList) -> MeasuredOutcomes:
-    """Measure every edition of the list that is kept.
+    """Measure the outcomes of every kept edition of the list, and store the sums.
 
-    What was measured of other editions before stays, also if it counts other events.
+    Earlier measurements of editions that are no longer kept stay, even if they count other types of
+    events.
 
     Raises UserError.
     """
@@ -188,9 +197,9 @@ def measure_outcomes(work: Work, published: PublishedList) -> MeasuredOutcomes:
 
 
 def _read_lists(files: ListFiles, period: Period) -> PeriodLists:
-    """The lists of the period's edition. Raises UserError."""
+    """Read the lists of the period's edition. Raises UserError."""
     edition = period.edition
-    # Who was dropped later counts too: what an edition brought must not change afterwards.
+    # Users who were dropped later count too: the outcome of an edition must not change afterwards.
     whole = files.editions.find_whole_copy(edition)
     rows = files.editions.read_rows(whole).select("user_id", "rank", "item_id")
     users_without, experiment = pl.Series("user_id", [], pl.String), None
@@ -201,10 +210,10 @@ def _read_lists(files: ListFiles, period: Period) -> PeriodLists:
 
 
 def read_sums(files: ListFiles) -> pl.DataFrame:
-    """The sums that an earlier run measured, which may have no rows.
+    """Read the sums that earlier runs measured: a table with the columns of SUMS_SCHEMA.
 
-    They have the columns of SUMS_SCHEMA. Damaged ones are named in the log, and count as
-    none: no lists wait for them. Raises UserError.
+    The table is empty if there are no sums. If the stored sums are damaged, log a warning and
+    return an empty table, because lists must not fail for lack of outcomes. Raises UserError.
     """
     try:
         sums = files.read_parquet(files.keys.outcome_sums, MEASURED_AGAIN)
@@ -217,7 +226,7 @@ def read_sums(files: ListFiles) -> pl.DataFrame:
 def estimate_outcomes(sums: pl.DataFrame) -> Iterator[Outcome]:
     """Yield the outcome of each period and arm.
 
-    sums: with the columns of SUMS_SCHEMA.
+    sums: a table with the columns of SUMS_SCHEMA.
     """
     keys = ["start", "end", "edition", "since", "experiment", "length", "arm", "success"]
     for values, part in sums.group_by(keys, maintain_order=True):
@@ -225,12 +234,12 @@ def estimate_outcomes(sums: pl.DataFrame) -> Iterator[Outcome]:
 
 
 def pool_outcomes(sums: pl.DataFrame, success: Sequence[str]) -> Behaviour | None:
-    """What people did with the lists of all recent editions together.
+    """Return the outcome of all recent editions together, as evidence of the users' behaviour.
 
-    None if nobody was active, or if too few were to say anything.
+    None if nobody was active, or if so few users were active that nothing can be concluded.
 
-    sums: with the columns of SUMS_SCHEMA.
-    success: the types of events that count as success. Outcomes that count others are left out.
+    sums: a table with the columns of SUMS_SCHEMA.
+    success: the types of events that count as success. Sums that count other types are left out.
     """
     counted = sums.filter(arm=MODEL, success=format_events(success))
     since = pl.col("end").max() - RECENT_DAYS.value * SECONDS_A_DAY
@@ -240,7 +249,7 @@ def pool_outcomes(sums: pl.DataFrame, success: Sequence[str]) -> Behaviour | Non
     gained, active = groups["hit_users"] - groups["popular_hit_users"], groups["active"]
     users = int(active.sum())
     gain = estimate_share(gained, active, users, least=-1.0)
-    # From -1 to 1 anything is possible.
+    # An interval from -1 to 1 excludes nothing.
     if gain is None or gain.ends == (-1, 1):
         return None
     editions = counted.get_column("edition").n_unique()
@@ -248,10 +257,11 @@ def pool_outcomes(sums: pl.DataFrame, success: Sequence[str]) -> Behaviour | Non
 
 
 def _estimate_outcome(key: Mapping[str, Any], part: pl.DataFrame) -> Outcome:
-    """The outcome of a period and an arm.
+    """Return the outcome of a period and an arm.
 
-    key: what all rows of the part have in common, by column.
-    part: rows with the columns of SUMS_SCHEMA, one for each group of users.
+    key: the values that all rows of the part have in common, by column.
+    part: the sums of the period and arm: a row for each group of users, with the columns of
+        SUMS_SCHEMA.
     """
     experiment = Experiment.model_validate_json(key["experiment"]) if key["experiment"] else None
     active = int(part["active"].sum())

@@ -1,4 +1,4 @@
-"""Counts which items are popular, and makes lists of them."""
+"""Counting of popular items, and lists of popular items."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from batchrec_dagster.steps.success import is_of_types
 from batchrec_dagster.steps.user_attributes import read_user_attributes
 from batchrec_dagster.steps.work import Work
 
-# If people had fewer items in the last days, the most popular ones of all time follow, so that
-# lists are full.
+# If fewer items had interactions in the last days, the most popular items of all time follow, so
+# that lists are full.
 ENOUGH_ITEMS = 1_000
-# How many people of a group must have had an item for it to count as popular there.
+# The number of people in a group who must have had an item before it is popular in the group.
 FEWEST_PEOPLE = 3
-# Lists of popular items are made for this many users at once.
+# The number of users who get their lists of popular items at once.
 USERS_AT_ONCE = 20_000
-# The reason of a row of such a list.
+# The reason of a row with a popular item.
 POPULAR = "popular"
 NO_GROUPS = pl.DataFrame(schema={"reason": pl.String, ITEM_ID: pl.String})
 
@@ -33,38 +33,44 @@ class PopularItems:
 
     ids: pl.Series
     """The items' ids, the most popular first; ties are in the order of ids.
-    Where few items were had in the last days, those of all time follow."""
+
+    If only few items had interactions in the last days, the popular items of all time follow."""
     days: int
-    """Only interactions of this many days count."""
+    """The number of days over which interactions count."""
     of_groups: pl.DataFrame = field(default_factory=lambda: NO_GROUPS)
-    """The columns reason, ITEM_ID and popularity: what is popular in groups of users, the most
-    popular first. The reason names the group, as the rows of its users do."""
+    """The items that are popular in groups of users: the columns reason, ITEM_ID and popularity.
+
+    The reason names the group, and the rows of the group's users give the same reason. In a group,
+    the most popular items come first."""
     groups: Sequence[str] = ()
-    """The reasons of the groups that get lists, also those where nothing is popular."""
+    """The reasons of all groups that get lists, even if no item is popular in a group."""
 
     @property
     def by_reason(self) -> dict[str, pl.Series]:
-        """The items' ids, the most popular first, by the reason of the users who get them.
+        """The items' ids, the most popular first, by the reason of the users who get the items.
 
-        What is popular everywhere follows what is popular in a group.
+        After the items that are popular in a group follow the items that are popular everywhere.
         """
         items = {POPULAR: self.ids}
         for reason in self.groups:
-            own = self.of_groups.filter(reason=reason).get_column(ITEM_ID)
-            items[reason] = pl.concat([own, self.ids.filter(~self.ids.is_in(own.implode()))])
+            of_group = self.of_groups.filter(reason=reason).get_column(ITEM_ID)
+            items[reason] = pl.concat(
+                [of_group, self.ids.filter(~self.ids.is_in(of_group.implode()))]
+            )
         return items
 
     def describe(self) -> dict[str, Any]:
-        """What an edition's metadata say of them."""
+        """Return the facts about the popular items for an edition's metadata."""
         return {"days": self.days, "items": len(self.ids)}
 
 
 def read_popular_items(
     work: Work, published: PublishedList, interactions: pl.LazyFrame, reasons: pl.Series
 ) -> PopularItems:
-    """The popular items for a list. Raises UserError.
+    """Count the popular items for a list, in all and in its groups of users. Raises UserError.
 
-    reasons: those of the users who get lists of popular items.
+    reasons: the reasons of the users who get lists of popular items. A reason other than POPULAR
+        names a group.
     """
     days, success = work.pipeline.popularity.days, work.pipeline.solution.success
     popular = find_popular_items(interactions, days, success)
@@ -77,9 +83,10 @@ def read_popular_items(
 
 
 def read_user_groups(work: Work, published: PublishedList) -> pl.DataFrame:
-    """The users with the reason of newcomers of their group, such as `popular in AT`.
+    """Return each user's reason for popular items as a newcomer, such as `popular in AT`.
 
-    The columns are USER_ID and reason. Raises UserError.
+    The reason names the user's group: the value of the column that `newcomers.popular_by` names.
+    Without a value the reason is POPULAR. The columns are USER_ID and reason. Raises UserError.
     """
     policy = published.settings.newcomers
     assert isinstance(policy, PopularBy)
@@ -102,9 +109,11 @@ def find_popular_items(
     success: Collection[str],
     until: int | None = None,
 ) -> PopularItems:
-    """The popular items of these interactions.
+    """Find the popular items of the last days.
 
-    days, success, until: as of `count_popular_items`.
+    If they are fewer than ENOUGH_ITEMS, the popular items of all time follow.
+
+    days, success, until: the parameters of `count_popular_items`.
     """
     ids = count_popular_items(interactions, days, success, until=until).get_column(ITEM_ID)
     if len(ids) < ENOUGH_ITEMS:
@@ -121,17 +130,17 @@ def count_popular_items(
     by: pl.DataFrame | None = None,
     until: int | None = None,
 ) -> pl.DataFrame:
-    """The items that people had in the last days before a time.
+    """Count the people who had each item in the last days before a given time.
 
     The columns are ITEM_ID and popularity, the number of people who had the item. The most popular
-    come first, and ties are in the order of ids. With `by`, the column reason comes before them,
-    and the rows of a reason are together. Then at least FEWEST_PEOPLE had each item: with fewer, a
-    list would show what a single person chose.
+    items come first, and ties are in the order of ids. With `by`, the column reason comes first,
+    and the rows of a reason are together. Then an item is left out unless at least FEWEST_PEOPLE
+    people had it, because otherwise a list would show the choices of a single person.
 
-    days: None for all time.
-    success: the types of events that count; all if empty.
-    by: the columns USER_ID and reason, which names the group of users that are counted together.
-    until: the time, in epoch seconds; None for that of the newest interaction.
+    days: the number of days; None for all time.
+    success: the types of events that count; all types count if it is empty.
+    by: the columns USER_ID and reason. The reason names a group of users who are counted together.
+    until: the given time, in epoch seconds; None for the time of the newest interaction.
     """
     counted = interactions.filter(is_of_types(interactions, success))
     if until is not None:
@@ -157,12 +166,12 @@ def count_popular_items(
 def make_popular_lines(
     users: pl.DataFrame, popular: PopularItems, length: int
 ) -> Iterator[pl.DataFrame]:
-    """Lists of popular items, in the form of the lines of a batch inference job.
+    """Yield lists of popular items, in the form of the lines of a batch inference job.
 
     The columns are subject, members (best first), scores (empty), error (null) and reason.
 
-    users: the columns subject and reason.
-    length: how many items the line has at most.
+    users: the columns subject, the user's id, and reason.
+    length: the largest number of items in a line.
     """
     items = {reason: ids.head(length) for reason, ids in popular.by_reason.items()}
     lists = pl.DataFrame(

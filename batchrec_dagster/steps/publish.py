@@ -1,8 +1,8 @@
-"""Publishing lists: the gate before it, what is known of the edition, and the put.
+"""Publishing of lists: the gate, the description of the new edition, and the publication.
 
-An edition is made of the versions of its inputs, its settings and its code. Lists that a rollback
-replaced are known by parts of these, so that no later night publishes them again by itself, not
-even if another model makes them.
+`made_of` of an edition holds the versions of its inputs, its settings and its code. Lists that a
+rollback replaced are recognised by parts of `made_of`, so that no later night publishes the lists
+again by itself, not even if another model makes them.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ from batchrec_dagster.storage.lock import Lock
 from batchrec_dagster.storage.nights import EditionsRecord
 from batchrec_dagster.storage.records import load
 
-# Part of what lists are made of: raise it when the same inputs would become other lists.
+# Part of `made_of`: raise it when the code makes different lists from the same inputs.
 CODE_VERSION = "1"
-# The findings about a model, which there is none of where items bought together are counted.
+# The findings about a model. Items bought together are counted without a model.
 MODEL_FINDINGS = (QUALITY_GATE, NO_WORSE)
-# The findings of earlier steps, which an edition has only if they are not good.
+# The findings of earlier steps. An edition has them only if their level is not good.
 DATA_FINDINGS = (SOURCE_WITHOUT_ERASED, SUCCESS_KNOWN, NOT_SHRUNK)
 
 
 def summarize_edition(edition: Edition) -> str:
-    """An edition in one line: its time, NDCG@25 and number of users."""
+    """Return a description of the edition in one line: its time, NDCG@25 and number of users."""
     facts = [f"edition {edition.number}", f"made {edition.made_at:%Y-%m-%d %H:%M} UTC"]
     if NDCG in edition.metrics:
         facts.append(f"{name_ndcg(edition.success)} {edition.metrics[NDCG]:.4f}")
@@ -58,14 +58,17 @@ def summarize_edition(edition: Edition) -> str:
 
 @dataclass(frozen=True)
 class Publishing:
-    """Decides whether the lists that a model makes may be published, and describes them."""
+    """The publication of a model's lists.
+
+    It decides whether the lists may be published, and describes the new edition.
+    """
 
     work: Work
     published: PublishedList
     model: ModelRecord
     versions: Mapping[str, str] | None = None
-    """The versions of what lists are made of besides the model, by name; None before there are any.
-    Then only `judge_model` can be called."""
+    """The versions of the lists' inputs besides the model, by name; None before they are known.
+    Without the versions, only `describe_model` and `judge_model` work."""
 
     @property
     def files(self) -> ListFiles:
@@ -79,17 +82,17 @@ class Publishing:
 
     @cached_property
     def live(self) -> Edition | None:
-        """The edition that was live when this was first read; None if there was none."""
+        """The edition that was live when this property was first read; None if there was none."""
         return self.editions.live()
 
     @cached_property
     def record(self) -> EditionsRecord:
-        """What the nights before this one did."""
+        """The record of the list's earlier nights."""
         return self.editions.record()
 
     @cached_property
     def made_of(self) -> dict[str, str]:
-        """The versions of what decides how the lists are, by name."""
+        """The versions of all inputs that decide the lists, by name."""
         published, model = self.published, self.model
         experiment = [published.experiment] if published.experiment else []
         versions = {
@@ -106,39 +109,42 @@ class Publishing:
         return {
             **versions,
             **self.versions,
-            # The edition has the metrics, so it is another one if they count other events.
+            # The edition holds the metrics, so other counted events make another edition.
             "metrics": self.measured_on,
             "code": CODE_VERSION,
         }
 
     @property
     def is_unchanged(self) -> bool:
-        """Whether the live lists are made of the same, and none of their users was dropped."""
+        """Whether the live lists have the same inputs, and no user was dropped from them."""
         live = self.live
         return live is not None and not live.users_dropped and live.made_of == self.made_of
 
     def compute_version(self, job_arn: str | None) -> str:
-        """The version of the lists that the job of this ARN found, or that are counted without."""
+        """Return the version of the lists.
+
+        job_arn: the ARN of the batch job that made the lists; None if there was no job.
+        """
         return fingerprint(self.made_of, job_arn)
 
     @property
     def measured_on(self) -> str:
         """A fingerprint of the interactions that the model's metrics count.
 
-        Metrics are compared if it is the same.
+        Metrics are only compared if their fingerprints are the same.
         """
         events = sorted(name.lower() for name in self.model.success)
         return fingerprint(self.work.pipeline.interactions, events)
 
     @property
     def withdrawn(self) -> list[Withdrawn]:
-        """The lists that were rolled back and would be published again."""
+        """The rolled-back lists that these inputs would make again."""
         return [lists for lists in self.record.withdrawn if lists.recognises(self.made_of)]
 
     def describe_model(self, *, publish_anyway: bool) -> ModelFacts:
-        """What the judge knows of the model. Raises UserError.
+        """Return the facts about the model that the judge needs. Raises UserError.
 
-        publish_anyway: whether this run publishes anyway.
+        publish_anyway: whether this run publishes even if a gate fails.
         """
         data_until = 0
         if self.published.gate.max_age_days is not None:
@@ -159,9 +165,11 @@ class Publishing:
         )
 
     def judge_model(self, *, publish_anyway: bool) -> list[Finding]:
-        """Whether lists may be made and published. Raises UserError.
+        """Judge the model, and return the findings. Lists may be made if no finding blocks.
 
-        publish_anyway: whether this run publishes anyway.
+        publish_anyway: whether this run publishes even if a gate fails.
+
+        Raises UserError.
         """
         findings = judge_model(
             self.describe_model(publish_anyway=publish_anyway), self.published.gate
@@ -177,7 +185,7 @@ class Publishing:
         ]
 
     def _read_behaviour(self) -> Behaviour | None:
-        """What people did with earlier lists; None if that was not measured."""
+        """Read how users responded to earlier lists; None if that was not measured."""
         if not is_installed("report"):
             return None
         from batchrec_dagster.steps.outcomes import pool_outcomes, read_sums  # NumPy
@@ -187,12 +195,13 @@ class Publishing:
     def describe(
         self, version: str, run: RunFacts, findings: Sequence[Finding], **facts: Any
     ) -> Edition:
-        """What is known of the edition that is about to be published. Raises UserError.
+        """Return the description of the edition that is about to be published. Raises UserError.
 
-        If the run publishes anyway, later runs may publish the same lists too.
+        If the run publishes rolled-back lists anyway, the lists are no longer withdrawn, so later
+        runs may publish them too.
 
         version: the version of the lists.
-        facts: those of the lists themselves, such as `counts`, and `cost_usd`.
+        facts: further fields of `Edition`: facts about the lists, such as `counts`, and `cost_usd`.
         """
         published, model = self.published, self.model
         now = datetime.now(UTC)
@@ -231,16 +240,18 @@ class Publishing:
         )
 
     def publish(self, file: Path, lock: Lock) -> Edition:
-        """Publish the lists. Raises UserError, also if another run has taken over the lock.
+        """Publish the lists, and return the live edition.
 
-        file: as `ListWriter` wrote it.
-        lock: that of the list.
+        file: the file that `ListWriter` wrote.
+        lock: the lock of the list.
+
+        Raises UserError, for example if another run has taken over the lock.
         """
         return self.editions.publish(file, self.published.retention.editions, lock)
 
 
 def _explain_withdrawal(withdrawn: Sequence[Withdrawn], model: ModelRecord) -> str | None:
-    """Why the model's lists count as rolled back; None if no such lists were."""
+    """Explain why the model's lists count as rolled back; None if they do not."""
     if not withdrawn:
         return None
     arn = model.solution_version_arn
@@ -250,9 +261,10 @@ def _explain_withdrawal(withdrawn: Sequence[Withdrawn], model: ModelRecord) -> s
 
 
 def read_data_findings(work: Work, *, publish_anyway: bool) -> list[Finding]:
-    """What earlier steps found of the data that people who see lists should know.
+    """Read the findings of earlier steps that have not passed and that readers of lists should see.
 
     publish_anyway: whether this run publishes although much of the data is missing.
+
     Raises UserError.
     """
     findings = [*read_interactions_record(work).findings, *check_success_known(work)]
@@ -265,28 +277,33 @@ def read_data_findings(work: Work, *, publish_anyway: bool) -> list[Finding]:
 
 
 def repeat_findings(edition: Edition, judged_again: Sequence[Finding]) -> list[Finding]:
-    """What is found of an unchanged edition: what was found again, and what it had, with the day.
+    """Return the findings of an unchanged edition: new ones, and stored ones that still hold.
 
-    judged_again: the findings on its model and data. That somebody published it although it was
-        refused stays as it was, and so does the comparison with the edition before.
+    A stored finding that is repeated names the day on which it was found.
+
+    judged_again: the new findings about the edition's model and data. A new finding replaces the
+        stored finding of the same name, with two exceptions unless the new finding blocks: the
+        comparison with the edition before stays, and so does the note that somebody published the
+        edition although it was refused.
     """
     note = f"as found {edition.made_at:%Y-%m-%d}, when edition {edition.number} was published"
     new = {finding.name: finding for finding in judged_again}
     findings = []
     for finding in edition.findings:
         is_kept = finding.name == NO_WORSE or finding.numbers.get(PUBLISHED_ANYWAY)
-        again = new.pop(finding.name, None)
-        if again is not None and (again.blocks or not is_kept):
-            findings.append(again)
+        new_finding = new.pop(finding.name, None)
+        if new_finding is not None and (new_finding.blocks or not is_kept):
+            findings.append(new_finding)
         elif is_kept or finding.name not in DATA_FINDINGS:
             findings.append(replace(finding, text=f"{finding.text}; {note}"))
     return [*findings, *new.values()]
 
 
 def read_checks(edition: Edition, names: Sequence[str]) -> list[Finding]:
-    """The results that are stored with an edition, for checks of these names.
+    """Return the stored results of these checks of an edition.
 
-    A check that was not made for the edition counts as passed, and says so.
+    If a check was not made for the edition, the result counts as passed, and its text says that the
+    check was not made.
     """
     stored_checks = {check.name: check for check in edition.findings}
     text = "not checked when these lists were published"

@@ -1,4 +1,4 @@
-"""Which candidates get the ranks of a list."""
+"""The assignment of candidates to the ranks of lists."""
 
 from __future__ import annotations
 
@@ -11,21 +11,23 @@ from batchrec_dagster.steps.max_per import find_refused
 
 @dataclass(frozen=True)
 class Ranks:
-    """The ranks of every list, which candidates take in their order."""
+    """The ranks of every list. Candidates take the ranks in order."""
 
     num_results: int
-    """How many ranks a list has."""
+    """The number of ranks of a list."""
     limits: pl.DataFrame | None = None
-    """How many items of a value a list may have, as `max_per.read_limits` reads it; None if any
-    number."""
+    """The limits of the rule max_per, as `max_per.read_limits` returns them; None without the
+    rule."""
 
     def choose(
         self, candidates: pl.DataFrame, pinned: pl.DataFrame, lists: pl.DataFrame
     ) -> tuple[pl.DataFrame, int]:
-        """The first candidates that fit on each list, and how many max_per refused before them.
+        """Choose the first candidates that fit on each list.
+
+        Also return the number of candidates that max_per refused while the list had a free rank.
 
         candidates: the columns list, item and index, in order.
-        pinned: the columns list and item.
+        pinned: the pinned items: the columns list and item.
         lists: all lists, in the order of the column list, which counts from 0.
         """
         if pinned.height:
@@ -44,22 +46,25 @@ class Ranks:
     def find_short(
         self, chosen: pl.DataFrame, pinned: pl.DataFrame, lists: pl.DataFrame
     ) -> pl.DataFrame:
-        """The column list: the lists with free ranks."""
+        """Return the lists that have free ranks: the column list."""
         rows = pl.concat([chosen.select("list"), pinned.select("list")])
         return lists.select("list").filter(self._count_free(rows, lists) > 0)
 
     def _count_free(self, rows: pl.DataFrame, lists: pl.DataFrame) -> pl.Series:
-        """How many ranks of each list these rows leave, by the number of the list."""
+        """Return how many ranks of each list these rows leave free, by the number of the list."""
         counts = rows.group_by("list").agg(items=pl.len().cast(pl.Int64))
         counted = lists.join(counts, on="list", how="left", maintain_order="left")
         return self.num_results - counted["items"].fill_null(0)
 
 
 def rank_rows(chosen: pl.DataFrame, pinned: pl.DataFrame) -> pl.DataFrame:
-    """The rows of all lists, in order: list, rank, item, and index, null where pinned.
+    """Put the pinned items at their ranks, and return the rows of all lists in order.
 
-    chosen: the columns list, item and index, in order.
-    On a list that is too short for a pinned item's rank, the item comes last.
+    The columns are list, rank, item and index. The index is null for a pinned item. If a list is
+    too short for a pinned item's rank, the item comes last.
+
+    chosen: the chosen candidates: the columns list, item and index, in order.
+    pinned: the pinned items: the columns list, item and rank.
     """
     rank = pl.int_range(1, pl.len() + 1, dtype=pl.Int64).over("list")
     rows = chosen.with_columns(rank=rank)

@@ -1,4 +1,4 @@
-"""Inspects the copied files of ratings: how they are read, and whether their rows can be read."""
+"""The inspection of the copied ratings files: their format, and whether their rows are readable."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from batchrec_dagster.storage.edition import Finding
 from batchrec_dagster.storage.erased import ErasedUsers
 
 CODE_VERSION = "2"
-# The name of the check of the rows.
+# The name of the check that the rows are readable.
 ROWS_READABLE = "rows_readable"
 
 
 class RatingsFormat(BaseModel, frozen=True):
-    """How files are read, as declared or recognised."""
+    """The format of files, as declared or recognised."""
 
     format: str
     delimiter: str
@@ -44,21 +44,22 @@ class RatingsFormat(BaseModel, frozen=True):
     roles: dict[str, str]
     """The role of each column that has one."""
     recognised: dict[str, str]
-    """What was not declared, but recognised."""
+    """The column of each role that was recognised and not declared, by role."""
     warnings: tuple[str, ...]
     timestamp_unit: str
 
 
 class RatingsSeen(BaseModel, frozen=True):
-    """What an inspection has seen in the files of ratings."""
+    """The results of an inspection of the ratings files."""
 
     rows: int
-    """How many rows were read."""
+    """The number of rows that were read."""
     bad_rows: int
     bytes: int
-    """The size of the files that were read."""
+    """The size of the files that were read, in bytes."""
     is_whole: bool
-    """Whether all rows were read. On AWS only the first rows are, as Spark reads the others."""
+    """Whether all rows were read. On AWS only the first rows are inspected, because Spark reads the
+    files later."""
     format: RatingsFormat
 
 
@@ -66,7 +67,7 @@ RawRatings = RawRecord[RatingsSeen]
 
 
 def fingerprint_inspection(pipeline: Pipeline) -> str:
-    """A fingerprint of what an inspection depends on besides the files: settings and code."""
+    """Return a fingerprint of the settings and the code that an inspection depends on."""
     settings = fingerprint(pipeline.ratings, pipeline.rules, pipeline.preparation)
     return f"{CODE_VERSION}-{settings}"
 
@@ -74,9 +75,10 @@ def fingerprint_inspection(pipeline: Pipeline) -> str:
 def inspect_ratings(
     work: Work, copies: Sequence[CopiedFile], erased_users: ErasedUsers
 ) -> tuple[Finding, RatingsSeen]:
-    """Read every row once, or on AWS the first rows.
+    """Read every row once, or on AWS only the first rows, and check that the rows are readable.
 
-    erased_users: the users who were erased, of whom nothing is shown.
+    erased_users: the users who were erased; the results show nothing about them.
+
     Raises UserError, and Refused if the files cannot be read.
     """
     pipeline, storage = work.pipeline, work.storage
@@ -106,9 +108,11 @@ def inspect_ratings(
 def open_declared_ratings(
     files: list[RawFile], pipeline: Pipeline, erased_users: ErasedUsers
 ) -> AbstractContextManager[OpenedRatings]:
-    """The files of ratings, opened as the pipeline declares them. Raises as `open_ratings`.
+    """Open the ratings files as the pipeline declares them.
 
     erased_users: the users who were erased.
+
+    Raises the errors of `open_ratings`.
     """
     form, columns = pipeline.ratings.file_form, pipeline.ratings.file_columns
     return open_ratings(files, form, columns, pipeline.rules, erased_users)
@@ -117,7 +121,7 @@ def open_declared_ratings(
 def _describe_format(
     opened: OpenedRatings, declared: RatingsSettings, timestamp_unit: str
 ) -> RatingsFormat:
-    """How the opened files are read, and which of that was not declared."""
+    """Return the format of the opened files, and the roles that were recognised, not declared."""
     recognised = opened.recognised
     declared_roles = declared.file_columns.roles
     names = list(recognised.types)
@@ -144,9 +148,10 @@ def _describe_format(
 
 @contextmanager
 def open_first_file(copies: Sequence[CopiedFile], storage: Storage) -> Iterator[list[RawFile]]:
-    """The start of the first file that is not empty, on this machine: enough to see the format.
+    """Yield a local copy of the start of the first file that is not empty, to detect the format.
 
-    A file that is not plain text is downloaded whole. Raises UserError.
+    If the file is not plain text, the whole file is downloaded. Raises UserError if there is no
+    such file, or if the storage is not in S3.
     """
     if not storage.in_s3:
         raise UserError(

@@ -1,7 +1,7 @@
-"""The files of a source, as runs keep them: copied to raw/.
+"""The copies of a source's files in the folder raw/, and the record of the copies.
 
-A record of them goes from one run to the next, so that unchanged files are neither copied nor read
-again. It has the SHA-256 of each copy, and a copy with any other content is not read.
+The record passes from one run to the next, so that unchanged files are neither copied nor read
+again. It has the SHA-256 of each copy. A copy with another SHA-256 is damaged, and is not read.
 """
 
 from __future__ import annotations
@@ -37,46 +37,49 @@ class CopiedFile(BaseModel, frozen=True):
     """A file of a source, and its copy."""
 
     source: str
-    """The file, without the secrets of a signed URL."""
+    """The name of the file, without the secrets of a signed URL."""
     fingerprint: str
-    """It changes when the file of the source does."""
+    """A text that changes when the source's file changes."""
     stored: StoredFile
-    """The copy, or the file itself if that is in place."""
+    """The copy; or the file itself if it is read in place."""
     in_place: bool = False
-    """Whether the file was not copied, because Spark reads it in S3. Then it is not ours to delete,
-    and its ETag says whether it is the same."""
+    """Whether the file was not copied, because Spark reads it in S3. Such a file is never deleted,
+    and its ETag shows whether it has changed."""
 
 
 Seen = TypeVar("Seen", bound=BaseModel)
 
 
 class RawRecord(StepRecord, Generic[Seen], frozen=True):
-    """The files of a source, as the last run recorded them, whose content has its version."""
+    """The record of a source's files, as the last run wrote it.
+
+    Its version changes with the content of the files.
+    """
 
     source: str
     """The source as it is declared, without the secrets of URLs."""
     files: tuple[CopiedFile, ...]
     """The files in order."""
     seen: Seen
-    """What is in them."""
+    """The results of the inspection of the files."""
     copies_deleted: bool = False
-    """Whether the copies were deleted after the interactions were made, because they had rows of
-    users who were erased."""
+    """Whether the copies were deleted after they had been prepared, because they had rows of erased
+    users."""
 
 
 @dataclass(frozen=True)
 class CopyResult:
-    """What a run did to have the files of a source."""
+    """The files of a source, and the copying that this run did."""
 
     files: tuple[CopiedFile, ...]
     copied: int
-    """How many files this run copied."""
+    """The number of files that this run copied."""
     damaged: tuple[str, ...] = ()
-    """The paths of copies that had another content than recorded. This run copied them again."""
+    """The paths of copies whose content differed from the record. This run copied them again."""
 
     @property
     def version(self) -> str:
-        """16 hexadecimal digits that change when the content of any copy does."""
+        """A version of 16 hexadecimal digits that changes when the content of any file changes."""
         versions = [file.stored.sha256 or file.stored.etag for file in self.files]
         if len(versions) == 1 and self.files[0].stored.sha256:
             return versions[0][:16]
@@ -84,7 +87,7 @@ class CopyResult:
 
     @property
     def outcome(self) -> str:
-        """What this run did, in words."""
+        """A description of the copying that this run did, in words."""
         if all(file.in_place for file in self.files):
             return "not copied: Spark reads the files in S3"
         if not self.copied:
@@ -104,13 +107,13 @@ class RawSource:
     asset: str
     source: RowSource
     make_key: Callable[[str], str]
-    """Makes a storage key of a filename."""
+    """A function that makes the storage key of a copy from the file's name."""
     in_place: bool = False
-    """Whether files in S3 are read there, and not copied."""
+    """Whether files in S3 are read in place instead of copied."""
 
 
 Inspect = Callable[[Sequence[CopiedFile]], tuple[Finding, Seen]]
-"""Reads copies: whether they can be used, and what is in them."""
+"""A function that reads copies. It returns whether the copies can be used, and their contents."""
 
 
 def copy_raw(
@@ -120,15 +123,18 @@ def copy_raw(
     inspected_with: Mapping[str, str],
     inspect: Inspect[Seen],
 ) -> tuple[Result[RawRecord[Seen]], CopyResult]:
-    """The record of the source's files, and what this run did to have them.
+    """Copy the new and changed files of a source, and return the record of all its files.
 
-    Files that are new or changed since the last run are copied, and so are those whose copies have
-    changed. If any has another content than in the last run, all are inspected. Copies of files
-    that are no longer in the source are deleted in the end. If this raises, they stay, because the
-    last run's record stays in force.
+    Also return the copying that this run did. A file is copied if it is new or changed since the
+    last run, or if its copy has changed. If the content of any file differs from the last run, all
+    files are inspected. At the end, copies of files that are no longer in the source are deleted.
+    If an error is raised, these copies stay, because the last run's record still names them.
 
-    inspected_with: the versions of what an inspection depends on besides the files, by name.
-    Raises UserError, Refused.
+    inspected_with: the versions of everything that an inspection depends on besides the files, by
+        name.
+    inspect: the function that inspects the files.
+
+    Raises UserError, and Refused if the inspection's finding blocks.
     """
     store, uri = work.storage.store, work.files.record_uri(raw.asset)
     store.tidy(work.files.uri(f"{work.pipeline.name}/"))
@@ -151,7 +157,7 @@ def copy_raw(
     result = once(work, uri, model, made_of, make)
     record = result.record.model_copy(update={"files": copy_result.files, "copies_deleted": False})
     if record != result.record:
-        # The time of a file differs, or its copy was made again.
+        # A file has a new time but the same content, or a copy was made again.
         save(store, uri, record)
     uris_to_keep = {file.stored.uri for file in copy_result.files}
     for file in last_files:
@@ -161,9 +167,10 @@ def copy_raw(
 
 
 def _copy_changed(work: Work, raw: RawSource, last_files: Sequence[CopiedFile]) -> CopyResult:
-    """Have the files of the source: copied before and intact, copied now, or in place.
+    """Copy the files of the source, except files in place and files with an intact copy.
 
-    last_files: those of the last run.
+    last_files: the files of the last run.
+
     Raises UserError.
     """
     storage = work.storage
@@ -183,7 +190,7 @@ def _copy_changed(work: Work, raw: RawSource, last_files: Sequence[CopiedFile]) 
             files.append(file)
             continue
         last = last_by_source.get(name)
-        # Whether the last run copied this version of the file, to the same place.
+        # The last copy can serve if the file has not changed and the copy's key is the same.
         if last and (last.fingerprint, last.stored.uri) == (listed.fingerprint, uri):
             if last.stored.is_intact(storage.store):
                 files.append(last)
@@ -198,11 +205,11 @@ def _copy_changed(work: Work, raw: RawSource, last_files: Sequence[CopiedFile]) 
 
 
 def delete_copies(work: Work, asset: str, source: RowSource, record: RawRecord[Seen]) -> None:
-    """Delete the copies of the files, which have rows of users who were erased, and record that.
+    """Delete the copies of the files, because they have rows of erased users, and record it.
 
-    What was downloaded of the source is removed, too. The next run copies the files again.
+    The downloads of the source are removed too. The next run copies the files again.
 
-    asset: the one that copies them.
+    asset: the asset that copies the files.
     """
     source.remove_downloads(make_source_context(work.storage, work.pipeline.project))
     for file in record.files:
@@ -216,9 +223,9 @@ def delete_copies(work: Work, asset: str, source: RowSource, record: RawRecord[S
 
 
 def require_copies(record: RawRecord[Seen], asset: str) -> None:
-    """Raise UserError if the copies of the files were deleted by `delete_copies`.
+    """Raise UserError if `delete_copies` deleted the copies of the files.
 
-    asset: the one that copies them.
+    asset: the asset that copies the files.
     """
     if record.copies_deleted:
         raise UserError(
@@ -228,7 +235,7 @@ def require_copies(record: RawRecord[Seen], asset: str) -> None:
 
 
 def require_same_objects(files: Sequence[CopiedFile], store: ObjectStore) -> None:
-    """Raise UserError if a file that is read in place is not the one that was listed."""
+    """Raise UserError if a file that is read in place has changed since this run listed it."""
     for file in files:
         if file.in_place:
             info = store.head(file.stored.uri)
@@ -238,9 +245,9 @@ def require_same_objects(files: Sequence[CopiedFile], store: ObjectStore) -> Non
 
 @contextmanager
 def open_copies(files: Sequence[CopiedFile], storage: Storage) -> Iterator[list[RawFile]]:
-    """The copies on this machine, in order.
+    """Yield the copies as files on this machine, in order.
 
-    Raises UserError, and DamagedObjectError if a copy has another content than recorded.
+    Raises UserError, and DamagedObjectError if the content of a copy differs from the record.
     """
     with ExitStack() as stack:
         yield [stack.enter_context(_open_copy(file, storage)) for file in files]
@@ -248,7 +255,10 @@ def open_copies(files: Sequence[CopiedFile], storage: Storage) -> Iterator[list[
 
 @contextmanager
 def _open_copy(file: CopiedFile, storage: Storage) -> Iterator[RawFile]:
-    """The copy on this machine. Raises UserError, and DamagedObjectError if it has changed."""
+    """Yield the copy as a file on this machine.
+
+    Raises UserError, and DamagedObjectError if the copy has changed.
+    """
     stored = file.stored
     with storage.local_file(stored.uri) as path:
         size = path.stat().st_size
@@ -261,15 +271,15 @@ def _open_copy(file: CopiedFile, storage: Storage) -> Iterator[RawFile]:
             raise DamagedObjectError(
                 storage.where(stored.uri), damage, "run the refresh, which copies it again"
             )
-        # Who reads a message about a row wants to open the source, not the copy.
+        # Messages about a row name the source, because that is the file a reader wants to open.
         yield RawFile(path, file.source)
 
 
 @contextmanager
 def open_source(source: RowSource, storage: Storage, project: Path) -> Iterator[list[RawFile]]:
-    """The files of a source on this machine, in order.
+    """Yield the files of a source as files on this machine, in order.
 
-    Raises UserError, also in the end if a file has changed meanwhile.
+    Raises UserError, also at the end if a file changed while it was in use.
     """
     files = source.files(make_source_context(storage, project))
     with open_listed(files) as raw_files:
@@ -280,7 +290,7 @@ def open_source(source: RowSource, storage: Storage, project: Path) -> Iterator[
 
 @contextmanager
 def open_listed(files: Sequence[ListedFile]) -> Iterator[list[RawFile]]:
-    """These files of a source on this machine, in order. Raises UserError."""
+    """Yield the listed files of a source as files on this machine, in order. Raises UserError."""
     with ExitStack() as stack:
         yield [
             RawFile(stack.enter_context(file.open_locally()), file.display_name) for file in files
@@ -288,26 +298,29 @@ def open_listed(files: Sequence[ListedFile]) -> Iterator[list[RawFile]]:
 
 
 def digest_source(source: RowSource, storage: Storage, project: Path) -> str:
-    """`digest_files` of the source's files as they are now. Raises UserError."""
+    """Return the digest of `digest_files` for the source's files as they are now.
+
+    Raises UserError.
+    """
     files = source.files(make_source_context(storage, project))
     return _digest_fingerprints([(file.display_name, file.fingerprint) for file in files])
 
 
 def digest_files(files: Sequence[CopiedFile]) -> str:
-    """A digest that changes when a file comes, goes or changes; empty for no files."""
+    """Return a digest that changes when a file is added, removed or changed; empty for no files."""
     return _digest_fingerprints([(file.source, file.fingerprint) for file in files])
 
 
 def _digest_fingerprints(files: Sequence[tuple[str, str]]) -> str:
-    """`digest_files` of the name and the fingerprint of each file."""
+    """Return the digest of `digest_files` for pairs of a file's name and its fingerprint."""
     lines = [f"{name} {fingerprint}" for name, fingerprint in files]
     return _digest_lines(lines)[:32] if lines else ""
 
 
 def make_source_context(storage: Storage, project: Path) -> SourceContext:
-    """What sources need to find their files.
+    """Return the context that sources need to find their files.
 
-    project: the folder where relative paths start.
+    project: the folder that relative paths start from.
     """
     # Imported here, because it needs NumPy.
     from batchrec_dagster.samples import generator

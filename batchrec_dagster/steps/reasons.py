@@ -1,6 +1,7 @@
-"""Says why each item is on a list: which item of the person's own speaks for it, if one does.
+"""The reasons why items are on lists, such as "because you had this other item".
 
-It shows which items go together, and not how the model decided.
+If possible, the reason is an item from the person's own history that goes well with the listed
+item. Such a reason shows that people often have both items. It does not show how the model decided.
 """
 
 from __future__ import annotations
@@ -28,20 +29,20 @@ from batchrec_dagster.steps.numbered_ids import Int64s, NumberedIds, find_positi
 from batchrec_dagster.steps.popular_items import POPULAR
 from batchrec_dagster.steps.work import Work
 
-# The reason of a row, besides those that rules give: an item of the history speaks for it; most
-# people like it, of whom the engine knows nothing else; nobody has had it yet.
+# The reasons of a row besides POPULAR and the reasons that rules give. BECAUSE: an item of the
+# user's history goes well with the row's item. NEW: nobody has had the row's item yet.
 BECAUSE, NEW = "because", "new"
-# This many items of histories are looked up at once, which bounds the memory.
+# The number of items of histories that are looked up at once. It bounds the memory.
 LOOKED_UP_AT_ONCE = 2_000_000
 
 
 class Reasons:
-    """Adds to the rows of lists why the item is there, and counts the reasons.
+    """A builder of the reason columns of lists, which also counts the reasons.
 
     interactions: the columns of Personalize's dataset.
-    users: the distinct ids of the users whom lists are made for.
-    strengths: as of `weigh_events`.
-    titles: the columns item_id and title; None if nobody wants to read them.
+    users: the distinct ids of the users who get lists.
+    strengths: the weights of event types that `weigh_events` returns.
+    titles: the columns item_id and title; None if lists show no titles in their reasons.
     """
 
     def __init__(
@@ -53,9 +54,9 @@ class Reasons:
     ) -> None:
         items = interactions.select(pl.col(ITEM_ID).unique().sort()).collect(engine="streaming")
         self._users, self._items = NumberedIds(users), NumberedIds(items.to_series())
-        own = select_strongest(interactions, users, items.to_series(), strengths)
+        own_items = select_strongest(interactions, users, items.to_series(), strengths)
         self._speaking = SpeakingItems(
-            own, len(users), _pair_items(interactions, items.to_series())
+            own_items, len(users), _pair_items(interactions, items.to_series())
         )
         self._titles = pl.repeat(None, items.height, dtype=pl.String, eager=True)
         if titles is not None:
@@ -63,19 +64,24 @@ class Reasons:
             titled = items.join(titles, on=ITEM_ID, how="left", maintain_order="left")
             self._titles = titled.get_column("title")
         self.counts: Counter[str] = Counter()
-        """How many rows have each reason so far."""
+        """The number of rows with each reason so far."""
 
     def add(self, table: pl.DataFrame) -> pl.DataFrame:
-        """The table with the columns REASONS. What its column reason says already stays.
+        """Return the table with the columns REASONS added. Reasons that the table has already stay.
 
-        The reason is BECAUSE, and reason_item that item of the user's own, if one speaks for the
-        row's item; POPULAR for a user without a history; NEW for an item without interactions. It
-        is null where nothing is known.
+        The first reason that applies is added:
+        - POPULAR if Personalize filled the row with a popular item, or the user is in the control
+          arm.
+        - NEW if the item has no interactions.
+        - POPULAR if the user has no history.
+        - BECAUSE if an item of the user's history goes well with the row's item. That item is in
+          the column reason_item.
+        Otherwise the reason is null.
 
-        table: the columns user_id, item_id, score and, in an experiment, arm.
+        table: the columns user_id, item_id, score and, in an experiment, arm; and perhaps reason.
         """
         given = pl.col(REASON) if REASON in table.columns else pl.lit(None, pl.String)
-        # Personalize adds popular items, without a score, where a filter leaves too few.
+        # If a filter leaves too few items, Personalize adds popular items without a score.
         is_popular = pl.col("score").is_null() & pl.col("score").is_not_null().any()
         if "arm" in table.columns:
             is_popular |= pl.col("arm") != MODEL
@@ -103,36 +109,39 @@ class Reasons:
 
 
 class SpeakingItems:
-    """Finds which item of a user's own speaks best for another.
+    """A search for the item of a user's history that goes best with another item.
 
-    own: the columns user and item, by their indices, in their order, each pair once, and others.
-    users: how many users have an index.
-    pairs: as of `pair_histories`, by the same indices of items.
+    own_items: the histories of users: the columns user and item, both indices, sorted by them, each
+        pair once. It may have further columns.
+    users: the number of users that have an index.
+    pairs: the table that `pair_histories` returns, with the same indices of items.
     """
 
-    def __init__(self, own: pl.DataFrame, users: int, pairs: pl.DataFrame) -> None:
-        self._own, self._both = own, pairs.get_column("both")
-        # A user without a number has nothing: the last two starts are the same.
-        self._starts = np.searchsorted(own.get_column("user"), np.arange(users + 2))
-        self._items = own.get_column("item").to_numpy().astype(np.uint64)
+    def __init__(self, own_items: pl.DataFrame, users: int, pairs: pl.DataFrame) -> None:
+        self._own_items, self._people_with_both = own_items, pairs.get_column("both")
+        # The last two starts are the same, so that an unknown user has an empty history.
+        self._starts = np.searchsorted(own_items.get_column("user"), np.arange(users + 2))
+        self._items = own_items.get_column("item").to_numpy().astype(np.uint64)
         codes = pl.col("item").cast(pl.UInt64) * 2**32 + pl.col("other")
-        # The last code is that of no pair, so that each search ends at one.
+        # The last code belongs to no pair, so that every search finds a code.
         self._codes = np.append(pairs.select(codes).to_series().to_numpy(), np.uint64(2**64 - 1))
         self._scores = np.append(pairs.get_column("score").to_numpy(), 0.0)
 
     def find(self, rows: pl.DataFrame) -> pl.DataFrame:
-        """For each row the columns own_item, both, has_history, and the others of `own`.
+        """Return for each row the item of the user's history that goes best with the row's item.
 
-        They are the item of the user's own, how many people had both items, and whether the user
-        had anything. All but the last are null where no item speaks for the row's.
+        The columns are own_item, the item of the user's history; both, the number of people who had
+        both items; has_history, whether the user has a history; and the further columns of
+        `own_items`. All columns but has_history are null if no item goes well with the row's item.
 
-        rows: the columns user and item, null where one has no number.
+        rows: the columns user and item, both indices; null for an unknown user or item.
         """
         users = rows.get_column("user").fill_null(len(self._starts) - 2).to_numpy()
         items = rows.get_column("item").fill_null(2**32 - 1).to_numpy().astype(np.uint64)
         starts = self._starts[users]
         lengths = self._starts[users + 1] - starts
-        # Rows of the same item are looked up together, as their pairs stand together.
+        # Rows of the same item are looked up together, because their pairs are near each other in
+        # memory.
         order = np.argsort(items, kind="stable")
         order = order[lengths[order] > 0]
         best = np.full((2, rows.height), -1)
@@ -141,32 +150,43 @@ class SpeakingItems:
             best[:, part_rows] = self._find_best(
                 items[part_rows], starts[part_rows], lengths[part_rows]
             )
-        own, pair = (pl.Series(numbers).set(pl.Series(numbers < 0), None) for numbers in best)
-        return self._own.select(pl.all().gather(own)).select(
+        own_rows, pair_rows = (
+            pl.Series(numbers).set(pl.Series(numbers < 0), None) for numbers in best
+        )
+        return self._own_items.select(pl.all().gather(own_rows)).select(
             pl.exclude("user", "item"),
             own_item="item",
-            both=self._both.gather(pair),
+            both=self._people_with_both.gather(pair_rows),
             has_history=pl.Series(lengths > 0),
         )
 
     def _find_best(self, items: Int64s, starts: Int64s, lengths: Int64s) -> np.ndarray:
-        """The row of `own` and that of the pairs that speak best for each item; -1 if none does."""
+        """Return the best rows of `own_items` and of the pairs for each item; -1 if there is none.
+
+        The result has the shape (2, items). A row of `own_items` is best if its item has the
+        highest score with the searched item. Among equal scores, the first row is best.
+
+        items: (items,) the searched items.
+        starts, lengths: (items,) the first row of the user's history in `own_items`, and the number
+            of its rows, at least 1.
+        """
         ends = np.cumsum(lengths)
         firsts = ends - lengths
-        own = np.repeat(starts - firsts, lengths) + np.arange(ends[-1])
-        codes = (np.repeat(items, lengths) << np.uint64(32)) | self._items[own]
+        own_rows = np.repeat(starts - firsts, lengths) + np.arange(ends[-1])
+        codes = (np.repeat(items, lengths) << np.uint64(32)) | self._items[own_rows]
         pairs = np.searchsorted(self._codes, codes)
         scores = np.where(self._codes[pairs] == codes, self._scores[pairs], 0.0)
         highest = np.maximum.reduceat(scores, firsts)
         is_highest = np.flatnonzero(scores == np.repeat(highest, lengths))
         best = is_highest[np.searchsorted(is_highest, firsts)]
-        return np.where(highest > 0, [own[best], pairs[best]], -1)
+        return np.where(highest > 0, [own_rows[best], pairs[best]], -1)
 
 
 def weigh_events(solution: Solution) -> dict[str, float]:
-    """How much each type of event says of a person's taste, by its name in lower case.
+    """Return how much each type of event says about a user's taste, by its name in lower case.
 
-    It is its weight in training, or else whether it counts as success. Others say nothing.
+    The number is the event type's weight in training. If no weights are declared, it is 1 for the
+    events of success. Other types of events say nothing.
     """
     weights = solution.event_weights or dict.fromkeys(solution.success, 1.0)
     return {name.lower(): weight for name, weight in weights.items()}
@@ -175,13 +195,13 @@ def weigh_events(solution: Solution) -> dict[str, float]:
 def select_strongest(
     interactions: pl.LazyFrame, users: pl.Series, items: pl.Series, strengths: Mapping[str, float]
 ) -> pl.DataFrame:
-    """What each user had by the strongest type of event that they have, each item once.
+    """Return the items that each user had by the strongest type of event in the user's history.
 
-    Whoever bought something is not told of what they only looked at. The columns are user and item,
-    which are indices, and event, in the order of users and items. The event is null if the
-    interactions have no types.
+    So a user who bought something gets no reason that names an item they only looked at. The
+    columns are user and item, which are indices, and event. Each pair of a user and an item is
+    there once, sorted by user and item. The event is null if the interactions have no types.
 
-    strengths: as of `weigh_events`.
+    strengths: the weights of event types that `weigh_events` returns.
     """
     names: list[str] = []
     if EVENT_TYPE in interactions.collect_schema():
@@ -193,7 +213,7 @@ def select_strongest(
         interactions.select(
             user=find_positions(USER_ID, users).cast(pl.UInt32),
             item=find_positions(ITEM_ID, items).cast(pl.UInt32),
-            # One without a type is the weakest.
+            # An interaction without a type is the weakest.
             event=event.fill_null(len(names)).cast(pl.UInt8),
         )
         .drop_nulls("user")
@@ -214,7 +234,7 @@ def select_strongest(
 def prepare_reasons(
     work: Work, published: PublishedList, interactions: pl.LazyFrame, users: pl.Series
 ) -> Reasons | None:
-    """What says why items are on the lists of these users; None if the declaration does not ask.
+    """Prepare the reasons for these users' lists; None if the lists have no column of reasons.
 
     Raises UserError.
     """
@@ -226,7 +246,7 @@ def prepare_reasons(
 
 
 def _pair_items(interactions: pl.LazyFrame, items: pl.Series) -> pl.DataFrame:
-    """The pairs of these items, by their indices, as of `pair_histories`."""
+    """Return the pairs of these items, as `pair_histories` returns them, with items as indices."""
     histories = interactions.select(user_id=USER_ID, item=ITEM_ID)
     counts = histories.group_by("user_id").agg(interactions=pl.len())
     users = choose_counted_users(counts.collect(engine="streaming").sort("user_id"))
@@ -234,7 +254,10 @@ def _pair_items(interactions: pl.LazyFrame, items: pl.Series) -> pl.DataFrame:
 
 
 def _split(lengths: Int64s) -> Iterator[slice]:
-    """Parts of rows whose lengths add up to about LOOKED_UP_AT_ONCE."""
+    """Yield slices of the rows such that the lengths in a slice add up to about LOOKED_UP_AT_ONCE.
+
+    Every slice has at least one row.
+    """
     ends = np.cumsum(lengths)
     start = 0
     while start < len(lengths):

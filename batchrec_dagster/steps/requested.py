@@ -1,4 +1,4 @@
-"""Whose lists are made: which users, items or segments, and who of the users gets the model's."""
+"""The users, items or segments that get a list, and their division by the kind of list."""
 
 from __future__ import annotations
 
@@ -25,11 +25,12 @@ from batchrec_dagster.storage.durable import compute_version
 from batchrec_dagster.storage.edition import Finding, Numbers, watch_unless
 from batchrec_dagster.storage.layout import BatchJob, ListKeys
 
-# With fewer people, the list of an item says little: aws-sims leaves out pairs that fewer had.
+# An item's list says little if fewer people had the item: aws-sims leaves out pairs of items that
+# fewer people had.
 ENOUGH_PEOPLE = 3
-# How many missing ids a finding names.
+# The number of missing ids that a finding names.
 MAX_IDS_NAMED = 3
-# The folder of the lines of the jobs for each subject, and of their outputs.
+# The kind of batch job for each subject. It names the folders of the job's lines and its outputs.
 JOB_FOLDERS: Mapping[Subject, BatchJob] = {
     "user": "batch_inference",
     "item": "batch_similar_items",
@@ -45,49 +46,52 @@ NO_POPULAR_LISTS = pl.DataFrame(schema={"subject": pl.String, "reason": pl.Strin
 
 @dataclass(frozen=True)
 class JobLines:
-    """The lines that a job answers: a user, an item or a segment each."""
+    """The lines that a batch job answers. Each line is a user, an item or a segment."""
 
     ids: pl.Series
     uri: str
-    """The URI of their file."""
+    """The URI of the file of lines."""
     version: str
-    """The version of its content."""
+    """The version of the file's content."""
 
 
 @dataclass(frozen=True)
 class Requested:
-    """Those who are to have a list."""
+    """The users, items or segments that should get a list."""
 
     ids: pl.Series
-    """Each once, in order."""
+    """The distinct ids, in order."""
     version: str
-    """It changes with the ids."""
+    """A version that changes when the ids change."""
     findings: tuple[Finding, ...] = ()
-    """What is known of them before there are lists."""
+    """The findings about the ids, before there are lists."""
 
 
 @dataclass(frozen=True)
 class Divided:
-    """Who of them gets which list."""
+    """The requested users, items or segments, divided by the kind of list that they get."""
 
     of_model: JobLines
-    """Those whose lists the model makes."""
+    """The users, items or segments that get a list from the model."""
     popular: pl.DataFrame = field(default_factory=lambda: NO_POPULAR_LISTS)
-    """The users whose lists are of popular items from the start: the columns subject, and reason,
-    which names the group that the items are popular in."""
+    """The users who get popular items instead of a list from the model.
+
+    The columns are subject and reason. The reason names the group of users with whom the items are
+    popular."""
     newcomers: int | None = None
-    """How many users have no interaction; None if nobody asked."""
+    """The number of users without interactions; None if it was not counted."""
 
     @property
     def ids(self) -> pl.Series:
-        """All who get a list."""
+        """The ids of all users, items or segments that get a list."""
         return pl.concat([self.of_model.ids.alias("subject"), self.popular.get_column("subject")])
 
 
 def read_requested(work: Work, published: PublishedList, interactions: pl.LazyFrame) -> Requested:
-    """Who is to have a list: the users of the list's file, the declared items or segments.
+    """Return the users, items or segments that should get a list.
 
-    Raises UserError.
+    These are the users in the file of the list's users, the items of the declared source or of the
+    interactions, or the declared segments. Raises UserError.
     """
     pipeline = published.pipeline
     if published.subject == "item":
@@ -104,7 +108,10 @@ def read_requested(work: Work, published: PublishedList, interactions: pl.LazyFr
 
 
 def _read_items(work: Work, settings: SimilarItems, interactions: pl.LazyFrame) -> Requested:
-    """The items of the declared source, or all of the interactions."""
+    """Read the items of the declared source, or all items of the interactions if there is none.
+
+    Raises UserError.
+    """
     people = (
         interactions.group_by(item=ITEM_ID)
         .agg(people=pl.col(USER_ID).n_unique())
@@ -126,10 +133,14 @@ def _read_items(work: Work, settings: SimilarItems, interactions: pl.LazyFrame) 
 
 
 def divide(work: Work, published: PublishedList, requested: Requested) -> Divided:
-    """Who gets a list of the model, and who one of popular items or none.
+    """Divide the requested users between lists of the model, lists of popular items, and no list.
 
-    Newcomers get what `newcomers` says, and of an experiment's users the control gets popular items
-    or nothing. All others get the model's. Raises UserError.
+    Newcomers, the users without interactions, get the list that the setting `newcomers` asks for.
+    The control arm of an experiment gets popular items or no list. All other users get a list of
+    the model.
+
+    Items and segments always get a list of the model. Raises UserError, for example if the model
+    has no user to make lists for.
     """
     experiment, policy = published.experiment, published.settings.newcomers
     users = requested.ids
@@ -177,7 +188,7 @@ def divide(work: Work, published: PublishedList, requested: Requested) -> Divide
 
 
 def _write_lines(work: Work, published: PublishedList, ids: pl.Series) -> JobLines:
-    """The lines of these, written where a job reads them. Raises UserError."""
+    """Write the job's lines for these ids, and return the lines. Raises UserError."""
     field = ITEM_FIELD
     key = published.keys.job_input(JOB_FOLDERS[published.subject])
     if published.subject == "user":
@@ -194,9 +205,10 @@ def _write_lines(work: Work, published: PublishedList, ids: pl.Series) -> JobLin
 
 
 def locate_model_users(published: PublishedList) -> str:
-    """The storage key of the users of the model, where others get popular items or nothing.
+    """Return the storage key of the file of users who get a list from the model.
 
-    Lists that share a job share them.
+    The file exists only if other users get popular items or no list. Lists that share a batch job
+    share the file.
     """
     is_shared = published.experiment is None and not published.has_own_users
     keys = ListKeys(published.pipeline.name) if is_shared else published.keys
@@ -204,11 +216,12 @@ def locate_model_users(published: PublishedList) -> str:
 
 
 def check_requested_items_known(items: int, few: int, unknown: pl.Series) -> Finding:
-    """Whether all requested items are known; a failure only warns.
+    """Check that all requested items are known; a failure only warns.
 
-    items: how many were requested.
-    few: how many of them too few people had for a good list. They count, and fail nothing.
-    unknown: those that are neither in the interactions nor in the items file.
+    items: the number of requested items.
+    few: the number of requested items that too few people had for a good list. They are counted,
+        but the check does not fail for them.
+    unknown: the ids that are neither in the interactions nor in the items file.
     """
     text = (
         f"{few:,} of {items:,} items were had by fewer than {ENOUGH_PEOPLE} people, so their lists"
@@ -225,6 +238,9 @@ def check_requested_items_known(items: int, few: int, unknown: pl.Series) -> Fin
 
 
 def list_ids(first: Iterable[object], count: int) -> str:
-    """The first few ids, and how many more there are."""
+    """Return the first few ids as text, and the number of further ids.
+
+    count: the number of all ids.
+    """
     listed = ", ".join(map(repr, first))
     return listed if count <= MAX_IDS_NAMED else f"{listed} and {count - MAX_IDS_NAMED:,} more"

@@ -1,8 +1,8 @@
-"""Deletes what no kept edition needs, after each publication and rollback.
+"""The deletion of files and models that no kept edition needs, after each publication and rollback.
 
-It finds what to delete by what is stored, not by what the last run did. So a run goes on where a
-killed one stopped, and deletes nothing twice. The lists are published already: what cannot be
-deleted is named in the log, and the next run tries again.
+Each run looks for unneeded objects in the storage and in Personalize, and does not rely on a record
+of the last run. So a run continues where a killed run stopped, and deletes nothing twice. The lists
+are published already, so a failed deletion is only logged, and the next run tries again.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from batchrec_dagster.storage.layout import SEGMENTS, ListKeys
 def delete_unneeded(
     work: PersonalizeWork, published: PublishedList, job_in_use: str | None = None
 ) -> None:
-    """Delete what no kept edition and no job under way needs.
+    """Delete the outputs of batch jobs that no kept edition and no unfinished job needs.
 
-    These are outputs of batch jobs and, once lists of users are published, what removed blocks of
-    the declaration left, and models. The caller holds the lock of the list, so that no other run
-    adopts a job whose output is being deleted. If lists share jobs, another of them may be made at
-    the same time, or later in the run: so outputs that are made of the newest data stay.
+    If the list is one of users, also delete the files that removed blocks of the declaration left,
+    and models that have expired. The caller holds the lock of the list, so that no other run
+    adopts a job while its output is being deleted. If lists share jobs, other lists may be made
+    from the same output at the same time or later in the run. So outputs of the newest data stay.
 
     job_in_use: the ARN of the job that this run's lists were made from, if there was one.
     """
@@ -52,10 +52,12 @@ def delete_unneeded(
 
 
 def prune_personalize(work: PersonalizeWork, group: str) -> None:
-    """Delete what earlier settings left in Personalize.
+    """Delete the resources in Personalize that earlier settings created and no setting needs.
 
-    The dataset group that an older edition was last made from stays. An error is only logged,
-    because the lists are already published.
+    For each list, the latest other dataset group that a kept edition was made from stays. An error
+    is only logged, because the lists are already published.
+
+    group: the name of the current dataset group.
     """
     log = work.ensure.log
     in_use = {f"{group}-{ending}" for ending in list_endings_in_use(work.pipeline)}
@@ -72,12 +74,14 @@ def prune_personalize(work: PersonalizeWork, group: str) -> None:
 
 
 def _find_last_group(editions: Sequence[Edition], group: str) -> list[str]:
-    """The last dataset group besides this one that editions were made from, as a list of one; empty
-    if there is none.
+    """Return the latest dataset group, besides the given group, that an edition was made from.
 
-    editions: newest first.
+    The result is a list with one name. It is empty if there is no other group.
+
+    editions: the editions, newest first.
+    group: the name of the given dataset group.
     """
-    # An edition's solution is named after its dataset group.
+    # The name of an edition's solution starts with the name of its dataset group.
     versions = (str(edition.solution_version_arn) for edition in editions)
     groups = [version.split("/")[1].rpartition("-")[0] for version in versions if "/" in version]
     return [name for name in groups if name != group][:1]
@@ -85,7 +89,7 @@ def _find_last_group(editions: Sequence[Edition], group: str) -> list[str]:
 
 @contextmanager
 def _log_failures(work: PersonalizeWork, what: str) -> Iterator[None]:
-    """A block whose expected errors are only logged."""
+    """Run a block, and log its expected errors as warnings instead of raising them."""
     try:
         yield
     except (UserError, ClientError, BotoCoreError, OSError) as error:
@@ -95,7 +99,7 @@ def _log_failures(work: PersonalizeWork, what: str) -> Iterator[None]:
 
 
 def _find_import_time(work: PersonalizeWork) -> datetime | None:
-    """When the newest import of the data started; None if it is not known.
+    """Return the start of the newest import of the data; None if it is not known.
 
     Raises botocore's ClientError.
     """
@@ -106,7 +110,10 @@ def _find_import_time(work: PersonalizeWork) -> datetime | None:
 
 
 def _name_jobs(editions: Iterable[Edition], job: str | None) -> set[str]:
-    """The names of this job and of those that the editions were made from, by their ARNs."""
+    """Return the names of this job and of the jobs that the editions were made from.
+
+    job: the ARN of the job.
+    """
     arns = {job, *(edition.job_arn for edition in editions)}
     return {str(arn).rpartition("/")[2] for arn in arns if arn is not None}
 
@@ -114,7 +121,10 @@ def _name_jobs(editions: Iterable[Edition], job: str | None) -> set[str]:
 def _delete_outputs(
     work: PersonalizeWork, published: PublishedList, job_in_use: str | None
 ) -> None:
-    """Delete the outputs of the jobs for such lists, except those in use or under way."""
+    """Delete the outputs of batch jobs for this kind of list, except outputs in use or unfinished.
+
+    Raises UserError, ClientError, BotoCoreError or OSError.
+    """
     pipeline, kind = work.pipeline, JOB_KINDS[published.subject]
     folder = pipeline.keys.job_output(JOB_FOLDERS[published.subject])
     sharing = pipeline.user_lists if published.subject == "user" else [published]
@@ -124,7 +134,7 @@ def _delete_outputs(
     store, root = work.storage.store, work.files.uri(folder)
     names = {info.uri.removeprefix(root).partition("/")[0] for info in store.list(root)}
     if store.local_path(root) is not None:
-        # A killed run may have left an empty folder, which S3 does not have.
+        # A killed run may have left an empty folder. S3 has no empty folders.
         names.update(store.subfolders(root))
     names.difference_update(names_in_use)
     if not names:
@@ -142,7 +152,10 @@ def _delete_outputs(
 
 
 def _delete_output(work: Work, folder: str) -> None:
-    """Delete a job's output. Until it is gone it is marked, so that no run adopts a part of it."""
+    """Delete a job's output.
+
+    The output is marked as damaged first, so that no run adopts an output that is partly deleted.
+    """
     store, marker = work.storage.store, folder + DAMAGED
     uris = [info.uri for info in store.list(folder)]
     if uris:
@@ -153,7 +166,7 @@ def _delete_output(work: Work, folder: str) -> None:
 
 
 def _delete_undeclared(work: PersonalizeWork) -> None:
-    """Delete what was made for blocks that the declaration no longer has."""
+    """Delete the files that were made for blocks that the declaration no longer has."""
     pipeline, keys, store = work.pipeline, work.pipeline.keys, work.storage.store
     undeclared = [*_list_undeclared_prefixes(pipeline), *_list_prefixes_of_removed_lists(work)]
     prefixes = [work.files.uri(prefix) for prefix in undeclared]
@@ -170,7 +183,7 @@ def _delete_undeclared(work: PersonalizeWork) -> None:
 
 
 def _list_undeclared_prefixes(pipeline: Pipeline) -> Iterator[str]:
-    """The prefixes of the keys of files that were made for blocks which are no longer declared."""
+    """Yield the key prefixes of files that were made for blocks that are no longer declared."""
     keys = pipeline.keys
     if pipeline.items is None:
         yield keys.raw("items")
@@ -201,7 +214,7 @@ def _list_undeclared_prefixes(pipeline: Pipeline) -> Iterator[str]:
     user_lists = pipeline.user_lists
     divided = [published for published in user_lists if published.divides_users]
     inputs_in_use = {locate_model_users(published) for published in divided}
-    # Lists that share a job share its users, in the folder of the pipeline.
+    # Lists that share a job share the file of its users, which is in the folder of the pipeline.
     list_keys = (ListKeys(pipeline.name), *(published.keys for published in user_lists))
     for key in dict.fromkeys(keys_of_list.model_users for keys_of_list in list_keys):
         if key not in inputs_in_use:
@@ -216,9 +229,10 @@ def _list_undeclared_prefixes(pipeline: Pipeline) -> Iterator[str]:
 
 
 def _list_prefixes_of_removed_lists(work: Work) -> Iterator[str]:
-    """The same for lists that are no longer declared.
+    """Yield the key prefixes of files that were made for lists that are no longer declared.
 
-    What they published stays, as that of a removed pipeline does: readers may still use it.
+    The published editions stay, because readers may still use them. The editions of a removed
+    pipeline stay for the same reason.
     """
     for name in list_removed_lists(work):
         yield f"{work.files.keys.lists}{name}/transformed/"

@@ -1,7 +1,8 @@
-"""Making older lists live again.
+"""The rollback, which makes an older edition of a list live again.
 
-They pass through what holds today: who is gone or erased gets no list, and what is blocked is on
-none. What was live is withdrawn: no night publishes it again by itself.
+Today's rules still apply to the older lists: users who are gone or erased get no list, and blocked
+items are on no list. The lists that were live are withdrawn: no night publishes them again by
+itself.
 """
 
 from __future__ import annotations
@@ -36,13 +37,14 @@ from batchrec_dagster.storage.nights import EditionsRecord
 from batchrec_dagster.storage.objects import DamagedObjectError, ObjectNotFoundError
 
 PREVIOUS = "previous"
-# If a larger share of a table's users is not among the current ones, the current data may be bad.
+# If a larger share of an edition's users is not among the current users, the current data may be
+# bad.
 MAX_ABSENT_SHARE = 0.2
-# The parts of `Edition.made_of` by which a run recognises lists that were rolled back, and does not
-# publish them again: their model and its settings, and what any model would make them from.
+# The parts of `Edition.made_of` that identify lists that were rolled back, so that a run does not
+# publish them again: the model and the settings, and the data that any model would make them from.
 MODEL_PARTS = ("model", "settings")
 SOURCE_PARTS = ("data", "trained_on", "declaration")
-# The part that changes the metrics, but not the lists.
+# The part that decides the metrics, but not the lists.
 METRICS_PART = "metrics"
 NO_USERS = pl.Series([], dtype=pl.String)
 
@@ -53,11 +55,11 @@ class Restoration:
 
     edition: Edition
     notes: list[str] = field(default_factory=list)
-    """Who and what was left out of its lists, or what they still have, in words."""
+    """Sentences about users who lost their list, and about rows that break a rule of today."""
 
 
 def build_rollback_config(op: str, to: str) -> dict[str, Any]:
-    """The run config of the rollback job.
+    """Return the run config of the rollback job.
 
     op: the name of the op of the asset `recommendations`.
     to: an edition's number, or PREVIOUS.
@@ -74,11 +76,14 @@ def roll_back(
     lock: Lock,
     log: logging.Logger,
 ) -> Restoration:
-    """Make an older edition live again, as far as its lists may be shown today.
+    """Make an older edition live again, without users and items that may not be shown today.
 
-    lock: that of the list.
     to: an edition's number, or PREVIOUS.
-    run: the id of the first of a run and its retries, which all choose the same edition.
+    run: the id of the run, or of its first attempt if it is a retry. A retry chooses the same
+        edition as the first attempt.
+    runs: the runs that the orchestrator remembers.
+    lock: the lock of the list.
+
     Raises UserError, and DamagedObjectError if the chosen edition's file is damaged.
     """
     files = work.files_of(published)
@@ -117,18 +122,22 @@ def roll_back(
 
 
 def find_unfinished(live: Edition | None, runs: RunHistory) -> Edition | None:
-    """The live edition, if the rollback to it did not end well: neither its run nor a retry."""
+    """Return the live edition if the rollback to it has not succeeded; None otherwise.
+
+    A rollback has not succeeded if neither its run nor a retry of the run has succeeded.
+    """
     if live is None or live.because != "rollback" or not runs.is_unfinished(live.live_by):
         return None
     return live
 
 
 def choose_edition(editions: Editions, to: str, unfinished: Edition | None = None) -> Edition:
-    """The edition to make live again.
+    """Return the edition to make live again.
 
     to: an edition's number, or PREVIOUS: the newest edition before the live one that was not
-        rolled back itself.
-    unfinished: the edition that is live by a rollback which did not end. PREVIOUS is this one.
+        rolled back itself and has other lists.
+    unfinished: the edition that is live by a rollback that has not succeeded. PREVIOUS means this
+        edition if it is given.
 
     Raises UserError if there is no such edition.
     """
@@ -154,7 +163,7 @@ def choose_edition(editions: Editions, to: str, unfinished: Edition | None = Non
 
 
 def _has_same_lists(edition: Edition, other: Edition) -> bool:
-    """Whether both have the same lists, perhaps with metrics that count other events."""
+    """Return whether the editions have the same lists, even if their metrics count other events."""
     same_metrics = {METRICS_PART: other.made_of.get(METRICS_PART, "")}
     return edition.version == other.version or {**edition.made_of, **same_metrics} == other.made_of
 
@@ -162,9 +171,9 @@ def _has_same_lists(edition: Edition, other: Edition) -> bool:
 def _withdraw(
     record: EditionsRecord, live: Edition | None, chosen: Edition
 ) -> tuple[Withdrawn, ...]:
-    """The lists that are withdrawn when the chosen edition replaces the live one.
+    """Return the lists that are withdrawn once the chosen edition replaces the live one.
 
-    What the chosen edition is made of itself may be published again.
+    The lists of the chosen edition are no longer withdrawn, so that they can be published again.
     """
     withdrawn = [
         Withdrawn(
@@ -180,15 +189,15 @@ def _withdraw(
 
 
 def _choose_marks(withdrawn: Edition, chosen: Edition) -> tuple[dict[str, str], ...]:
-    """The parts of `made_of` that the withdrawn lists have if they are made again, and the chosen
-    ones do not."""
+    """Choose the parts of `made_of` that recognise the withdrawn lists, and not the chosen ones."""
     made_of = withdrawn.made_of
 
     def differ(parts: tuple[str, ...]) -> bool:
         return any(made_of.get(part) != chosen.made_of.get(part) for part in parts)
 
     if differ(MODEL_PARTS):
-        # If the data are the same, another model may make better lists of them.
+        # If the chosen edition has the same data, the data are no mark, because another model may
+        # make better lists from them.
         parts = [MODEL_PARTS, *([SOURCE_PARTS] if differ(SOURCE_PARTS) else [])]
         return tuple({part: made_of.get(part, "") for part in names} for names in parts)
     whole = tuple(part for part in made_of if part != METRICS_PART)
@@ -198,7 +207,12 @@ def _choose_marks(withdrawn: Edition, chosen: Edition) -> tuple[dict[str, str], 
 def _count_against_only(
     inputs: ListInputs, editions: Editions, edition: Edition, blocked: pl.Series
 ) -> int | None:
-    """How many rows that stay have items that the rule `only` would leave out; None without it."""
+    """Count the remaining rows with items that the rule `only` would leave out today.
+
+    None if there is no such rule.
+
+    blocked: the ids of blocked items. Their rows do not remain.
+    """
     if inputs.rules.only is None or inputs.items is None:
         return None
     now = int(datetime.now(UTC).timestamp())
@@ -211,7 +225,7 @@ def _count_against_only(
 
 
 def describe_rows_against_only(edition: Edition) -> str:
-    """How many rows the rule `only` would leave out today, in words; empty if none."""
+    """Describe how many rows the rule `only` would leave out today; empty if there are none."""
     if not edition.rows_against_only:
         return ""
     return (
@@ -224,22 +238,25 @@ def describe_rows_against_only(edition: Edition) -> str:
 class AbsentUsers:
     """The users of an edition who are not among the current users.
 
-    Lists that come back must not reach people who are gone. But data of which a large part is
-    missing must not empty a good table: then only those who were erased are dropped.
+    Restored lists must not reach people who are gone. But if a large part of the current data is
+    missing, a good table must not lose most of its rows. In that case only erased users are
+    dropped.
     """
 
     users: int
-    """How many users the edition has."""
+    """The number of users in the edition."""
     absent: pl.Series | None
-    """The ids of those who are not among the current users; None if these are not known."""
+    """The ids of the edition's users who are not among the current users; None if the current users
+    are not known."""
     erased: pl.Series
-    """The ids of those who are on the list of erased users."""
+    """The ids of the edition's users who are on the list of erased users."""
 
     @classmethod
     def of(cls, files: ListFiles, users_key: str, edition: Edition) -> AbsentUsers:
-        """Those of this edition.
+        """Find the absent users of an edition.
 
         users_key: the storage key of the current users.
+
         Raises UserError.
         """
         if edition.subject == "item":
@@ -259,14 +276,17 @@ class AbsentUsers:
 
     @property
     def to_drop(self) -> pl.Series:
-        """The ids of those whose rows go."""
+        """The ids of the users to leave out of the restored lists."""
         if self.absent is None or self.may_be_bad_data:
             return self.erased
         return pl.concat([self.absent, self.erased]).unique()
 
     @property
     def description(self) -> str:
-        """Who was dropped, or why nobody was, in words; empty if nobody is absent."""
+        """A sentence about the dropped users; empty if no user is absent or erased.
+
+        If absent users stay, the sentence says why.
+        """
         erased_count = len(self.erased)
         erased = f"{erased_count:,} erased users were dropped"
         if erased_count == 1:
@@ -290,7 +310,7 @@ class AbsentUsers:
 
 
 def _read_current_users(files: ListFiles, users_key: str) -> pl.Series | None:
-    """The ids of the users who get a list now; None if there is no file of them, or a damaged one.
+    """Read the ids of the users who get a list now; None if their file is missing or damaged.
 
     Raises UserError.
     """

@@ -1,4 +1,4 @@
-"""Whether the rules of lists of users do what they say, with these data and these results."""
+"""The checks that the data suit the rules of users' lists, and that the lists obey the rules."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ from batchrec_dagster.storage.edition import Finding, Numbers, refuse_unless, wa
 
 
 def check_no_seen_items(seen: int, settings: ExcludeSeen) -> Finding:
-    """Whether no list holds an item that exclude_seen leaves out."""
+    """Check that no list has an item that exclude_seen leaves out.
+
+    seen: the number of rows with such an item.
+    settings: the settings of exclude_seen.
+    """
     text = f"{seen:,} rows have {settings.description}"
     return Finding("no_seen_items", refuse_unless(not seen), text, numbers={"seen": seen})
 
@@ -20,9 +24,9 @@ def check_no_seen_items(seen: int, settings: ExcludeSeen) -> Finding:
 def check_rules_suit_data(
     rules: ListRules, seen: ExcludeSeen | None, context: RuleContext, prepared: PreparedRules
 ) -> Finding:
-    """Whether each rule can do what it says with these data; a failure only warns.
+    """Check that the data have what each rule needs; a failure only warns.
 
-    seen: what the lists leave out because users had it; None if they leave out nothing.
+    seen: the settings of exclude_seen; None if lists leave out no items that users had.
     """
     problems = [
         *_find_missing_events("exclude_seen", seen, context),
@@ -47,9 +51,10 @@ def check_rules_suit_data(
 def _find_missing_events(
     name: str, settings: ExcludeSeen | PriceRange | None, context: RuleContext
 ) -> list[str]:
-    """The problem with the events that these settings name, if there is one.
+    """Return the problem with the event types that a rule names; an empty list if there is none.
 
-    name: what the settings are called in the declaration.
+    name: the name of the rule in the declaration.
+    settings: the settings of the rule; None if the rule is not declared.
     """
     existing = context.event_types or set()
     events = settings.events if settings is not None else None
@@ -61,7 +66,7 @@ def _find_missing_events(
 
 
 def _find_impossible_pins(prepared: PreparedRules) -> list[str]:
-    """The problems with pins that can put nothing on any list."""
+    """Return the problems with pins that cannot put an item on any list."""
     problems = []
     for pin in prepared.pins:
         if not len(pin.items) and pin.setting.only is not None:
@@ -77,11 +82,11 @@ def _find_impossible_pins(prepared: PreparedRules) -> list[str]:
 def check_results_enough(
     prepared: PreparedRules, num_results: int, most: int, setting: str
 ) -> Finding:
-    """Whether Personalize gave nearly all users enough results; a failure only warns.
+    """Check that nearly all lists of the model have enough results left; a failure only warns.
 
-    num_results: how many results it was asked for.
-    most: how many it may be asked for.
-    setting: what the names of the list's settings start with.
+    num_results: the number of results that were asked for.
+    most: the largest number of results that may be asked for.
+    setting: the prefix of the names of the list's settings.
     """
     filled = prepared.filled
     share = filled.short_of_model / max(1, filled.of_model)
@@ -112,10 +117,10 @@ def check_results_enough(
 
 
 def check_lists_not_emptied(prepared: PreparedRules, max_share: float, setting: str) -> Finding:
-    """Whether the rules leave nearly everybody a list.
+    """Check that the rules leave nearly every user a list.
 
-    max_share: the largest share of users without one.
-    setting: what the names of the list's settings start with.
+    max_share: the largest allowed share of users with a list that the rules emptied.
+    setting: the prefix of the names of the list's settings.
     """
     filled = prepared.filled
     emptied = {name: counts.emptied for name, counts in prepared.counts.items() if counts.emptied}

@@ -1,4 +1,4 @@
-"""What rules know of users and items when they are applied, with a number for each of them."""
+"""The facts about users and items that the rules of lists need. Users and items have numbers."""
 
 from __future__ import annotations
 
@@ -28,48 +28,50 @@ from batchrec_dagster.steps.numbered_ids import find_positions
 from batchrec_dagster.steps.success import is_of_types
 
 EXISTS = "exists"
-"""The column of the catalogue that says whether an item has attributes or interactions, rather than
-is only named by a rule."""
+"""The column of the catalogue that says whether an item has attributes or interactions.
+
+It is false for an item that only a rule names."""
 
 
 @dataclass(frozen=True)
 class RuleContext:
-    """What rules know of users and items when they are applied."""
+    """The facts about users and items that rules need when they are applied."""
 
     num_results: int
-    """How many items a list has."""
+    """The number of items on a list."""
     user_ids: pl.Series
-    """The distinct ids of the users whom lists are made for. Their numbers count from 0."""
+    """The distinct ids of the users who get lists. A user's number is the index of the id."""
     interactions: pl.LazyFrame
-    """The columns of Personalize's dataset. Those of other users may be among them."""
+    """The interactions, with the columns of Personalize's dataset. There may be interactions of
+    other users too."""
     items_had: pl.Series
     """The distinct ids of the items in the interactions."""
     data_until: int
-    """The time of the newest interaction, in epoch seconds. Periods of days end here, so that the
-    same data give the same lists on any day."""
+    """The time of the newest interaction, in epoch seconds. Periods of days end at this time, so
+    that the same data give the same lists on any day."""
     today: date
-    """The day of the run, which ends what is declared until a day."""
+    """The day of the run. Settings with a last day are in effect up to that day."""
     items: pl.DataFrame | None = None
     """ITEM_ID and the columns of the Items dataset; None if no items are declared."""
     users: pl.DataFrame | None = None
     """USER_ID and the columns of the Users dataset; None if no users are declared."""
     popular: pl.Series | None = None
-    """The ids of popular items, the most popular first, which fill lists that are too short."""
+    """The ids of popular items, the most popular first. They fill lists that are too short."""
     fills_lists_of_model: bool = True
-    """Whether they fill the model's lists too, as where these have rules."""
+    """Whether popular items fill the model's lists too. They do if lists have rules."""
     blocked: pl.Series | None = None
-    """The ids that `block` names; None without that rule."""
+    """The ids that the rule `block` names; None without the rule."""
     titled: pl.Series | None = None
-    """The ids of the items with a title; None if lists may have items without one."""
+    """The ids of the items with a title; None if lists may have items without a title."""
     pinned: Sequence[str] = ()
-    """The ids that `pin` names."""
+    """The ids that the rule `pin` names."""
 
     @cached_property
     def catalogue(self) -> pl.DataFrame:
-        """The items of the interactions, the Items dataset and the rules: a row each, by number.
+        """The items of the interactions, the Items dataset and the rules: a row for each item.
 
-        The columns are ITEM_ID, EXISTS and the attributes. The last row, of nulls, stands for any
-        other item.
+        An item's number is the index of its row. The columns are ITEM_ID, EXISTS and the
+        attributes. The last row stands for any unknown item: its id and attributes are null.
         """
         item_columns = pl.DataFrame(schema={ITEM_ID: pl.String})
         if self.items is not None:
@@ -91,11 +93,14 @@ class RuleContext:
         return self.catalogue.get_column(ITEM_ID).head(-1)
 
     def match_items(self, condition: str) -> pl.Series:
-        """Whether each row of the catalogue meets the condition."""
+        """Return whether each row of the catalogue meets the condition."""
         return find_matches(parse_condition(condition), self.catalogue)
 
     def match_users(self, condition: str | None) -> pl.Series:
-        """Whether each user, by number, and at the end any other, meets the condition."""
+        """Return whether each user meets the condition, by the user's number.
+
+        The last value is for any other user. All values are true if there is no condition.
+        """
         if condition is None:
             return pl.Series([True]).new_from_index(0, len(self.user_ids) + 1)
         matching = pl.Series(dtype=pl.String)
@@ -105,11 +110,14 @@ class RuleContext:
         return pl.concat([self.user_ids.is_in(matching.implode()), pl.Series([False])])
 
     def find_items(self, ids: pl.Series) -> pl.Series:
-        """Whether each row of the catalogue is one of these items."""
+        """Return whether each row of the catalogue is one of these items."""
         return self.catalogue.get_column(ITEM_ID).is_in(ids.implode()).fill_null(value=False)
 
     def read_column(self, name: str) -> pl.Series:
-        """A column of the attributes, by number; its name matches in any case."""
+        """Return the column of the catalogue with this name, in upper or lower case.
+
+        The index of a value is the number of the item.
+        """
         return next(column for column in self.catalogue if column.name.upper() == name.upper())
 
     @cached_property
@@ -123,11 +131,13 @@ class RuleContext:
     def read_histories(
         self, selections: Mapping[str, ExcludeSeen | PriceRange]
     ) -> dict[str, pl.Series]:
-        """Which items each user had, for each of these rules, by the rule's name.
+        """Read the items that each user had, separately for each of these rules.
 
-        A history has the numbers of a user's distinct items, in order. The series has one for each
-        user, by number, and at the end an empty one for any other. The interactions are read once,
-        as that takes longer than all else that is known before lists are made.
+        The result has a series for each rule, by the rule's name. The index of a history in the
+        series is the user's number, and the last history, for any other user, is empty. A history
+        holds the numbers of the user's distinct items, in order. The interactions are read only
+        once for all rules, because reading takes longer than everything else before lists are
+        made.
         """
         if not selections:
             return {}
@@ -149,7 +159,7 @@ class RuleContext:
         histories = {}
         for name in conditions:
             is_selected_pair = pairs.drop_in_place(name)
-            # The last of the rules needs no copy if it selects all pairs.
+            # The last rule needs no copy of the pairs if it selects all of them.
             is_copy_needed = pairs.width or not is_selected_pair.all()
             selected = codes[is_selected_pair.to_numpy()] if is_copy_needed else codes
             histories[name] = _list_items(selected, len(self.user_ids))
@@ -159,9 +169,11 @@ class RuleContext:
 def measure_history(
     interactions: pl.LazyFrame, users: pl.Series, seen: ExcludeSeen, data_until: int, share: float
 ) -> int:
-    """How many items this share of the users had at most, that exclude_seen leaves out.
+    """Return the number of items left out by exclude_seen that this share of users do not exceed.
 
+    users: the distinct ids of the users to look at. A user without such items counts with 0.
     data_until: the time of the newest interaction, in epoch seconds.
+    share: the share of users, from 0 to 1; with 1 the result is the largest number of any user.
     """
     lengths = (
         interactions.filter(is_selected(interactions, seen, data_until))
@@ -178,7 +190,10 @@ def measure_history(
 def is_selected(
     interactions: pl.LazyFrame, selection: ExcludeSeen | PriceRange, data_until: int
 ) -> pl.Expr:
-    """Whether an interaction counts for the rule: by its event type, in any case, and its day."""
+    """Return an expression for whether an interaction counts for the rule.
+
+    It depends on the event type, in upper or lower case, and on the day of the interaction.
+    """
     condition = is_of_types(interactions, selection.events or ())
     if isinstance(selection, ExcludeSeen) and selection.days is not None:
         condition &= pl.col(TIMESTAMP) > data_until - selection.days * SECONDS_A_DAY
@@ -186,23 +201,29 @@ def is_selected(
 
 
 def _list_items(pairs: npt.NDArray[np.uint64], users: int) -> pl.Series:
-    """The items of each user and, at the end, of any other.
+    """Return the numbers of the items of each user, as a list for each user.
 
-    pairs: the number of a user times 2**32, and that of an item. The array itself is sorted: Polars
-        would take three times the memory.
+    The index of a list is the user's number. The last list, for any other user, is empty.
+
+    pairs: the number of a user times 2**32, plus the number of an item. The array is sorted in
+        place, because sorting with Polars would take three times the memory.
+    users: the number of users.
     """
-    import pyarrow as pa  # not when Dagster loads the pipelines
+    import pyarrow as pa  # Not imported when Dagster only loads the pipelines.
 
     pairs.sort()
     repeats = 1 + np.flatnonzero(pairs[1:] == pairs[:-1])
     starts = np.searchsorted(pairs, np.arange(users + 2, dtype=np.uint64) << np.uint64(32))
     starts -= np.searchsorted(repeats, starts)
-    # The lower half of each number is the item's.
+    # The lower half of each pair is the item's number.
     items = np.delete(pairs.astype(np.uint32), repeats)
     return pl.Series(pa.LargeListArray.from_arrays(starts, items), dtype=pl.List(pl.UInt32))
 
 
 def encode_pairs(rows: pl.DataFrame, column: str) -> pl.Series:
-    """The number of the list of each row times 2**32, and that in another column, as one number."""
+    """Return a number for each row that stands for the pair of its list and another column's value.
+
+    The number is the number of the list times 2**32, plus the value.
+    """
     pair = pl.col("list").cast(pl.UInt64) * 2**32 + pl.col(column)
     return rows.select(pair.alias("pair")).to_series()

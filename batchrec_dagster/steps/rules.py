@@ -1,9 +1,9 @@
 """The rules of lists, as operations on a table of candidates.
 
-A candidate is an item that a list may have: a row with the number of the list, that of the item,
-and its index among the results of the model, best first. The rules take rows out of the table,
-then pins put rows at their ranks, and the first rows of each list become the list. Rows of popular
-items come where it is short.
+A candidate is an item that a list may have. Its row has the number of the list, the number of the
+item, and the item's index among the results of the model, best first. The rules take rows out of
+the table. Then pins put rows at their ranks, and the first remaining candidates fill the other
+ranks. Popular items fill lists that are still too short.
 """
 
 from __future__ import annotations
@@ -20,18 +20,19 @@ from batchrec_dagster.steps.ranks import Ranks, rank_rows
 from batchrec_dagster.steps.rule_context import EXISTS, RuleContext, encode_pairs
 from batchrec_dagster.storage.edition import FillCounts, RuleCounts
 
-# The reason of a row that a pin put on a list; POPULAR is that of popular items, and null that of
-# the model's own.
+# The reason of a row that a pin put on a list. The reason of popular items is POPULAR. The results
+# of the model have no reason (null).
 PINNED = "pinned"
 # The rules that leave out candidates, in the order of application.
 SEEN, BLOCK, ONLY, TITLE, PRICE = FILTERS = ("exclude_seen", "block", "only", "title", "price")
 MAX_PER, PIN = "max_per", "pin"
-# Of popular items that the rules allow for anybody, this many can fill lists. Few lists need more
-# than the first of them.
+# The number of popular items that can fill lists, and the number that is tried first, because few
+# lists need more. Items that the rules leave out for everybody do not count.
 MOST_POPULAR, FIRST_POPULAR = 1_000, 100
-# The rules are applied to this many lists at once.
+# The number of lists that the rules are applied to at once.
 LISTS_AT_ONCE = 2_000
-# The index of a popular item among the candidates is this and its own, after all of the model's.
+# The index of a popular item among the candidates is its popularity index plus this number, so
+# that popular items come after all results of the model.
 AFTER_MODEL = 1_000_000
 
 PINNED_ROWS = {"list": pl.UInt32, "item": pl.UInt32, "rank": pl.Int64}
@@ -39,40 +40,44 @@ PINNED_ROWS = {"list": pl.UInt32, "item": pl.UInt32, "rank": pl.Int64}
 
 @dataclass(frozen=True)
 class Subjects:
-    """The users of a piece of lines, and what the rules know of each."""
+    """The users of some lines, and the facts about each user that the rules need."""
 
     lists: pl.DataFrame
-    """The columns list, the number of the user's list from 0, user, the user's number, and user_id.
-    """
+    """The columns list (the number of the user's list, from 0), user (the user's number) and
+    user_id."""
     had: pl.Series
-    """The pairs of a list and an item that its user had, as numbers."""
+    """The pairs of a list and an item to leave out because its user had the item.
+
+    `encode_pairs` makes a number of each pair."""
     median_prices: pl.Series | None
-    """The median price of what each had, null where nothing has a price; None without the rule."""
+    """The median price of the items that each user had; null if none of the items has a price.
+    None without the rule `price`."""
 
 
 class PreparedPin:
-    """A pin, with the users and the items that it is for."""
+    """A pin, with the users and the items that it applies to."""
 
     def __init__(self, setting: Pin, context: RuleContext) -> None:
         self.setting = setting
         self.is_for = context.match_users(setting.users)
-        """Whether each user, by number, gets it."""
+        """Whether the pin applies to each user, by the user's number."""
         if setting.only is not None:
             is_item = context.match_items(setting.only)
         else:
             is_item = context.find_items(pl.Series([setting.item], dtype=pl.String))
         self.is_item = is_item & context.catalogue[EXISTS]
-        """Whether it may put each item, by number, on lists."""
+        """Whether the pin may put each item on lists, by the item's number."""
         self.items = self.is_item.arg_true().cast(pl.UInt32)
-        """The numbers of these items."""
+        """The numbers of the items that the pin may put on lists."""
 
 
 class PreparedRules:
-    """The rules of a list, prepared for its users and items. It counts what they do.
+    """The rules of a list, prepared for its users and items, with counts of what the rules did.
 
-    rules: as declared.
-    exclude_seen: what counts as seen; None if nothing is left out.
-    context: what is known of users and items.
+    rules: the declared rules.
+    exclude_seen: the settings that say which items count as seen; None if no seen items are left
+        out.
+    context: the facts about users and items.
     """
 
     def __init__(
@@ -86,7 +91,8 @@ class PreparedRules:
         if rules.price is not None:
             selections[PRICE] = rules.price
         self._histories = context.read_histories(selections)
-        # The numbers of many ids take as much memory as reading, which is over now.
+        # The numbers of many ids take as much memory as reading the histories, so they are made
+        # only now, when reading is over.
         self._items, self._users = NumberedIds(context.item_ids), NumberedIds(context.user_ids)
         self._item_ids = context.item_ids.extend_constant(None, 1)
         self._left_out_by = find_item_rule(rules, context)
@@ -111,38 +117,41 @@ class PreparedRules:
         }
         names = [name for name, is_applied in applied.items() if is_applied]
         self.counts = {name: RuleCounts(name) for name in names}
-        """What each rule did so far, in the order of application."""
+        """The counts of what each rule did so far, in the order of application."""
         self.filled = FillCounts()
-        """How the lists were filled so far."""
+        """The counts of how the lists were filled so far."""
 
     def count_seen_dropped(self) -> int:
-        """How many results were left out because their user had the item."""
+        """Return the number of results that were left out because their user had the item."""
         return self.counts[SEEN].removed if SEEN in self.counts else 0
 
     def count_untitled(self) -> int:
-        """How many results were left out because lists show titles, and the item has none."""
+        """Return the number of results that were left out because lists show titles.
+
+        The item of such a result has no title.
+        """
         return self.counts[TITLE].removed if TITLE in self.counts else 0
 
     def allows_any(self, pin: PreparedPin) -> bool:
-        """Whether the other rules allow an item of the pin for anybody."""
+        """Return whether the other rules allow at least one item of the pin for anybody."""
         return bool(self._left_out_by.gather(pin.items).is_null().any())
 
     def apply(self, lines: pl.DataFrame) -> pl.DataFrame:
-        """The lists of the users of these lines.
+        """Apply the rules to these lines, and return the rows of the users' lists.
 
-        The columns are subject, rank, member, score and reason. A reason is POPULAR or PINNED, and
-        null for the model's own.
+        The columns are subject, rank, member, score and reason. A reason is POPULAR or PINNED; it
+        is null for a result of the model.
 
-        lines: the columns subject, the user's id, and members and scores, which are lists, best
-            first. There may be fewer scores than members, and each may be null. A user without
-            members has a list too, of what else fills it. With a column reason, the members are
-            popular items, not the model's.
+        lines: the columns subject (the user's id), members and scores. The last two hold lists,
+            best first. There may be fewer scores than members, and each score may be null. A user
+            without members gets a list of pinned and popular items. With a column reason, the
+            members are popular items instead of results of the model.
         """
         parts = lines.iter_slices(LISTS_AT_ONCE) if lines.height else [lines]
         return pl.concat(map(self._apply_to_part, parts))
 
     def _apply_to_part(self, lines: pl.DataFrame) -> pl.DataFrame:
-        """`apply` for as many lines as are worked on at once."""
+        """Apply the rules to at most LISTS_AT_ONCE lines."""
         subjects = self._describe(lines.get_column("subject"))
         results = explode_members(lines.with_row_index("list"), "list")
         candidates = results.select(
@@ -169,7 +178,7 @@ class PreparedRules:
         return self._write(rows, results, subjects)
 
     def _describe(self, user_ids: pl.Series) -> Subjects:
-        """What the rules know of these users."""
+        """Return the facts about these users that the rules need."""
         lists = pl.DataFrame(
             {
                 "list": pl.int_range(len(user_ids), dtype=pl.UInt32, eager=True),
@@ -195,9 +204,12 @@ class PreparedRules:
     def _find_rule(
         self, rows: pl.DataFrame, subjects: Subjects, *, obeys_price: bool = True
     ) -> pl.Series:
-        """The first rule that leaves out each row, by its number in FILTERS; null for none.
+        """Find the first rule that leaves out each row.
+
+        The result is the rule's index in FILTERS; null if no rule leaves out the row.
 
         rows: the columns list and item.
+        obeys_price: whether the rule `price` applies.
         """
         lists, items = rows["list"], rows["item"]
         left_out_by = self._left_out_by.gather(items)
@@ -215,7 +227,9 @@ class PreparedRules:
         return left_out_by
 
     def _pin(self, allowed: pl.DataFrame, subjects: Subjects) -> pl.DataFrame:
-        """The pinned items: the columns list, item and rank. Of pins at a rank the first counts.
+        """Return the pinned items of all lists: the columns list, item and rank.
+
+        If several pins have the same rank, the first pin that can put an item on the list counts.
 
         allowed: the candidates that the rules allow.
         """
@@ -246,7 +260,11 @@ class PreparedRules:
     def _fill(
         self, chosen: pl.DataFrame, pinned: pl.DataFrame, subjects: Subjects
     ) -> tuple[pl.DataFrame, int]:
-        """The candidates with popular items on short lists, and how many lists were short."""
+        """Fill short lists with popular items.
+
+        Return the chosen candidates with the added popular items, and the number of lists that were
+        short before.
+        """
         indices = pl.int_range(AFTER_MODEL, AFTER_MODEL + len(self._popular), eager=True)
         popular = pl.DataFrame({"item": self._popular, "index": indices.cast(pl.UInt32)})
         were_short = short = self._ranks.find_short(chosen, pinned, subjects.lists)
@@ -259,33 +277,35 @@ class PreparedRules:
             on_list = chosen.join(short, on="list", how="semi")
             rows = pl.concat([on_list, offered]).sort("list", "index")
             filled, _ = self._ranks.choose(rows, pinned, subjects.lists)
-            others = chosen.join(short, on="list", how="anti")
-            chosen = pl.concat([others, filled]).sort("list", "index")
+            full_lists = chosen.join(short, on="list", how="anti")
+            chosen = pl.concat([full_lists, filled]).sort("list", "index")
             short = self._ranks.find_short(chosen, pinned, subjects.lists)
         return chosen, were_short.height
 
     def _count(self, rows: pl.DataFrame, candidates: pl.DataFrame, subjects: Subjects) -> None:
-        """Count what the rules left out.
+        """Count the results that the rules left out, and the lists that are empty.
 
-        rows: those of the finished lists.
-        candidates: all, with the number of the rule that left out each.
+        rows: the rows of the finished lists.
+        candidates: all candidates, with the column left_out_by: the index in FILTERS of the rule
+            that left out the candidate.
         """
         for number, count in candidates["left_out_by"].value_counts().drop_nulls().iter_rows():
             self.counts[FILTERS[number]].removed += count
-        # The last of the rules that left out anything left out the last result.
+        # The rules apply in order, so a list lost its last result to the last rule that left out
+        # any of its results.
         without_rows = candidates.join(rows, on="list", how="anti")
         last_rules = without_rows.group_by("list").agg(pl.col("left_out_by").max())
         for number, count in last_rules["left_out_by"].value_counts().drop_nulls().iter_rows():
             self.counts[FILTERS[number]].emptied += count
         self.filled.lists += subjects.lists.height
         self.filled.empty += subjects.lists.height - rows["list"].n_unique()
-        # A look at what is written, whatever filled the lists.
+        # This counts seen items among the written rows, whatever filled the lists.
         self.filled.seen += int(encode_pairs(rows, "item").is_in(subjects.had.implode()).sum())
 
     def _write(self, rows: pl.DataFrame, results: pl.DataFrame, subjects: Subjects) -> pl.DataFrame:
-        """The rows with their ids, scores and reasons.
+        """Return the rows with ids, scores and reasons in place of numbers.
 
-        results: the model's, in which `index` counts.
+        results: the results of the model. `index` in the rows is a position in this table.
         """
         is_popular = pl.col("index") >= AFTER_MODEL
         is_pinned = pl.col("index").is_null()
@@ -302,19 +322,22 @@ class PreparedRules:
         )
 
     def _find_items(self, ids: pl.Series) -> pl.Series:
-        """The numbers of the items; that after the last for any that is not in the catalogue."""
+        """Return the numbers of the items.
+
+        An item that is not in the catalogue has the number after the last.
+        """
         return self._items.find(ids).fill_null(len(self._items.ids))
 
     def _find_popular(self, ids: pl.Series | None) -> pl.Series:
-        """The numbers of the first popular items that the rules allow for anybody."""
+        """Return the numbers of the first popular items that the rules allow for anybody."""
         items = self._find_items(pl.Series(dtype=pl.String) if ids is None else ids)
         return items.filter(self._left_out_by.gather(items).is_null()).head(MOST_POPULAR)
 
 
 def find_item_rule(rules: ListRules, context: RuleContext) -> pl.Series:
-    """The first of the rules on items alone that leaves out each row of the catalogue.
+    """Find the first rule that leaves out each row of the catalogue, among rules on items alone.
 
-    It is the rule's number in FILTERS; null for none.
+    The result is the rule's index in FILTERS; null if no rule leaves out the item.
     """
     nothing = pl.Series([False]).new_from_index(0, context.catalogue.height)
     is_left_out = {
@@ -330,19 +353,20 @@ def find_item_rule(rules: ListRules, context: RuleContext) -> pl.Series:
 
 
 def _repeat_number(rule: str, rows: int) -> pl.Series:
-    """The number of the rule in FILTERS, once for each of this many rows."""
+    """Return the rule's index in FILTERS, once for each of this many rows."""
     return pl.Series([FILTERS.index(rule)], dtype=pl.UInt8).new_from_index(0, rows)
 
 
 def explode_members(lines: pl.DataFrame, key: str) -> pl.DataFrame:
-    """The members of these lines as rows of the key, member and score, in the same order.
+    """Return a row for each member of these lines, in the same order.
 
-    The score is null where Personalize gave none.
+    The columns are the key, member and score. The score is null if Personalize gave none.
 
-    lines: the key, and members and scores (lists, best first).
+    lines: the columns of the key, members and scores. Members and scores hold lists, best first.
+    key: the name of the column that identifies a line.
     """
     nulls = pl.col("members").list.eval(pl.lit(None, dtype=pl.Float64))
-    # One score for each member, however many there are.
+    # Each member needs exactly one score, but there may be fewer scores than members.
     scores = pl.coalesce(pl.col("scores").list.concat(nulls), nulls).list.head(
         pl.col("members").list.len()
     )

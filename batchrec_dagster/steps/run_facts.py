@@ -1,4 +1,4 @@
-"""What steps know of the run that they are in, and ask about the others of the project."""
+"""The facts about the current run and about other runs that the steps need."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ class RunHistory(Protocol):
     """The runs that the orchestrator remembers, by their ids."""
 
     def has_ended(self, run_id: str) -> bool:
-        """Whether the run is known, and has ended in whatever way."""
+        """Return whether the run is known and has ended, successfully or not."""
 
     def is_unfinished(self, run_id: str) -> bool:
-        """Whether the run is known, and neither it nor a retry of it has succeeded."""
+        """Return whether the run is known, and neither the run nor a retry of it has succeeded."""
 
 
 @dataclass(frozen=True)
 class RunFacts:
-    """What is known of the run that publishes."""
+    """The facts about the run that publishes."""
 
     run: str
-    """Its id, for the metadata."""
+    """The id of the run, for the metadata."""
     root_run: str
-    """The id of the first of a run and its retries, which share a budget."""
+    """The id of the run, or of its first attempt if it is a retry. All attempts share a budget."""
     start: datetime | None = None
-    """When it started; None if that is not known."""
+    """The time at which the run started; None if it is not known."""
     publish_anyway: bool = False
-    """Whether it publishes even if the gate fails."""
+    """Whether the run publishes even if the gate fails."""
 
 
 def explain_publishing_anyway(pipeline: Pipeline) -> str:
-    """How to start a run that no gate stops."""
+    """Return the command that starts a run that no gate stops, for a message to the user."""
     return (
         f"`batchrec run {pipeline.name} --publish-anyway` (in Dagster's Launchpad:"
         " publish_anyway: true)"
@@ -42,8 +42,10 @@ def explain_publishing_anyway(pipeline: Pipeline) -> str:
 
 
 def measure_seconds(start: datetime | None) -> float | None:
-    """How many seconds have passed since then; None if that is not known, or the clock was set
-    back."""
+    """Return the number of seconds since the start, rounded to 0.1.
+
+    None if the start is not known, or if the clock was set back.
+    """
     if start is None:
         return None
     seconds = (datetime.now(UTC) - start).total_seconds()

@@ -1,4 +1,7 @@
-"""Which of a pipeline's lists share a batch inference job: those of the same users and filter."""
+"""The grouping of a pipeline's lists that share a batch inference job.
+
+Lists share a job if they have the same users and the same filter.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from batchrec_dagster.personalize.recipes import USER_PERSONALIZATION
 
 
 def group_lists(pipeline: Pipeline) -> list[list[PublishedList]]:
-    """The lists of users in groups that share a batch inference job."""
+    """Return the pipeline's lists of users, in groups that share a batch inference job."""
     groups: dict[tuple[Any, ...], list[PublishedList]] = {}
     for published in pipeline.user_lists:
         groups.setdefault(_make_job_key(published), []).append(published)
@@ -17,7 +20,7 @@ def group_lists(pipeline: Pipeline) -> list[list[PublishedList]]:
 
 
 def list_sharing_lists(published: PublishedList) -> list[PublishedList]:
-    """The lists, this one among them, that share its job."""
+    """Return the lists that share this list's batch job, including this list."""
     if published.subject != "user":
         return [published]
     key = _make_job_key(published)
@@ -25,15 +28,15 @@ def list_sharing_lists(published: PublishedList) -> list[PublishedList]:
 
 
 def _make_job_key(published: PublishedList) -> tuple[Any, ...]:
-    """What makes the list's job another one than those of other lists."""
+    """Return the settings that decide the list's job. Lists with equal keys share a job."""
     settings = published.settings
-    # The job of an experiment is for some of the users.
+    # The job of a list with an experiment is for some of the users only.
     has_own_users = published.has_own_users or published.experiment is not None
     explored = None
     recipe, weight = published.pipeline.solution.recipe, settings.exploration_weight
     if recipe == USER_PERSONALIZATION and weight > 0:
-        # How many new items are among the first results depends on how many there are. Lists with
-        # rules ask for more.
+        # With exploration, the number of new items among the first results depends on the number
+        # of results that are asked for. Lists with rules ask for more results.
         explored = (weight, settings.num_results, settings.applied_rules is None)
     return (
         published.name if has_own_users else None,

@@ -1,7 +1,8 @@
-"""Writes lists to the sinks, and records where they were written, so that people can be erased.
+"""The writing of lists to sinks, and the records of the places that lists were written to.
 
-A place has a record of its own in the folder of its list. So it is known after the list is declared
-no more, or its sink has another table or format.
+The records make it possible to erase people from every place. Each place has its own record in the
+folder of its list. So a place is still known after its list is no longer declared, or after the
+sink has another table or format.
 """
 
 from __future__ import annotations
@@ -30,38 +31,41 @@ class SinkRecord(BaseModel):
     """The sink's key in the YAML."""
     settings: dict[str, Any]
     place: str | None
-    """The setting that says where it is; None in the pipeline's own storage."""
+    """The setting that says where the place is; None if it is in the pipeline's own storage."""
     erased_users: str | None = None
-    """The version of the list of erased users that it was last written without.
+    """The version of the list of erased users who were left out of the last write.
 
-    None if nobody was erased then, or if a write has not ended.
+    None if nobody had been erased then, or if the last write did not finish.
     """
 
     @property
     def sink(self) -> Sink:
-        """The sink with these settings."""
+        """The sink with the recorded settings."""
         return Sinks.model_validate({self.kind: self.settings}).declared[self.kind]
 
 
 def write_sink(kind: str, sink: Sink, lists: pl.LazyFrame, context: SinkContext) -> SinkResult:
-    """Replace the lists in the sink's place, apart from those of erased users, and record it.
+    """Write the lists to the sink in place of the old ones, and record the place.
+
+    The lists of erased users are left out.
 
     kind: the sink's key in the YAML.
+
     Raises UserError, or Retry if a retry may work.
     """
     files = _open_files(context)
     erased = read_erased_users(files)
     if erased and context.subject == USERS:
-        # A restored backup may have them.
+        # The lists may have erased users if the storage was restored from a backup.
         erased_ids = erased.find(_list_users(lists))
         lists = lists.filter(~pl.col(USERS.column).is_in(erased_ids.implode()))
     description = sink.describe(context.project)
     settings = sink.model_dump(mode="json", by_alias=True)
     record = SinkRecord(kind=kind, settings=settings, place=description.place)
-    # Without a setting that says where, each kind of file has a place of its own.
+    # If no setting says where the place is, each kind of file has its own place.
     digest = hashlib.sha256((record.place or description.kind).encode()).hexdigest()
     uri = files.uri(files.keys.sink_record(f"{kind}-{digest[:8]}"))
-    # First, so that a write that is killed is known.
+    # The record is saved before the write, so that the place is known if the write is killed.
     save(files.storage.store, uri, record)
     result = sink.write(lists, context)
     save(files.storage.store, uri, record.model_copy(update={"erased_users": erased.version}))
@@ -69,7 +73,7 @@ def write_sink(kind: str, sink: Sink, lists: pl.LazyFrame, context: SinkContext)
 
 
 def count_sinks(context: SinkContext) -> int:
-    """How many places the list of this address was written to."""
+    """Return the number of places that the list was written to."""
     files = _open_files(context)
     return len(files.storage.store.list(files.uri(files.keys.sink_record())))
 
@@ -77,10 +81,13 @@ def count_sinks(context: SinkContext) -> int:
 def write_sinks_again(
     lists: pl.LazyFrame, context: SinkContext, owners: Mapping[str, str]
 ) -> Iterator[SinkResult]:
-    """Replace the lists, without users who were erased since, wherever they were written.
+    """Write the lists again, without erased users, to every place last written before an erasure.
 
-    A place that is no longer there, or has the lists of others by now, is forgotten.
-    owners: the address of the list that each place is declared as a sink of.
+    Yield the result of each write. The record of a place is deleted if the place no longer has
+    lists, or if it now belongs to another list.
+
+    owners: the address of the list that declares each place as its sink, by place.
+
     Raises UserError.
     """
     files = _open_files(context)
@@ -114,6 +121,6 @@ def _open_files(context: SinkContext) -> ListFiles:
 
 
 def _list_users(lists: pl.LazyFrame) -> pl.Series:
-    """The ids of the users who have a list, each once."""
+    """Return the distinct ids of the users who have a list."""
     users = lists.select(pl.col("user_id").unique())
     return users.collect(engine="streaming").to_series()

@@ -1,4 +1,4 @@
-"""Names and configurations of the solutions and the solution versions that steps create."""
+"""The names and configurations of the solutions and solution versions that steps create."""
 
 from __future__ import annotations
 
@@ -14,37 +14,39 @@ from batchrec_dagster.personalize.recipes import (
     SHORT_NAMES,
 )
 
-# How many digits of the version of the data are in the name of a solution version.
+# The number of digits of the data's version in the name of a solution version.
 DATA_DIGITS = 8
 
 
 def build_version_stem(
     pipeline: str, data_version: str, recipe: str, force_run: str | None = None
 ) -> str:
-    """What the name of a solution version starts with: the pipeline, its data and the recipe.
+    """Return the prefix of the names of solution versions: the pipeline, its data and the recipe.
 
-    force_run: id of a run that forces a training of its own; its retries find that version.
+    force_run: the id of a run that trains in any case. The id makes the names of its solution
+        versions different, so that only the run and its retries find them.
     """
-    # A pipeline of 32 characters, a number of four digits: the whole stays within Personalize's 63.
+    # With a pipeline name of 32 characters and a number of four digits, the whole name stays
+    # within Personalize's limit of 63 characters.
     stem = f"{pipeline}-{data_version[:DATA_DIGITS]}-{SHORT_NAMES[recipe]}"
     return f"{stem}-{force_run[:6]}" if force_run else stem
 
 
 def build_solution_name(dataset_group: str, recipe: str, hyperparameters: Mapping[str, str]) -> str:
-    """The name of the solution for these settings.
+    """Return the name of the solution for these settings.
 
-    Other settings need another solution, because a solution cannot be changed.
+    Other settings need another solution, because Personalize cannot change a solution.
     """
     return f"{dataset_group}-{fingerprint_solution(recipe, hyperparameters)}"
 
 
 def fingerprint_solution(recipe: str, hyperparameters: Mapping[str, str]) -> str:
-    """What the name of the solution for these settings ends with."""
+    """Return the suffix of the solution's name: a fingerprint of the recipe and hyperparameters."""
     return fingerprint(recipe, hyperparameters)[:8]
 
 
 def build_solution_config(hyperparameters: Mapping[str, str]) -> dict[str, Any]:
-    """CreateSolution's `solutionConfig`, with each hyperparameter where Personalize wants it."""
+    """Return the `solutionConfig` of CreateSolution, with each hyperparameter in its place."""
     not_of_algorithm = {*FEATURES, EVENT_WEIGHTS, EVENT_VALUE_THRESHOLD}
     algorithm = {key: text for key, text in hyperparameters.items() if key not in not_of_algorithm}
     config: dict[str, Any] = {"algorithmHyperParameters": algorithm}

@@ -1,4 +1,4 @@
-"""Files that steps put into the storage: what each was, and whether it still is that."""
+"""The files that steps write to the storage, with records to detect whether a file has changed."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ from batchrec_dagster.storage.records import load
 
 
 class StoredFile(BaseModel, frozen=True):
-    """An object as it was when it was put into the storage."""
+    """A description of an object at the time it was put into the storage."""
 
     uri: str
     size: int
-    """In bytes."""
+    """The size in bytes."""
     sha256: str
-    """In hexadecimal."""
+    """The SHA-256 of the content in hexadecimal."""
     etag: str = ""
-    """In S3, which gives every content another one. Empty on this machine."""
+    """The ETag in S3, which differs for every content. Empty for a file on this machine."""
 
     @property
     def version(self) -> str:
-        """16 hexadecimal digits that change with the content."""
+        """A version of 16 hexadecimal digits that changes with the content."""
         return self.sha256[:16]
 
     def is_intact(self, store: ObjectStore) -> bool:
-        """Whether the object is there, with the same content.
+        """Return whether the object is still there with the same content. Raises UserError.
 
-        In S3 its ETag says so. On this machine it is read, because a disk may change bytes of a
-        file without changing its time. Raises UserError.
+        In S3 an equal ETag is enough. Otherwise, and on this machine, the whole object is read:
+        a disk may change bytes of a file without changing the file's time.
         """
         info = store.head(self.uri)
         if info is None or info.size != self.size:
@@ -51,7 +51,7 @@ class StoredFile(BaseModel, frozen=True):
 
 
 class PreparedRecord(StepRecord, frozen=True):
-    """The record of a step that makes one file. Its version changes with the file's content."""
+    """The record of a step that makes one file. The record's version changes with the content."""
 
     file: StoredFile
 
@@ -60,14 +60,15 @@ class PreparedRecord(StepRecord, frozen=True):
 
 
 class TableRecord(PreparedRecord, frozen=True):
-    """A table that was prepared."""
+    """The record of a prepared table."""
 
     rows: int
     missing: dict[str, int]
-    """How many rows have no value, by column, besides that of the id, which is the first."""
+    """The number of rows without a value, by column. The first column, with the ids, is left
+    out."""
     columns: tuple[str, ...]
     sample: tuple[dict[str, Any], ...] = ()
-    """The first rows, of a table without people."""
+    """The first rows; empty for a table of users."""
 
 
 def put_file(store: ObjectStore, uri: str, content: Path | bytes) -> StoredFile:
@@ -80,9 +81,10 @@ def put_file(store: ObjectStore, uri: str, content: Path | bytes) -> StoredFile:
 
 
 def put_stream(store: ObjectStore, uri: str, chunks: Iterator[bytes]) -> StoredFile:
-    """Write the chunks to the storage, atomically: an error of them changes nothing there.
+    """Write the chunks to the storage, atomically.
 
-    Raises UserError, and what the chunks raise.
+    If the chunks raise an error, the storage does not change. Raises UserError, and the errors that
+    the chunks raise.
     """
     digest, size = hashlib.sha256(), 0
 
@@ -99,7 +101,10 @@ def put_stream(store: ObjectStore, uri: str, chunks: Iterator[bytes]) -> StoredF
 
 
 def _produce_in_thread(chunks: Iterator[bytes]) -> Iterator[bytes]:
-    """The same chunks, read in a thread of their own, as obstore cannot read during a put."""
+    """Yield the chunks unchanged, but read them in another thread.
+
+    obstore cannot read an object in the thread that puts another one.
+    """
     with ThreadPoolExecutor(max_workers=1) as thread:
         while (chunk := thread.submit(next, chunks, None).result()) is not None:
             yield chunk
@@ -111,9 +116,11 @@ def _describe_put(store: ObjectStore, uri: str, size: int, sha256: str, etag: st
 
 
 def put_table(work: Work, key: str, table: pl.DataFrame, made_of: Mapping[str, str]) -> TableRecord:
-    """Write the table to the storage, as CSV or Parquet by the name of its key.
+    """Write the table to the storage, and return its record. Raises UserError.
 
-    Raises UserError.
+    key: the storage key. The table is written as CSV if the key ends with .csv, and otherwise as
+        Parquet.
+    made_of: the versions of the inputs, by name.
     """
     content = io.BytesIO()
     if key.endswith(".csv"):
@@ -132,9 +139,9 @@ def put_table(work: Work, key: str, table: pl.DataFrame, made_of: Mapping[str, s
 
 
 def require_prepared(work: Work, asset: str) -> PreparedRecord:
-    """The record of the file that the asset has prepared.
+    """Return the record of the file that the asset prepared.
 
-    Raises UserError, also if the file is missing, or is not the one that was prepared.
+    Raises UserError, for example if the file is missing or has changed since it was prepared.
     """
     store, uri = work.storage.store, work.files.record_uri(asset)
     record = load(store, uri, PreparedRecord)

@@ -1,4 +1,4 @@
-"""The events that count as success: which interactions they are, and whether the data have any."""
+"""The events that count as success, and the check that the data have such events."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.edition import Finding, Numbers, watch_unless
 
 SUCCESS_KNOWN = "success_known"
-# How many types of events of the data the check names. Personalize takes no more.
+# The number of event types of the data that the check names. Personalize allows no more types.
 MOST_NAMED = 10
 
 
 def is_of_types(interactions: pl.LazyFrame, events: Collection[str]) -> pl.Expr:
-    """Whether an interaction is of one of these types of events, in any case.
+    """Return an expression for whether an interaction has one of these event types.
 
-    events: the types; any interaction counts if there are none.
+    Upper and lower case are the same.
+
+    events: the event types; every interaction counts if it is empty.
     """
     if not events:
         return pl.lit(value=True)
@@ -30,9 +32,10 @@ def is_of_types(interactions: pl.LazyFrame, events: Collection[str]) -> pl.Expr:
 
 
 def check_success_known(work: Work) -> list[Finding]:
-    """Whether the interactions have the events of solution.success; nothing if none are declared.
+    """Check that the interactions have the events of solution.success.
 
-    If they have some of them, a missing one only warns: nobody may have had it yet.
+    Return a list with the finding, or an empty list if no events are declared. If the interactions
+    have some of the events, a missing event only warns, because it may not have occurred yet.
     Raises UserError.
     """
     declared = work.pipeline.solution.success
@@ -43,9 +46,9 @@ def check_success_known(work: Work) -> list[Finding]:
 
 
 def compare_success(declared: Sequence[str], types: Sequence[str]) -> Finding:
-    """Whether the data have the declared events.
+    """Check that the data have the declared events. The finding refuses if no event is in the data.
 
-    types: those of the data, the most frequent first.
+    types: the event types of the data, the most frequent first.
     """
     lower_types = {name.lower() for name in types}
     missing = [name for name in declared if name.lower() not in lower_types]

@@ -1,4 +1,4 @@
-"""The thresholds of all findings that no setting has. They are rules of thumb."""
+"""The thresholds of findings that no setting can change. They are rules of thumb."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from typing import NamedTuple
 
 
 class Threshold(NamedTuple):
-    """From which value on something is found."""
+    """A threshold of a finding."""
 
     finding: str
     """The name of the finding."""
     value: float
     sentence: str
-    """What is found beyond the value."""
+    """A sentence about the result beyond the threshold."""
 
     def __str__(self) -> str:
         return f"{self.value:g}" if self.value >= 1 else f"{self.value:.0%}"

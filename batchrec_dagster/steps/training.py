@@ -1,4 +1,4 @@
-"""Trains solution versions, or reuses those that earlier runs trained."""
+"""The training of solution versions, and the reuse of versions that earlier runs trained."""
 
 from __future__ import annotations
 
@@ -43,20 +43,20 @@ from batchrec_dagster.storage.edition import Finding
 from batchrec_dagster.storage.records import save
 
 REUSABLE = (ACTIVE, "CREATE PENDING", "CREATE IN_PROGRESS")
-# Two runs of one schedule do not reach the training at the same minute. So a model counts as due
-# this long before it is.
+# The runs of a schedule do not all reach the training at the same minute of the day. So a model is
+# due this long before its age reaches the declared number of days.
 EARLY = timedelta(hours=6)
 
 
 @dataclass(frozen=True)
 class SolutionVersionTrainer:
-    """Decides whether an asset reuses a solution version, or trains one."""
+    """A trainer of an asset's solution version, which reuses an earlier version if possible."""
 
     work: PersonalizeWork
     asset: str
     data_version: str
     force_run: str | None
-    """The id of a run that trains in any case; None for other runs."""
+    """The id of the run if it trains in any case; None if it may reuse a version."""
 
     @property
     def training(self) -> Training:
@@ -65,13 +65,13 @@ class SolutionVersionTrainer:
 
     @property
     def stem(self) -> str:
-        """What the names of versions trained on the current data start with."""
+        """The prefix of the names of solution versions that are trained on the current data."""
         return build_version_stem(
             self.work.pipeline.name, self.data_version, self.training.recipe, self.force_run
         )
 
     def find_reusable_version(self, group: str, group_name: str) -> Description | None:
-        """The version to reuse; None if one is to be trained.
+        """Return the solution version to reuse; None if a new one must be trained.
 
         group, group_name: the ARN and the name of the dataset group.
         """
@@ -83,7 +83,7 @@ class SolutionVersionTrainer:
         return None
 
     def start(self, dataset: DatasetRecord) -> StartedResource:
-        """The solution version to reuse, or one whose training starts now."""
+        """Return the solution version to reuse, or start the training of a new one."""
         reusable = self.find_reusable_version(dataset.dataset_group_arn, dataset.dataset_group_name)
         if reusable is not None:
             return StartedResource(reusable[SOLUTION_VERSION.arn], created=False)
@@ -94,7 +94,7 @@ class SolutionVersionTrainer:
             {
                 "datasetGroupArn": dataset.dataset_group_arn,
                 "recipeArn": build_recipe_arn(training.recipe, ensure.client.meta.partition),
-                # Left to itself Personalize trains, and bills, every seven days.
+                # Without this setting, Personalize trains and bills a version every seven days.
                 "performAutoTraining": False,
                 "solutionConfig": build_solution_config(training.parameters),
             },
@@ -115,15 +115,18 @@ class SolutionVersionTrainer:
         return has_model(self.work.ensure, str(version[SOLUTION_VERSION.arn]))
 
     def _is_reusable(self, version: Description) -> bool:
-        """Whether it was trained on the current data, or may serve newer ones."""
+        """Return whether the version was trained on the current data, or may serve newer data."""
         if version["name"].startswith(f"{self.stem}-"):
             return True
         return self.force_run is None and self._is_young_enough(version)
 
     def _find_newest(self, solution: str) -> Description | None:
-        """The newest version that a pipeline trained and that has not failed.
+        """Return the newest solution version that the pipeline trained and that has not failed.
 
-        None if there is none, or if its model was given up: then it is trained again.
+        None if there is no such version, or if its model has expired: then a new version is
+        trained.
+
+        solution: the ARN of the solution.
         """
         versions = sorted(
             self.work.ensure.list(SOLUTION_VERSION, solutionArn=solution),
@@ -133,13 +136,13 @@ class SolutionVersionTrainer:
             if version["status"] not in FAILED:
                 arn = version[SOLUTION_VERSION.arn]
                 description = self.work.ensure.describe_when_shown(SOLUTION_VERSION, arn)
-                # A training in the console, an automatic one or an UPDATE has no name of ours.
+                # A version from the console, an automatic training or an UPDATE has another name.
                 if description["name"].startswith(f"{self.work.pipeline.name}-"):
                     return description if self._has_model(description) else None
         return None
 
     def _is_young_enough(self, version: Description) -> bool:
-        """Whether solution.retrain lets this version serve newer data."""
+        """Return whether solution.retrain lets this version serve newer data."""
         days = self.work.pipeline.solution.retrain.every_days
         if days is None or version["status"] not in REUSABLE:
             return False
@@ -147,13 +150,13 @@ class SolutionVersionTrainer:
             return False
         model = read_model(self.work.files, self.asset)
         if model is None or model.solution_version_arn != version[SOLUTION_VERSION.arn]:
-            # A run was killed after it had started this training.
+            # A run was killed after it started this training, so there is no record of it yet.
             return True
         if model.made_of["interactions"] != fingerprint(self.work.pipeline.interactions):
             return False
         if self.asset != "solution_version":
             return True
-        # New data replace a model whose lists may not be published.
+        # If the gate refuses the model's lists, the model is trained again on the new data.
         lists = [
             Publishing(self.work, published, model) for published in self.work.pipeline.user_lists
         ]
@@ -167,7 +170,7 @@ class SolutionVersionTrainer:
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """A trained or reused model, and what this run did."""
+    """The result of the step: a trained or reused model, and a report of the run's work."""
 
     record: ModelRecord
     version: ReadyResource
@@ -177,17 +180,18 @@ class TrainingResult:
 
     @property
     def tested(self) -> int | None:
-        """How many users the metrics were measured on, where that is known."""
+        """The number of users that the metrics were measured on; None if it is not known."""
         return None if self.record.groups is None else self.record.groups.tested
 
 
 def train(
     work: PersonalizeWork, asset: str, dataset: DatasetRecord, *, run: str, force: bool
 ) -> TrainingResult:
-    """Train the asset's model, or reuse the last one.
+    """Train the asset's model or reuse an earlier one, and store its record.
 
-    run: the id of the first of a run and its retries.
+    run: the id of the run, or of its first attempt if it is a retry.
     force: whether to train in any case.
+
     Raises Refused, UserError, PersonalizeError.
     """
     work = work.for_data(dataset.version)
@@ -196,12 +200,12 @@ def train(
     recipe = trainer.training.recipe
     is_of_lists = asset == "solution_version"
     success_checks = check_success_known(work) if is_of_lists else []
-    # Before a training is paid for.
+    # The check comes before the training, because a training costs money.
     require_passed(success_checks)
 
     def find_obstacle() -> str | None:
-        again = estimate_trainings(work, [recipe])
-        return find_restart_obstacle(work, read_estimate(work, run, again), again)
+        costs_again = estimate_trainings(work, [recipe])
+        return find_restart_obstacle(work, read_estimate(work, run, costs_again), costs_again)
 
     [version] = ensure.start_and_wait(
         SOLUTION_VERSION, lambda: [trainer.start(dataset)], find_obstacle
@@ -230,9 +234,9 @@ def _make_record(
     version: ReadyResource,
     success: Sequence[str],
 ) -> ModelRecord:
-    """The record of the trained version, with its metrics.
+    """Return the record of the trained version, with its metrics.
 
-    success: the types of events that the metrics should count alone; empty for all.
+    success: the only types of events that the metrics should count; empty for all types.
     """
     created_at = version.description["creationDateTime"].astimezone(UTC)
     hours = version.description.get("trainingHours", 0.0)
@@ -251,9 +255,9 @@ def _make_record(
         dataset_group_name=dataset.dataset_group_name,
         data_version=dataset.version,
         trained_at=created_at.replace(microsecond=0),
-        # The next run's estimate uses it.
+        # The next run estimates its cost with these hours.
         training_hours=hours if on_aws else None,
-        # One that is not a number would pass every limit of the gate.
+        # A metric that is NaN would pass every limit of the gate.
         metrics={
             name: value
             for name, value in sorted(answer["metrics"].items())
@@ -261,15 +265,15 @@ def _make_record(
         },
         engine=name_engine(answer, client.meta.endpoint_url, on_aws=on_aws),
         groups=added.get("groups"),
-        # Only the embedded engine counts some events alone.
+        # Only the embedded engine can count only some types of events.
         success=tuple(added.get("success", ())),
     )
 
 
 def _add_popularity(work: PersonalizeWork, record: ModelRecord) -> ModelRecord:
-    """The record with what popular items reach, measured once for each model.
+    """Return the record with the NDCG@25 of popular items added. Raises UserError.
 
-    Raises UserError.
+    It is measured once for each model and its settings.
     """
     from batchrec_dagster.steps.measure_popularity import measure_popularity  # NumPy
 
@@ -289,7 +293,7 @@ def _add_popularity(work: PersonalizeWork, record: ModelRecord) -> ModelRecord:
                 scan_interactions(path),
                 pipeline.popularity.days,
                 pipeline.solution.success,
-                # As those of the model that it is compared with.
+                # The model's metrics count the same events, so that the two can be compared.
                 counted=record.success,
             )
     made_of = {**record.made_of, "popularity": settings}
@@ -297,15 +301,15 @@ def _add_popularity(work: PersonalizeWork, record: ModelRecord) -> ModelRecord:
 
 
 def read_data_version(work: Work, version: Description) -> str:
-    """The first digits of the version of the data that it was trained on.
+    """Return the first digits of the version of the data that a solution version was trained on.
 
-    They are part of a solution version's name.
+    The digits are part of the solution version's name.
     """
     return str(version["name"]).removeprefix(f"{work.pipeline.name}-")[:DATA_DIGITS]
 
 
 def now() -> datetime:
-    """The time that a version's creationDateTime is compared with."""
+    """Return the current time, which a version's creationDateTime is compared with."""
     return datetime.now(UTC)
 
 
@@ -317,10 +321,12 @@ def find_recipes_to_train(
     run: str,
     forced: Collection[str],
 ) -> list[str]:
-    """The recipes that this run will train in the dataset group on data of this version.
+    """Return the recipes that this run will train in the dataset group.
 
-    The rules are those of the assets that train them.
+    The decision is the one that each asset makes before it trains.
 
+    data_version: the version of the data to train on.
+    run: the id of the run, or of its first attempt if it is a retry.
     forced: the assets that train in any case.
     """
     recipes_to_train = []

@@ -1,4 +1,4 @@
-"""The table of what is known of users, and what conditions read of it."""
+"""The table of users' attributes: its preparation, and reading it for conditions."""
 
 from __future__ import annotations
 
@@ -17,25 +17,29 @@ from batchrec_dagster.storage.erased import read_erased_users
 from batchrec_dagster.storage.layout import MAKE_AGAIN
 from batchrec_dagster.storage.objects import DamagedObjectError
 
-# The most frequent values of a category are shown, if this many users have them. So none of them
-# says something of a single person.
+# The number of most frequent values of a category that are shown, and the number of users who must
+# have a value. So no shown value tells something about a single person.
 SHOWN_VALUES, LEAST_USERS = 3, 10
 
 
 class UsersRecord(TableRecord, frozen=True):
-    """The prepared table of users."""
+    """The record of the prepared table of users."""
 
     frequent_values: dict[str, dict[str, int]]
-    """How many users have each of the most frequent values of a category, by column."""
+    """The number of users with each of the most frequent values of a category, by column and
+    value."""
     erased: int
-    """How many users of the source were left out because they were erased."""
+    """The number of users in the source who were left out because they were erased."""
 
 
 def prepare_users(work: Work, raw: RawAttributes, layout: AttributesLayout) -> Result[UsersRecord]:
-    """What is known of the users, prepared unless an earlier run has done so.
+    """Prepare the table of users' attributes, unless an earlier run made it from the same inputs.
 
-    The copy of the source is deleted in the end if it has rows of users who were erased.
-    Raises UserError.
+    If the copies of the source have rows of erased users, they are deleted at the end. Raises
+    UserError.
+
+    raw: the record of the copied source files.
+    layout: the columns of the table.
     """
     erased_users = read_erased_users(work.files)
     made_of = {
@@ -64,7 +68,7 @@ def prepare_users(work: Work, raw: RawAttributes, layout: AttributesLayout) -> R
 
 
 def _count_frequent_values(users: pl.DataFrame) -> dict[str, dict[str, int]]:
-    """How many users have each of the most frequent values, by category and value."""
+    """Count the users who have each of the most frequent values, by category and value."""
     frequent = {}
     for column in users.drop(USER_ID).iter_columns():
         if column.dtype == pl.String:
@@ -75,12 +79,12 @@ def _count_frequent_values(users: pl.DataFrame) -> dict[str, dict[str, int]]:
 
 
 def read_user_attributes(work: Work) -> pl.DataFrame:
-    """What is known of the users, whom the pipeline must declare: a row for each of them.
+    """Read the table of users' attributes: a row for each user. The pipeline must declare users.
 
-    The columns are USER_ID and those of `users.columns`, by the names that conditions use. A
-    category is text, in which | separates several values; a number is a float. Either may be null.
+    The columns are USER_ID and the columns of `users.columns`, with the names that conditions use.
+    A category is text, and | separates several values. A number is a float. Both may be null.
 
-    Raises UserError.
+    Raises UserError, and DamagedObjectError if the table is damaged.
     """
     assert work.pipeline.users is not None
     layout, key = work.pipeline.users.layout, work.pipeline.keys.users

@@ -1,4 +1,4 @@
-"""Rows of people in a pipeline's tables and editions: how many there are, and without them."""
+"""Counting and erasing the rows of given users in a pipeline's tables and editions."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from batchrec_dagster.storage.records import load, save
 
 
 def find_lists_of_users(work: Work) -> list[ListFiles]:
-    """The files of each list with users: of removed ones first, then of those that are declared,
-    and of segments.
+    """Return the files of every list with users: removed lists, declared lists, then segments.
 
-    Who writes them to a sink in this order leaves the rows of a declared list where a removed one
-    was written to the same place.
+    The order matters for sinks. If a removed list and a declared list were written to the same
+    place, writing the lists in this order leaves the rows of the declared list there.
     """
     declared = [published.address for published in work.pipeline.user_lists]
     removed = [f"{work.pipeline.name}/{name}" for name in list_removed_lists(work)]
-    # The list of the pipeline itself, from before it had several, is one of the removed.
+    # If the pipeline now declares several lists, the earlier list of the pipeline itself counts as
+    # removed.
     former = [address for address in [work.pipeline.name, *removed] if address not in declared]
     segments = f"{work.pipeline.name}/{SEGMENTS}"
     addresses = [*former, *declared, segments]
@@ -38,28 +38,35 @@ def find_lists_of_users(work: Work) -> list[ListFiles]:
 
 
 def _is_in(column: str, ids: pl.Series) -> pl.Expr:
-    """Whether a row's value in the column is one of the ids; false for none."""
+    """Return an expression for whether a row's value in the column is one of the ids.
+
+    It is false for a null.
+    """
     return pl.col(column).is_in(ids.implode()).fill_null(value=False)
 
 
 class AnyPreparedRecord(PreparedRecord, frozen=True, extra="allow"):
-    """The record of a file, with whatever else its step has recorded."""
+    """The record of a file, with all further fields that its step recorded."""
 
 
 @dataclass(frozen=True)
 class UserTable:
-    """A file with a row for each of many users, besides the editions of lists."""
+    """A file with rows of users, other than the editions of lists."""
 
     name: str
-    """What its rows are of."""
+    """The name of the table's content, such as `interactions`."""
     uri: str
     column: str
     """The column of the users' ids."""
     record: str | None = None
-    """The URI of the record that says what the file is; None if nobody asks it."""
+    """The URI of the record that describes the file; None if no record does."""
 
     def scan(self, path: Path) -> pl.LazyFrame:
-        """The rows of a copy of it on this machine. CSV is text, so that all stays as it is."""
+        """Scan a copy of the file on this machine.
+
+        All columns of a CSV file are read as text, so that no value changes when rows are written
+        again.
+        """
         if self.uri.endswith(".csv"):
             return pl.scan_csv(path, infer_schema=False, glob=False)
         if self.uri.endswith(".json"):
@@ -67,7 +74,7 @@ class UserTable:
         return pl.scan_parquet(path, glob=False)
 
     def write(self, rows: pl.LazyFrame, path: Path) -> None:
-        """Write these rows in the same format."""
+        """Write the rows in the format of the table's file."""
         if self.uri.endswith(".csv"):
             rows.sink_csv(path)
         elif self.uri.endswith(".json"):
@@ -77,7 +84,7 @@ class UserTable:
 
 
 def list_tables(work: Work) -> Iterator[UserTable]:
-    """The tables of users that there are."""
+    """Yield the existing tables with rows of users, without editions and tables of sinks."""
     files_of_all, keys = work.files, work.pipeline.keys
     tables = [
         UserTable(
@@ -109,16 +116,16 @@ def list_tables(work: Work) -> Iterator[UserTable]:
 
 
 def list_users_of_sinks(work: Work) -> Iterator[UserTable]:
-    """The tables of the users that sinks have written, to know who is gone."""
+    """Yield the existing tables of written users, which sinks keep to find users who are gone."""
     folders = [files.uri(files.keys.users_in_dynamodb()) for files in find_lists_of_users(work)]
     tables = [UserTable("users in DynamoDB", folder, "user_id") for folder in folders]
     yield from _find_tables(work, tables)
 
 
 def _find_tables(work: Work, tables: Sequence[UserTable]) -> Iterator[UserTable]:
-    """The tables that there are.
+    """Yield the tables whose files exist.
 
-    tables: each at the URI of a file, or of a folder of such files.
+    tables: the possible tables. The URI of a table names a file, or a folder of files.
     """
     for table in dict.fromkeys(tables):
         for info in work.storage.store.list(table.uri):
@@ -128,14 +135,14 @@ def _find_tables(work: Work, tables: Sequence[UserTable]) -> Iterator[UserTable]
 
 
 def _count_rows_of(work: Work, table: UserTable, ids: pl.Series) -> tuple[int, int]:
-    """How many rows of the table are of these people, and how many it has."""
+    """Count the users' rows in the table, and all its rows."""
     with work.storage.local_file(table.uri) as path:
         counts = table.scan(path).select(_is_in(table.column, ids).sum(), pl.len().alias("rows"))
         return counts.collect(engine="streaming").row(0)
 
 
 def count_table_rows(work: Work, ids: pl.Series) -> dict[str, int]:
-    """How many rows of all tables are of these people, by what the rows are of."""
+    """Count the users' rows in all tables, by the name of the table."""
     numbers: dict[str, int] = {}
     for table in [*list_tables(work), *list_users_of_sinks(work)]:
         number, _ = _count_rows_of(work, table, ids)
@@ -144,7 +151,7 @@ def count_table_rows(work: Work, ids: pl.Series) -> dict[str, int]:
 
 
 def erase_from_table(work: Work, table: UserTable, ids: pl.Series) -> None:
-    """Remove the people's rows. A table of which nothing is left is deleted."""
+    """Remove the users' rows from the table, and delete the table if no row is left."""
     store = work.storage.store
     number, rows = _count_rows_of(work, table, ids)
     if number and number == rows:
@@ -161,7 +168,7 @@ def erase_from_table(work: Work, table: UserTable, ids: pl.Series) -> None:
 
 
 def count_edition_rows(editions: Editions, ids: pl.Series) -> int:
-    """How many rows of the live edition and of all kept ones are of these people."""
+    """Count the users' rows in the live edition and in all kept editions."""
     live = editions.live()
     return sum(
         _count_rows_of_edition(editions, edition, ids)
@@ -170,19 +177,20 @@ def count_edition_rows(editions: Editions, ids: pl.Series) -> int:
 
 
 def _count_rows_of_edition(editions: Editions, edition: Edition, ids: pl.Series) -> int:
-    """How many rows of the edition are of these people; 0 if its file is damaged."""
+    """Count the users' rows in the edition; 0 if the edition's file is damaged."""
     try:
         rows = editions.read_rows(edition).filter(_is_in("user_id", ids)).select(pl.len())
         return int(rows.collect(engine="streaming").item())
     except DamagedObjectError:
-        # It is deleted if it is not live, and otherwise erasing says what to do.
+        # Erasing deletes a damaged edition that is not live. For the live edition, erasing raises
+        # an error that says what to do.
         return 0
 
 
 def erase_from_editions(editions: Editions, ids: pl.Series) -> None:
-    """Remove the people's rows. The number and the version of an edition stay.
+    """Remove the users' rows from all editions. The number and version of an edition stay.
 
-    A kept edition that is damaged is deleted: nobody can go back to it, or read it.
+    A kept edition that is damaged is deleted, because nobody can read it or roll back to it.
     """
     kept = editions.kept()
     readable = {edition.uri for edition in kept}

@@ -1,4 +1,4 @@
-"""Which of the requested users an edition has no rows of, and why if that is known."""
+"""The stored table of requested users who have no list in an edition, with reasons if known."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from batchrec_dagster.storage.layout import ListFiles
 def keep_users_without_lists(
     files: ListFiles, version: str, requested: pl.Series, table: Path, failed: pl.DataFrame
 ) -> None:
-    """Store which of the requested users have no rows in an edition's table, and why if known.
+    """Store the requested users who have no rows in an edition's table, with the error if known.
 
-    The outcomes of an experiment count them too, and `batchrec show` says why. The published table
-    deletes the file with the edition.
+    The outcomes of an experiment count these users too, and `batchrec show` shows the error. The
+    file is deleted together with the edition.
 
-    version: the edition's.
-    requested: the ids of all users who were to have a list.
+    version: the version of the edition.
+    requested: the ids of all users who should have a list.
     table: the file of the edition's table.
-    failed: the columns subject and error, of the users whom Personalize returned an error for.
+    failed: the users that Personalize returned an error for: the columns subject and error.
+
     Raises UserError.
     """
     listed = pl.scan_parquet(table, glob=False).filter(rank=1).select("user_id")
@@ -36,8 +37,10 @@ def keep_users_without_lists(
 
 
 def read_users_without_lists(files: ListFiles, edition: Edition) -> pl.Series:
-    """The ids of the requested users without rows in an experiment's edition. Raises
-    UserError."""
+    """Read the ids of the requested users without rows in an edition; empty if none are stored.
+
+    Raises UserError.
+    """
     fix = "delete it: then the users without lists do not count in this edition's outcomes"
     users = files.read_parquet(files.keys.users_without_lists(edition.version), fix)
     if users is None:

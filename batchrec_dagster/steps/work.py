@@ -1,4 +1,4 @@
-"""What a step works with: the declaration, the pipeline's files, and Personalize."""
+"""The context of a step: the declared pipeline, its files, and the client of Personalize."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from batchrec_dagster.storage.records import Record, load, save
 
 @dataclass(frozen=True)
 class Work:
-    """A declared pipeline and the storage of its files."""
+    """The context of a step: a declared pipeline, and the storage of its files."""
 
     pipeline: Pipeline
     storage: Storage
@@ -33,12 +33,12 @@ class Work:
         return PipelineFiles(self.storage, self.pipeline.keys)
 
     def files_of(self, published: PublishedList) -> ListFiles:
-        """The files of one of the pipeline's lists in the storage."""
+        """Return the files of one of the pipeline's lists in the storage."""
         return ListFiles(self.storage, published.keys)
 
 
 def list_removed_lists(work: Work) -> list[str]:
-    """The names of lists whose files are in the storage, but which are no longer declared.
+    """Return the names of lists that have files in the storage, but are no longer declared.
 
     Raises UserError.
     """
@@ -48,26 +48,31 @@ def list_removed_lists(work: Work) -> list[str]:
 
 @dataclass(frozen=True)
 class PersonalizeWork(Work):
-    """The same, with the client side of Personalize."""
+    """The context of a step that works in Personalize."""
 
     ensure: Ensure
-    """Finds, adopts or creates resources."""
+    """The client that finds, adopts or creates resources in Personalize."""
     prices: Prices
-    """What they cost."""
+    """The prices of jobs and trainings in Personalize."""
 
     def for_data(self, version: str) -> Self:
-        """The same, for resources made of data of this version."""
+        """Return a copy that creates resources for this version of the data."""
         return replace(self, ensure=self.ensure.for_data(version))
 
     def lock(self, step: str, run: str) -> AbstractContextManager[Lock]:
-        """Exclusive use of the step of a pipeline's asset for the run of this id.
+        """Return a context that locks a step of the pipeline for one run.
+
+        step: the name of the step, such as the name of its asset.
+        run: the id of the run.
 
         Raises UserError.
         """
         return self._hold(self.pipeline.keys.lock(step), run)
 
     def list_lock(self, published: PublishedList, run: str) -> AbstractContextManager[Lock]:
-        """Exclusive use of the step that publishes the list for the run of this id.
+        """Return a context that locks the step that publishes the list for one run.
+
+        run: the id of the run.
 
         Raises UserError.
         """
@@ -81,12 +86,12 @@ class PersonalizeWork(Work):
 
 
 class StepRecord(Record, frozen=True):
-    """The record of a step, with what its checks have found."""
+    """The record of a step, with the findings of its checks."""
 
     findings: tuple[Finding, ...] = ()
 
     def is_stored(self, store: ObjectStore) -> bool:
-        """Whether what was made is still there, as it was. Raises UserError."""
+        """Return whether the step's output is still in the storage, unchanged. Raises UserError."""
         return True
 
 
@@ -95,16 +100,16 @@ R = TypeVar("R", bound=StepRecord)
 
 @dataclass(frozen=True)
 class Result(Generic[R]):
-    """What a step has made, in this run or in an earlier one."""
+    """The result of a step, made in this run or in an earlier one."""
 
     record: R
     is_unchanged: bool
-    """Whether an earlier run has made it."""
+    """Whether an earlier run made the result."""
     findings: tuple[Finding, ...]
-    """Those of the record, and those of checks that depend on more than its inputs."""
+    """The findings of the record, and of checks that depend on more than the step's inputs."""
 
     def with_check(self, check: Finding) -> Self:
-        """The same with one more check. Raises Refused if it blocks."""
+        """Return a copy with one more finding. Raises Refused if the finding blocks."""
         findings = (*self.findings, check)
         require_passed(findings)
         return replace(self, findings=findings)
@@ -113,12 +118,16 @@ class Result(Generic[R]):
 def once(
     work: Work, uri: str, model: type[R], made_of: Mapping[str, str], make: Callable[[], R]
 ) -> Result[R]:
-    """What `make` makes, or what the record says was made of the same before.
+    """Run `make` and store its record, unless an earlier run made the same from the same inputs.
 
-    uri: of the record.
-    made_of: the version of each input, of the settings and of the code, by name.
-    make: makes it, and returns its record, which is stored.
-    Raises UserError, and Refused if one of the record's checks blocks.
+    Return the new record, or the stored record of the earlier run.
+
+    uri: the URI of the record.
+    model: the class of the record.
+    made_of: the versions of each input, of the settings and of the code, by name.
+    make: the function that does the work and returns its record.
+
+    Raises UserError, and Refused if a finding of the new record blocks.
     """
     store = work.storage.store
     last = load(store, uri, model)
