@@ -63,12 +63,12 @@ def generate(folder: Path, users: int, results: int, interactions: int) -> None:
             if name not in writers:
                 writers[name] = pq.ParquetWriter(folder / f"{name}.parquet", lists.schema)
             writers[name].write_table(lists)
-        each = max(1, interactions // users)
+        per_user = max(1, interactions // users)
         had = pl.DataFrame(
             {
-                "USER_ID": np.repeat(user_ids.to_numpy(), each),
-                "ITEM_ID": chance.choice(ITEMS, count * each, p=popular),
-                "TIMESTAMP": chance.integers(1_500_000_000, 1_700_000_000, count * each),
+                "USER_ID": np.repeat(user_ids.to_numpy(), per_user),
+                "ITEM_ID": chance.choice(ITEMS, count * per_user, p=popular),
+                "TIMESTAMP": chance.integers(1_500_000_000, 1_700_000_000, count * per_user),
             }
         )
         with (folder / "interactions.csv").open("ab") as file:

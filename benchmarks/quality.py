@@ -358,11 +358,11 @@ def main() -> None:
         data = Interactions.from_frame(frame)
         numbers = range(args.first, min(10, args.first + args.folds))
         comparison = Comparison(data, numbers, args.tuning_splits, args.every, args.isolated)
-        splits, own = comparison.train_own()
+        splits, own_models = comparison.train_own()
         repeats = 1 - frame.select("USER_ID", "ITEM_ID").n_unique() / len(frame)
         for include_seen in [False, True] if repeats >= REPEATS else [False]:
             title = f"{name}, seen items too" if include_seen else name
-            results[title] = summarize(comparison.compare(splits, own, include_seen))
+            results[title] = summarize(comparison.compare(splits, own_models, include_seen))
             users = results[title][OURS]["held_out_users"]
             print(table(f"\n{title}: {users} held-out users", lines(results[title])), flush=True)
     if not results:

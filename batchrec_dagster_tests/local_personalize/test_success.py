@@ -118,8 +118,10 @@ def test_metrics_of_some_events_equal_a_plain_reading(
 ) -> None:
     answer = get_solution_metrics(local.client, version, events)
     tested, expected = measure_plainly({name.lower() for name in events})
-    own = {name: value for name, value in answer["metrics"].items() if name != "coverage"}
-    assert own == pytest.approx(expected, abs=5e-5)
+    counted_metrics = {
+        name: value for name, value in answer["metrics"].items() if name != "coverage"
+    }
+    assert counted_metrics == pytest.approx(expected, abs=5e-5)
     added = read_header(answer)
     groups = GroupSums.model_validate(added["groups"])
     assert (groups.tested, added["success"]) == (tested, events)

@@ -44,8 +44,8 @@ def test_people_buy_as_in_a_shop(shop: Shop) -> None:
     assert {"Candles", "Christmas"} <= {*lately}
     assert "Christmas" not in all_time
     bought = purchases.group_by("customer_id", "sku", "consumable").len()
-    again = bought.group_by("consumable").agg(share=(pl.col("len") > 1).mean())
-    shares = dict(again.iter_rows())
+    repeat_shares = bought.group_by("consumable").agg(share=(pl.col("len") > 1).mean())
+    shares = dict(repeat_shares.iter_rows())
     assert shares["yes"] > max(0.4, 2 * shares["no"])
 
 

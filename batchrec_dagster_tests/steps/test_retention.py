@@ -102,7 +102,7 @@ def make_work(storage: Storage, statuses: Any = (), **settings: Any) -> Personal
 
 def publish(work: PersonalizeWork, folder: Path, name: str = "", **facts: Any) -> None:
     """Publish the next edition of the list, made from the job with the same number."""
-    (published,) = (one for one in work.pipeline.user_lists if one.name == name)
+    (published,) = (candidate for candidate in work.pipeline.user_lists if candidate.name == name)
     table = work.files_of(published).editions
     number = table.next_number()
     facts = {"job_arn": f"{JOB}shop-{number}", **facts}

@@ -31,12 +31,14 @@ def to_frame(rows: list[Row]) -> pl.DataFrame:
 def build_tastes(users: int = 200, items: int = 120, length: int = 14) -> list[Row]:
     """Return rows of users with four tastes, who have their taste's popular items more often."""
     chance = np.random.default_rng(0)
-    each = items // 4
-    weights = 1 / np.arange(1, each + 1) ** 0.7
+    items_per_taste = items // 4
+    weights = 1 / np.arange(1, items_per_taste + 1) ** 0.7
     rows = []
     for user in range(users):
-        own = chance.choice(each, size=length, replace=False, p=weights / weights.sum())
-        for step, item in enumerate(own):
+        taste_items = chance.choice(
+            items_per_taste, size=length, replace=False, p=weights / weights.sum()
+        )
+        for step, item in enumerate(taste_items):
             taste = user % 4 if chance.random() > 0.1 else int(chance.integers(4))
             rows.append((f"u{user}", f"i{4 * item + taste}", 1_000 * user + step))
     return rows

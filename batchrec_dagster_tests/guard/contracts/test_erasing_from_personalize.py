@@ -50,9 +50,10 @@ RECORDS = sum(user in USERS for user, *_ in build_taste_rows())
 def shop(local: Local) -> Local:
     """Return a Personalize with data of the pipeline `shop`, and another person's group."""
     group, _ = local.import_rows(build_taste_rows(), group_name="shop-0123abcd")
-    own = {"batchrec:pipeline": "shop", "batchrec:storage": "s3://data/"}
+    own_tags = {"batchrec:pipeline": "shop", "batchrec:storage": "s3://data/"}
     local.client.tag_resource(
-        resourceArn=group, tags=[{"tagKey": key, "tagValue": value} for key, value in own.items()]
+        resourceArn=group,
+        tags=[{"tagKey": key, "tagValue": value} for key, value in own_tags.items()],
     )
     local.create_group("shop-of-others")
     return local
@@ -95,7 +96,9 @@ def test_users_are_erased_once_at_the_worst_of_aws(shop: Local) -> None:
     misbehaviours = [make() for make in MISBEHAVIOURS]
     client, aws = misbehave(shop.client, *misbehaviours, attempts=10)
     first, second = (erase(shop, client) for _ in range(2))
-    assert [type(each).__name__ for each in misbehaviours if not each.count] == []
+    assert [
+        type(misbehaviour).__name__ for misbehaviour in misbehaviours if not misbehaviour.count
+    ] == []
     assert aws.creates_by_operation() == {OPERATION: 1}
     assert (first.status, first.records_deleted) == ("COMPLETED", RECORDS)
     assert second == first

@@ -338,8 +338,8 @@ def test_a_folder_may_be_of_archives(tmp_path: Path) -> None:
 
 
 def test_the_sample_is_generated_the_same_each_time(tmp_path: Path) -> None:
-    first, again = (copy(tmp_path / name, "sample://hetrec/movies.dat") for name in "ab")
-    assert first == again
+    first, second = (copy(tmp_path / name, "sample://hetrec/movies.dat") for name in "ab")
+    assert first == second
     assert first.count(b"\n") == 10_110
     (version,) = preparation.list_files(tmp_path, {"source": "sample://hetrec"}).values()
     assert [version] == [*preparation.list_files(tmp_path, {"source": "sample://hetrec"}).values()]

@@ -86,7 +86,7 @@ def test_glue_makes_in_s3_what_one_machine_makes(
     # Files that the job wrote meanwhile are deleted.
     assert not [info.uri for info in s3.store().list(f"{root}/") if "/work/" in info.uri]
 
-    again = {**in_s3.environment, "BATCHREC_STORAGE": root}
+    second_environment = {**in_s3.environment, "BATCHREC_STORAGE": root}
     runs = set(jobs)
     here = prepare(in_s3, instance)
     assert here.success, why(here)
@@ -96,7 +96,7 @@ def test_glue_makes_in_s3_what_one_machine_makes(
     assert (folder / "batch_users_input/users.json").read_bytes() == users
 
     # Unchanged ratings are not prepared again.
-    in_s3.environment.update(again)
+    in_s3.environment.update(second_environment)
     assert prepare(in_s3, instance, preparation=ENGINE).success
     assert set(jobs) == runs
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
 import time
 from collections.abc import Iterable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import polars as pl
 import pytest
 
 from batchrec_dagster_tests.guard.repeats import repeats
+from batchrec_dagster_tests.guard.seams.personalize import impatient_catalogue
 from batchrec_dagster_tests.guard.servers.forks import FORKS
 from batchrec_dagster_tests.guard.servers.personalize import ROLE, Local
 from batchrec_dagster_tests.guard.servers.personalize_data import Row, build_taste_rows, encode_csv
@@ -138,8 +141,8 @@ def test_everybody_can_be_erased(trained: Trained, tmp_path: Path) -> None:
     assert local.wait(start_deletion(local, USERS))["status"] == "COMPLETED"
     assert find_with_text(local.root / "home", "person-") == []
     assert local.recommend(trained.versions[FOR_USERS], ["stranger"])["stranger"]
-    again = local.wait(start_deletion(local, USERS, "again"))
-    assert (again["status"], again["numDeleted"]) == ("COMPLETED", 0)
+    second_deletion = local.wait(start_deletion(local, USERS, "again"))
+    assert (second_deletion["status"], second_deletion["numDeleted"]) == ("COMPLETED", 0)
 
 
 def _erase(root: Path) -> None:
@@ -172,6 +175,21 @@ def test_after_a_kill_during_the_job_another_one_erases_all(
     lists, segment = make_lists(local, trained, "after")
     assert all(lists.values())
     assert set(segment) == set(USERS[4:])
+
+
+def test_a_catalogue_that_is_kept_open_fails_the_job_and_another_one_erases_all(
+    trained: Trained, tmp_path: Path
+) -> None:
+    with impatient_catalogue():
+        local = trained.copy(tmp_path)
+        with closing(sqlite3.connect(local.root / "home" / "catalog.sqlite")) as shell:
+            shell.execute("BEGIN")
+            shell.execute("SELECT * FROM resources").fetchall()
+            job = local.wait(start_deletion(local))
+        assert job["status"] == "FAILED"
+        assert "end what has it open" in job["failureReason"]
+        assert local.wait(start_deletion(local, name="again"))["status"] == "COMPLETED"
+    assert find_erased(local) == {}
 
 
 @pytest.fixture(scope="module")

@@ -253,10 +253,12 @@ def source(request: pytest.FixtureRequest, tmp_path: Path) -> Source:
 
 def read_copies(folder: Path, source: Source, copies: list[preparation.RawFile]) -> Rows:
     """Return the rows of the copies, which are read like any other files."""
-    others = {name: value for name, value in source.others.items() if name not in QUERIED}
+    readable_settings = {
+        name: value for name, value in source.others.items() if name not in QUERIED
+    }
     rows: Rows = []
     for copy in copies:
-        ratings = {"source": str(copy.path), "columns": COLUMNS, **others}
+        ratings = {"source": str(copy.path), "columns": COLUMNS, **readable_settings}
         rows += preparation.prepare(folder, {"ratings": ratings}).rows
     return rows
 

@@ -273,8 +273,8 @@ def test_the_own_page_opens_a_websocket_and_a_stranger_does_not(server: GuardedS
 
     address = server.address.replace("http", "ws") + "/graphql"
     protocols = [Subprotocol("graphql-ws")]
-    own = Origin(server.address)
-    with connect(address, subprotocols=protocols, origin=own) as websocket:
+    own_origin = Origin(server.address)
+    with connect(address, subprotocols=protocols, origin=own_origin) as websocket:
         websocket.send(json.dumps({"type": "connection_init"}))
         assert json.loads(websocket.recv(timeout=300)) == {"type": "connection_ack"}
     with pytest.raises(InvalidStatus) as refusal:

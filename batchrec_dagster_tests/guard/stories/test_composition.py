@@ -232,15 +232,17 @@ def test_check_judges_by_the_projects_own_definitions(
     """The team's definitions take a key that batchrec would use."""
     monkeypatch.chdir(team.root)
     monkeypatch.setenv("BATCHREC_HOME", str(team.root / ".batchrec"))
-    own = team.package / "definitions.py"
-    own.write_text(
+    definitions_file = team.package / "definitions.py"
+    definitions_file.write_text(
         "from pathlib import Path\nimport dagster as dg\n\n@dg.definitions\ndef defs():\n"
         "    ours = dg.load_from_defs_folder(path_within_project=Path(__file__).parent)\n"
         "    return dg.Definitions.merge(ours, dg.Definitions(resources={KEY: 7}))\n"
     )
     outputs = {}
     for key in ("theirs", "batchrec_storage"):
-        own.write_text(own.read_text().replace("KEY", repr(key)).replace("'theirs'", repr(key)))
+        definitions_file.write_text(
+            definitions_file.read_text().replace("KEY", repr(key)).replace("'theirs'", repr(key))
+        )
         sys.modules.pop(f"{team.package.name}.definitions", None)
         importlib.invalidate_caches()
         outputs[key] = CliRunner().invoke(main, ["check"])

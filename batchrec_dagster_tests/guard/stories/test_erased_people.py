@@ -43,8 +43,8 @@ class Shop:
     def write_source(self, *, with_person: bool = True) -> None:
         header, *rows = write_ratings(self.project.root / "ratings.csv").read_text().splitlines()
         if with_person:
-            own = [f"{PERSON},{item},5,1505000000" for item in range(1, 27)]
-            rows = [f"{PERSON},7,bad,1505000000", *rows, *own]
+            rows_of_person = [f"{PERSON},{item},5,1505000000" for item in range(1, 27)]
+            rows = [f"{PERSON},7,bad,1505000000", *rows, *rows_of_person]
         (self.project.root / "ratings.csv").write_text("\n".join([header, *rows]) + "\n")
         users = [*range(1, 50), *([PERSON] if with_person else [])]
         text = "\n".join(["user", *(f"{user}" for user in users)]) + "\n"
@@ -137,8 +137,8 @@ def test_forget_erases_them_from_all_lists_also_from_those_that_are_declared_no_
     assert erased_shop.list_mentions() == []
     for name, lists in lists_before.items():
         assert erased_shop.read_list(name).equals(lists.filter(pl.col("user_id") != PERSON))
-    others = {*lists_before["app"]["user_id"]} - {PERSON}
-    assert read_csv_users(erased_shop.project.root / "mail/app.csv") == others
+    other_users = {*lists_before["app"]["user_id"]} - {PERSON}
+    assert read_csv_users(erased_shop.project.root / "mail/app.csv") == other_users
 
 
 def test_the_next_night_leaves_them_out_and_warns_that_the_source_still_has_them(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import polars as pl
@@ -10,18 +12,24 @@ import pytest
 from click.testing import CliRunner
 
 from batchrec_dagster.cli import main
+from batchrec_dagster.preparation.sources import archives
 from batchrec_dagster_tests.guard.builders import (
     Project,
+    declaration,
     definitions,
     module_project,
+    refresh,
     table,
+    why,
     write_ratings,
+    zip_members,
 )
 from batchrec_dagster_tests.guard.faults.crashes import Crash, crash_at, kill_before_write_when
 from batchrec_dagster_tests.guard.first_run import FirstRun
 from batchrec_dagster_tests.guard.forgetting_shop import Shop
 from batchrec_dagster_tests.guard.oracles.marks import read_files
 from batchrec_dagster_tests.guard.repeats import repeats
+from batchrec_dagster_tests.guard.servers.web import Page, serving
 
 pytestmark = pytest.mark.slow
 
@@ -56,7 +64,7 @@ def test_an_erasure_that_ends_at_any_write_is_continued(
         return shop, crash
 
     lists = pl.read_parquet(first_run.lists)
-    others = lists.filter(~pl.col("user_id").is_in(["7", "9"]))
+    other_lists = lists.filter(~pl.col("user_id").is_in(["7", "9"]))
     _, whole = forget_and_end(10_000)
     assert not whole.has_happened
     number = len(whole.writes)
@@ -64,10 +72,10 @@ def test_an_erasure_that_ends_at_any_write_is_continued(
         shop, crash = forget_and_end(write)
         assert crash.has_happened
         left = table(shop.project, "shop")
-        assert left.equals(lists) or left.equals(others)
+        assert left.equals(lists) or left.equals(other_lists)
         result = shop.forget("9", "7", "--yes")
         assert result.exit_code == 0, result.output
-        assert table(shop.project, "shop").equals(others)
+        assert table(shop.project, "shop").equals(other_lists)
         assert not shop.is_found("7", "9")
 
 
@@ -101,6 +109,43 @@ def test_nothing_is_erased_while_a_run_is_under_way(first_shop: Shop) -> None:
         instance.report_run_canceled(run)
         assert first_shop.forget("7", "--yes").exit_code == 0
     assert "7" not in {*table(first_shop.project, "shop").get_column("user_id")}
+
+
+def test_a_download_that_another_pipeline_reads_is_deleted_when_it_was_read(
+    first_shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pipelines of a deployment share the cache of downloads."""
+    project = first_shop.project
+    cache = project.root / ".batchrec" / "cache"
+    content = zip_members({"ratings.csv": (project.root / "ratings.csv").read_bytes()})
+    erasures: list[threading.Thread] = []
+    unpack_member = archives.unpack_member
+
+    def erase_and_unpack(*arguments: Any) -> None:
+        if not erasures:
+            erasure = threading.Thread(target=first_shop.forget, args=("7", "9", "--yes"))
+            erasures.append(erasure)
+            erasure.start()
+            # An erasure that does not wait for the reader ends now.
+            erasure.join(3)
+        unpack_member(*arguments)
+
+    monkeypatch.setattr(archives, "unpack_member", erase_and_unpack)
+    monkeypatch.setenv("no_proxy", "*")
+    with serving() as web, dg.DagsterInstance.ephemeral() as instance:
+        web.pages["/ratings.zip"] = Page(content)
+        project.declare(declaration("films", web.url("/ratings.zip!/ratings.csv")))
+        first = refresh(project, "films", instance, assets=["raw_ratings", "interactions"])
+        erasures[0].join()
+        assert first.success, why(first)
+        assert not [path for path in cache.rglob("*") if path.is_file()]
+        assert not first_shop.is_found("7", "9")
+        web.pages["/ratings.zip"] = Page(content, etag='"2"')
+        second = refresh(project, "films", instance)
+        assert second.success, why(second)
+        assert {"7", "9"}.isdisjoint(table(project, "films")["user_id"])
+        assert first_shop.run().success
+        assert {"7", "9"}.isdisjoint(table(project, "shop")["user_id"])
 
 
 def test_until_the_next_refresh_lists_are_shown_and_rolled_back(first_shop: Shop) -> None:

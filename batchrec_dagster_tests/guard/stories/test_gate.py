@@ -179,10 +179,10 @@ def test_a_person_may_publish_anyway_and_the_lists_stay_published(shop: Shop) ->
     assert anyway.success, why(anyway)
     assert not table(shop.project, "shop").equals(before)
     # The model is live now, and stays so.
-    again = shop.run()
-    assert again.success, why(again)
+    next_run = shop.run()
+    assert next_run.success, why(next_run)
     # The person's decision stays visible.
-    verdict = checks(again)["quality_gate"]
+    verdict = checks(next_run)["quality_gate"]
     assert (verdict.passed, verdict.severity) == (False, dg.AssetCheckSeverity.WARN)
     assert "published anyway" in (verdict.description or "")
 

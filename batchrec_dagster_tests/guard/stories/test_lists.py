@@ -83,8 +83,8 @@ def test_users_get_recently_bought_items_only_if_people_buy_them_again(
     bought = events.filter(lately, pl.col("EVENT_TYPE") == "buy").select(
         user_id="USER_ID", item_id="ITEM_ID"
     )
-    again = first_lists.join(bought, on=["user_id", "item_id"], how="semi")
-    assert {*again["kind"]} == {"food"}
+    bought_again = first_lists.join(bought, on=["user_id", "item_id"], how="semi")
+    assert {*bought_again["kind"]} == {"food"}
 
 
 def test_items_without_a_title_are_not_on_lists_that_show_titles(
@@ -152,9 +152,9 @@ def test_the_reason_of_an_item_is_one_that_the_person_had(shop: Shop) -> None:
     titles = dict(shop.lists.select("item_id", "title").iter_rows())
     for item, title in because.select("reason_item", "reason_title").iter_rows():
         assert titles.get(item, title) == title
-    others = shop.lists.filter(pl.col("reason") != "because")
+    unexplained_rows = shop.lists.filter(pl.col("reason") != "because")
     for name in ("reason_item", "reason_title", "reason_event"):
-        assert others[name].null_count() == others.height
+        assert unexplained_rows[name].null_count() == unexplained_rows.height
 
 
 def test_show_says_what_the_rules_did_to_a_list(shop: Shop) -> None:

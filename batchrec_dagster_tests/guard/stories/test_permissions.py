@@ -64,8 +64,8 @@ def account(root: Path, s3: S3Server, bucket: str) -> Iterator[Account]:
         segments={"items": ["1", "2"]},
         solution={"retrain": {"every_days": 7}},
     )
-    with open_account(root, s3, bucket, settings) as own:
-        yield own
+    with open_account(root, s3, bucket, settings) as opened_account:
+        yield opened_account
 
 
 @dataclass(frozen=True)
@@ -87,16 +87,20 @@ def needed_actions(tmp_path_factory: pytest.TempPathFactory, s3: S3Server) -> Ne
     steps = dict[str, list[str]]()
     refusals = dict[str, str]()
     actions_so_far = set[str]()
-    with account(tmp_path_factory.mktemp("needed"), s3, bucket) as own:
-        own.permit_template(bucket)
+    with account(tmp_path_factory.mktemp("needed"), s3, bucket) as opened_account:
+        opened_account.permit_template(bucket)
         for step in STEPS:
-            if message := own.run(step):
+            if message := opened_account.run(step):
                 refusals[step] = message
-            step_actions = dict.fromkeys(permission.action for permission in own.take_requests())
+            step_actions = dict.fromkeys(
+                permission.action for permission in opened_account.take_requests()
+            )
             steps[step] = [action for action in step_actions if action not in actions_so_far]
             actions_so_far |= step_actions.keys()
         return NeededActions(
-            steps, {permission.action for permission in own.role.permissions_needed}, refusals
+            steps,
+            {permission.action for permission in opened_account.role.permissions_needed},
+            refusals,
         )
 
 
@@ -116,9 +120,9 @@ def test_the_runner_deletes_nothing_that_another_deployment_made(
     tmp_path: Path, s3: S3Server, storage: str
 ) -> None:
     bucket = s3.create_bucket()
-    with account(tmp_path, s3, bucket) as own:
-        own.permit_template(bucket)
-        client = s3.session().client("personalize", endpoint_url=own.personalize.url)
+    with account(tmp_path, s3, bucket) as opened_account:
+        opened_account.permit_template(bucket)
+        client = s3.session().client("personalize", endpoint_url=opened_account.personalize.url)
         arns = []
         for name, owner in (("other", storage), ("own", bucket)):
             value = f"s3://{owner}/batchrec/"
@@ -145,25 +149,25 @@ def test_each_permission_that_is_taken_away_is_named_with_the_resource(
     pairs = [(step, action) for step in STEPS for action in needed_actions.steps[step]]
     # All actions are tested at night, and a few that differ between steps for each commit.
     chosen = random.Random(0).sample(pairs, min(len(pairs), repeats(len(pairs), 3)))
-    with account(tmp_path, s3, s3.create_bucket()) as own:
+    with account(tmp_path, s3, s3.create_bucket()) as opened_account:
         for step in STEPS:
             for action in needed_actions.steps[step]:
                 if (step, action) not in chosen:
                     continue
-                own.take_away(action)
-                own.take_requests()
-                message = own.run(step)
+                opened_account.take_away(action)
+                opened_account.take_requests()
+                message = opened_account.run(step)
                 resource = next(
                     permission.resource
-                    for permission in own.take_requests()
+                    for permission in opened_account.take_requests()
                     if permission.action == action
                 )
                 assert action in message, f"{step}: {message}"
                 # The account may be a star, because AWS does not always tell the account.
                 names = [word.strip(".,;:()") for word in re.split(r"\s", message)]
                 assert any(fnmatchcase(resource, name) for name in names), f"{step}: {message}"
-            own.take_away(None)
-            assert own.run(step) == "", step
+            opened_account.take_away(None)
+            assert opened_account.run(step) == "", step
 
 
 @pytest.mark.parametrize(
@@ -178,9 +182,11 @@ def test_permissions_missing_from_personalizes_role_are_named(
 ) -> None:
     assert action in needed_actions.role
     bucket = s3.create_bucket()
-    with account(tmp_path, s3, bucket) as own:
-        own.role.is_permitted = lambda permission: permission.action != action
-        messages = [own.run(earlier_step) for earlier_step in STEPS[: STEPS.index(step) + 1]]
+    with account(tmp_path, s3, bucket) as opened_account:
+        opened_account.role.is_permitted = lambda permission: permission.action != action
+        messages = [
+            opened_account.run(earlier_step) for earlier_step in STEPS[: STEPS.index(step) + 1]
+        ]
     assert not any(messages[:-1])
     for words in (action, f"s3://{bucket}/batchrec/shop/{place}", ROLE):
         assert words in messages[-1]

@@ -175,8 +175,10 @@ def test_a_night_that_publishes_nothing_is_told_on_the_page_of_the_lists_that_pe
             page.numbers,
             page.people,
         )
-        others = page.tables.keys() - {"nights"}
-        assert [shown.tables[other] for other in others] == [page.tables[other] for other in others]
+        other_tables = page.tables.keys() - {"nights"}
+        assert [shown.tables[other] for other in other_tables] == [
+            page.tables[other] for other in other_tables
+        ]
         assert len(shown.tables["nights"]) > len(page.tables["nights"])
     pages = {strange_shop.night(name).page.read_bytes() for name in PUBLISHED}
     assert len(pages) == len(PUBLISHED)
@@ -189,8 +191,8 @@ def test_after_a_rollback_the_page_is_about_the_lists_that_people_have(
     assert night.lists.equals(strange_shop.night("grown").lists)
     assert page.numbers["items each"] == night.lists["rank"].max()
     for user, person in page.people.items():
-        own = night.lists.filter(night.lists["user_id"] == user).sort("rank")
-        assert list(person.listed) == [TITLES[item] for item in own["item_id"]]
+        user_list = night.lists.filter(night.lists["user_id"] == user).sort("rank")
+        assert list(person.listed) == [TITLES[item] for item in user_list["item_id"]]
 
 
 def test_every_check_is_named_with_what_it_found(strange_shop: StrangeShop, page: Path) -> None:
@@ -215,8 +217,8 @@ def test_a_person_is_looked_up_with_history_and_list(
     person = look_up(tab, user)
     assert person is not None
     assert user.replace("\0", "") in person.name
-    own = night.lists.filter(night.lists["user_id"] == user).sort("rank")
-    assert list(person.listed) == [TITLES[item] for item in own["item_id"]]
+    user_list = night.lists.filter(night.lists["user_id"] == user).sort("rank")
+    assert list(person.listed) == [TITLES[item] for item in user_list["item_id"]]
     rows = night.interactions.filter(night.interactions["USER_ID"] == user)
     newest = rows.sort("TIMESTAMP", "ITEM_ID", descending=[True, False])["ITEM_ID"]
     expected = [TITLES[item] for item in newest]

@@ -160,8 +160,8 @@ def test_a_copy_of_other_content_is_made_again(
     assert outcome == f"copied; {copy} had another content than recorded"
     assert copy.read_text() == text
     # The data are the earlier data.
-    again = prepare(project, instance)
-    assert list_reused(again) == {*PREPARED}
+    second_run = prepare(project, instance)
+    assert list_reused(second_run) == {*PREPARED}
 
 
 @pytest.mark.parametrize(

@@ -51,10 +51,13 @@ def _write_long_histories(folder: Path) -> None:
     chance = random.Random(0)
     lines = ["userId,movieId,rating,timestamp"]
     for user in range(40):
-        own = [film for film in range(400) if film % 2 == user % 2]
+        films_of_taste = [film for film in range(400) if film % 2 == user % 2]
         other_half = [film for film in range(400) if film % 2 != user % 2]
         count = 150 if user % 4 else 40
-        for film in [*chance.sample(own, count), *chance.sample(other_half, count // 10)]:
+        for film in [
+            *chance.sample(films_of_taste, count),
+            *chance.sample(other_half, count // 10),
+        ]:
             lines.append(f"{user},{film},5,{1_500_000_000 + chance.randrange(10**7)}")
     (folder / "ratings.csv").write_text("\n".join(lines) + "\n")
     films = [f"{film},{('even', 'odd')[film % 2]}" for film in range(440)]

@@ -78,37 +78,37 @@ def test_everything_of_the_pipeline_goes_and_nothing_of_another(
     project: Project, instance: dg.DagsterInstance
 ) -> None:
     client = open_personalize(project)
-    own = list_arns(client)
+    own_arns = list_arns(client)
     # The other pipeline's name begins with this pipeline's name.
     project.declare({**DECLARATION, "name": "shop_2"})
     assert refresh(project, "shop_2", instance).success
-    others = list_arns(client) - own
+    other_arns = list_arns(client) - own_arns
     files = list_files(project.storage)
 
     plan = tear_down(project, "shop", instance, answer="n\n").output
-    assert list_arns(client) == own | others
+    assert list_arns(client) == own_arns | other_arns
     lines = [line for line in plan.splitlines() if line.startswith("delete ")]
-    assert len(lines) == len(own)
+    assert len(lines) == len(own_arns)
     kinds = [line.removeprefix("delete ").rpartition(" ")[0] for line in lines]
     assert tuple(dict.fromkeys(kinds)) == KINDS
     assert "shop_2" not in plan
 
     assert tear_down(project, "shop", instance).exit_code == 0
-    assert list_arns(client) == others
+    assert list_arns(client) == other_arns
     assert list_files(project.storage) == files
     assert tear_down(project, "shop", instance).exit_code == NOTHING_TO_DELETE
 
     # Everything can be created again, and records of deleted resources do not mislead.
     lists = table(project, "shop")
-    again = refresh(project, "shop", instance)
-    assert again.success, why(again)
-    assert len(list_arns(client)) == len(own | others)
+    next_refresh = refresh(project, "shop", instance)
+    assert next_refresh.success, why(next_refresh)
+    assert len(list_arns(client)) == len(own_arns | other_arns)
     assert table(project, "shop").height == lists.height
     others_files = list_files(project.storage / "shop_2")
     assert tear_down(project, "shop", instance, "--storage").exit_code == 0
     assert not (project.storage / "shop").exists()
     assert list_files(project.storage / "shop_2") == others_files
-    assert list_arns(client) == others
+    assert list_arns(client) == other_arns
 
 
 def test_files_of_earlier_settings_are_deleted_after_publishing(
@@ -237,23 +237,23 @@ def test_another_deployments_group_is_refused_by_name_and_left_alone(
 ) -> None:
     client = open_personalize(project)
     arn = find_group(client)
-    own = read_tags(client, arn)[STORAGE_TAG]
+    own_storage = read_tags(client, arn)[STORAGE_TAG]
 
     def tag(storage: str) -> None:
         client.tag_resource(resourceArn=arn, tags=[{"tagKey": STORAGE_TAG, "tagValue": storage}])
 
     tag("s3://other/batchrec/")
     message = why(refresh(project, "shop", instance))
-    for words in (arn.rpartition("/")[2], "s3://other/batchrec/", own):
+    for words in (arn.rpartition("/")[2], "s3://other/batchrec/", own_storage):
         assert words in message
     before = list_arns(client)
     assert tear_down(project, "shop", instance).exit_code == NOTHING_TO_DELETE
     assert list_arns(client) == before
 
     # Another folder has the name of the bucket too.
-    tag(own)
+    tag(own_storage)
     project.environment["BATCHREC_STORAGE"] = str(project.root / "other")
-    assert own in why(refresh(project, "shop", instance))
+    assert own_storage in why(refresh(project, "shop", instance))
     del project.environment["BATCHREC_STORAGE"]
 
     # A group with the name but without tags may belong to anybody.

@@ -46,8 +46,8 @@ def test_people_who_had_two_items_within_the_days_count_more() -> None:
         rows.append((f"u{user}", "book", 90 * DAY, "buy"))
     lists = find_bought_together(to_frame(rows), within_days=3, num_results=2)
     assert lists.filter(item_id="pot")["similar_item_id"].to_list() == ["lid", "book"]
-    one = find_bought_together(to_frame(rows), within_days=3, num_results=1)
-    assert one.filter(item_id="pot")["similar_item_id"].to_list() == ["lid"]
+    neighbours = find_bought_together(to_frame(rows), within_days=3, num_results=1)
+    assert neighbours.filter(item_id="pot")["similar_item_id"].to_list() == ["lid"]
 
 
 def test_pairs_predict_baskets_that_were_not_counted() -> None:
@@ -60,11 +60,13 @@ def test_pairs_predict_baskets_that_were_not_counted() -> None:
         for visit in range(10):
             first = 3 * chance.randrange(20)
             bought = chance.sample(items[first : first + 3], 2)
-            others = [items[min(chance.choices(range(60), k=2))] for _ in range(2)]
+            other_items = [items[min(chance.choices(range(60), k=2))] for _ in range(2)]
             if visit == 9:
                 held_out.append(bought)
             else:
-                rows += [(f"u{user}", item, visit * 90 * DAY, "buy") for item in bought + others]
+                rows += [
+                    (f"u{user}", item, visit * 90 * DAY, "buy") for item in bought + other_items
+                ]
     hits = {}
     for days in (7, 3_650):
         table = find_bought_together(to_frame(rows), within_days=days, num_results=2)
@@ -95,10 +97,16 @@ def find_plainly(rows: Rows, days: int, most: int) -> list[tuple[str, str, float
         for other in people_of_item:
             people = len(people_of_pair[item, other])
             together = len(together_of_pair[item, other])
-            both = WEIGHT_APART * people + (1 - WEIGHT_APART) * together
+            weighted_people = WEIGHT_APART * people + (1 - WEIGHT_APART) * together
             if people >= 2:
                 either = sqrt(len(people_of_item[item]) * len(people_of_item[other]))
-                scored.append((-both / (both + DISCOUNT) * both / either, -both, other))
+                scored.append(
+                    (
+                        -weighted_people / (weighted_people + DISCOUNT) * weighted_people / either,
+                        -weighted_people,
+                        other,
+                    )
+                )
         lists += [(item, other, -score) for score, _, other in sorted(scored)[:most]]
     return lists
 

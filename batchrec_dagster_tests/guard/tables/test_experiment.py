@@ -44,8 +44,8 @@ def test_arms_have_their_share_and_a_larger_share_moves_users_one_way() -> None:
 def test_another_name_and_another_salt_divide_the_users_anew() -> None:
     control = find_control("holdout", 0.3)
     for other in (find_control("other", 0.3), find_control("holdout", 0.3, salt="2")):
-        both = len(control & other)
-        assert scipy.stats.binomtest(both, len(USERS), 0.3 * 0.3).pvalue > 0.001
+        shared_users = len(control & other)
+        assert scipy.stats.binomtest(shared_users, len(USERS), 0.3 * 0.3).pvalue > 0.001
 
 
 def simulate_purchases(

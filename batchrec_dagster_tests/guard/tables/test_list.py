@@ -113,9 +113,10 @@ def test_a_list_has_its_own_nights_and_those_in_which_all_lists_failed(
         files, time = open_list(home, f"club/{name}"), START + timedelta(days=day)
         record_night(files, time, "refused", "recommendations", f"run of {name}")
     lists = json.loads(type_command("list", "club", "--editions", "--json"))
-    assert {one["pipeline"]: [night["run"] for night in one["nights"]] for one in lists} == {
-        f"club/{name}": [f"run of {name}", "run 1"] for name in ("app", "home")
-    }
+    assert {
+        pipeline_nights["pipeline"]: [night["run"] for night in pipeline_nights["nights"]]
+        for pipeline_nights in lists
+    } == {f"club/{name}": [f"run of {name}", "run 1"] for name in ("app", "home")}
 
 
 def test_each_list_has_its_verdict_and_how_its_last_night_ended(home: Path) -> None:

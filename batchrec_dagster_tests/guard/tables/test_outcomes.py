@@ -165,8 +165,12 @@ def test_only_interactions_after_the_publication_count(history: ListHistory) -> 
     # Two users prove nothing, even if they agree.
     assert first["gain_low"] < 0 < first["gain_high"]
     # Items chosen before the publication, known before, or chosen by a user without a list.
-    others = [Event("eve", "c", T0 + 60), Event("ann", "x", T0 + 65), Event("zoe", "a", T0 + 75)]
-    (second,) = history.measure(to_frame([*BEFORE, *later, *others])).iter_rows(named=True)
+    other_events = [
+        Event("eve", "c", T0 + 60),
+        Event("ann", "x", T0 + 65),
+        Event("zoe", "a", T0 + 75),
+    ]
+    (second,) = history.measure(to_frame([*BEFORE, *later, *other_events])).iter_rows(named=True)
     assert (second["active_users"], second["hit_rate"], second["recall"]) == (2, 0.5, 0.25)
 
 

@@ -122,9 +122,14 @@ def count_overlaps(pairs: set[tuple[str, str]]) -> dict[tuple[str, str], float]:
     scores = {}
     for item, users in people.items():
         for other, other_users in people.items():
-            both, product = len(users & other_users), len(users) * len(other_users)
-            if item != other and both >= 2 and both > product / everybody:
-                scores[item, other] = both / math.sqrt(product) * both / (both + DISCOUNT)
+            people_with_both, product = len(users & other_users), len(users) * len(other_users)
+            if item != other and people_with_both >= 2 and people_with_both > product / everybody:
+                scores[item, other] = (
+                    people_with_both
+                    / math.sqrt(product)
+                    * people_with_both
+                    / (people_with_both + DISCOUNT)
+                )
     return scores
 
 
@@ -156,10 +161,10 @@ def test_reasons_equal_a_plain_count(
     for (user, item, _), (reason, reason_item, _, reason_event) in zip(
         rows, explained.iter_rows(), strict=True
     ):
-        own = [(listed, kind) for name, listed, kind in events if name == user]
-        strongest = max((weights.get(kind, 0) for _, kind in own), default=0)
+        user_events = [(listed, kind) for name, listed, kind in events if name == user]
+        strongest = max((weights.get(kind, 0) for _, kind in user_events), default=0)
         kinds = defaultdict(set)
-        for listed, kind in own:
+        for listed, kind in user_events:
             if weights.get(kind, 0) == strongest:
                 kinds[listed].add(kind)
         own_scores = {listed: scores.get((item, listed), 0) for listed in kinds}
@@ -167,7 +172,7 @@ def test_reasons_equal_a_plain_count(
         expected = None
         if item not in {listed for _, listed in pairs}:
             expected = "new"
-        elif not own:
+        elif not user_events:
             expected = "popular"
         elif best:
             expected = "because"

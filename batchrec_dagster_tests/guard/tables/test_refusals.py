@@ -52,8 +52,8 @@ def test_each_mistake_is_told_with_its_line_and_setting(tmp_path: Path) -> None:
         if found != [(line, drop_positions(setting))]:
             wrong.append((attributes, found))
         texts += [
-            (f"{attributes}"[:200], f"line {each.line}: {each.setting}: {each.message}")
-            for each in refusals
+            (f"{attributes}"[:200], f"line {refusal.line}: {refusal.setting}: {refusal.message}")
+            for refusal in refusals
         ]
     assert wrong == []
     assert_texts("settings", texts)

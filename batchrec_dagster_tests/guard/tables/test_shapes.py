@@ -36,9 +36,9 @@ def declare(shop: Project, source: str, options: Sequence[str]) -> tuple[Rows | 
     options: options of `new`; an option that starts with `!/` is appended to the source.
     """
     parts = [option for option in options if option.startswith("!/")]
-    others = [option for option in options if option not in parts]
+    other_options = [option for option in options if option not in parts]
     result = CliRunner().invoke(
-        main, ["new", "shop", "--ratings", "".join([source, *parts]), *others]
+        main, ["new", "shop", "--ratings", "".join([source, *parts]), *other_options]
     )
     if result.exit_code:
         assert isinstance(result.exception, SystemExit), result.exception

@@ -186,8 +186,8 @@ def test_an_item_that_nobody_had_has_no_neighbours(home: Path) -> None:
     """Lists may have new items, and so have this item. The next id has neighbours."""
     files = publish(home)
     lines = files.storage.store.get(files.interactions).splitlines(keepends=True)
-    others = [line for line in lines if b",i04," not in line]
-    files.storage.store.put(files.interactions, b"".join(others))
+    other_lines = [line for line in lines if b",i04," not in line]
+    files.storage.store.put(files.interactions, b"".join(other_lines))
     (item,) = show("--item i04")
     assert item["in_lists"] > 0
     assert (item["interactions"], item["neighbours"]) == (0, [])

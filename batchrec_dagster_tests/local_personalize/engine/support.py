@@ -54,8 +54,8 @@ def tastes(users: int = 60, items: int = 40, items_per_user: int = 12, seed: int
     size = min(items_per_user, half)
     rows = []
     for user in range(users):
-        own = rng.choice(half, size=size, replace=False, p=chance / chance.sum())
-        for place, item in enumerate(own):
+        chosen_items = rng.choice(half, size=size, replace=False, p=chance / chance.sum())
+        for place, item in enumerate(chosen_items):
             stray = rng.random() < 0.1
             rows.append((f"u{user}", f"i{2 * item + (user + stray) % 2}", 1_000 * user + place))
     return rows

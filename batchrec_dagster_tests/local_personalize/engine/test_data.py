@@ -44,10 +44,10 @@ def test_a_history_has_distinct_items_newest_first(rows: list[Row], at_once: int
         history = read_histories(interactions, model_items, users)
     assert history.lengths[0] == 0
     for number, user in enumerate(users[1:], 1):
-        own = [row for row in rows if row[0] == interactions.user_ids[user] and row[1] != "ß"]
+        user_rows = [row for row in rows if row[0] == interactions.user_ids[user] and row[1] != "ß"]
         newest: dict[str, int] = {}
         counts: dict[str, int] = defaultdict(int)
-        for _, item, time in own:
+        for _, item, time in user_rows:
             newest[item] = max(newest.get(item, time), time)
             counts[item] += 1
         entries = slice(history.starts[number], history.starts[number + 1])
@@ -85,5 +85,9 @@ def test_parts_of_histories() -> None:
     history = read_histories(interactions, interactions.item_ids, np.array([0, 1], np.int32))
     assert history.of_users(slice(1, 2)).items.tolist() == [2, 1, 0]
     assert history.keep_newest(2).items.tolist() == [2, 1, 2, 1]
-    own = history.keep_items(1)
-    assert (own.items.tolist(), own.starts.tolist(), own.n_items) == ([0, 0], [0, 1, 2], 1)
+    shortened = history.keep_items(1)
+    assert (shortened.items.tolist(), shortened.starts.tolist(), shortened.n_items) == (
+        [0, 0],
+        [0, 1, 2],
+        1,
+    )

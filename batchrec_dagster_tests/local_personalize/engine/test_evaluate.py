@@ -7,8 +7,9 @@ import math
 import numpy as np
 import polars as pl
 import pytest
+from scipy.sparse import csr_matrix
 
-from batchrec_dagster.local_personalize.engine import blend
+from batchrec_dagster.local_personalize.engine import blend, evaluate
 from batchrec_dagster.local_personalize.engine.blend import train
 from batchrec_dagster.local_personalize.engine.data import order_by_popularity
 from batchrec_dagster.local_personalize.engine.evaluate import (
@@ -20,6 +21,7 @@ from batchrec_dagster.local_personalize.engine.evaluate import (
 from batchrec_dagster.local_personalize.engine.select import FACTORS
 from batchrec_dagster.personalize.measurements import NDCG
 from batchrec_dagster_tests.local_personalize.engine.support import (
+    history_of,
     interactions_of,
     measure_popular_items,
     tastes,
@@ -88,8 +90,8 @@ def test_the_newest_tenth_of_tested_users_is_held_out() -> None:
     assert "single" in train_rows
     assert len(truth) == 90  # 30 % of few users
     for user, items in inputs.items():
-        own = [item for other, item, _ in rows if other == user]
-        assert (items, truth[user]) == (own[:10], own[10:])
+        user_items = [item for other, item, _ in rows if other == user]
+        assert (items, truth[user]) == (user_items[:10], user_items[10:])
 
 
 def test_a_tenth_of_many_users_is_tested() -> None:
@@ -135,6 +137,22 @@ def test_metrics_and_choices_equal_a_plain_reading() -> None:
     assert measurements.choices is not None
     columns = ["USER_ID", "ITEM_ID", "place"]
     assert set(measurements.choices.select(columns).iter_rows()) == rows
+
+
+def test_a_sample_of_tested_users_is_even_among_those_with_new_items() -> None:
+    users = 100
+    history = history_of([[user] for user in range(users)], users)
+    has_truth = np.arange(users) % 4 > 0
+    truth = csr_matrix(np.diag(has_truth))
+    tested = evaluate.Tested(history, truth, csr_matrix(truth.shape, dtype=bool))
+    for size in (1, 2, 10, 74, 75, 76):
+        sample = tested.take(size)
+        taken = sample.truth.indices
+        assert sample.truth.shape[0] == len(np.unique(taken)) == min(size, 75)
+        assert has_truth[taken].all()
+        assert sample.history.items.tolist() == taken.tolist()
+        in_quarters = np.bincount(taken * 4 // users, minlength=4)
+        assert in_quarters.max() - in_quarters.min() <= 1
 
 
 def test_users_who_only_repeat_items_are_not_tested() -> None:

@@ -43,9 +43,9 @@ def test_a_fit_lowers_the_loss_until_it_is_least() -> None:
     history = build_history()
     factors = fit_factors(history, regularization=1.5, confidence=3.0, factors=8)
     factors = factors.fit(history, 30)
-    again = factors.fit(history, 1)
-    np.testing.assert_allclose(again.item_factors, factors.item_factors, atol=5e-3)
-    scores = score_users(again, history, 0.0)
+    refit = factors.fit(history, 1)
+    np.testing.assert_allclose(refit.item_factors, factors.item_factors, atol=5e-3)
+    scores = score_users(refit, history, 0.0)
     had = history.recency_weights(0.0).toarray() > 0
     assert scores[had].mean() > scores[~had].mean() + 0.3
 

@@ -35,8 +35,8 @@ def count_pairs(history: History, window: int) -> npt.NDArray[np.float64]:
         order, weights = history.items[first:last][::-1], history.weights[first:last][::-1]
         for place, item in enumerate(order):
             for later in range(place + 1, min(place + window, len(order) - 1) + 1):
-                both = weights[place] * weights[later]
-                sums[item, order[later]] += both * (later - place) ** -0.5
+                weight = weights[place] * weights[later]
+                sums[item, order[later]] += weight * (later - place) ** -0.5
     discount = (counts + 5) ** -0.5
     return np.asarray(sums * discount[:, None] * discount)
 
@@ -63,8 +63,8 @@ def test_following_items_match_a_count(
         following = fit_following(history, window=window, neighbors=8)
     expected = count_pairs(history, window)
     assert following.weights.toarray() == pytest.approx(expected, abs=1e-6)
-    both = join_both_orders(following, 8)
-    assert both.weights.toarray() == pytest.approx(expected + expected.T, abs=1e-6)
+    joined = join_both_orders(following, 8)
+    assert joined.weights.toarray() == pytest.approx(expected + expected.T, abs=1e-6)
 
 
 @settings(deadline=None)

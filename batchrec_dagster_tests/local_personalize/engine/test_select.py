@@ -142,6 +142,19 @@ def test_a_blend_is_selected_by_the_most_popular_items(
     assert (weights[FACTORS] > 2 * weights[SEQUENCE]) == (items == half)
 
 
+def test_a_blend_is_selected_by_users_with_ids_of_all_kinds(
+    tested: evaluate.Tested, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The users with the lowest ids want popular items, and all other users the next item."""
+    quarter = USERS // 4
+    wanted = np.where(np.arange(USERS) < quarter, 0, wanted_items(tested.history))
+    truth = csr_matrix((np.ones(USERS, bool), (np.arange(USERS), wanted)), shape=(USERS, ITEMS))
+    mixed = evaluate.Tested(tested.history, truth, tested.repeated)
+    monkeypatch.setattr(select, "MOST_USERS", quarter)
+    weights = select_blend(scorers_with(sequence=0.1), mixed, recency=True).weights
+    assert weights[SEQUENCE] > 0.6
+
+
 def test_content_is_added_only_if_it_is_better(tested: evaluate.Tested) -> None:
     for noise, is_added in ((0.1, True), (50.0, False)):
         scorers = {**scorers_with(sequence=0.8), CONTENT: Oracle(noise, seed=9)}
@@ -201,10 +214,10 @@ def test_repeats_are_used_where_users_have_items_again(tested: evaluate.Tested) 
         return np.zeros((len(history.lengths), ITEMS), np.float32)
 
     assert fit_repeats(score, tested) is None
-    own = csr_matrix(
+    bought_counts = csr_matrix(
         (np.ones(USERS, bool), tested.history.items, tested.history.starts), (USERS, ITEMS)
     )
-    repeats = fit_repeats(score, evaluate.Tested(tested.history, tested.truth, own))
+    repeats = fit_repeats(score, evaluate.Tested(tested.history, tested.truth, bought_counts))
     assert repeats is not None
     assert repeats.share == pytest.approx(0.5)
 

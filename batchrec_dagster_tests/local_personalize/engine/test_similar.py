@@ -75,9 +75,9 @@ def test_one_user_counts_once_for_a_pair() -> None:
 def test_unknown_items_get_popular_items_and_no_item_gets_itself(recipe: str) -> None:
     model = model_of(tastes(), recipe)
     items = model.item_ids.tolist()
-    unknown, *others = list_similar(model, ["new", *items], 99)
+    unknown, *known_lists = list_similar(model, ["new", *items], 99)
     assert unknown == items
-    for item, row in zip(items, others, strict=True):
+    for item, row in zip(items, known_lists, strict=True):
         assert sorted([item, *row]) == sorted(items)
     top, _ = list_similar(model, ["i0", "i1"], 8)
     assert sum(int(item[1:]) % 2 == 0 for item in top) >= 7  # the taste of i0
