@@ -22,8 +22,13 @@ from batchrec_dagster.preparation.confined.reader import ConfinedReader
 from batchrec_dagster.preparation.polars.decoding import RawFile
 from batchrec_dagster.preparation.sources.computed import AssetRows, ComputedRows
 from batchrec_dagster.preparation.sources.errors import FileError
-from batchrec_dagster.preparation.sources.parsing import parse_source
-from batchrec_dagster.preparation.sources.partitioned import PartitionedRows, scan_table
+from batchrec_dagster.preparation.sources.parsing import SCHEMES, parse_source
+from batchrec_dagster.preparation.sources.partitioned import (
+    PartitionedRows,
+    name_table,
+    scan_table,
+    write_table,
+)
 from batchrec_dagster.preparation.sources.query import FileQuery
 from batchrec_dagster.preparation.sources.source import RowSource
 from batchrec_dagster.storage.durable import temporary_folder
@@ -143,7 +148,7 @@ class _UpstreamAsset:
                 f" {gaps[0]}: their rows are missing"
             )
         partitions = {key: self.find_rows(materializations[key], key) for key in keys}
-        return PartitionedRows(text, partitions, self.source.form)
+        return PartitionedRows(text, partitions, self.source.form, self.source.has_names)
 
     def _read_partitions(self) -> dict[str, _Materialization]:
         """Return the last materialization of each partition, by the partition's key."""
@@ -175,10 +180,21 @@ class _UpstreamAsset:
             raise UserError(
                 f"{self.source.text} is in another code location, and its metadata names no file:"
                 " add it here as an AssetSpec with an IO manager, or let its materialization report"
-                " path"
+                f" path. {self._database_fix}"
             )
         write = partial(self._write_rows, partition)
-        return ComputedRows(self.source.text, materialization.version, write)
+        text, form, has_names = self.source.text, self.source.form, self.source.has_names
+        version = f"{materialization.version} {(form, has_names)!r}"
+        return ComputedRows(text, version, write, name_table(text, form, has_names=has_names))
+
+    @property
+    def _database_fix(self) -> str:
+        """The fix for an asset that is a table of a database."""
+        key = "/".join(self.source.key)
+        return (
+            "For a table of a database, write source: sql+env://VARIABLE, a query, and deps:"
+            f" [{key}]"
+        )
 
     def parse_path(self, path: str) -> RowSource:
         """Return the source at a path from the metadata. Raises UserError."""
@@ -202,7 +218,9 @@ class _UpstreamAsset:
         except Exception as error:  # An IO manager can raise anything.
             raise FileError(
                 f"its IO manager cannot load it as a table ({type(error).__name__}: {error}):"
-                " return a frame, a table or a path, or let its metadata name the file: path"
+                " return a frame, a table or a path, or let its metadata name the file: path, as a"
+                " path of this machine, s3://… or https://…."
+                f" {self._database_fix}"
             ) from error
 
     def _write_table(self, value: Any, path: Path) -> None:
@@ -212,14 +230,24 @@ class _UpstreamAsset:
             return
         with temporary_folder() as folder, ConfinedReader() as reader:
             file = RawFile(Path(value), self.source.text)
-            scan_table(file, self.source.form, folder, reader).sink_parquet(path)
+            form, has_names = self.source.form, self.source.has_names
+            table = scan_table(file, form, folder, reader, has_names=has_names)
+            write_table(table, form, path, has_names=has_names)
 
 
 def _find_path(metadata: Mapping[str, Any], keys: Sequence[str]) -> str | None:
-    """Return the path in the metadata under the first key that has one; None if none has."""
+    """Return the path in the metadata under the first key that has one; None if none has.
+
+    A URI of another scheme than a source's is not a path.
+    """
     for key in keys:
         value = metadata.get(key)
         text = getattr(value, "value", value)
-        if isinstance(text, str) and text:
-            return text.removeprefix("file://")
+        if not isinstance(text, str) or not text:
+            continue
+        path = text.removeprefix("file://")
+        scheme, is_address, _ = path.partition("://")
+        # A URI may be any address, such as the address of a table in a warehouse.
+        if key == "path" or not is_address or scheme in SCHEMES:
+            return path
     return None

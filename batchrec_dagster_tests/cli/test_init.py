@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import tomllib
 from importlib.metadata import version
 from pathlib import Path
@@ -70,6 +73,48 @@ def test_an_untouched_project_is_healthy_and_says_what_to_do_next(
     Path("lists/defs/__init__.py").unlink()
     for command in ("list", "run", "open", "show", "forget 7"):
         assert "Declare one: `batchrec new NAME --ratings FILE`" in run(*command.split())[1]
+
+
+COUNTED = """\
+import os
+from pathlib import Path
+
+import dagster as dg
+
+
+@dg.op
+def idle() -> None: ...
+
+
+@dg.job
+def idle_job():
+    idle()
+
+
+@dg.definitions
+def defs():
+    with Path("loads").open("a") as file:
+        file.write(f"{os.getpid()}\\n")
+    return dg.Definitions(jobs=[idle_job], executor=dg.in_process_executor)
+"""
+
+
+@pytest.mark.slow
+def test_each_process_of_a_job_loads_the_project_once() -> None:
+    run("init", "bakery")
+    project = Path("bakery")
+    (project / "bakery/defs/counted.py").write_text(COUNTED)
+    dagster = Path(sys.executable).with_name("dagster")
+    subprocess.run(
+        [dagster, "job", "execute", "-m", "bakery.definitions", "-j", "idle_job"],
+        cwd=project,
+        env={**os.environ, "BATCHREC_HOME": str(Path("home").absolute())},
+        check=True,
+        capture_output=True,
+    )
+    loads = (project / "loads").read_text().split()
+    assert loads
+    assert sorted(loads) == sorted(set(loads))
 
 
 def test_the_project_can_be_installed_and_names_what_it_needs() -> None:

@@ -61,12 +61,34 @@ def check_dagster_home(home: Path | None, default: Path) -> Iterator[Readiness]:
         )
     else:
         yield ok("dagster storage", f"{runs} runs in {storage}")
+        if home == default:
+            yield from _check_settings(home / "dagster.yaml")
         if not monitors_runs:
             yield warning(
                 "dagster run monitoring",
                 "a run whose process was killed stays started forever, and sends no alert",
                 f"add to {home / 'dagster.yaml'}: run_monitoring: {{enabled: true}}",
             )
+
+
+def _check_settings(copy: Path) -> Iterator[Readiness]:
+    """Yield whether the dagster.yaml of the home that batchrec made is the project's.
+
+    The first command copied it, and later commands keep the copy, which may have been edited.
+    """
+    original = Path(copy.name).absolute()
+    if not copy.exists() or not original.is_file():
+        return
+    check = "dagster settings"
+    if copy.read_bytes() == original.read_bytes():
+        yield ok(check, f"{copy} is a copy of {original}")
+        return
+    yield warning(
+        check,
+        f"{original} differs from its copy {copy}, and Dagster reads only the copy",
+        f"to use the project's, run: cp {original} {copy}. If you edited the copy, take your edits"
+        " over into the project's first",
+    )
 
 
 @contextmanager

@@ -57,6 +57,9 @@ class AssetRows(RowSource):
     form: FileForm = field(default_factory=FileForm)
     """The declared form of text files."""
 
+    has_names: bool = True
+    """Whether the columns are declared by name, or not at all; not by position."""
+
     @classmethod
     def parse(cls, text: str, *, is_delta: bool = False) -> Self:
         """Return the source for the asset with this key.

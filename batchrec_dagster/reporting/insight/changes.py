@@ -64,7 +64,10 @@ class Changes(BaseModel, frozen=True):
     caveat: str
     """A sentence to read before comparing the metrics."""
     kept: float | None
-    """The mean share of a user's list that is in both editions; None if no user has two lists."""
+    """The mean share of a user's items that were in the older list.
+
+    None if no user has two lists.
+    """
     compared: int
     """The number of users with compared lists."""
     same_lists: int
@@ -103,7 +106,7 @@ def compare_editions(
     step = max(1, -(-len(users_in_both) // MOST_COMPARED))
     users_compared = users_in_both.gather_every(step)
     old_rows, new_rows = (_read_rows(lists, users_compared) for lists in (old_lists, new_lists))
-    shares_kept = _measure_shares_kept(old_rows, new_rows)
+    compared_lists = _compare_lists(old_rows, new_rows)
     shifts = _count_items(old_rows, new_rows)
     up = shifts.filter(pl.col("after") > pl.col("before")).head(MOST_ITEMS)
     down = shifts.reverse().filter(pl.col("after") < pl.col("before")).head(MOST_ITEMS)
@@ -115,9 +118,9 @@ def compare_editions(
         data=tuple(_compare_data(old.data, new.data)),
         quality=tuple(_compare_quality(old, new)),
         caveat=describe_comparability(old, new),
-        kept=float(shares_kept.mean()) if len(shares_kept) else None,  # type: ignore[arg-type]
+        kept=compared_lists.get_column("kept").mean(),
         compared=len(users_compared),
-        same_lists=int((shares_kept == 1).sum()),
+        same_lists=compared_lists.get_column("is_same").sum(),
         gained=len(new_users) - len(users_in_both),
         lost=len(old_users) - len(users_in_both),
         up=tuple(_name_items(up, titles)),
@@ -337,16 +340,21 @@ def _name_items(shifts: pl.DataFrame, titles: Mapping[str, str]) -> Iterator[Ite
         yield ItemChange(item=item, title=titles.get(item), before=before, after=after)
 
 
-def _measure_shares_kept(old: pl.DataFrame, new: pl.DataFrame) -> pl.Series:
-    """Return for each user the share of the longer list that is in both lists."""
+def _compare_lists(old: pl.DataFrame, new: pl.DataFrame) -> pl.DataFrame:
+    """Return a row for each user with two lists: kept and is_same.
+
+    kept is the share of the newer list's items that are in the older list. is_same is whether both
+    lists have the same items.
+    """
     items_in_both = old.join(new, on=["user_id", "item_id"], how="semi")
     counts = [
         frame.group_by("user_id").agg(pl.len().cast(pl.Float64).alias(name))
         for name, frame in (("old", old), ("new", new), ("both", items_in_both))
     ]
     table = counts[0].join(counts[1], on="user_id").join(counts[2], on="user_id", how="left")
-    longer = pl.max_horizontal("old", "new")
-    return table.select(share=pl.col("both").fill_null(0) / longer).to_series()
+    both = pl.col("both").fill_null(0)
+    is_same = (both == pl.col("old")) & (both == pl.col("new"))
+    return table.select(kept=both / pl.col("new"), is_same=is_same)
 
 
 def _count_items(old: pl.DataFrame, new: pl.DataFrame) -> pl.DataFrame:

@@ -27,8 +27,8 @@ def print_changes(terminal: Terminal, title: str, changes: Changes) -> None:
         terminal.print_sentence("No user has a list in both.")
     else:
         terminal.print_sentence(
-            f"{changes.kept:.1%} of a list is kept, on average over {changes.compared:,} users;"
-            f" {changes.same_lists:,} lists have the same items."
+            f"{changes.kept:.1%} of a user's items were in their list before, on average over"
+            f" {changes.compared:,} users; {changes.same_lists:,} lists have the same items."
         )
     terminal.print_sentence(
         f"{changes.gained:,} users are new, {changes.lost:,} have no list any more."

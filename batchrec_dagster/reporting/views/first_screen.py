@@ -27,10 +27,10 @@ def build_strip(page: Page) -> Iterator[Tile]:
     yield Tile("Users served", served, of=requested)
     yield Tile("Items each", Fact("longest", Number(value=counts.longest)), note="at most")
     if page.changes is None:
-        yield Tile("Kept of a list", "nothing before")
+        yield Tile("Unchanged items", "first edition")
     elif page.changes.kept is not None:
         kept = Fact("overlap", Number(value=page.changes.kept, unit="share"))
-        yield Tile("Kept of a list", kept, note=f"of edition {page.changes.before}")
+        yield Tile("Unchanged items", kept, note=f"since edition {page.changes.before}")
     passed = sum(check.level == "good" for check in page.checks)
     level = "" if passed == len(page.checks) else "watch"
     yield Tile("Checks passed", f"{passed:,} of {len(page.checks):,}", level=level)
@@ -42,9 +42,9 @@ def build_strip(page: Page) -> Iterator[Tile]:
 
 
 def _judge_night(night: ListedNight) -> str:
-    """Return the level of a night.
+    """Return the level of the tile of a night: a run that ended, or a rollback.
 
-    It is `refuse` if people kept their previous lists, `watch` if a step failed after the
+    The level is `refuse` if people kept their previous lists, `watch` if a step failed after the
     publication, and otherwise empty.
     """
     if night.status in ENDED_BADLY:
@@ -53,7 +53,7 @@ def _judge_night(night: ListedNight) -> str:
 
 
 def explain_last_night(page: Page) -> Judged | None:
-    """Return why the last run was refused, failed or was stopped; None if it was not."""
+    """Return the text on a last run that was refused, failed or was stopped; else None."""
     night = page.last_night
     if night is None or night.status not in ENDED_BADLY:
         return None

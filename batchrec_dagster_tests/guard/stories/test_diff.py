@@ -27,6 +27,19 @@ def diff(*arguments: str) -> Result:
     return CliRunner().invoke(main, ["diff", "--pipeline", "shop", *arguments])
 
 
+def publish_lists(project: Project, *editions: dict[str, str]) -> None:
+    """Publish editions of the pipeline `shop`: for each user, the items, a letter each."""
+    files = open_list(project.root / ".batchrec", "shop")
+    columns = {"user_id": pl.String, "rank": pl.Int32, "item_id": pl.String}
+    for lists in editions:
+        rows = [
+            (user, rank, item)
+            for user, items in lists.items()
+            for rank, item in enumerate(items, 1)
+        ]
+        publish_rows(files, pl.DataFrame(rows, columns, orient="row"))
+
+
 def test_two_editions_are_compared(strange_shop: StrangeShop) -> None:
     first, strict = strange_shop.night("first"), strange_shop.night("strict")
     result = diff("1", "2")
@@ -63,24 +76,43 @@ def test_people_and_items_that_came_and_went_are_counted(
     project.declare(declaration("shop", "ratings.csv"))
     monkeypatch.chdir(project.root)
     monkeypatch.setenv("BATCHREC_HOME", str(project.root / ".batchrec"))
-    files = open_list(project.root / ".batchrec", "shop")
-    for lists in (
+    publish_lists(
+        project,
         {"ann": "ab", "bob": "ab", "eve": "ac"},
         {"bob": "ac", "eve": "ac", "zoe": "d", "ida": "d"},
-    ):
-        rows = [
-            (user, rank, item)
-            for user, items in lists.items()
-            for rank, item in enumerate(items, 1)
-        ]
-        columns = {"user_id": pl.String, "rank": pl.Int32, "item_id": pl.String}
-        publish_rows(files, pl.DataFrame(rows, columns, orient="row"))
+    )
     described = json.loads(diff("--json").output)
     assert (described["gained"], described["lost"]) == (2, 1)
     # Among the people with two lists, bob kept half of his items, and eve all.
     assert (described["compared"], described["kept"], described["same_lists"]) == (2, 0.75, 1)
     changes = [
-        [(one["item"], one["before"], one["after"]) for one in described[name]]
+        [
+            (item_change["item"], item_change["before"], item_change["after"])
+            for item_change in described[name]
+        ]
         for name in ("up", "down")
     ]
     assert changes == [[("c", 1, 2)], [("b", 1, 0)]]
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "kept", "same_lists"),
+    [("abcd", "ab", 1, 0), ("ab", "abcd", 0.5, 0), ("abcd", "dcba", 1, 1), ("abc", "cd", 0.5, 0)],
+    ids=["shorter", "longer", "in another order", "other items"],
+)
+def test_kept_is_the_share_of_the_items_now_that_were_in_the_list_before(
+    project: Project,
+    monkeypatch: pytest.MonkeyPatch,
+    before: str,
+    now: str,
+    kept: float,
+    same_lists: int,
+) -> None:
+    project.declare(declaration("shop", "ratings.csv"))
+    monkeypatch.chdir(project.root)
+    monkeypatch.setenv("BATCHREC_HOME", str(project.root / ".batchrec"))
+    publish_lists(project, {"ann": before}, {"ann": now})
+    described = json.loads(diff("--json").output)
+    assert (described["kept"], described["same_lists"]) == (kept, same_lists)
+    sentence = f"{kept:.1%} of a user's items were in their list before, on average over 1 users"
+    assert sentence in " ".join(diff().output.split())

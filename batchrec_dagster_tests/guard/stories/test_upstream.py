@@ -80,6 +80,51 @@ def test_rows_come_from_the_file_that_its_metadata_names(
     assert result.success, why(result)
 
 
+WAREHOUSE = "snowflake://ana:planted@shop/sales/public/orders"
+OUTPUT = f"return dg.Output(frame, metadata={{{{'dagster/uri': {WAREHOUSE!r}}}}})"
+
+
+@pytest.mark.parametrize(
+    ("metadata", "returns", "body"),
+    [
+        ({"dagster/uri": WAREHOUSE}, "pl.DataFrame", "return frame"),
+        ({}, "dg.Output[pl.DataFrame]", OUTPUT.format()),
+        (
+            {"dagster/uri": WAREHOUSE, "path": "orders.parquet"},
+            "None",
+            "frame.write_parquet('orders.parquet')",
+        ),
+    ],
+    ids=["of the definition", "of the materialization", "next to a path"],
+)
+def test_an_address_that_is_no_file_leaves_the_rows_to_the_io_manager_or_the_path(
+    project: Project,
+    instance: dg.DagsterInstance,
+    monkeypatch: pytest.MonkeyPatch,
+    metadata: dict[str, str],
+    returns: str,
+    body: str,
+) -> None:
+    monkeypatch.chdir(project.root)
+    upstream(project, returns, body, **metadata)
+    for seed in (0, 1):
+        write_ratings(project.root / "ratings.csv", seed=seed)
+        result = run(project, instance)
+        assert result.success, why(result)
+        expected = pl.read_csv(project.root / "ratings.csv").filter(pl.col("rating") >= 3.5)
+        assert interactions(project, "shop").height == expected.height
+
+
+def test_a_table_of_a_database_that_no_io_manager_loads_is_refused_with_the_way_to_read_it(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    upstream(project, "None", "pass", **{"dagster/uri": WAREHOUSE})
+    message = why(run(project, instance))
+    assert message.startswith("asset://sales/orders: ")
+    assert "write source: sql+env://VARIABLE, a query, and deps: [sales/orders]" in message
+    assert "planted" not in message
+
+
 def test_it_is_upstream_of_the_ratings_and_waited_for(
     project: Project, instance: dg.DagsterInstance
 ) -> None:
@@ -180,9 +225,12 @@ def partitioned(
 
 
 def materialize(
-    project: Project, instance: dg.DagsterInstance, partitions: list[str]
+    project: Project,
+    instance: dg.DagsterInstance,
+    partitions: list[str],
+    *assets: str,
 ) -> dg.ExecuteInProcessResult:
-    """Materialize these partitions of the asset, and then the ratings."""
+    """Materialize these partitions of the asset, and then the ratings and the pipeline's assets."""
     with definitions(project) as defs:
         job = defs.resolve_implicit_global_asset_job_def()
         for key in partitions:
@@ -191,14 +239,14 @@ def materialize(
             ).success
         return defs.resolve_job_def("shop_refresh").execute_in_process(
             instance=instance,
-            asset_selection=[dg.AssetKey(["shop", "raw_ratings"])],
+            asset_selection=[dg.AssetKey(["shop", name]) for name in ("raw_ratings", *assets)],
             raise_on_error=False,
         )
 
 
 def users_of(project: Project) -> set[int]:
     """Return the thirds of the users that have ratings."""
-    return {user % 3 for user in read_raw(project)["userId"]}
+    return {int(str(user).lstrip("Kö")) % 3 for user in read_raw(project)["userId"]}
 
 
 def read_raw(project: Project) -> pl.DataFrame:
@@ -279,6 +327,139 @@ def test_partitions_may_be_text_of_any_form(project: Project, instance: dg.Dagst
     assert result.success, why(result)
     assert read_raw(project).height == 60 * 30
     assert {*read_raw(project)["note"]} == {"Größe; 1,5"}
+
+
+TEXT_PARTITIONS = """
+    path = pathlib.Path(f"{root}/out/{{context.partition_key}}.csv")
+    path.parent.mkdir(exist_ok=True)
+    frame = frame.with_columns(pl.format("Kö{{}}", "userId").alias("userId"))
+    text = frame.write_csv(separator={delimiter!r}, include_header={header!r})
+    path.write_bytes(({before!r} + text).encode({encoding!r}))
+    return dg.MaterializeResult(metadata={{"dagster/uri": str(path)}})"""
+BY_POSITION = dict(zip(COLUMNS, range(1, 5), strict=False))
+
+
+@pytest.mark.parametrize(
+    ("settings", "before", "delimiter"),
+    [
+        ({"header": 3}, "Orders; by shop\n\n", ","),
+        ({"header": 3, "encoding": "cp1252"}, "Orders; by shop\n\n", ","),
+        ({"delimiter": "|"}, "", "|"),
+        ({}, "sep=;\n", ";"),
+        ({"header": 2}, "sep=;\n", ";"),
+        ({"header": "none", "columns": BY_POSITION}, "", ","),
+        ({"columns": BY_POSITION}, "", ","),
+        ({"header": 2, "columns": BY_POSITION}, "Orders; by shop\n\n", ","),
+    ],
+    ids=str,
+)
+def test_partitions_have_the_declared_form(
+    project: Project,
+    instance: dg.DagsterInstance,
+    settings: dict[str, Any],
+    before: str,
+    delimiter: str,
+) -> None:
+    has_header = "columns" not in settings
+    body = A_THIRD.replace("return", "frame =") + TEXT_PARTITIONS.format(
+        root=project.root,
+        delimiter=delimiter,
+        header=has_header,
+        before=before,
+        encoding=settings.get("encoding", "utf-8"),
+    )
+    partitioned(project, body=f"import pathlib\n    {body}")
+    attributes = declaration("shop", "asset://sales/orders")
+    attributes["ratings"] |= settings
+    project.declare(attributes)
+    ratings = pl.read_csv(project.root / "ratings.csv").filter(pl.col("rating") >= 3.5)
+    days = PARTITIONS[DAILY]
+    # The next night has one partition more.
+    for new, number in ((days[:2], 2), (days[2:], 3)):
+        result = materialize(project, instance, new, "interactions")
+        assert result.success, why(result)
+        expected = ratings.filter(pl.col("userId") % 3 < number)
+        made = interactions(project, "shop")
+        assert made.height == expected.height
+        assert {*made["USER_ID"]} == {f"Kö{user}" for user in expected["userId"]}
+
+
+def test_a_query_reads_partitions_with_the_declared_header(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    body = A_THIRD.replace("return", "frame =") + TEXT_PARTITIONS.format(
+        root=project.root,
+        delimiter=",",
+        header=True,
+        before="Orders; by shop\n\n",
+        encoding="utf-8",
+    )
+    partitioned(project, body=f"import pathlib\n    {body}")
+    attributes = declaration("shop", "asset://sales/orders")
+    attributes["ratings"] |= {"query": "SELECT * FROM source", "header": 3}
+    project.declare(attributes)
+    result = materialize(project, instance, PARTITIONS[DAILY])
+    assert result.success, why(result)
+    assert users_of(project) == {0, 1, 2}
+
+
+def test_partitions_are_read_again_when_their_declared_form_changes(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    body = A_THIRD.replace("return", "frame =") + TEXT_PARTITIONS.format(
+        root=project.root, delimiter=",", header=True, before="", encoding="utf-8"
+    )
+    partitioned(project, body=f"import pathlib\n    {body}")
+    attributes = declaration("shop", "asset://sales/orders")
+    attributes["ratings"]["delimiter"] = "|"
+    project.declare(attributes)
+    result = materialize(project, instance, PARTITIONS[DAILY])
+    assert not result.success
+    attributes["ratings"]["delimiter"] = ","
+    project.declare(attributes)
+    result = materialize(project, instance, [])
+    assert result.success, why(result)
+    assert users_of(project) == {0, 1, 2}
+
+
+@pytest.mark.parametrize(
+    ("settings", "fix"),
+    [
+        ({"header": 3}, "omit header"),
+        ({"columns": BY_POSITION}, "give these, of userId, movieId, rating, timestamp"),
+    ],
+)
+def test_a_form_of_text_is_refused_for_partitions_that_are_tables(
+    project: Project, instance: dg.DagsterInstance, settings: dict[str, Any], fix: str
+) -> None:
+    partitioned(project)
+    attributes = declaration("shop", "asset://sales/orders")
+    attributes["ratings"] |= settings
+    project.declare(attributes)
+    message = why(materialize(project, instance, PARTITIONS[DAILY]))
+    assert message.startswith("asset://sales/orders: partition 2026-01-01: ")
+    assert message.endswith(f"is a table, whose columns have names: {fix}")
+
+
+def test_a_day_without_a_file_is_no_table_although_a_header_is_declared(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    body = A_THIRD.replace("return", "frame =") + TEXT_PARTITIONS.format(
+        root=project.root,
+        delimiter=",",
+        header=True,
+        before="Orders; by shop\n\n",
+        encoding="utf-8",
+    )
+    body = body.rpartition("\n")[0] + "\n    return str(path) if number else None"
+    partitioned(project, body=f"import pathlib\n    {body}", io_manager=IO_MANAGERS[1])
+    attributes = declaration("shop", "asset://sales/orders")
+    attributes["ratings"]["header"] = 3
+    project.declare(attributes)
+    result = materialize(project, instance, PARTITIONS[DAILY], "interactions")
+    assert result.success, why(result)
+    made = interactions(project, "shop")
+    assert {int(user.removeprefix("Kö")) % 3 for user in made["USER_ID"]} == {1, 2}
 
 
 @pytest.mark.parametrize(
