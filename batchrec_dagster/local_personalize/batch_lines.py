@@ -103,7 +103,7 @@ def count_lines(path: Path) -> int:
 def parse_line(raw_line: bytes | None, input_field: str) -> InputLine:
     """Parse an input line. A bad line is returned with its problem; nothing is raised.
 
-    raw_line: the line as `read_raw_lines` yields it.
+    raw_line: a line that `read_raw_lines` yields; None for a line that is too long.
     """
     if raw_line is None:
         return InputLine({}, problem=f"The line is longer than {MAX_LINE_BYTES} bytes")
@@ -121,7 +121,7 @@ def parse_line(raw_line: bytes | None, input_field: str) -> InputLine:
 def _parse_object(raw_line: bytes) -> dict[str, Any]:
     """Return the line's JSON object, or an empty object if the output could not repeat it.
 
-    That is the case if the line is not an object, or contains NaN or lone surrogates.
+    The output cannot repeat a line that is not an object, or contains NaN or lone surrogates.
     """
     try:
         content = json.loads(raw_line.decode())

@@ -22,7 +22,10 @@ from batchrec_dagster.storage.durable import exclusive_lock
 from .errors import CatalogueError, JobFailedError
 
 BUSY_SECONDS = 60.0
-"""The time that a writer waits for an earlier writer."""
+"""The time that a writer waits for an earlier writer, and that `empty_log` waits for readers."""
+
+_RETRY_SECONDS = 0.1
+"""The time between two attempts to empty the log."""
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS resources (
@@ -192,7 +195,7 @@ class CatalogueTransaction:
         return self._select("job IS NOT NULL", {})
 
     def list_jobs_of(self, arn: str) -> list[Resource]:
-        """Return this resource and its descendants at any depth, as far as they have a job."""
+        """Return the resources with a job under way: this resource or any of its descendants."""
         return [resource for resource in self.list_with_job() if self._belongs_to(resource, arn)]
 
     def _belongs_to(self, resource: Resource | None, arn: str) -> bool:
@@ -277,12 +280,19 @@ class Catalogue:
     def empty_log(self) -> bool:
         """Move the log into the file, truncate the log, and return whether that succeeded.
 
-        Returns False if another process was reading for too long. Raises CatalogueError.
+        Returns False if another process kept the catalogue busy for BUSY_SECONDS.
+        Raises CatalogueError.
         """
+        give_up = time.monotonic() + BUSY_SECONDS
         with _translate_sqlite_errors(self._path):
-            answer = self._get_connection().execute("PRAGMA wal_checkpoint(TRUNCATE)")
-            is_busy, _, _ = answer.fetchone()
-        return not is_busy
+            while True:
+                answer = self._get_connection().execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                is_busy, _, _ = answer.fetchone()
+                if not is_busy or time.monotonic() > give_up:
+                    return not is_busy
+                # SQLite waits for readers and writers, but not while another connection copies
+                # the log.
+                time.sleep(_RETRY_SECONDS)
 
     @contextmanager
     def _open_transaction(self, begin: str) -> Iterator[CatalogueTransaction]:

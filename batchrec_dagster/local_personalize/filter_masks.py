@@ -1,59 +1,60 @@
-"""Masks of the items that a batch job's filter excludes from lists, or users from segments.
+"""Masks of the items or users that a batch job's filter allows in lists or segments.
 
 Each expression of a filter becomes a mask. The matches of all INCLUDE expressions are united, and
 then the matches of all EXCLUDE expressions are removed.
 
-Source: developer guide, "Filter expressions". The latest 100 interactions of each user and event
-type count. The case of event types does not matter.
+Source: developer guide, "Filter expressions". Only the latest 100 interactions of each user and
+event type count. The case of event types does not matter.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-from scipy.sparse import csr_matrix
+from scipy.sparse import csr_matrix, vstack
 
 from batchrec_dagster.personalize import schemas
 from batchrec_dagster.personalize.conditions import find_matches
 from batchrec_dagster.personalize.filters import And, Condition, Expression, list_fields, parse
 
-from .engine.data import Float32, Ids, Int32, Int64, find_positions, string_series
+from .engine.data import (
+    ROWS_AT_ONCE,
+    Float32,
+    Ids,
+    Int32,
+    Int64,
+    find_positions,
+    list_distinct_texts,
+    split_rows,
+    starts_of,
+    string_series,
+)
 from .engine.serve import Exclude
+from .imported_rows import ReadColumns
 
 Mask = npt.NDArray[np.bool_]
 """A flag for each item, user, line or pair."""
 
-ReadColumns = Callable[[str, Sequence[str]], pl.DataFrame]
-"""A function that returns columns of the group's dataset of a type, ignoring the names' case."""
+_KEYS = {schemas.ITEMS: schemas.ITEM_ID, schemas.USERS: schemas.USER_ID}
 
-_KEYS = {
-    schemas.ITEMS: [schemas.ITEM_ID],
-    schemas.USERS: [schemas.USER_ID],
-    schemas.INTERACTIONS: [schemas.USER_ID, schemas.ITEM_ID, schemas.TIMESTAMP],
-}
+_EVENT_COLUMNS = (schemas.USER_ID, schemas.ITEM_ID, schemas.TIMESTAMP, schemas.EVENT_TYPE)
 
 
-_NO_EVENTS = pl.DataFrame(
-    schema=dict.fromkeys((*_KEYS[schemas.INTERACTIONS], schemas.EVENT_TYPE), pl.String)
-)
-
-
-def read_dataset(dataset_type: str, fields: Sequence[str], read: ReadColumns) -> pl.DataFrame:
-    """Return the ids and the given fields of the group's dataset.
+def read_attributes(dataset_type: str, fields: Sequence[str], read: ReadColumns) -> pl.DataFrame:
+    """Return the ids and the given fields of the group's items or users.
 
     If an item or a user was imported several times, its last row counts.
 
     Raises JobFailedError if the dataset has no data.
     """
-    keys = _KEYS[dataset_type]
-    rows = read(dataset_type, list(dict.fromkeys([*keys, *fields])))
-    if dataset_type == schemas.INTERACTIONS:
-        return rows
-    return rows.unique(keys, keep="last", maintain_order=True)
+    key = _KEYS[dataset_type]
+    rows = read(dataset_type, list(dict.fromkeys([key, *fields])), pl.LazyFrame.collect)
+    return rows.unique(key, keep="last", maintain_order=True)
 
 
 def match_ids(condition: Condition, table: pl.DataFrame, ids: pl.Series) -> Mask:
@@ -79,10 +80,9 @@ def mask_users(expression: str, read: ReadColumns, user_ids: Sequence[str] | Ids
     Raises JobFailedError if a dataset that the filter needs has no data.
     """
     expressions, tables = _read_tables(expression, read)
-    if schemas.INTERACTIONS in tables:
-        types = pl.col(schemas.EVENT_TYPE).str.to_lowercase().unique()
-        events = tables[schemas.INTERACTIONS].drop_nulls(schemas.EVENT_TYPE)
-        tables[schemas.INTERACTIONS] = events.group_by(schemas.USER_ID).agg(types)
+    if any(part.on_interactions for part in expressions):
+        columns = (schemas.USER_ID, schemas.EVENT_TYPE)
+        tables[schemas.INTERACTIONS] = read(schemas.INTERACTIONS, columns, _list_event_types)
     ids = string_series(user_ids)
     included, excluded = np.zeros((2, len(ids)), bool)
     for part in expressions:
@@ -116,8 +116,11 @@ class ItemFilter:
         self._users = tables.get(schemas.USERS)
         self._parts: list[_Part] = []
         ids = string_series(item_ids)
-        events = _EventSets.find(tables.get(schemas.INTERACTIONS, _NO_EVENTS), ids, latest)
-        self._event_users = events.user_ids
+        self._event_users = pl.Series(dtype=pl.String)
+        if any(part.on_interactions for part in expressions):
+            find_events = partial(_EventSets.find, item_ids=ids, latest=latest)
+            events = read(schemas.INTERACTIONS, _EVENT_COLUMNS, find_events)
+            self._event_users = events.user_ids
         for part in expressions:
             if part.on_interactions:
                 self._parts.append(_Part(part, events.match(part.where)))
@@ -205,44 +208,35 @@ class _EventSets(NamedTuple):
     """
 
     @classmethod
-    def find(cls, rows: pl.DataFrame, item_ids: pl.Series, latest: int) -> _EventSets:
+    def find(cls, rows: pl.LazyFrame, item_ids: pl.Series, latest: int) -> _EventSets:
         """Return the event types of all pairs in interactions.
+
+        The strings of the rows are never in memory all at once.
 
         rows: the columns USER_ID, ITEM_ID, TIMESTAMP and EVENT_TYPE of Interactions.
         item_ids: the model's items. Rows with other items are left out.
         latest: the number of latest rows of each user and event type that count.
         """
         rows = rows.drop_nulls(schemas.EVENT_TYPE)
-        user_ids = rows[schemas.USER_ID].unique()
-        lower_case = {text: text.lower() for text in rows[schemas.EVENT_TYPE].unique()}
-        types = list(dict.fromkeys(lower_case.values()))
-        codes = {text: types.index(lower) for text, lower in lower_case.items()}
+        user_ids = list_distinct_texts(rows, schemas.USER_ID)
+        texts = list_distinct_texts(rows, schemas.EVENT_TYPE)
         coded = rows.select(
             schemas.TIMESTAMP,
-            user=pl.col(schemas.USER_ID).cast(pl.Enum(user_ids)).to_physical().cast(pl.Int64),
-            item=pl.col(schemas.ITEM_ID).cast(pl.Enum(item_ids), strict=False).to_physical(),
-            type=pl.col(schemas.EVENT_TYPE).replace_strict(codes).cast(pl.Int64),
-        )
-        # A single number for user, item and type takes less time and memory than three columns.
-        items, bits = max(1, len(item_ids)), max(1, len(types))
-        number = (pl.col("user") * items + pl.col("item").cast(pl.Int64)) * bits + pl.col("type")
-        numbers: Int64 = (
-            _select_latest(coded, latest)
-            .select(number)
-            .to_series()
-            .drop_nulls()
-            .unique()
-            .to_numpy()
-        )
-        # The sum of distinct bits is their union.
-        bit = np.int32(1) << (numbers % bits).astype(np.int32)
-        pair = (
-            (numbers // bits // items).astype(np.int32),
-            (numbers // bits % items).astype(np.int32),
-        )
-        return cls(
-            user_ids, types, csr_matrix((bit, pair), shape=(len(user_ids) + 1, len(item_ids)))
-        )
+            user=_encode(schemas.USER_ID, user_ids),
+            item=_encode(schemas.ITEM_ID, item_ids),
+            type=_encode(schemas.EVENT_TYPE, texts),
+        ).collect(engine="streaming")
+        lower_case = [text.lower() for text in texts]
+        types = list(dict.fromkeys(lower_case))
+        codes = np.array([types.index(text) for text in lower_case], np.int32)
+        coded = coded.with_columns(type=pl.Series(codes[coded["type"].to_numpy()]))
+        lengths = np.bincount(coded["user"].to_numpy(), minlength=len(user_ids))
+        sets = [
+            _find_sets(coded, users, len(item_ids), latest)
+            for users in split_rows(starts_of(lengths), ROWS_AT_ONCE)
+        ]
+        no_events = csr_matrix((1, len(item_ids)), dtype=np.int32)
+        return cls(user_ids, types, vstack([*sets, no_events], format="csr"))
 
     def match(self, condition: Condition) -> csr_matrix:
         """Return a mask of the pairs with event types that meet the condition, shaped as `sets`."""
@@ -261,18 +255,51 @@ class _EventSets(NamedTuple):
         )
 
 
+def _encode(column: str, values: pl.Series) -> pl.Expr:
+    """Return the index in `values` of each text in a column; null if it is missing there."""
+    return pl.col(column).cast(pl.Enum(values), strict=False).to_physical().cast(pl.Int32)
+
+
+def _list_event_types(rows: pl.LazyFrame) -> pl.DataFrame:
+    """Return the users who have events, each with a list of the event types in lower case."""
+    types = pl.col(schemas.EVENT_TYPE).str.to_lowercase().unique()
+    events = rows.drop_nulls(schemas.EVENT_TYPE)
+    return events.group_by(schemas.USER_ID).agg(types).collect(engine="streaming")
+
+
 def _read_tables(
     expression: str, read: ReadColumns
 ) -> tuple[tuple[Expression, ...], dict[str, pl.DataFrame]]:
-    """Return the filter's expressions, and the datasets that the expressions use, by type."""
+    """Return the filter's expressions, and the items and users that they use, by dataset type."""
     expressions = parse(expression)
     fields: dict[str, list[str]] = {}
     for dataset_type, column in sorted(list_fields(expressions)):
         fields.setdefault(dataset_type, []).append(column)
     return expressions, {
-        dataset_type: read_dataset(dataset_type, columns, read)
+        dataset_type: read_attributes(dataset_type, columns, read)
         for dataset_type, columns in fields.items()
+        if dataset_type in _KEYS
     }
+
+
+def _find_sets(coded: pl.DataFrame, users: slice, n_items: int, latest: int) -> csr_matrix:
+    """Return the rows of `_EventSets.sets` for a range of users.
+
+    coded: the columns TIMESTAMP, and user, item and type as numbers. The item is null if the model
+        lacks it.
+    latest: the number of latest rows of each user and event type that count.
+    """
+    is_of_users = pl.col("user").is_between(users.start, users.stop, closed="left")
+    events = (
+        _select_latest(coded.filter(is_of_users), latest)
+        .drop_nulls("item")
+        .select("user", "item", "type")
+        .unique()
+    )
+    # The sum of distinct bits is their union.
+    bits = np.int32(1) << events["type"].to_numpy()
+    pairs = events["user"].to_numpy() - users.start, events["item"].to_numpy()
+    return csr_matrix((bits, pairs), shape=(users.stop - users.start, n_items))
 
 
 def _select_latest(rows: pl.DataFrame, limit: int) -> pl.DataFrame:

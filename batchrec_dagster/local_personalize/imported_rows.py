@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import polars as pl
 
@@ -36,6 +36,14 @@ STORED_TYPES: dict[str, type[pl.DataType]] = {
 T = TypeVar("T")
 
 
+class ReadColumns(Protocol):
+    """A function that reads a group's dataset of a type, as `DatasetReader.read_rows` does."""
+
+    def __call__(
+        self, dataset_type: str, columns: Sequence[str], take: Callable[[pl.LazyFrame], T], /
+    ) -> T: ...
+
+
 def describe_import(home: Home, path: str, mode: str) -> dict[str, Any]:
     """Return the entry for an import in its dataset's `files`.
 
@@ -50,13 +58,21 @@ def scan_import(home: Home, entry: Mapping[str, Any]) -> pl.LazyFrame:
 
     entry: the entry that `describe_import` returned.
 
-    Raises FileNotFoundError if the file is missing, and ComputeError if the file has changed since
-    it was written. The check is needed because Polars does not notice every flipped bit.
+    Raises ComputeError if the file is missing, or has changed since it was written. The check is
+    needed because Polars does not notice every flipped bit.
     """
-    path = home.root / entry["path"]
-    if _compute_digest(path) != entry["digest"]:
-        raise pl.exceptions.ComputeError(f"{path / ROWS} is damaged")
-    return pl.scan_parquet(path / ROWS, glob=False)
+    path = home.root / entry["path"] / ROWS
+    if not is_intact(home, entry):
+        raise pl.exceptions.ComputeError(f"{path} is missing or damaged")
+    return pl.scan_parquet(path, glob=False)
+
+
+def is_intact(home: Home, entry: Mapping[str, Any]) -> bool:
+    """Return whether the file of an import exists, and has not changed since it was written."""
+    try:
+        return _compute_digest(home.root / entry["path"]) == str(entry["digest"])
+    except FileNotFoundError:
+        return False
 
 
 @dataclass(frozen=True)
@@ -64,7 +80,8 @@ class DatasetReader:
     """A reader of the current rows of datasets.
 
     If an import replaces the files during a read, the reader reads the new files. Each method
-    raises JobFailedError if the dataset is gone, empty or damaged.
+    raises JobFailedError if the dataset is gone, empty or damaged. Other errors, such as a full
+    disk, are raised unchanged.
     """
 
     catalogue: Catalogue
@@ -88,7 +105,8 @@ class DatasetReader:
             except (FileNotFoundError, pl.exceptions.ComputeError) as error:
                 current_imports = self._list_imports(dataset_arn)
                 if current_imports == imports:
-                    # No FULL import has replaced the files, so they are missing or damaged.
+                    if all(is_intact(self.home, entry) for entry in imports):
+                        raise
                     self._give_up(dataset_arn)
                     raise JobFailedError(
                         f"Create failed. The data of {dataset_arn} cannot be read: {error}. They"
@@ -100,12 +118,11 @@ class DatasetReader:
         """Return all interactions."""
         return self.read_rows(dataset_arn, (USER_ID, ITEM_ID, TIMESTAMP), Interactions.from_frame)
 
-    def make_group_reader(self, group_arn: str) -> Callable[[str, Sequence[str]], pl.DataFrame]:
+    def make_group_reader(self, group_arn: str) -> ReadColumns:
         """Return a function that reads columns of the group's dataset of a type."""
 
-        def read(dataset_type: str, columns: Sequence[str]) -> pl.DataFrame:
-            dataset_arn = self.find_dataset(group_arn, dataset_type)
-            return self.read_rows(dataset_arn, columns, pl.LazyFrame.collect)
+        def read(dataset_type: str, columns: Sequence[str], take: Callable[[pl.LazyFrame], T]) -> T:
+            return self.read_rows(self.find_dataset(group_arn, dataset_type), columns, take)
 
         return read
 
@@ -146,7 +163,7 @@ class DatasetReader:
     def _give_up(self, dataset_arn: str) -> None:
         """Delete a dataset's damaged data, and mark its imports as failed.
 
-        New imports then take their place, which costs nothing here.
+        The next run then imports the data again, which costs nothing here.
         """
         with self.catalogue.open_for_writing() as transaction:
             dataset = transaction.require(dataset_arn)

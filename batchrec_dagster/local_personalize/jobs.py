@@ -2,8 +2,8 @@
 
 A job holds a lock on a file while it works. The kernel releases the lock when the process ends. So
 a job with a free lock is dead. The status of its resource becomes CREATE FAILED, and the client
-creates another resource, as on AWS. A job writes to paths that nobody reads until the transaction
-that makes the resource ACTIVE names them.
+creates another resource, as on AWS. A job writes to new paths. Nobody reads these paths until
+the transaction that makes the resource ACTIVE stores them.
 """
 
 from __future__ import annotations
@@ -169,7 +169,8 @@ def fail_dead_jobs(catalogue: Catalogue, home: Home) -> None:
         return
     with catalogue.open_for_writing() as transaction:
         for resource in transaction.list_with_job():
-            # A job may have succeeded just before its lock was found free. It is not in the list.
+            # A job may have succeeded just before its lock was found free. Such a job is no longer
+            # in this list.
             if resource.job in dead_names:
                 transaction.save(resource.end_job(Status.CREATE_FAILED, failureReason=_DEAD))
                 logger.warning("%s: the process that worked on it has ended", resource.arn)

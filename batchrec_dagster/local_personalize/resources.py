@@ -282,8 +282,8 @@ def _read_token(token: str | None, scope: list[str | None]) -> int:
 def delete(kind: Kind, request: ApiRequest) -> dict[str, Any]:
     """Answer Delete: remove the resource and all resources that belong to it.
 
-    Raises ResourceNotFoundError, or InUseError if a job is working on any of these resources or
-    another resource needs the one to delete.
+    Raises ResourceNotFoundError. Raises InUseError if a job is working on any of these resources,
+    or if another resource needs the resource to delete.
     """
     resource = request.get(kind.name, request.params[kind.arn_member])
     for job in request.transaction.list_jobs_of(resource.arn):
@@ -307,7 +307,7 @@ def describe_resource(kind: Kind, resource: Resource) -> dict[str, Any]:
 def tag(request: ApiRequest) -> dict[str, Any]:
     """Answer TagResource: add tags, or change the values of existing ones.
 
-    Raises ServiceError for bad tags or too many, and ResourceNotFoundError.
+    Raises ServiceError for bad tags or too many tags, and ResourceNotFoundError.
     """
     resource = find_taggable(request)
     tags = _check_tags(request.params["tags"], resource.tags)

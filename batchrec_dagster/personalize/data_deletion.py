@@ -16,6 +16,8 @@ import re
 from collections.abc import Collection, Iterator
 from typing import Protocol
 
+from botocore.exceptions import ClientError
+
 from batchrec_dagster.personalize.api import (
     BATCH_INFERENCE_JOB,
     BATCH_SEGMENT_JOB,
@@ -126,7 +128,7 @@ def _start(
         return ensure.start(
             DATA_DELETION_JOB, stem, lambda _: arguments, datasetGroupArn=dataset_group_arn
         )
-    except PersonalizeError:
+    except (PersonalizeError, ClientError):
         # No job reads the file. Another call writes a new one.
         storage.delete(uri)
         raise

@@ -113,7 +113,7 @@ def _search_attributes() -> FindItems:
         find_items_by_attributes,
         FixedSegments.item_ids,
         schema,
-        lambda kind, columns: rows.select(columns),
+        lambda _, columns, take: take(rows.lazy().select(columns)),
     )
 
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
+import polars as pl
 import pytest
 
-from batchrec_dagster_tests.guard.servers.personalize import Local
+from batchrec_dagster.local_personalize import imported_rows
+from batchrec_dagster.local_personalize.engine.data import Interactions
+from batchrec_dagster_tests.guard.servers.personalize import ROLE, Local
 from batchrec_dagster_tests.guard.servers.personalize_data import build_taste_rows
 
 pytestmark = pytest.mark.slow
@@ -58,3 +62,69 @@ def test_lost_data_fail_a_batch_job(local: Local, imports: Path) -> None:
     assert failed_job["failureReason"].startswith(
         f"Create failed. The data of {dataset} cannot be read: "
     )
+
+
+def test_an_error_of_a_job_keeps_intact_rows(
+    local: Local, imports: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: object) -> Interactions:
+        raise pl.exceptions.ComputeError("no memory")
+
+    group, dataset = local.import_rows(build_taste_rows())
+    rows = list(imports.iterdir())
+    solution = local.create_solution(group, RECIPE)
+    with monkeypatch.context() as patches:
+        patches.setattr(Interactions, "from_frame", fail)
+        failed_version = local.wait(local.create_version(solution))
+    assert failed_version["failureReason"] == "Create failed. no memory"
+    [job] = local.client.list_dataset_import_jobs(datasetArn=dataset)["datasetImportJobs"]
+    assert (job["status"], list(imports.iterdir())) == ("ACTIVE", rows)
+    local.wait_until_active(local.create_version(solution))
+
+
+def test_a_deletion_of_users_that_fails_keeps_intact_rows(
+    local: Local, imports: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise pl.exceptions.ComputeError("no memory")
+
+    def start_deletion(name: str) -> str:
+        return local.client.create_data_deletion_job(
+            jobName=name,
+            datasetGroupArn=group,
+            roleArn=ROLE,
+            dataSource={"dataLocation": "s3://data/erase.csv"},
+        )["dataDeletionJobArn"]
+
+    group, _ = local.import_rows(build_taste_rows())
+    rows = list(imports.iterdir())
+    local.store.put("s3://data/erase.csv", b"USER_ID\nu1\n")
+    with monkeypatch.context() as patches:
+        patches.setattr(pl.LazyFrame, "sink_parquet", fail)
+        failed_job = local.wait(start_deletion("first"))
+    assert failed_job["failureReason"] == "Create failed. no memory"
+    assert list(imports.iterdir()) == rows
+    assert local.wait(start_deletion("second"))["status"] == "COMPLETED"
+
+
+def test_a_training_checks_an_import_of_items_once(
+    local: Local, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    columns: list[dict[str, Any]] = [{"name": "ITEM_ID"}]
+    columns += [{"name": name, "categorical": True} for name in ("KIND", "COLOUR", "SIZE")]
+    group, _ = local.import_rows(build_taste_rows())
+    items = local.import_metadata(
+        group, "Items", columns, [f"i{n},{n % 2},{n % 3},{n % 4}" for n in range(40)]
+    )
+    [job] = local.client.list_dataset_import_jobs(datasetArn=items)["datasetImportJobs"]
+    prefix = job["datasetImportJobArn"].split(":", 5)[5].replace("/", ".")
+    checked: list[str] = []
+    compute_digest = imported_rows._compute_digest
+
+    def record(folder: Path) -> str:
+        checked.append(folder.name)
+        return compute_digest(folder)
+
+    monkeypatch.setattr(imported_rows, "_compute_digest", record)
+    local.train_version(group, "aws-user-personalization-v2")
+    assert sum(f".{prefix}." in name for name in checked) == 1

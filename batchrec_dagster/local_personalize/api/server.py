@@ -71,7 +71,8 @@ def serve(
 ) -> None:
     """Serve until SIGINT or SIGTERM, and log each request.
 
-    key, hosts: see `make_application`.
+    key: the access key that requests must be signed with; None if they need no signature.
+    hosts: the host names that clients may use, besides the names of the loopback interface.
     """
     if not is_loopback(host):
         logger.warning(

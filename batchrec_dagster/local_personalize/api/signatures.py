@@ -109,7 +109,7 @@ def _compute_signature(key: AccessKey, region: str, signed: Mapping[str, str], b
 
 
 def _check_time(time: str, day: str, now: datetime) -> None:
-    """Raise SignatureError if the request's time is too far from `now`, or its two days differ.
+    """Raise SignatureError if the request's time is too far from `now`, or is not on `day`.
 
     time: the header X-Amz-Date.
     day: the day in the signature's scope, such as 20240131.

@@ -11,7 +11,7 @@ A recipe is a module with a training function, and a row in `trained_recipes.py`
     similar: items for an item
     segments: users for items
 
-A blend is made of three kinds of components: pairs (co-occurrence), factors (implicit's ALS) and
+The components of a blend are pairs (co-occurrence), factors (implicit's ALS), popularity and
 content (attributes of items). `select` chooses the weights of the components, `evaluate` measures
 models, `store` writes and reads model files, and `serve` makes lists. `data` holds interactions
 and histories.

@@ -69,7 +69,8 @@ FEW_TESTED = 0.02
 # as wide as with a selected blend.
 DEFAULT_BLEND = Blend({COOCCURRENCE: 10.0}, {COOCCURRENCE: 0.9})
 
-# Only the newest are kept, because scoring a new item takes as long as scoring any other item.
+# Only this many new items are kept, the newest first. Scoring a new item takes as long as scoring
+# any other item.
 MAX_NEW_ITEMS = 10_000
 
 
@@ -262,7 +263,9 @@ def drop_extreme_users(interactions: Interactions, values: Values) -> Interactio
 
 
 def mark_within_percentiles(counts: np.ndarray, name: str, values: Values) -> Bool:
-    """Return a mask of the counts between two percentiles of the counts above 0, of shape (n,).
+    """Return a mask of the counts that lie between two percentiles, of shape (n,).
+
+    The percentiles are computed from the counts above 0.
 
     counts: shape (n,). At least one count is above 0.
     name: the middle of the hyperparameters' names `min_<name>_percentile` and

@@ -35,21 +35,21 @@ from .serve import LEAST_SCORE, top_k
 # The defaults of Personalize's itemExplorationConfig. Personalize's recipes of version 2 choose
 # these values by themselves.
 EXPLORATION_WEIGHT = 0.3
-MAX_AGE = 30.0  # days; items without a creation time have no maximum
+MAX_AGE = 30.0  # The largest age in days. Items without a creation time have no largest age.
 NEW_ITEMS = "new-items"
 NEW_ITEMS_RECENCY = 0.3
-COMPARED = 10  # A new item must suit the user as well as this many first items of the list.
+COMPARED = 10  # A new item must suit the user as well as this many items at a list's start.
 
 
 @dataclass(frozen=True)
 class PopularityScorer:
-    """A component that scores items by their popularity, the same for every history."""
+    """A component that scores items by popularity. The scores are equal for all histories."""
 
     counts: Float32
     """The number of interactions of each item, of shape (n_items,)."""
 
     def add(self, scores: Float32, history: History, exponent: float, weight: float) -> None:
-        """See `select.Scorer`."""
+        """Add the weighted scores of all items to `scores`, in place."""
         scores += self.counts * np.float32(weight)
 
 
@@ -64,7 +64,7 @@ class NewItems:
     """Days from the item's creation to the newest interaction, of shape (new,). NaN if unknown."""
 
     share: float = EXPLORATION_WEIGHT
-    """The largest share of new items in a list and in each of its beginnings."""
+    """The largest share of new items among the first n items of a list, for every n."""
 
     drops_history: bool = False
     """Whether the caller later removes from each list all items that its user had.
@@ -79,7 +79,7 @@ class NewItems:
 
         The result has shape (users, k). A new item suits a user if the score of its features is at
         least the median score of the features of the list's first ten items. Of the first n items
-        of a list, for every n, at most the share is new. If the known items run out, suitable new
+        of a list, for every n, at most `share` are new. If the known items run out, suitable new
         items fill the rest of the list.
         """
         n_known = scores.shape[1] - len(self.ages)
@@ -167,7 +167,7 @@ class BlendModel:
         return [*weighted, *((PairScorer(sums[exponent]), exponent, 1.0) for exponent in sums)]
 
     def choose(self, scores: Float32, history: History, k: int) -> Int32:
-        """See `serve.UserModel`."""
+        """Return the items of each list, best first, of shape (users, k); -1 pads."""
         if self.new_items is None:
             return top_k(scores, k)
         return self.new_items.choose(scores, history, k)
@@ -194,7 +194,7 @@ class BlendModel:
     def dropping_history(self) -> BlendModel:
         """Return the model for callers that remove all items of the user's history from lists.
 
-        See `NewItems.drops_history`.
+        The returned model has `NewItems.drops_history` set.
         """
         if self.new_items is None:
             return self

@@ -73,7 +73,7 @@ def read_features(fields: Sequence[Field], read: ReadColumn) -> ItemFeatures | N
     Textual columns are not read.
 
     fields: the columns of the dataset's schema, which are read one after the other.
-    read: reads a column.
+    read: reads a column. All columns must have the same rows in the same order.
     """
     ids: pl.Series | None = None
     created: Float64 | None = None
@@ -84,8 +84,6 @@ def read_features(fields: Sequence[Field], read: ReadColumn) -> ItemFeatures | N
         frame = read(field.name).unique(ITEM_ID, keep="last", maintain_order=True)
         if ids is None:
             ids = frame[ITEM_ID]
-        # An import may replace the dataset while it is read. The items of the first column count.
-        frame = ids.to_frame().join(frame, on=ITEM_ID, how="left", maintain_order="left")
         cells = frame[frame.columns[1]]
         if field.name.upper() == CREATION_TIMESTAMP:
             created = cells.cast(pl.Float64).fill_null(np.nan).to_numpy()
@@ -165,7 +163,7 @@ class ContentScorer:
     """Weights from features of a history (rows) to features of an item to score (columns)."""
 
     def add(self, scores: Float32, history: History, exponent: float, weight: float) -> None:
-        """See `select.Scorer`."""
+        """Add the weighted scores of all items to `scores`, in place."""
         profiles = (history.recency_weights(exponent) @ self.features).toarray() @ self.weights
         profiles *= np.float32(weight)
         scores += (self.features @ profiles.T).T

@@ -73,8 +73,8 @@ class Interactions:
             lazy frame are never in memory all at once, so reading it takes 32 bytes a row.
         """
         rows = frame.lazy()
-        user_ids = _distinct_ids(rows, USER_ID)
-        item_ids = _distinct_ids(rows, ITEM_ID)
+        user_ids = list_distinct_texts(rows, USER_ID)
+        item_ids = list_distinct_texts(rows, ITEM_ID)
         weights = [pl.col(WEIGHT)] if WEIGHT in rows.collect_schema() else []
         # With sorted categories, the order of an Enum's codes is the order of the ids.
         coded = rows.select(
@@ -146,7 +146,8 @@ def object_ids(ids: pl.Series) -> Ids:
     return array
 
 
-def _distinct_ids(rows: pl.LazyFrame, column: str) -> pl.Series:
+def list_distinct_texts(rows: pl.LazyFrame, column: str) -> pl.Series:
+    """Return the distinct texts of a column, sorted by code point."""
     return rows.select(pl.col(column).unique()).collect(engine="streaming")[column].sort()
 
 
@@ -306,7 +307,7 @@ class HistoryReader:
     def find_rows(self, users: Int32) -> tuple[Int64, Int64]:
         """Return, for each user, the first row of the interactions and the row after the last.
 
-        users: indices of the interactions' users; -1 has no rows.
+        users: indices of the interactions' users; -1 for an unknown user, who has no rows.
         """
         first = self._starts[users]
         return first, np.where(users < 0, first, self._starts[users + 1])
@@ -314,7 +315,8 @@ class HistoryReader:
     def read(self, users: Int32) -> History:
         """Return the histories of users, in the given order.
 
-        users: indices of the interactions' users, of shape (n,); -1 has an empty history.
+        users: indices of the interactions' users, of shape (n,); -1 for an unknown user, who has
+            an empty history.
         """
         first, last = self.find_rows(users)
         return _read_block(self._interactions, self._model_items, self._n_items, first, last)

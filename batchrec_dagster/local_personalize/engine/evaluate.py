@@ -54,19 +54,25 @@ class Tested:
 
     @cached_property
     def is_relevant(self) -> Bool:
-        """The truth as a dense array of shape (users, n_items)."""
+        """The matrix `truth` as a dense array of shape (users, n_items)."""
         return np.asarray(self.truth.toarray())
 
     def take(self, users: int) -> Tested:
-        """Return the first `users` users that have any truth."""
-        taken = np.flatnonzero(np.diff(self.truth.indptr) > 0)[:users]
+        """Return a sample of at most `users` users who have items in `truth`.
+
+        The sample is even, because users are in the order of their ids, which may say when or
+        where they joined.
+        """
+        taken = np.flatnonzero(np.diff(self.truth.indptr) > 0)
+        if users < len(taken):
+            taken = taken[np.linspace(0, len(taken) - 1, users).astype(np.int64)]
         history = self.history.select(
             np.isin(self.history.owners, taken), starts_of(self.history.lengths[taken])
         )
         return Tested(history, self.truth[taken], self.repeated[taken])
 
     def take_items(self, items: int) -> Tested:
-        """Return the truth over the first `items` (most popular) items, with whole histories."""
+        """Return only the first `items` (most popular) held-out items, with whole histories."""
         return Tested(self.history, self.truth[:, :items], self.repeated[:, :items])
 
 
@@ -144,7 +150,7 @@ class Measurements:
     """NDCG at 25 by groups of tested users; None for user segments."""
 
     choices: pl.DataFrame | None = None
-    """A row for each true item of a tested user, see `Tested.truth`. None for user segments.
+    """A row for each user and item in `Tested.truth`; None for user segments.
 
     The columns are USER_ID, ITEM_ID, user (a number), group, and place. The place counts from 1 in
     the model's list of 25 items. It is 0 if the list does not have the item.

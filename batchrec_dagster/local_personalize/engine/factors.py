@@ -5,7 +5,7 @@ An item that a user had has the confidence c, and any other item has the confide
 
 The regularization is r (8 + n)^0.5 for n interactions. It grows with n as in Rendle et al.,
 "Revisiting the performance of iALS on item recommendation benchmarks" (RecSys 2022). It is rounded
-to steps, so that implicit solves all users (or items) of a similar size together.
+to size classes, so that implicit solves all users (or items) of a similar size together.
 """
 
 from __future__ import annotations
@@ -33,19 +33,22 @@ ITEMS_AT_ONCE = 4096  # The scores of this many items for a chunk of users stay 
 
 @dataclass(frozen=True)
 class FactorScorer:
-    """A component that solves a user's factors from the history and multiplies items' by them."""
+    """A component that multiplies the items' factors by a user's factors.
+
+    The user's factors are solved from the history.
+    """
 
     item_factors: Float32
     """Y in the paper's letters, of shape (n_items, k)."""
 
     regularization: float
-    """The regularization r, see the module's docstring."""
+    """The regularization r of the module's docstring."""
 
     confidence: float
-    """The confidence c, see the module's docstring."""
+    """The confidence c of the module's docstring."""
 
     def add(self, scores: Float32, history: History, exponent: float, weight: float) -> None:
-        """See `select.Scorer`."""
+        """Add the weighted scores of all items to `scores`, in place."""
         users = self._solve_users(history, exponent) * np.float32(weight)
         for first in range(0, scores.shape[1], ITEMS_AT_ONCE):
             block = slice(first, first + ITEMS_AT_ONCE)
@@ -174,7 +177,7 @@ class _SizeBlock(NamedTuple):
     """The users (or items) of one size class, with about the same number of interactions."""
 
     size: Int64
-    """The size class, see `size_classes`."""
+    """The size class that `size_classes` returns."""
 
     numbers: Int64
     """The indices of the users (or items), of shape (rows,)."""
@@ -192,6 +195,6 @@ def _split_by_size(matrix: csr_matrix) -> list[_SizeBlock]:
 def size_classes(lengths: Int64) -> Int64:
     """Return the size class of each number of interactions, of shape (n,).
 
-    It is the logarithm to base 4 of the number of interactions plus SHIFT, rounded.
+    The size class is the logarithm to base 4 of the number of interactions plus SHIFT, rounded.
     """
     return np.asarray(np.rint(np.log2(lengths + SHIFT) / 2), dtype=np.int64)

@@ -45,7 +45,7 @@ class PairScorer:
     """Weights from items of a history (rows) to items to score (columns), float32 and square."""
 
     def add(self, scores: Float32, history: History, exponent: float, weight: float) -> None:
-        """See `select.Scorer`."""
+        """Add the weighted scores of all items to `scores`, in place."""
         recency = history.recency_weights(exponent).data * np.float32(weight)
         order = np.lexsort((-history.items, history.owners))
         rows = history.items[order]

@@ -46,7 +46,7 @@ MOST_SCORES = 2 << 20  # Users times items. With many items, fewer users are tes
 MOST_ITEMS = 3_000  # Only the most popular items count. More items do not select better.
 TEMPERATURE_USERS = 100
 REPEAT_USERS = 400
-LEAST_REPEATS = 0.01  # A share of the held-out items.
+LEAST_REPEATS = 0.01  # Repeats are ignored if they are a smaller share of the held-out items.
 REPEAT_EXPONENTS = (0.0, 0.3, 0.6, 0.9)
 
 T = TypeVar("T")
@@ -65,8 +65,8 @@ class Scorer(Protocol):
         """Add the weighted scores of all items to `scores`, in place. Higher is better.
 
         scores: shape (users, n_items).
-        exponent: the recency exponent. The higher it is, the more recent items weigh, see
-            `History.recency_weights`.
+        exponent: the recency exponent of `History.recency_weights`. With a higher exponent, older
+            items weigh less.
         weight: the factor of the component's scores.
         """
 
@@ -91,7 +91,7 @@ class Blend:
 def select_blend(scorers: Mapping[str, Scorer], tested: Tested, *, recency: bool) -> Blend:
     """Select the blend with the best NDCG for tested users.
 
-    The weights are for scores that are divided by their spread, see `measure_spread`.
+    The weights are for scores that are divided by their spread (`measure_spread`).
 
     scorers: the components by name. POPULARITY and SEQUENCE are required.
     recency: whether recent items may weigh more. If not, all exponents are 0.
@@ -257,9 +257,9 @@ def measure_lists(items: Int32, is_relevant: Bool) -> Float64:
 
 
 def measure_spread(scores: Float32) -> float:
-    """Return the mean over the users of the standard deviation of their scores over the items.
+    """Return the standard deviation of a user's scores over the items, as a mean over the users.
 
-    Returns 1 if it is 0.
+    Returns 1 if the mean is 0.
     """
     return float(scores.std(axis=1).mean()) or 1.0
 
@@ -294,7 +294,7 @@ def scale_blend(blend: Blend, scorers: Mapping[str, Scorer], tested: Tested) -> 
 
 
 def fit_temperature(scores: Float32, tested: Tested) -> float:
-    """Return the divisor of the scores that makes the truth likeliest under a softmax.
+    """Return the divisor of the scores that makes the held-out items likeliest under a softmax.
 
     scores: shape (users, n_items).
     """
@@ -314,7 +314,7 @@ class Repeats:
     """The chance that items of a history come again, as groceries and music do.
 
     An item's chance is in proportion to the number of its interactions and to the weight of its
-    events. It falls with the number of items since: Anderson et al., "The dynamics of repeat
+    events. It falls with the number of later items: Anderson et al., "The dynamics of repeat
     consumption" (WWW 2014). The chance is added to the probability that the model gives the item,
     so the order of items that are new to a user does not depend on repeats.
     """
@@ -323,7 +323,7 @@ class Repeats:
     """The share of repeats in all interactions, above 0 and below 1."""
 
     exponent: float
-    """The recency exponent, see `History.recency_weights`."""
+    """The exponent of `History.recency_weights`."""
 
     def add(self, logits: Float32, history: History) -> None:
         """Raise the logits of the items of each user's history, in place.

@@ -28,7 +28,7 @@ Exclude = Callable[[slice, Float32], None]
 CHUNK_SCORES = 2 << 20  # The scores of a chunk. With many items, a chunk has fewer users.
 LEAST_CHUNK, LARGEST_CHUNK = 64, 256  # The limits of the users in a chunk.
 CACHED_SCORES = 1 << 17  # The scores that logsumexp reads at once, so that they stay in the cache.
-GROUPS = 32  # The groups of columns per item of a list, see top_k.
+GROUPS = 32  # top_k makes this many groups of columns for each item of a list.
 LEAST_SCORE = np.finfo(np.float32).min
 
 

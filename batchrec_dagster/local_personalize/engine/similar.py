@@ -118,7 +118,7 @@ class LastItemModel:
         return self.model.compare(last)
 
     def choose(self, scores: Float32, history: History, k: int) -> Int32:
-        """See `serve.UserModel`."""
+        """Return the items of each list, best first, of shape (users, k); -1 pads."""
         return top_k(scores, k)
 
 

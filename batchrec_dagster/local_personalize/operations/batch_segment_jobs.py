@@ -22,7 +22,8 @@ from ..batch_lines import AnswerLines, InputLine
 from ..engine.data import Ids, Int32, Interactions, find_positions, string_series
 from ..engine.segments import SegmentModel
 from ..errors import InvalidInputError
-from ..filter_masks import Mask, ReadColumns, mask_users, match_ids, read_dataset
+from ..filter_masks import Mask, mask_users, match_ids, read_attributes
+from ..imported_rows import ReadColumns
 from ..jobs import Job
 from ..resources import ApiRequest, Kind, NewResource
 from .batch_jobs import DEFAULT_RESULTS, TrainedVersion, check_batch_request, run_batch_job
@@ -93,7 +94,7 @@ class Segmenter:
 
 
 def find_item(item_ids: Ids, item_id: str) -> Int32:
-    """Return the position of an item, in an array. It is empty if the model lacks the item.
+    """Return an array with an item's position, or an empty array if the model lacks the item.
 
     item_ids: the model's items.
     """
@@ -117,7 +118,7 @@ def find_items_by_attributes(
     condition = parse_attributes(expression)
     check_condition(condition, ITEMS, {ITEMS: schema})
     columns = [comparison.field.column for comparison in iterate_comparisons(condition)]
-    rows = read_dataset(ITEMS, columns, read)
+    rows = read_attributes(ITEMS, columns, read)
     ids = string_series(item_ids)
     return np.flatnonzero(match_ids(condition, rows, ids)).astype(np.int32)
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import csv
 import io
-import time
 from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
@@ -25,12 +24,9 @@ from ..catalogue import Resource, Status
 from ..errors import JobFailedError
 from ..home import remove_path
 from ..import_files import remove_quoted_cell
-from ..imported_rows import ROWS, describe_import, scan_import
+from ..imported_rows import ROWS, describe_import, is_intact, scan_import
 from ..jobs import INVALID_LOCATION, Job, check_data_source, remove_unnamed_files
 from ..resources import ApiRequest, JobResult, Kind, NewResource
-
-_BUSY_SECONDS = 0.1
-"""The time between two attempts to empty the log while other processes read the catalogue."""
 
 
 def _create(request: ApiRequest) -> NewResource:
@@ -56,9 +52,13 @@ def _perform(job: Job) -> JobResult:
     # A process that died after it had replaced a file may not have removed the old file.
     remove_unnamed_files(job.catalogue, job.home)
     job.catalogue.rewrite()
-    while not job.catalogue.empty_log():
-        job.checkpoint()
-        time.sleep(_BUSY_SECONDS)
+    if not job.catalogue.empty_log():
+        raise JobFailedError(
+            "The users were erased from the data, but older pages of the catalogue"
+            f" {job.home.catalogue} could not be removed, because another process keeps it open:"
+            " end what has it open, such as a shell of sqlite3 or a copy that is being made, and"
+            " create another job."
+        )
     return JobResult(body={"numDeleted": count})
 
 
@@ -84,6 +84,8 @@ def _erase_from_dataset(job: Job, dataset: Resource, users: Collection[str]) -> 
             try:
                 count = _copy_without_users(scan_import(home, file), work, users)
             except (FileNotFoundError, pl.exceptions.ComputeError) as error:
+                if is_intact(home, file):
+                    raise
                 raise JobFailedError(
                     f"The data of {dataset.arn} cannot be read: {error}. Import it again, without"
                     " the users, and create another job."

@@ -25,7 +25,7 @@ from .batch_jobs import give_up_model
 from .training_data import add_event_types, read_item_features, read_training_data
 
 CHOICES = "choices.parquet"
-"""The name of a file in a model's folder, with the choices of the tested users, without ids."""
+"""The name of the file in a model's folder that has `Measurements.choices`, without ids."""
 
 FULL = "FULL"
 """The only trainingMode that is offered."""
@@ -170,7 +170,7 @@ def get_metrics(request: ApiRequest) -> dict[str, Any]:
         events = [name.lower() for name in request.success]
         has_event = pl.col(EVENT_TYPE).list.eval(pl.element().is_in(events)).list.any()
         ranks, sums = summarize_choices(choices.filter(has_event))
-        # The coverage depends only on the lists, and the lists are the same.
+        # The coverage depends only on the lists, which event types do not change.
         metrics, groups = {"coverage": metrics["coverage"], **ranks}, sums.model_dump()
     success = [] if choices is None else [*request.success]
     header = json.dumps({"success": success, "groups": groups}, separators=(",", ":"))

@@ -81,8 +81,13 @@ def read_item_features(job: Job) -> ItemFeatures | None:
         if dataset is None or not dataset.state["files"]:
             return None
         fields = read_schema(transaction, dataset).fields
-    read = job.make_reader().make_group_reader(group_arn)
-    features = read_features(fields, lambda name: read(schemas.ITEMS, [schemas.ITEM_ID, name]))
+    columns = dict.fromkeys([schemas.ITEM_ID, *(field.name for field in fields)])
+
+    def take(rows: pl.LazyFrame) -> ItemFeatures | None:
+        # One column at a time is in memory.
+        return read_features(fields, lambda name: rows.select(schemas.ITEM_ID, name).collect())
+
+    features = job.make_reader().read_rows(dataset.arn, list(columns), take)
     if features is not None:
         item_count, feature_count = features.matrix.shape
         job.report_progress(f"{item_count:,} items with {feature_count:,} features")
@@ -95,7 +100,7 @@ def add_event_types(job: Job, choices: pl.DataFrame) -> pl.DataFrame:
     If the data have no event types, the result has no such column. A chosen item is new to its
     user. So all events of the user with the item belong to the choice.
 
-    choices: the choices of `Measurements`.
+    choices: the table `Measurements.choices`.
 
     Raises JobFailedError if the data are gone or damaged.
     """

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import pytest
+from botocore.exceptions import ClientError
 
 from batchrec_dagster_tests.guard.faults.personalize import (
     NO_ACCESS,
@@ -162,6 +163,31 @@ def test_a_refused_request_leaves_no_list(shop: Local) -> None:
     with pytest.raises(PersonalizeFailure, match="no such role"):
         erase(shop, client)
     assert shop.store.list(FOLDER) == []
+
+
+class RefusedLists(Misbehaviour):
+    """A misbehaviour that refuses to list data deletion jobs once the list of people is there."""
+
+    def __init__(self, shop: Local) -> None:
+        super().__init__()
+        self._shop = shop
+
+    def refuse(self, request: Request) -> Answer | None:
+        is_list = request.operation == "ListDataDeletionJobs"
+        if is_list and self._shop.store.list(FOLDER):
+            return make_error("AccessDeniedException", "not authorized")
+        return None
+
+
+def test_an_error_before_the_job_is_created_leaves_no_list_and_the_next_run_erases(
+    shop: Local,
+) -> None:
+    client, aws = misbehave(shop.client, RefusedLists(shop))
+    with pytest.raises(ClientError, match="not authorized"):
+        erase(shop, client)
+    assert not aws.creates
+    assert shop.store.list(FOLDER) == []
+    assert erase(shop).status == "COMPLETED"
 
 
 def test_people_are_erased_from_the_pipeline_s_own_groups_alone(shop: Local) -> None:
