@@ -108,7 +108,7 @@ class Pipeline(Settings):
     alerts: Alerts = block(Alerts, default_factory=Alerts)
     on_new_files: OnNewFiles = block(OnNewFiles, default_factory=OnNewFiles)
 
-    # Where relative paths start.
+    # The folder where relative paths start.
     _project: Path = PrivateAttr(default=Path())
 
     @model_validator(mode="wrap")
@@ -202,7 +202,7 @@ class Pipeline(Settings):
             name=SIMILAR_ITEMS,
             subject="item",
             settings=settings.recommendations,
-            # The pipeline's gate is for the metrics of users' lists, not for those of other lists.
+            # The pipeline's gate limits the metrics of users' lists only.
             gate=settings.gate or Gate(),
             retention=settings.retention or self.retention,
             sinks=settings.named_sinks,
@@ -250,7 +250,7 @@ class Pipeline(Settings):
 
     @property
     def has_addresses(self) -> bool:
-        """Whether addresses of pictures or pages are declared, which stand with the titles."""
+        """Whether addresses of items' pictures or pages are declared."""
         return self.items is not None and bool(self.items.layout.addresses)
 
     @property
@@ -292,9 +292,9 @@ class Pipeline(Settings):
 
     @property
     def deciding_settings(self) -> dict[str, Any]:
-        """The settings that decide the data of the lists.
+        """The settings that decide the lists' input data, by path such as interactions.min_rating.
 
-        They have the form of `PublishedList.deciding_settings`.
+        Defaults and the queries of URLs are left out.
         """
         blocks = {
             name: getattr(self, name) for name in ("ratings", "interactions", "items", "users")

@@ -1,8 +1,8 @@
 """The environment variables: the places of data and models, and the limits of a run.
 
 AWS's own variables set the region, profile and endpoint. The readers of sources read the URLs of
-databases, and their own limits, from the environment themselves. Here the limits are only validated
-and described.
+databases, and the limits on files and queries, from the environment themselves. This module only
+validates and describes these limits.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from batchrec_dagster.storage.objects import split_uri
 
 EMBEDDED = "embedded"
 AWS = "aws"
-# The embedded Personalize checks only the form of the ARN: it reads the storage itself.
+# The embedded Personalize reads the storage itself, so it checks only the form of the ARN.
 LOCAL_ROLE_ARN = "arn:aws:iam::000000000000:role/batchrec-local"
 
 BUCKET = re.compile(r"[a-z\d][a-z\d.-]{1,61}[a-z\d]")
@@ -76,7 +76,7 @@ Endpoint = Annotated[
 
 
 def _show_default(default: str) -> dict[str, Any]:
-    """Return the text for the reference of a default that depends on other variables."""
+    """Return the field's JSON schema extra: in words, a default that depends on other variables."""
     return {"default_in_words": default}
 
 
@@ -240,7 +240,7 @@ def describe_problems(error: ValidationError) -> str:
     return "; ".join(
         _describe_problem(detail)
         for detail in error.errors()
-        # This default depends on a variable that is wrong itself.
+        # The default depends on another variable, which has an error of its own.
         if detail["type"] != "default_factory_not_called"
     )
 

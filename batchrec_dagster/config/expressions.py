@@ -1,6 +1,6 @@
 """Checks that filters, conditions and the columns of rules fit the declared datasets.
 
-So an expression that Personalize would refuse fails when the pipeline is loaded.
+An expression that Personalize would refuse already fails when the pipeline is loaded.
 """
 
 from __future__ import annotations

@@ -30,19 +30,19 @@ from batchrec_dagster.personalize.schemas import ITEMS, USERS, Schema, parse_sch
 if TYPE_CHECKING:
     from batchrec_dagster.config.declaration import Pipeline
 
-# Settings that a list may not have in its own blocks, because all lists share their effect. The
-# keys are the block and the setting, and the values are the reasons.
+# Settings that only the pipeline's own blocks may have, because they affect all lists. The keys are
+# the block and the setting, and the values are the reasons.
 SHARED_BY_LISTS = {
     ("gate", "max_shrink"): "the data are compared once, before anything is imported",
     ("retention", "models"): "the models are those of the whole pipeline",
 }
 
 Problems = Iterator[tuple[Keys, str | None]]
-"""Settings by their keys, each with its problem; None if a setting has no problem."""
+"""Pairs of a setting's keys and the setting's problem; None without a problem."""
 
 
 def find_misfits(pipeline: Pipeline) -> list[tuple[Keys, str]]:
-    """Return the settings that conflict with another block, by their keys, with the problems."""
+    """Return a pair of keys and problem for each setting that conflicts with another block."""
     schemas = {kind: parse_schema(schema) for kind, schema in pipeline.schemas.items()}
     problems = [
         *_find_unreadable_ratings(pipeline),
@@ -69,7 +69,7 @@ def _has_event_types(pipeline: Pipeline) -> bool:
 
 
 def _find_unreadable_ratings(pipeline: Pipeline) -> Problems:
-    """Yield the settings of ratings that an engine or the sensor of new files cannot read."""
+    """Yield settings of ratings that the engine or the sensor of new files cannot use."""
     ratings, engine = pipeline.ratings, pipeline.preparation.engine
     fix = "write the rows as Parquet before, as in an upstream asset, or set engine: local"
     if engine != "local" and ratings.query is not None:
@@ -187,7 +187,7 @@ def _find_in_rules(
 ) -> Problems:
     """Yield rules that do not fit the declared columns, with the problems.
 
-    Their keys are the keys within the rules.
+    The yielded keys start within the block of rules.
     """
     for keys, condition in rules.conditions_on_items.items():
         yield keys, find_condition_problem(condition, ITEMS, schemas)

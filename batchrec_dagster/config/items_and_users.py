@@ -74,7 +74,7 @@ class AttributesSource(TableSource):
 
 
 class ItemColumns(AttributeColumns):
-    """The columns by role: all by name in the header, or all by position (the first is 1)."""
+    """The columns of the items, all by name in the header or all by position (the first is 1)."""
 
     item: Column = Field(description="The column with the item's id.", examples=["movieId", 1])
     title: Column | None = Field(
@@ -145,7 +145,7 @@ class ItemSettings(AttributesSource):
 
 
 class UserColumns(AttributeColumns):
-    """The columns by role: all by name in the header, or all by position (the first is 1)."""
+    """The columns of the users, all by name in the header or all by position (the first is 1)."""
 
     user: Column = Field(
         description="The column with the user's id, as in the ratings.", examples=["customer_id"]

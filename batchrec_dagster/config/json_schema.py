@@ -1,6 +1,6 @@
 """The JSON schema of a defs.yaml, with which editors complete and check the file.
 
-Editors read its copy in `defs.schema.json` in this folder. A test compares the two.
+Editors read the copy in this folder, `defs.schema.json`. A test checks that the copy is up to date.
 """
 
 from __future__ import annotations

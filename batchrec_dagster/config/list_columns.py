@@ -8,14 +8,15 @@ from collections.abc import Sequence
 from batchrec_dagster.preparation.attributes import AttributesLayout
 from batchrec_dagster.storage import list_subjects
 
-# The reason why an item is on the list, the item in the person's history that speaks for it, the
-# title of that item, and the person's event with that item.
+# The columns that give reasons: why the item is on the list, the item in the user's history that
+# explains it, the title of that earlier item, and the user's event with that earlier item.
 REASON, REASON_ITEM = "reason", "reason_item"
 REASON_TITLE, REASON_EVENT = "reason_title", "reason_event"
 REASONS = (REASON, REASON_ITEM, REASON_TITLE, REASON_EVENT)
-# Columns that lists have for any declaration.
+# The columns that batchrec adds itself. Declared columns cannot have these names.
 FIXED_COLUMNS = ("user_id", "rank", "item_id", "score", "arm")
-# The id of a similar item. In these tables, `item_id` is the item that the list is for.
+# The column of a similar item's id. In tables of similar items, `item_id` is the item that the list
+# is for.
 SIMILAR_ITEM_COLUMN = list_subjects.ITEMS.item_column
 # Columns of the items that Personalize does not get.
 FOR_PEOPLE = ("title", "image", "link")
@@ -62,7 +63,7 @@ def find_similar_items_columns_problem(
 ) -> str | None:
     """Return why lists of similar items cannot have these columns; None if they can.
 
-    layout: as for `find_columns_problem`.
+    layout: the layout of the items; None if no items are declared.
     """
     reasons = [name for name in columns if name in REASONS]
     if reasons:
@@ -74,7 +75,7 @@ def find_similar_items_columns_problem(
 
 
 def _list_columns_of_items(layout: AttributesLayout | None) -> list[str]:
-    """Return the columns of items that lists can have, as they are declared."""
+    """Return the declared names of the item columns that lists can have."""
     if layout is None:
         return []
     for_people = [name for name in FOR_PEOPLE if name in layout.roles]

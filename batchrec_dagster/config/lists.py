@@ -24,7 +24,7 @@ class Popularity(Settings):
     """The definition of popular items: the items that most people had in the last days.
 
     An experiment's control and newcomers get popular items. Popular items also fill lists that
-    rules leave short. With solution.success, only these events count.
+    rules leave short. With solution.success, only events of the types named there count.
     """
 
     days: int = Field(
@@ -43,14 +43,16 @@ class PopularBy(Settings):
     )
 
 
-# With this many results of the model per item of a list, rules leave most lists full.
+# The number of the model's results for each place on a list. With so many results, most lists are
+# still full after the rules.
 CANDIDATES_PER_RESULT = 3
-# One user in a thousand, so that a few errors do not keep all other users from their lists.
+# The share of users whose lists may fail: one in a thousand. A few errors must not keep all other
+# users from their lists.
 MAX_FAILED_SHARE = 0.001
 
 
 class RecommendationSettings(Settings):
-    """The list of each user."""
+    """The content of each user's list."""
 
     num_results: int = Field(
         default=25,
@@ -240,7 +242,7 @@ class ListSettings(RecommendationSettings):
 
     @property
     def recommendations(self) -> RecommendationSettings:
-        """The settings that a list and `recommendations` have in common."""
+        """The list's settings that the block `recommendations` has too."""
         settings = {
             name: getattr(self, name)
             for name in self.model_fields_set & RecommendationSettings.model_fields.keys()

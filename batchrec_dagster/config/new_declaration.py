@@ -113,9 +113,9 @@ def format_scalar(value: object) -> str:
 
 
 def ignore_home_in_git(root: Path) -> None:
-    """Add `.batchrec/` to the .gitignore of a project, unless it is there.
+    """Add `.batchrec/` to the .gitignore of a project, unless the file already has it.
 
-    A project gets no .gitignore if it has none and is not in a Git repository.
+    A missing .gitignore is created only if the project is in a Git repository.
 
     root: the project's folder.
     """

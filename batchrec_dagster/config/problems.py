@@ -46,7 +46,7 @@ _OUT_OF_RANGE = ("greater_than", "greater_than_equal", "less_than_equal")
 
 
 def raise_problems(problems: Iterable[tuple[Keys, str]]) -> None:
-    """Raise ValidationError if there are problems. It is for validators.
+    """Raise ValidationError if there are problems. Validators of settings call this function.
 
     problems: pairs of the keys within the validated model and the message.
     """
@@ -78,7 +78,9 @@ def describe_error(error: ErrorDetails) -> str:
 def locate_problems(
     error: ValidationError, settings: Any, schema: Mapping[str, Any]
 ) -> ValidationError:
-    """Return the same problems by the keys of the YAML, one for each setting, without its value.
+    """Return the error with its problems by their keys in the YAML, without the values.
+
+    Several problems of a setting become one problem.
 
     If a setting may have several types, pydantic reports the problems with each type, under the
     type's name.
@@ -113,7 +115,7 @@ def locate_problems(
 
 
 def _find_keys(location: Keys, settings: Any) -> Keys:
-    """Return the keys in a problem's location that lead through the settings."""
+    """Return the location without the parts that pydantic adds, such as types' names."""
     keys: Keys = ()
     for key in location:
         is_key = isinstance(settings, Mapping) and key in settings
@@ -139,7 +141,7 @@ def _describe_unknown_setting(name: str, schema: Mapping[str, Any]) -> str:
 
 
 def _describe_range(keys: Keys, schema: Mapping[str, Any]) -> str | None:
-    """Return what to write if a number has a lower and an upper limit; None if it has not."""
+    """Return what to write if a number has two limits; None if a limit is missing."""
     for setting in _find_schemas(keys, schema, schema["$defs"]):
         least, above = setting.get("minimum"), setting.get("exclusiveMinimum")
         largest = setting.get("maximum")

@@ -94,7 +94,7 @@ class Experiment(Settings):
 
 
 class Retention(Settings):
-    """The earlier editions and models to keep. The rest is deleted after each publication."""
+    """The earlier editions and models to keep. Older ones are deleted after each publication."""
 
     editions: int = Field(
         default=7,

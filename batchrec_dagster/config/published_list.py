@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from batchrec_dagster.config.declaration import Pipeline
 
 Subject = Literal["user", "item", "segment"]
-"""The kind of subject that a list is for."""
+"""The kind of subject that each list of a table is for."""
 
 
 class PublishedList(BaseModel, frozen=True):
@@ -30,7 +30,7 @@ class PublishedList(BaseModel, frozen=True):
 
     pipeline: SkipValidation[Pipeline] = Field(repr=False)
     name: str
-    """Empty for the only list of a pipeline, else a key of `lists`, `similar_items`, `segments`."""
+    """A key of `lists`, similar_items or segments; empty for the only list of a pipeline."""
     subject: Subject
     description: str | None = None
     settings: RecommendationSettings
@@ -49,7 +49,7 @@ class PublishedList(BaseModel, frozen=True):
 
     @property
     def setting(self) -> str:
-        """The prefix of its settings' names.
+        """The prefix of the names of the list's settings.
 
         It is `recommendations`, `lists.newsletter`, `similar_items` or `segments`.
         """
@@ -59,9 +59,10 @@ class PublishedList(BaseModel, frozen=True):
 
     @property
     def own_keys(self) -> list[str]:
-        """The path of keys to the block of its own settings.
+        """The path of keys to the block with the list's own settings.
 
-        It is empty for the only list of a pipeline, because its settings are at the top level.
+        The path is empty for the only list of a pipeline: the settings of that list are at the top
+        level.
         """
         return self.setting.split(".") if self.name else []
 
@@ -73,12 +74,12 @@ class PublishedList(BaseModel, frozen=True):
 
     @property
     def users_setting(self) -> str:
-        """The name of the block that selects its users, such as `batch_users`."""
+        """The name of the block that selects the list's users, such as `batch_users`."""
         return f"{self.setting}.users" if self.has_own_users else "batch_users"
 
     @property
     def keys(self) -> ListKeys:
-        """The storage keys of its own files and of its pipeline's files."""
+        """The storage keys of the list's own files and of its pipeline's files."""
         return ListKeys(self.address)
 
     @property
@@ -100,7 +101,7 @@ class PublishedList(BaseModel, frozen=True):
 
     @property
     def divides_users(self) -> bool:
-        """Whether some of its users get popular items or nothing, in place of the model's items."""
+        """Whether some users of the list get popular items or nothing, not the model's items."""
         return self.experiment is not None or self.settings.newcomers is not None
 
     @property
@@ -123,7 +124,7 @@ class PublishedList(BaseModel, frozen=True):
 
     @property
     def is_addressed(self) -> bool:
-        """Whether commands, jobs and nights use its address.
+        """Whether commands, jobs and records of runs use the list's address.
 
         Segments belong to their pipeline's lists. No command shows them or rolls them back
         separately.
@@ -131,7 +132,7 @@ class PublishedList(BaseModel, frozen=True):
         return self.subject != "segment"
 
     def asset_key(self, asset: str) -> list[str]:
-        """Return the key path of the asset with this name, of the list or else of the pipeline."""
+        """Return the key path of the list's asset, or of an asset that all lists share."""
         is_own = is_of_list(asset) or (asset == "batch_users" and self.has_own_users)
         if is_own and self.keys.is_named_list:
             return [self.pipeline.name, self.name, asset]
@@ -149,8 +150,8 @@ class PublishedList(BaseModel, frozen=True):
         """The settings that decide the content of lists, by path such as interactions.min_rating.
 
         Defaults are left out. The queries of URLs are left out too, because they may be signatures.
-        A file in the project is the same file by its relative and its absolute path, so the path is
-        stored as the relative one.
+        An absolute path in the project is stored as a relative path, so that two ways to write the
+        same path do not count as a change.
         """
         pipeline = self.pipeline
         blocks = {

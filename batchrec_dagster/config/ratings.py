@@ -83,7 +83,7 @@ def _require_iso_or_format(text: str) -> None:
 
 
 class RatingColumns(Settings):
-    """The columns by role: all by name in the header, or all by position (the first is 1)."""
+    """The columns of the ratings, all by name in the header or all by position (the first is 1)."""
 
     user: Column | None = Field(
         default=None, description="The column with the user's id.", examples=["userId", 1]
@@ -130,7 +130,7 @@ class RatingColumns(Settings):
 
     @property
     def declared(self) -> dict[str, Column]:
-        """The declared columns by their roles."""
+        """The declared columns by the names of their settings, such as user."""
         columns = self.model_dump(exclude_none=True)
         if not self.has_times:
             del columns["timestamp"]
@@ -138,7 +138,7 @@ class RatingColumns(Settings):
 
     @property
     def has_times(self) -> bool:
-        """Whether the rows have times, as far as it is declared."""
+        """Whether the rows have times: false only if `timestamp: none` is declared."""
         return self.timestamp != NO_TIMES
 
 
@@ -225,7 +225,7 @@ class RatingsSettings(TableSource):
 
     @property
     def has_times(self) -> bool:
-        """Whether the rows have times, as far as it is declared."""
+        """Whether the rows have times: false only if `timestamp: none` is declared."""
         return self.columns is None or self.columns.has_times
 
     @property

@@ -17,7 +17,7 @@ from batchrec_dagster.personalize.filters import EXCLUDE_SEEN, build_exclude_eve
 
 
 def _require_event_types(events: list[str]) -> list[str]:
-    """Return the events. Raises ValueError if there are none, or if one is not possible."""
+    """Return the events. Raises ValueError if there are none, or if an event type is impossible."""
     if not (events and all(events)):
         raise ValueError("name at least one type of event, such as [purchase], or omit it")
     if any(event == "*" or {'"', "\\"} & {*event} for event in events):
@@ -31,7 +31,7 @@ EventTypes = Annotated[list[str], AfterValidator(_require_event_types)]
 
 
 class ExcludeSeen(Settings):
-    """Leave out items that the user already had.
+    """The items to leave out because the user already had them.
 
     Without settings, every item that the user interacted with is left out.
     """
@@ -71,7 +71,8 @@ class ExcludeSeen(Settings):
     def filter_expression(self) -> str | None:
         """The equivalent filter in Personalize; None if Personalize's filters cannot express it.
 
-        They know neither the time of an interaction nor two datasets in one expression.
+        Personalize's filters know neither the time of an interaction nor two datasets in one
+        expression.
         """
         if self.days is not None or self.unless is not None:
             return None
@@ -87,7 +88,7 @@ class BlockedItems(ItemIds):
 class PriceRange(Settings):
     """Items whose price is near the median price of the items that the user had.
 
-    The median is of all items with a price that the user had by one of `events`, at any time. Each
+    The median counts all items with a price that the user had by one of `events`, at any time. Each
     item counts once, with today's price. A user without such an item gets items of any price.
     """
 
@@ -119,10 +120,10 @@ class PriceRange(Settings):
 class Pin(Settings):
     """An item at a fixed rank of the list, for some users or all, and until a day or without end.
 
-    The item is named, or is the best result of the model that meets a condition. Of several pins at
-    the same rank, the first one with an item that the user may have counts. A pinned item obeys
-    exclude_seen, block and only, counts for max_per, and may have any price. The best result that
-    meets a condition obeys price too.
+    The item is named, or is the best result of the model that meets a condition. If several pins
+    have the same rank, the first pin with an item that the user may have applies. A pinned item
+    obeys exclude_seen, block and only, and counts for max_per. A named item may have any price. An
+    item that a condition chooses obeys price too.
     """
 
     model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
@@ -188,11 +189,11 @@ class ItemRules(Settings):
 
 
 class ListRules(ItemRules):
-    """A shop's rules for its lists. The rules apply in this order, to a longer list.
+    """A shop's rules for its lists. They apply in the order of these settings, to a longer list.
 
     A list that the rules leave short is filled from the longer list, then with popular items, which
     obey the rules too. Conditions are written as in Personalize's filters, such as ITEMS.STOCK > 0.
-    They are on the columns of `items`, including AGE_DAYS, the days since `created`.
+    Conditions use the columns of `items`, and AGE_DAYS, the days since `created`.
     """
 
     price: PriceRange | None = Field(
@@ -227,7 +228,7 @@ class ListRules(ItemRules):
                     " without an end: give one of them another rank, or put the one with `for` or"
                     " `until` first"
                 )
-            # If no result meets a pin's condition, the next pin at the rank counts.
+            # If no result meets a pin's condition, the next pin at the same rank applies.
             if pin.users is None and pin.item is not None:
                 of_everybody.setdefault(pin.rank, pin)
         return self

@@ -116,8 +116,8 @@ class OnNewFiles(Settings):
         default=60,
         ge=5,
         description="How often ratings.source is checked. A refresh starts once it is unchanged"
-        " from one check to the next and no other refresh is running. At least 5:"
-        " a check itself takes some.",
+        " from one check to the next. While another refresh runs, it waits. At least 5: a check"
+        " itself takes some.",
     )
 
 
@@ -200,6 +200,6 @@ class OpSettings(Settings):
     )
     retries: Retries | None = Field(
         default=None,
-        description="Whether Dagster runs a failed step again. Default: only a sink that is"
-        " unavailable. With the in-process executor, Dagster also retries a canceled step.",
+        description="Whether Dagster runs a step again after an error that may pass, such as a"
+        " broken connection, or after a bug. Default: only a sink that is unavailable.",
     )

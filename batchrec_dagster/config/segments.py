@@ -93,7 +93,7 @@ class Segments(Settings):
 
     @property
     def recommendations(self) -> RecommendationSettings:
-        """The settings in the form that users' lists have."""
+        """These settings in the form of users' lists, which the steps read for all lists."""
         return RecommendationSettings.model_construct(
             num_results=self.users_per_segment, exclude_seen=False, filter=self.filter
         )

@@ -29,8 +29,8 @@ class ListedItems(ItemIds):
 class SimilarItems(Settings):
     """Lists of the items that go with each item, for product pages.
 
-    They are similar items, found by a recipe of Amazon Personalize, or items that people bought
-    together with the item, which batchrec counts itself.
+    A list has either the similar items that a recipe of Amazon Personalize finds, or the items that
+    people bought together with the item. batchrec counts the items bought together itself.
     """
 
     num_results: int = Field(
@@ -118,7 +118,7 @@ class SimilarItems(Settings):
 
     @property
     def named_sinks(self) -> Sinks:
-        """The sinks. The PostgreSQL table gets a name of its own unless one is declared."""
+        """The sinks. Without a declared name, the PostgreSQL table is named similar_items."""
         postgres = self.sinks.postgres
         if postgres is None or "table" in postgres.model_fields_set:
             return self.sinks
@@ -132,7 +132,7 @@ class SimilarItems(Settings):
 
     @property
     def recommendations(self) -> RecommendationSettings:
-        """The settings in the form that users' lists have, as the steps read them."""
+        """These settings in the form of users' lists, which the steps read for all lists."""
         return RecommendationSettings.model_construct(
             num_results=self.num_results,
             exclude_seen=False,

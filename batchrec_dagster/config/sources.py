@@ -1,4 +1,4 @@
-"""Sources of rows for ratings, items, users and lists of ids: files, or queries of files."""
+"""Sources of rows for ratings, items, users and ids: files, databases or upstream assets."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def require_names_or_positions(columns: Sequence[Column]) -> None:
 
 
 def require_positions(columns: Sequence[Column]) -> None:
-    """Raise ValueError unless the columns are given by position, as for files without a header."""
+    """Raise ValueError unless all columns are positions, which files without a header need."""
     if not columns or any(isinstance(column, str) for column in columns):
         raise ValueError("with header: none, give columns by position, such as 1")
 
@@ -156,7 +156,7 @@ class Source(Settings):
     def name_file(self, file: str) -> None:
         """Let messages name the file that declares this source.
 
-        file: the path of that file from the project's folder.
+        file: the path of that file relative to the project's folder.
         """
         self._file = file
 
@@ -167,12 +167,12 @@ class Source(Settings):
 
     @property
     def shown_source(self) -> str:
-        """The sources as people may see them, without the secrets in URLs."""
+        """The sources as messages show them, without the secrets in URLs."""
         return ", ".join(map(hide_query, self.sources.values()))
 
     @property
     def database(self) -> str | None:
-        """The source, if it is a database."""
+        """The source, such as sql+env://VARIABLE, if it is a database; else None."""
         source = self.source if isinstance(self.source, str) else ""
         return source if source.startswith(SCHEME) else None
 
@@ -190,7 +190,7 @@ class Source(Settings):
 
     @property
     def _has_names(self) -> bool:
-        """Whether the columns of the files are declared by name, or not at all; not by position."""
+        """Whether the files' columns have names: false if they are declared by position."""
         return True
 
     @property
@@ -353,7 +353,8 @@ class TableSource(Source):
 
     @property
     def _has_names(self) -> bool:
-        # The columns of a query's files are the query's, which names them.
+        # With a query, the declared columns are columns of its result. The query itself reads the
+        # files' columns by name.
         by_position = any(isinstance(column, int) for column in self.declared_columns)
         return self.query is not None or not by_position
 

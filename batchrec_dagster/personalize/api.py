@@ -6,9 +6,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
 
-from batchrec_dagster.errors import UserError
+from batchrec_dagster.errors import Retry, UserError
+
+if TYPE_CHECKING:
+    from botocore.exceptions import ClientError
 
 Description = Mapping[str, Any]
 """The answer of Describe for a resource, or the resource's summary in an answer of List."""
@@ -24,7 +28,7 @@ OWN_TAGS = (PIPELINE_TAG, STORAGE_TAG, DATA_VERSION_TAG, VERSION_NAME_TAG)
 ACTIVE = "ACTIVE"
 # A data deletion job has its own statuses: PENDING, IN_PROGRESS, COMPLETED and FAILED.
 READY = (ACTIVE, "COMPLETED")
-# A job or version with this status is started a second time.
+# A job or version with this status is started a second time, unless it would fail again.
 CREATE_FAILED = "CREATE FAILED"
 FAILED = (CREATE_FAILED, "CREATE STOPPED", "FAILED")
 
@@ -34,6 +38,11 @@ LIMIT = "LimitExceededException"
 NOT_FOUND = "ResourceNotFoundException"
 IN_USE = "ResourceInUseException"
 EXISTS = "ResourceAlreadyExistsException"
+# Patterns of failure reasons: Personalize has no access to a bucket, or a bucket or file is not
+# there.
+_NO_ACCESS, _NOT_THERE = r"privilege|assume|access.?denied", r"no.?such|not exist|data location"
+# The error codes of AWS for requests that come too fast.
+_THROTTLED = ("Throttling", "TooManyRequests", "RequestLimitExceeded", "RequestThrottled")
 
 
 @dataclass(frozen=True)
@@ -43,7 +52,7 @@ class ResourceKind:
     label: str
     plural: str = ""
     is_numbered: bool = False
-    """Whether a run makes a new resource each time, with a number in its name: a job or version."""
+    """Whether the kind is a job or a version: each new one gets a number in its name."""
 
     @cached_property
     def snake(self) -> str:
@@ -93,14 +102,26 @@ RECOMMENDER = ResourceKind("recommender")
 class PersonalizeError(UserError):
     """An error from Personalize: a refused request, a failed resource, or a timeout.
 
-    The message tells the user what to do. A later run may continue, but retrying within the same
-    run does not help.
+    The message tells the user what to do. A later run may continue, but except for an
+    UnavailableError, retrying within the same run does not help.
     """
 
     def __init__(self, message: str, details: Mapping[str, str] | None = None) -> None:
         super().__init__(message)
         self.details: Mapping[str, str] = details or {}
         """The ARN, status and reason of the failed resource; empty for other errors."""
+
+
+class UnavailableError(PersonalizeError, Retry):
+    """An error from a Personalize that is overloaded or down."""
+
+
+def is_temporary(error: ClientError) -> bool:
+    """Return whether a later request may succeed, because the service was overloaded or down."""
+    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    return status >= HTTPStatus.INTERNAL_SERVER_ERROR or error.response["Error"]["Code"].startswith(
+        _THROTTLED
+    )
 
 
 def explain_refusal(code: str, message: str, arguments: Mapping[str, Any]) -> str:
@@ -122,7 +143,7 @@ def explain_role_error(reason: str, description: Mapping[str, Any]) -> str | Non
 
     description: Describe's answer for the job, or the arguments of its Create request.
     """
-    if not re.search(r"privilege|assume|access.?denied", reason, re.IGNORECASE):
+    if not re.search(_NO_ACCESS, reason, re.IGNORECASE):
         return None
     reads = "s3:GetObject and s3:ListBucket"
     actions_by_path = {
@@ -139,6 +160,14 @@ def explain_role_error(reason: str, description: Mapping[str, Any]) -> str | Non
         " assume the role, as deploy/aws.yaml does. If all of that is allowed, deploy it with"
         " SourceConditions=no"
     )
+
+
+def will_fail_again(reason: str) -> bool:
+    """Return whether a job that failed for this reason fails again until somebody mends the cause.
+
+    reason: Personalize's failure reason.
+    """
+    return re.search(f"{_NO_ACCESS}|{_NOT_THERE}", reason, re.IGNORECASE) is not None
 
 
 def make_failure_error(kind: ResourceKind, arn: str, description: Description) -> PersonalizeError:

@@ -2,8 +2,8 @@
 
 A dataset group belongs to the pipeline if it has the pipeline's name and tag. A resource inside
 such a group belongs to the pipeline if it has the tag. Schemas have no tags, so a schema belongs to
-the pipeline by its name, unless a dataset of another pipeline uses the schema. Trainings and jobs
-under way are waited for, never stopped, because they are paid for anyway.
+the pipeline by its name, unless a dataset of another pipeline uses the schema. The deletion
+waits for trainings and jobs under way. It never stops them, because they are paid for anyway.
 Source of the order of deletion: developer guide, "Deleting Amazon Personalize resources".
 """
 
@@ -45,7 +45,7 @@ from batchrec_dagster.personalize.ensure import Ensure
 
 # Deleting a solution deletes its versions. Jobs cannot be deleted; finished ones cost nothing.
 ORDER = (FILTER, SOLUTION, DATASET, SCHEMA, DATASET_GROUP)
-# The kinds of resources inside each kind of resource. They are deleted first.
+# The kinds of resources inside each kind of resource. The inner resources are deleted first.
 CONTENT = {DATASET_GROUP: (FILTER, SOLUTION, DATASET)}
 # The kinds of work that may be under way in each kind of resource. The deletion waits for the work.
 WORK = {SOLUTION: (SOLUTION_VERSION,), DATASET: (IMPORT_JOB,)}
@@ -62,7 +62,7 @@ _GROUP_NAME = "{}-[0-9a-f]{{8}}"
 # The number of unused solutions, and of unused filters, to keep in a dataset group, because a
 # setting may be changed back.
 SPARE_RESOURCES = 2
-# The seconds that a run waits for its deletions. The next run continues.
+# The seconds that a run waits for its deletions. The next run continues with the rest.
 PRUNE_SECONDS = 600
 
 
@@ -141,8 +141,8 @@ def plan_teardown(ensure: Ensure, pipeline: str) -> TeardownPlan:
 def delete(ensure: Ensure, plan: TeardownPlan) -> None:
     """Wait for work under way, then delete the resources and wait until they are gone.
 
-    Raises PersonalizeError before deleting anything if something is in the way, and if the deadline
-    passes.
+    Raises PersonalizeError if the deadline passes. If something is in the way, PersonalizeError is
+    raised before anything is deleted.
     """
     if plan.in_the_way:
         raise PersonalizeError(
@@ -168,7 +168,8 @@ def prune(
 ) -> list[ListedResource]:
     """Delete the resources that the pipeline's earlier settings left, and return them.
 
-    It waits until they are gone. A resource with work under way stays for a later run.
+    The function waits until the resources are gone. A resource with work under way stays for a
+    later run.
 
     group: the name of the dataset group in use.
     in_use: the names of the solutions and filters in use inside this group.
@@ -317,7 +318,7 @@ def _ignore_missing() -> Iterator[None]:
 
 
 def _wait_until_idle(ensure: Ensure, piece: ListedResource) -> None:
-    """Wait until Personalize has finished its work. Raises PersonalizeError at the deadline."""
+    """Wait until a training or job has ended. Raises PersonalizeError at the deadline."""
     while (description := ensure.describe_if_shown(piece.kind, piece.arn)) is not None and is_busy(
         description
     ):

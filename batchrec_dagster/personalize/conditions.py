@@ -260,8 +260,8 @@ def find_event_types(expression: str) -> set[str]:
 def find_open_exclusion(expression: str) -> Comparison | None:
     """Return the first EXCLUDE condition that names the items to keep; None if there is none.
 
-    Such a condition, with NOT IN or !=, is meant to leave only items with certain values. But it
-    also leaves the items that are missing from the Items dataset.
+    Such a condition, with NOT IN or !=, is meant to keep only items with certain values. But it
+    also keeps the items that are missing from the Items dataset.
 
     Raises FilterExpressionError.
     """
@@ -355,9 +355,11 @@ def add_age(schemas: Schemas) -> dict[str, Schema]:
 
 
 def add_age_column(items: pl.DataFrame, now: int) -> pl.DataFrame:
-    """Return the items with the column AGE_DAYS, the counterpart of `add_age` for rows.
+    """Return the items with the column AGE_DAYS, which `add_age` adds to the schema.
 
-    now: a time in epoch seconds.
+    If Items has no CREATION_TIMESTAMP, or has AGE_DAYS already, the items stay as they are.
+
+    now: the time at which the ages are computed, in epoch seconds.
     """
     names = {name.upper() for name in items.columns}
     if CREATION_TIMESTAMP not in names or AGE_DAYS in names:

@@ -32,8 +32,11 @@ from batchrec_dagster.personalize.api import (
     Description,
     PersonalizeError,
     ResourceKind,
+    UnavailableError,
     explain_refusal,
+    is_temporary,
     make_failure_error,
+    will_fail_again,
 )
 from batchrec_dagster.personalize.formats import MAX_RESULTS
 from batchrec_dagster.personalize.schemas import FILTER_HISTORY
@@ -55,9 +58,10 @@ PAUSES_UNTIL_SHOWN = (0.2, 0.5, 1, 2, 4)
 # `Ensure.poll_seconds`, and at most twenty times that.
 POLLS_PER_WAIT = 20
 
-# The number of names to try if each is taken by a resource that Personalize does not list. A
-# resource may be deleted while this run looks for it, and a dataset that is gone may have used up a
-# job's number.
+# The number of names to try if each name is taken by a resource that Personalize does not list. The
+# first number is for resources without a number in their name, the second for jobs and versions.
+# Somebody may delete a resource while this run looks for it, and a job of a deleted dataset may
+# have the same number.
 MAX_TAKEN_NAMES, MAX_TAKEN_NUMBERS = 2, 10
 
 
@@ -78,7 +82,7 @@ class StartedResource:
 
 @dataclass(frozen=True)
 class ReadyResource:
-    """A resource that is ready. Its fields have the same meaning as in `StartedResource`."""
+    """A resource that is ready. The fields mean the same as the fields of `StartedResource`."""
 
     arn: str
     description: Description
@@ -165,7 +169,8 @@ class Ensure:
     ) -> list[ReadyResource]:
         """Return the jobs or versions that `start` starts, when they are ready.
 
-        If a creation fails, `start` is called a second time, and adopts the jobs that did not fail.
+        If a creation fails for a reason that may pass, `start` is called a second time, and adopts
+        the jobs that did not fail.
 
         start: adopts or creates each job or version.
         find_obstacle: returns why the failed work may not be started a second time, in words; None
@@ -177,6 +182,8 @@ class Ensure:
             return [self.wait_until_ready(kind, resource) for resource in started]
         except PersonalizeError as error:
             if error.details.get("status") != CREATE_FAILED:
+                raise
+            if will_fail_again(error.details["reason"]):
                 raise
             obstacle = find_obstacle()
             if obstacle is not None:
@@ -202,8 +209,8 @@ class Ensure:
 
         stem: the resource's name or, for jobs and versions, the part before the number: `shop-ab12`
             in `shop-ab12-3`. It tells the inputs that the resource is made from. Only the newest
-            job or version that has not failed can be adopted, because it has replaced the older
-            ones, even if it is made from other data.
+            job or version that has not failed can be adopted. The older ones have been replaced,
+            even if the newest one is made from other data.
         among_others: whether several jobs with different stems are in use at the same time. A newer
             job with another stem then does not replace this job.
         within: List's filter, for example a dataset group.
@@ -298,12 +305,13 @@ class Ensure:
                 code, message = error.response["Error"]["Code"], error.response["Error"]["Message"]
                 if code == EXISTS:
                     return None, message
-                # Numbered work ends by itself, so reaching a limit on such work is temporary. The
-                # limits on other kinds of resources last.
+                # Jobs and trainings end by themselves, so a limit on them is reached only for a
+                # while. Other kinds of resources stay, and so do their limits.
                 if code != IN_USE and not (code == LIMIT and kind.is_numbered):
                     # The local Personalize gives the fix in its own message.
                     fix = explain_refusal(code, message, create) if self.on_aws else ""
-                    raise PersonalizeError(
+                    kind_of_error = UnavailableError if is_temporary(error) else PersonalizeError
+                    raise kind_of_error(
                         f"Personalize rejected the {kind.label} {name}: {message} ({code}){fix}"
                     ) from error
                 self.log.info(

@@ -191,7 +191,7 @@ _WORD = re.compile(r"\w+|.", re.DOTALL)
 
 
 class _Builder(Transformer[Token, Any]):
-    """Builds the syntax tree. The parser calls its methods rule by rule, so nothing recurses."""
+    """A builder of syntax trees. The parser calls its methods rule by rule, without recursion."""
 
     def start(self, children: list[Any]) -> tuple[Expression, ...]:
         return tuple(children)
@@ -298,7 +298,7 @@ def build_exclude_events(events: Sequence[str]) -> str:
     return f"EXCLUDE ItemID WHERE Interactions.EVENT_TYPE IN ({names})"
 
 
-# Only the latest FILTER_HISTORY interactions per user and event type count, see schemas.py.
+# Personalize considers only the latest interactions: FILTER_HISTORY for each user and event type.
 EXCLUDE_SEEN = build_exclude_events([ANY_EVENT])
 
 

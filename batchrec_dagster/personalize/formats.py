@@ -48,7 +48,8 @@ _INTERACTIONS: dict[str, pl.DataType] = {
     EVENT_TYPE: pl.String(),
     EVENT_VALUE: pl.Float64(),
 }
-# The fields of an output line that may hold the users of a segment; see the module's docstring.
+# The fields of an output line that may hold the users of a segment: the notebooks' name, and the
+# guide's name.
 SEGMENT_LISTS = ("usersList", "recommendedUsers")
 # The members of the output lines of all kinds of jobs. A line has the members of its own kind of
 # job; the rest are null.

@@ -55,7 +55,7 @@ def get_solution_metrics(
         ("before-parameter-build", _take_headers),
         ("before-call", _add_headers),
     ):
-        # Registering the same id again replaces nothing and adds nothing.
+        # A second registration with the same id has no effect.
         events.register(
             f"{event}.personalize.GetSolutionMetrics",
             cast("Any", handler),
@@ -91,7 +91,7 @@ def join_words(words: Sequence[str]) -> str:
 def read_header(answer: Mapping[str, Any]) -> dict[str, Any]:
     """Return the embedded engine's additions: `groups` and `success`.
 
-    Amazon Personalize adds nothing, so its dict is empty.
+    The dict is empty for Amazon Personalize, which adds nothing.
 
     answer: the answer of GetSolutionMetrics.
     """

@@ -1,9 +1,9 @@
 """The recipes of Amazon Personalize that support batch jobs, and their hyperparameters.
 
-Sources: developer guide, "Choosing a recipe", "Batch recommendations", and the recipes' pages,
-"Properties and hyperparameters". Values are text, as in CreateSolution's `algorithmHyperParameters`
-and `featureTransformationParameters`. Without a percentile, training uses all users or items,
-whatever the guide's default is.
+The sources are the pages "Choosing a recipe" and "Batch recommendations" of the developer guide,
+and the section "Properties and hyperparameters" on each recipe's page. Values are text, as in
+CreateSolution's `algorithmHyperParameters` and `featureTransformationParameters`. A percentile that
+is not set leaves out no user or item in local training, even if the guide has another default.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ SIMILAR_ITEMS = "aws-similar-items"
 ITEM_AFFINITY = "aws-item-affinity"
 ITEM_ATTRIBUTE_AFFINITY = "aws-item-attribute-affinity"
 
-# The short names of recipes, for resource names, which have few characters.
+# The short names of recipes, for resource names, because their length is limited.
 SHORT_NAMES = {
     USER_PERSONALIZATION: "user-v1",
     USER_PERSONALIZATION_V2: "user-v2",
@@ -93,9 +93,10 @@ _ITEM_COUNTS: Hyperparameters = {
 # These parameters belong in featureTransformationParameters, all others in
 # algorithmHyperParameters.
 FEATURES: Hyperparameters = {**_HISTORY_LENGTHS, **_ITEM_COUNTS}
-# This parameter belongs in eventsConfig: JSON of the weight of each event type.
+# This parameter belongs in eventsConfig. It is a JSON object of weights by event type.
 EVENT_WEIGHTS = "event_weights"
-# This parameter belongs in eventsConfig too or, without weights, unchanged in solutionConfig.
+# This parameter belongs in eventsConfig, as a number for each event type. If there are no weights,
+# it belongs in solutionConfig itself, as text.
 EVENT_VALUE_THRESHOLD = "event_value_threshold"
 _SEGMENTATION: Hyperparameters = {"hidden_dimension": Number(32, 256, whole=True)}
 

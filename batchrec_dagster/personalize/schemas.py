@@ -111,7 +111,7 @@ class Schema:
         return next((field for field in self.fields if field.name.upper() == name.upper()), None)
 
     def find_exactly(self, name: str) -> Field | None:
-        """Return the column of exactly this name, in this case; None if there is none."""
+        """Return the column of exactly this name, in the same case; None if there is none."""
         return next((field for field in self.fields if field.name == name), None)
 
 
@@ -255,7 +255,10 @@ def make_items_schema(
 
 
 def make_users_schema(*, categories: Sequence[str], numbers: Sequence[str]) -> Schema:
-    """Return the schema of users. Categories and numbers are as in `make_items_schema`."""
+    """Return the schema of users.
+
+    Categories are categorical strings, and numbers are doubles. Their cells may be empty.
+    """
     metadata = _make_metadata_fields(categories, numbers)
     return Schema(USERS, (Field(USER_ID, "string"), *metadata))
 

@@ -25,7 +25,7 @@ INPUT_SHARE = 0.9
 TESTED_SHARE, LARGEST_SHARE = 0.1, 0.3
 # The smallest number of users to test, unless this is more than the largest share.
 LEAST_USERS = 400
-# With this many tested users, NDCG has a standard error of about 0.002.
+# The largest number of users to test. With this many, NDCG has a standard error of about 0.002.
 MOST_USERS = 10_000
 # 100 groups are enough for a t distribution near the normal one, and few enough to store for each
 # edition.

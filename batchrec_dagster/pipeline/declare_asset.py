@@ -48,8 +48,10 @@ class PipelineAsset:
     def build(self, spec: dg.AssetSpec, execute: Execute) -> dg.AssetsDefinition:
         """Return Dagster's asset.
 
-        spec: the spec, which may say more than this asset's own spec.
+        spec: a spec with this asset's key, which a subclass may have changed. The metadata of this
+            asset's own spec is kept, because the IO manager reads it.
         """
+        spec = spec.merge_attributes(metadata=self.spec.metadata)
 
         @wraps(self.step)
         def run(context: dg.AssetExecutionContext, **inputs: Any) -> Iterator[AssetResult]:

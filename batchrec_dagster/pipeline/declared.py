@@ -1,8 +1,8 @@
 """The declarations of a code location's pipelines, stored in the metadata of their first assets.
 
 A pipeline is declared in YAML, built by Python code (`@dg.component_instance`), or built by a
-team's own component, which may build many pipelines. In all cases the pipeline has this first
-asset, wherever its definitions end up.
+team's own component, which may build many pipelines. In all cases the pipeline has a first asset,
+so the declaration is found wherever the definitions end up.
 """
 
 from __future__ import annotations

@@ -20,9 +20,9 @@ from batchrec_dagster.storage.nights import Night
 
 # The number of runs to read, starting with the latest.
 MOST_RUNS = 100
-# The silence, without an event and without a lock, after which a run is not under way any more. It
-# is not shorter, because a step that copies a large source, or waits for a Glue job, has neither
-# for a while.
+# A run with no event for this long, and with no lock, is not under way any more. The time is not
+# shorter, because a step that copies a large source, or waits for a Glue job, records no event and
+# holds no lock for a while.
 SILENCE = timedelta(hours=1)
 ENDINGS: dict[dg.DagsterRunStatus, Literal["failed", "stopped"]] = {
     dg.DagsterRunStatus.FAILURE: "failed",
@@ -70,8 +70,8 @@ def _list_locks(files: ListFiles) -> Iterator[str]:
 def read_ended_runs(instance: dg.DagsterInstance, files: ListFiles) -> list[Night]:
     """Return the latest runs for the list that failed, or that were stopped or interrupted.
 
-    They are read from the runs that Dagster remembers. Only Dagster knows of runs with a killed
-    process, because they recorded nothing themselves. Raises UserError.
+    The runs come from Dagster's history. Only Dagster knows of runs with a killed process, because
+    they recorded nothing themselves. Raises UserError.
     """
     nights = []
     refreshes = instance.get_run_records(filter_refreshes(files, [*ENDINGS]), limit=MOST_RUNS)

@@ -1,11 +1,12 @@
 """A failure with a message that says everything: Dagster records it without a Python stack.
 
 `dg.Failure` records the stack, and Dagster's web page shows the stack larger than the message. No
-public API leaves it out. If an error comes from a process of the user's code, Dagster records the
-description that the process gave. So this failure describes itself.
+public API leaves out the stack. If an error comes from a process of the user's code, Dagster
+records the description that the process gave. So `ExpectedFailure` is also such an error, with a
+description of its own.
 
-Any release of Dagster may move the imports of this module. A test names each import that a release
-has moved, and CI runs the test against the newest Dagster.
+Any release of Dagster may move the classes that this module imports. A test names each import that
+a release has moved, and CI runs the test against the newest Dagster.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ import dagster as dg
 from dagster._core.errors import DagsterUserCodeProcessError
 from dagster_shared.error import SerializableErrorInfo
 
-from batchrec_dagster.errors import UserError
+from batchrec_dagster.errors import Retry, UserError
+from batchrec_dagster.personalize.api import PersonalizeError
 
 
 class _DescribedError(DagsterUserCodeProcessError):
@@ -38,14 +40,42 @@ class ExpectedFailure(dg.Failure, _DescribedError):  # noqa: N818, it is a dg.Fa
         super().__init__(description, metadata=metadata, allow_retries=False)
 
 
+class Interrupted(dg.DagsterExecutionInterruptedError, dg.DagsterError):
+    """An interrupt of a step, which Dagster does not retry.
+
+    Dagster applies a step's retry policy to other interrupts, but not to errors of Dagster's own
+    classes.
+    """
+
+
+INTERRUPTS = (KeyboardInterrupt, dg.DagsterExecutionInterruptedError)
+
+
+def make_failure(error: UserError, retry_policy: dg.RetryPolicy | None) -> dg.Failure:
+    """Return the failure of a step that a user error ended.
+
+    retry_policy: the step's policy, which Dagster applies if the failure is temporary. Dagster
+        records the Python stack of a temporary failure too.
+    """
+    metadata = error.details if isinstance(error, PersonalizeError) else None
+    if isinstance(error, Retry) and retry_policy is not None:
+        return dg.Failure(str(error), metadata)
+    return ExpectedFailure(str(error), metadata)
+
+
 @contextmanager
-def errors_as_failures() -> Iterator[None]:
-    """Turn user errors in the block into expected failures."""
-    failure: ExpectedFailure | None = None
+def errors_as_failures(retry_policy: dg.RetryPolicy | None) -> Iterator[None]:
+    """Turn user errors in the block into failures, and keep Dagster from retrying an interrupt.
+
+    retry_policy: the policy of the step that runs the block, if a step runs it.
+    """
+    failure: dg.Failure | None = None
     try:
         yield
     except UserError as error:
-        failure = ExpectedFailure(str(error))
+        failure = make_failure(error, retry_policy)
+    except INTERRUPTS as error:
+        raise Interrupted from error
     # Raised outside of the except block, so that Dagster records no cause.
     if failure is not None:
         raise failure

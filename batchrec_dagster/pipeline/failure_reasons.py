@@ -42,7 +42,7 @@ def find_failure_reason(event: DagsterEvent) -> str | None:
     if failure.user_failure_data is not None and failure.user_failure_data.description:
         return failure.user_failure_data.description.strip()
     error = failure.error
-    # An event of the engine also reports a crashed process, together with the signal.
+    # For a crashed process, an event of the engine gives the reason, which is the signal.
     if error is None or error.cls_name == "ChildProcessCrashException":
         return None
     # The outer error only says that the step failed.

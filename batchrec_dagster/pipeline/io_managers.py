@@ -1,6 +1,6 @@
 """IO managers, which load the stored results of a pipeline's steps and store a team's own tables.
 
-Dagster records only the message of their failures.
+If an IO manager fails for a known reason, Dagster records only the message.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _OBJECT = TypeAdapter(dict[str, Any])
 
 
 class StoredIOManager(dg.ConfigurableIOManager):
-    """Reads an object that a step has stored itself. It writes nothing."""
+    """An IO manager that reads objects that steps stored themselves. It writes nothing."""
 
     storage: StorageResource
 
@@ -58,7 +58,7 @@ class StoredIOManager(dg.ConfigurableIOManager):
             raise dg.DagsterInvariantViolationError("there is no asset to load")
         key = self.storage_key(context.upstream_output)
         target_type, is_optional = _unwrap_optional(context.dagster_type.typing_type)
-        with errors_as_failures():
+        with errors_as_failures(_find_retry_policy(context)):
             return self.load_key(key, context, target_type, is_optional=is_optional)
 
     def storage_key(self, context: dg.OutputContext) -> str:
@@ -87,7 +87,7 @@ class StoredIOManager(dg.ConfigurableIOManager):
 
 
 class TableIOManager(StoredIOManager):
-    """Reads tables.
+    """An IO manager that reads tables.
 
     The input's type chooses the kind of table. The input's metadata `columns` chooses the columns.
     """
@@ -109,7 +109,7 @@ class TableIOManager(StoredIOManager):
 
 
 class ParquetIOManager(TableIOManager):
-    """Reads and writes frames as Parquet, with a separate file for each partition of an asset."""
+    """An IO manager for frames in Parquet, with a separate file for each partition of an asset."""
 
     def scan(self, file: BinaryIO) -> pl.LazyFrame:
         return pl.scan_parquet(file)
@@ -132,7 +132,7 @@ class ParquetIOManager(TableIOManager):
         content = io.BytesIO()
         to_polars(obj).write_parquet(content)
         uri = self.opened.uri(key)
-        with errors_as_failures():
+        with errors_as_failures(_find_retry_policy(context)):
             self.opened.store.put(uri, content.getvalue())
         context.add_output_metadata({"dagster/uri": uri})
 
@@ -143,7 +143,7 @@ class ParquetIOManager(TableIOManager):
         key = self.storage_key(context.upstream_output)
         metadata = context.definition_metadata or {}
         is_optional = bool(metadata.get("allow_missing_partitions"))
-        with errors_as_failures():
+        with errors_as_failures(_find_retry_policy(context)):
             partitions = [
                 self.load_key(
                     _name_partition(key, partition), context, pl.LazyFrame, is_optional=is_optional
@@ -160,7 +160,7 @@ class ParquetIOManager(TableIOManager):
 
 
 class AttributesIOManager(TableIOManager):
-    """Reads Personalize's CSV of items or of users.
+    """An IO manager that reads Personalize's CSV of items or of users.
 
     Ids are text. Any other column holds numbers if all of its cells are numbers.
     """
@@ -171,35 +171,35 @@ class AttributesIOManager(TableIOManager):
 
 
 class InteractionsIOManager(TableIOManager):
-    """Reads Personalize's CSV of interactions. Ids are text, even if they look like numbers."""
+    """An IO manager that reads Personalize's CSV of interactions. Ids are always text."""
 
     def scan(self, file: BinaryIO) -> pl.LazyFrame:
         return scan_interactions(file)
 
 
 class UsersIOManager(TableIOManager):
-    """Reads the users of a batch inference job from JSON Lines."""
+    """An IO manager that reads the users of a batch inference job from JSON Lines."""
 
     def scan(self, file: BinaryIO) -> pl.LazyFrame:
         return pl.scan_ndjson(file)
 
 
 class PublishedTableIOManager(TableIOManager):
-    """Reads a whole edition of published lists."""
+    """An IO manager that reads a whole edition of published lists."""
 
     def scan(self, file: BinaryIO) -> pl.LazyFrame:
         return pl.scan_parquet(file)
 
     def open_table(self, uri: str) -> pl.LazyFrame:
-        # Reading needs no record.
+        # Reading an edition needs no record, so the record's URI can be empty.
         _, frame = Editions(self.opened.store, uri, record_uri="").read()
         return frame
 
 
 class RecordIOManager(StoredIOManager):
-    """Reads records from JSON objects.
+    """An IO manager that reads records from JSON objects.
 
-    The input's type chooses the record. For the type dict, the input is the JSON object.
+    The input's type chooses the type of the record. An input of type dict gets the JSON object.
     """
 
     def load(self, uri: str, context: dg.InputContext, target_type: object) -> Any:
@@ -209,6 +209,14 @@ class RecordIOManager(StoredIOManager):
         if target_type in (dict, Any) or get_origin(target_type) is dict:
             return _OBJECT.validate_json(content)
         raise dg.DagsterInvariantViolationError(f"a record is a dict, not {target_type}")
+
+
+def _find_retry_policy(context: dg.InputContext | dg.OutputContext) -> dg.RetryPolicy | None:
+    """Return the policy by which Dagster retries the step; None if no step runs."""
+    try:
+        return context.step_context.op_retry_policy
+    except dg.DagsterInvariantViolationError:
+        return None
 
 
 def _name_partition(key: str, partition: str) -> str:

@@ -38,7 +38,7 @@ def load_pipelines(
             # Dagster fails if a folder has nothing to load.
             return dg.Definitions()
         # Build only the folder. Building the whole tree would also import every installed package
-        # with components, and describe each of their classes for a page of Dagster's UI.
+        # with components, and describe each component class for a page of Dagster's UI.
         in_folder = tree.build_defs(tree.defs_module_path)
         definitions = dg.Definitions.merge(in_folder, dg.Definitions(component_tree=tree))
     pipelines = find_declared_pipelines(definitions.assets)
@@ -79,9 +79,9 @@ def _has_definitions(folder: Path) -> bool:
 
 @contextmanager
 def hide_preview_warnings() -> Iterator[None]:
-    """Hide Dagster's warnings, repeated for each file, that some of its classes are new.
+    """Hide Dagster's warnings that some of its classes are in beta or preview.
 
-    Users who run a command cannot change that.
+    Dagster repeats the warnings for each file, and users of a command can do nothing about them.
     """
     with warnings.catch_warnings():
         for notice in (dg.BetaWarning, dg.PreviewWarning):
@@ -123,7 +123,7 @@ def _require_own_names(pipelines: Sequence[DeclaredPipeline]) -> None:
 def _require_own_places(pipelines: Sequence[DeclaredPipeline]) -> None:
     """Raise DeclarationError if sinks of two pipelines, or of two lists, write to the same place.
 
-    They would overwrite each other.
+    Such sinks would overwrite each other's rows.
     """
     # The lists that write to each place, with the origins of their declarations.
     writers: dict[str, list[tuple[PublishedList, Origin]]] = {}

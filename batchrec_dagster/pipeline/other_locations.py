@@ -17,7 +17,7 @@ from batchrec_dagster.storage.layout import ListKeys
 def published(pipeline: str) -> dg.AssetSpec:
     """Return the published lists of a pipeline in another code location, as an asset spec.
 
-    Assets can depend on the spec and load its rows. A location that loads them needs `resources()`.
+    Assets can depend on the spec and load its rows. A location that loads rows needs `resources()`.
     pipeline: the pipeline's name, such as `shop`. If the pipeline has several lists, the address of
         a list, such as `shop/newsletter`.
     """

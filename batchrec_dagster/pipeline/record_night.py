@@ -1,4 +1,4 @@
-"""Records of nights that published nothing, written by the step that ended the run.
+"""Records of nights (runs) that published nothing. The step that ended the run writes them.
 
 A killed process records nothing. ended_runs.py reads the fate of such runs from Dagster.
 """
@@ -18,7 +18,6 @@ from batchrec_dagster.steps.cost import read_run_cost
 from batchrec_dagster.steps.model_records import read_model
 from batchrec_dagster.steps.run_facts import measure_seconds
 from batchrec_dagster.storage.edition import Finding
-from batchrec_dagster.storage.extras import is_installed
 from batchrec_dagster.storage.layout import ListFiles
 from batchrec_dagster.storage.nights import Night
 
@@ -35,6 +34,15 @@ def record_failure(
 
     The step still fails with this error, even if recording the error fails.
     """
+    try:
+        _record_error(context, files, error)
+    except Exception as bug:
+        context.log.exception(f"this failure is missing in the list of nights: {bug!r}")
+
+
+def _record_error(
+    context: dg.AssetExecutionContext, files: ListFiles, error: BaseException
+) -> None:
     if isinstance(error, Refused):
         _record(
             context, files, "refused", [finding for finding in error.findings if finding.blocks]
@@ -106,7 +114,7 @@ def _record(
                 seconds=measure_seconds(find_run_start(context)),
             )
         )
-        if ended != "unchanged" and is_installed("report"):
+        if ended != "unchanged":
             # Imported here because it needs NumPy and Jinja.
             from batchrec_dagster.reporting.stored_page import show_last_night
 

@@ -18,7 +18,7 @@ from batchrec_dagster.storage.edition import Finding
 
 # The results that an asset's step gives to Dagster.
 AssetResult = dg.MaterializeResult[Any] | dg.AssetCheckResult
-# The outcome of an asset with a record that says that nothing has changed.
+# The outcome of an asset's step that found, by the asset's record, that nothing has changed.
 NOT_PREPARED_AGAIN = "unchanged: not prepared again"
 # The significant digits of numbers in metadata. The records keep the exact numbers.
 DIGITS = 4
@@ -48,7 +48,7 @@ def to_dagster(
 def result_to_dagster(
     result: Result[Any], uri: str, metadata: Mapping[str, Any]
 ) -> dg.MaterializeResult[Any]:
-    """Return the result of a step that is skipped if its record says that nothing has changed.
+    """Return the result of a step that may find that nothing has changed, in Dagster's type.
 
     uri: the URI of the stored content.
     """

@@ -11,11 +11,17 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
+from botocore.exceptions import ClientError
 
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.errors import Refused, UserError
-from batchrec_dagster.personalize.api import PersonalizeError
-from batchrec_dagster.pipeline.expected_failure import ExpectedFailure
+from batchrec_dagster.personalize.api import is_temporary
+from batchrec_dagster.pipeline.expected_failure import (
+    INTERRUPTS,
+    ExpectedFailure,
+    Interrupted,
+    make_failure,
+)
 from batchrec_dagster.pipeline.personalize_resource import PersonalizeResource
 from batchrec_dagster.pipeline.record_night import forget_failure, record_failure
 from batchrec_dagster.pipeline.results import AssetResult, build_check_results
@@ -41,9 +47,11 @@ def run_step(
 ) -> Iterator[AssetResult]:
     """Run the step of an asset, and record how it ended for the list's nights.
 
-    Errors that tell the user what to do fail the asset without a traceback. They are logged too,
-    because Dagster's page shows failures as events, and hides events where it shows only the log
-    messages of steps. Checks that fail in the step are reported before they fail the asset.
+    Errors that tell the user what to do fail the asset without a traceback. Such errors are also
+    logged: Dagster's page shows failures as events, and its view of a step's log messages hides
+    events. Checks that fail in the step are reported before they fail the asset.
+
+    Dagster applies the asset's retry policy only to a `Retry` and to bugs.
 
     inputs: the step's config, if it has one, and its inputs.
     """
@@ -52,28 +60,38 @@ def run_step(
         yield from execute(asset, context, partial(asset.step, context, **inputs))
     except BaseException as error:
         record_failure(context, files, error)
+        if isinstance(error, INTERRUPTS):
+            raise Interrupted from error
+        if isinstance(error, ClientError) and not is_temporary(error):
+            # Only a person can fix such an error. For example, a permission is missing.
+            raise dg.Failure(str(error), allow_retries=False) from error
         findings = error.findings if isinstance(error, Refused) else ()
-        failure = _find_expected_failure(error)
+        failure = _find_failure(error, find_retry_policy(context))
         if failure is None:
             raise
+        cause = error.__cause__ if isinstance(error, dg.Failure) else None
     else:
         forget_failure(context, files)
         return
     # Raised outside of the except block, so that the UI shows only the message.
     yield from build_check_results(findings)
     context.log.error(failure.description or "")
-    raise failure
+    raise failure from cause
 
 
-def _find_expected_failure(error: BaseException) -> ExpectedFailure | None:
+def find_retry_policy(context: dg.AssetExecutionContext) -> dg.RetryPolicy | None:
+    """Return the policy by which Dagster retries the step: the asset's, or else its job's."""
+    policy: dg.RetryPolicy | None = context.get_step_execution_context().op_retry_policy
+    return policy
+
+
+def _find_failure(error: BaseException, retry_policy: dg.RetryPolicy | None) -> dg.Failure | None:
     """Return the failure that says how to fix the error; None if the error is a bug."""
     if isinstance(error, Refused):
         blocking = [finding for finding in error.findings if finding.blocks]
         return ExpectedFailure("\n".join(f"{finding.name}: {finding.text}" for finding in blocking))
-    if isinstance(error, PersonalizeError):
-        return ExpectedFailure(str(error), error.details)
     if isinstance(error, UserError):
-        return ExpectedFailure(str(error))
+        return make_failure(error, retry_policy)
     if isinstance(error, dg.Failure) and not error.allow_retries:
         return ExpectedFailure(error.description or "", error.metadata)
     return None

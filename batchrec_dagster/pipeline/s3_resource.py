@@ -22,7 +22,7 @@ def read_s3_resource(text: str) -> Mapping[str, str]:
 
     text: the module and the name of the resource in it: acme.resources:s3. If the name is a
         function, such as one with functools.cache, it is called.
-    Raises ValueError.
+    Raises ValueError if there is no such resource, or batchrec cannot use it.
     """
     match = re.fullmatch(r"([A-Za-z_]\w*(?:\.\w+)*):([A-Za-z_]\w*)", text, re.ASCII)
     if match is None:

@@ -14,7 +14,7 @@ from batchrec_dagster.config.new_declaration import (
     ignore_home_in_git,
 )
 
-# The settings match those in a defs.yaml. A dict also suits type checkers.
+# The dict has the settings of a defs.yaml. Type checkers accept a dict.
 _PYTHON = """\
 import dagster as dg
 from batchrec_dagster import BatchRecommendations

@@ -8,13 +8,14 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 
 import dagster as dg
-from botocore.exceptions import BotoCoreError, ClientError
+
+# Dagster has no public name for the error of a failed process.
+from dagster._core.errors import DagsterPipesExecutionError
 
 from batchrec_dagster.config.running import PreparationSettings
 from batchrec_dagster.errors import UserError
@@ -43,7 +44,9 @@ def choose_spark(declared: PreparationSettings) -> RunOnEngine | None:
 def run_here(
     memory: str, context: dg.AssetExecutionContext, storage: Storage, task: SparkTask
 ) -> Prepared:
-    """Run the task in a Spark process on this machine; see `RunOnEngine`.
+    """Run the task in a Spark process on this machine.
+
+    Raises UserError, and dg.Failure if the job failed.
 
     memory: the memory of its JVM, such as 2g.
     """
@@ -60,30 +63,21 @@ def run_here(
         # killed.
         "SPARK_LOCAL_DIRS": f"{task.work.removeprefix('file://')}/spark",
     }
-    with explain_failures(lambda: "see its output in the run's compute logs"):
+    try:
         completed = dg.PipesSubprocessClient().run(
             context=context,
             command=[sys.executable, "-m", "batchrec_dagster.preparation.spark.job"],
             env=environment,
             extras={"task": asdict(task), "local": {"memory": memory}},
         )
+    except DagsterPipesExecutionError as error:
+        raise make_job_failure("see its output in the run's compute logs") from error
     return read_result(completed), {}
 
 
-@contextmanager
-def explain_failures(describe: Callable[[], str]) -> Iterator[None]:
-    """Turn errors of a Spark job in the block into dg.Failure with a reason.
-
-    describe: returns the reason of a job that ran and failed.
-    """
-    try:
-        yield
-    except UserError:
-        raise
-    except (ClientError, BotoCoreError) as error:
-        raise dg.Failure(f"the Spark job did not run: {error}", allow_retries=False) from error
-    except Exception as error:
-        raise dg.Failure(f"the Spark job failed: {describe()}", allow_retries=False) from error
+def make_job_failure(reason: str) -> dg.Failure:
+    """Return the failure of a Spark job that ran and failed."""
+    return dg.Failure(f"the Spark job failed: {reason}", allow_retries=False)
 
 
 def read_result(completed: dg.PipesClientCompletedInvocation) -> PreparationResult:

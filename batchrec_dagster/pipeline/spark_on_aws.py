@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+from botocore.exceptions import BotoCoreError, ClientError
 from dagster_aws.pipes import PipesGlueClient, PipesS3ContextInjector, PipesS3MessageReader
 
 from batchrec_dagster.config.running import PreparationSettings
 from batchrec_dagster.errors import UserError
-from batchrec_dagster.pipeline.spark_jobs import explain_failures, read_result
+from batchrec_dagster.pipeline.spark_jobs import make_job_failure, read_result
 from batchrec_dagster.preparation import spark
 from batchrec_dagster.preparation.spark.task import SparkTask
 from batchrec_dagster.steps.interactions import Prepared
@@ -30,12 +31,14 @@ from batchrec_dagster.storage.objects import split_uri
 
 SCRIPT = Path(spark.__file__).with_name("job.py")
 PACKAGE = SCRIPT.parents[2]
-# The libraries that Glue installs, in the versions that run here, so that the two sides read rows
-# alike.
+# The libraries that Glue installs, in the versions that run here, so that Glue and this machine
+# read rows alike.
 LIBRARIES = ("polars", "dagster-pipes")
 GLUE_VERSION = "5.0"
 # Seconds between polls for messages in S3.
 INTERVAL = 3
+# The states of a job run that ended without success.
+FAILED_STATES = ("FAILED", "STOPPED", "TIMEOUT", "ERROR")
 
 
 def zip_package() -> bytes:
@@ -91,7 +94,7 @@ def run_on_glue(
     storage: Storage,
     task: SparkTask,
 ) -> Prepared:
-    """Run the task as an AWS Glue job; see `RunOnEngine`.
+    """Run the task as an AWS Glue job. Raises UserError, and dg.Failure if the job failed.
 
     Each run passes its script and its package, so that the job always runs this code.
     """
@@ -105,11 +108,11 @@ def run_on_glue(
     def note_job_run(parsed: Mapping[str, Any], **_: Any) -> None:
         last_job_run.update(parsed.get("JobRun") or {})
 
-    def describe_last_job_run() -> str:
-        """Return Glue's last report about the job run, which the client does not pass on."""
-        state = last_job_run.get("JobRunState", "not started")
-        return f"glue says: {state}, {last_job_run.get('ErrorMessage') or 'and no reason'}"
+    def note_start(parsed: Mapping[str, Any], **_: Any) -> None:
+        if "JobRunId" in parsed:
+            last_job_run["JobRunState"] = "STARTING"
 
+    glue.meta.events.register("after-call.glue.StartJobRun", note_start)
     glue.meta.events.register("after-call.glue.GetJobRun", note_job_run)
     size = {
         "WorkerType": declared.worker_type,
@@ -119,9 +122,9 @@ def run_on_glue(
     size = {name: value for name, value in size.items() if value is not None}
     # Tags need an additional permission, glue:TagResource.
     tags = {"Tags": dict(storage.tags)} if storage.tags else {}
-    with explain_failures(describe_last_job_run):
-        arguments = upload_code(storage)
-        _ensure_job(glue, declared, arguments["--scriptLocation"], {**size, **tags})
+    arguments = upload_code(storage)
+    _ensure_job(glue, declared, arguments["--scriptLocation"], {**size, **tags})
+    try:
         completed = PipesGlueClient(injector, reader, glue).run(
             context=context,
             start_job_run_params={
@@ -131,6 +134,21 @@ def run_on_glue(
             },
             extras={"task": asdict(task)},
         )
+    except (ClientError, BotoCoreError) as error:
+        if not last_job_run:
+            raise
+        # A retry would start, and pay for, a second job run.
+        raise dg.Failure(
+            f"the Glue job {declared.job_name} may still run, but its state is not known: {error}",
+            allow_retries=False,
+        ) from error
+    except RuntimeError as error:
+        # The client raises this error if the job run has failed.
+        if last_job_run.get("JobRunState") not in FAILED_STATES:
+            raise
+        # Glue's last report has a reason that the client may leave out.
+        reason = last_job_run.get("ErrorMessage") or "and no reason"
+        raise make_job_failure(f"glue says: {last_job_run['JobRunState']}, {reason}") from error
     return read_result(completed), completed.metadata
 
 

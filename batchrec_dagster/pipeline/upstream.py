@@ -39,7 +39,7 @@ EVENTS_AT_ONCE = 1000
 
 
 def find_upstream(source: RowSource, context: dg.AssetExecutionContext) -> RowSource:
-    """Return the source. If it is an upstream asset, return the source with the asset's rows now.
+    """Return the source, with every upstream asset in it replaced by the asset's current rows.
 
     The rows are at the path that the asset's metadata names, else its IO manager loads them. For a
     partitioned asset, the rows of all materialized partitions are combined.
@@ -236,9 +236,9 @@ class _UpstreamAsset:
 
 
 def _find_path(metadata: Mapping[str, Any], keys: Sequence[str]) -> str | None:
-    """Return the path in the metadata under the first key that has one; None if none has.
+    """Return the first path that the metadata has under the keys; None if there is none.
 
-    A URI of another scheme than a source's is not a path.
+    A URI is not a path if a source cannot have its scheme.
     """
     for key in keys:
         value = metadata.get(key)

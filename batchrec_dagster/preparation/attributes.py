@@ -1,7 +1,6 @@
-"""Files of items or users: their good rows, and the problems of their bad rows.
+"""The reading of files of items or users: the good rows, and the problems of the bad rows.
 
-Items and users are read by the same readers as ratings, and their problems are counted in the same
-way.
+The readers of ratings files also read these files. Problems are counted as in ratings files.
 """
 
 from __future__ import annotations
@@ -71,11 +70,11 @@ AttributeSubject = Literal["item", "user"]
 class AttributesLayout:
     """The columns of a file of items or users, each by its name or by its position (from 1).
 
-    `form` says how the file is written. `decimal` is as in `Columns`.
+    `form` says how the file is written. `decimal` is the decimal mark of the numbers.
     """
 
     subject: AttributeSubject
-    """The kind of thing that a row describes. It is also the role of the id column."""
+    """The kind of thing that a row describes. It also names the id column's setting."""
     id: Column
     title: Column | None = None
     image: Column | None = None
@@ -93,11 +92,11 @@ class AttributesLayout:
     form: FileForm = field(default_factory=FileForm)
     decimal: Decimal = "."
     null_values: Sequence[str] = NULL_VALUES
-    """The ids that mean no value."""
+    """The texts that, in the id column, mean that there is no id."""
 
     @property
     def block(self) -> str:
-        """The block of the YAML that declares the file."""
+        """The name of the YAML block that declares the file: items or users."""
         return f"{self.subject}s"
 
     @property
@@ -134,7 +133,10 @@ class AttributesLayout:
 
     @property
     def roles(self) -> dict[str, Column]:
-        """The columns, by the setting under the block's `columns` that names the column."""
+        """The declared columns by role.
+
+        A role is the name of a setting under the block's `columns`, such as `categories.GENRES`.
+        """
         named = {
             self.subject: self.id,
             "title": self.title,
@@ -156,14 +158,14 @@ class AttributesLayout:
     def setting(self, role: str) -> str:
         """Return the full name of the setting that names a role's column.
 
-        Readers use the setting as the name of the column's cells, too.
+        A reader returns a frame in which the role's column has this name, too.
         """
         return f"{self.block}.columns.{role}"
 
 
 @dataclass(frozen=True)
 class AttributeRows:
-    """The good rows of a file, and the numbers of its other rows."""
+    """The good rows of a file, and counts of its bad rows and of erased users' rows."""
 
     rows: int
     """The number of rows, without blank lines and without the rows of erased users."""
@@ -171,13 +173,13 @@ class AttributeRows:
     good: pl.DataFrame
     """The values of the good rows.
 
-    They are the columns for Personalize, and for items also the title and the addresses. An address
-    is null if the cell has no http(s) address.
+    The frame has the columns for Personalize and, for items, the declared title and addresses. An
+    address is null if the cell has no http(s) address.
     """
     erased: pl.Series
-    """The ids of the file's users who were erased.
+    """The ids in the file that belong to erased users.
 
-    Their rows do not count, and nothing shows them.
+    The rows of these users are not counted as good or bad, and are not shown as examples.
     """
     erased_rows: int
     """The number of rows of erased users."""
@@ -186,9 +188,9 @@ class AttributeRows:
 def parse_attributes(
     file: RawFile, layout: AttributesLayout, erased_users: ErasedUsers = NOBODY
 ) -> AttributeRows:
-    """Return the rows of a file on this machine.
+    """Return the good rows of a file on this machine, and counts of its other rows.
 
-    If several good rows have the same id, the first one counts.
+    If several good rows have the same id, only the first stays good. The later rows are bad.
 
     erased_users: the users who were erased. Their rows are left out.
 
@@ -304,7 +306,8 @@ def _build_values(layout: AttributesLayout) -> dict[str, pl.Expr]:
         values["title"] = _replace_nul(_read_text(pl.col(layout.setting("title"))))
     for name in layout.addresses:
         address = pl.col(layout.setting(name)).str.strip_chars()
-        # A browser must not open any other text, and no list gets worse without the address.
+        # A browser must not open any other text. The row stays good, because lists do not need the
+        # address.
         values[name] = pl.when(address.str.contains(HTTP_ADDRESS)).then(address)
     if layout.created is not None:
         created = pl.col(layout.setting("created"))

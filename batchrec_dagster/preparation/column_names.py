@@ -1,4 +1,7 @@
-"""The names of columns: the role that a name shows, and the position of a named column."""
+"""The recognition of columns by their names, and the positions of named columns.
+
+A column's role is its use, such as user, item or timestamp.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ NAMES = {role: words.split() for role, words in _WORDS.items()}
 
 
 def recognise_columns(columns: Sequence[str]) -> dict[str, str]:
-    """Return the column of each role that the column names show."""
+    """Return the column for each role that has a column with a known name."""
     matches = {role: find_columns(columns, names) for role, names in NAMES.items()}
     return {role: names[0] for role, names in matches.items() if names}
 
@@ -83,8 +86,8 @@ def locate_columns(
 def list_names(columns: Sequence[str]) -> str:
     """Return the names of the columns, for messages.
 
-    If there is a number in the first line, the line is a row. Such a row is not shown, because it
-    may contain a user's id.
+    A first line with a number in it is a row of data. Its fields are not shown, because they may
+    contain a user's id.
     """
     cells = [cell for column in columns for cell in re.split(r"[;|\t,]", column)]
     if any(re.fullmatch(r"[-+]?[0-9.]+", cell.strip()) for cell in cells):

@@ -18,7 +18,7 @@ PIECE_ROWS = 1_000_000
 
 
 def count_rows(interactions: pl.LazyFrame) -> InteractionCounts:
-    """Return the numbers of users, items and event types, and the span of the times."""
+    """Return the counts of users, items and events, the first and last time, and the digest."""
     # Polars' own streaming group_by takes three times the memory for many users.
     columns = [USER_ID, ITEM_ID]
     existing_columns = interactions.collect_schema().names()
@@ -83,12 +83,13 @@ class ValueCounter:
     def add(self, rows: pl.DataFrame) -> None:
         """Add these rows to the counts."""
         self._parts.append(rows.group_by(self._column).len())
-        # Because merges are rare, each value is counted again only a few times.
+        # Parts are merged only when they have twice as many rows as the counts. So each value is
+        # merged only a few times.
         if sum(map(len, self._parts)) > max(2 * len(self._counts), 2 * PIECE_ROWS):
             self._merge()
 
     def read_counts(self) -> pl.DataFrame:
-        """Return each value in the column, and in `len` its number of rows."""
+        """Return each value of the column, with its number of rows in `len`."""
         self._merge()
         return self._counts
 

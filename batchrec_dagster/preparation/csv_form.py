@@ -1,4 +1,4 @@
-"""The delimiter and the header of a CSV file, as its first lines show them.
+"""The recognition of the delimiter and the header of a CSV file from its first lines.
 
 Every reader of CSV files with no declared delimiter uses this module: runs, `batchrec new`, the
 readers of items and of lists of users, and queries of files.
@@ -103,16 +103,17 @@ def read_separator_line(opened: OpenedFile) -> str | None:
 
 
 def find_header(table: CsvTable, form: FileForm, columns: Columns) -> Header | None:
-    """Return the header to declare for a file that was opened without one.
+    """Return the header to declare for a file that was opened without a declared header.
 
-    It is the number of the line that names the columns, or NO_HEADER if no line does. None means
-    that the file was opened right.
+    The header is the number of the line that names the columns, or NO_HEADER if no line does. None
+    means that no header needs to be declared.
 
-    In a file that was opened with a header, the right line is the one with the most declared and
-    known names. If no line has such names, it is the usual line, unless that line looks like a row.
+    If the table was opened with a header, the line with the most declared and known names is taken.
+    If no line has such names, the table's own header stays. But if that line looks like a row, the
+    result is NO_HEADER.
 
-    form, columns: the declared settings. If columns are declared by position, a line counts only if
-    it cannot be anything but a header.
+    form, columns: the declared settings. If columns are declared by position, only the first line
+    can be the header, and only if it cannot be a row.
     """
     if form.header is not None:
         return None
@@ -138,8 +139,8 @@ def find_header(table: CsvTable, form: FileForm, columns: Columns) -> Header | N
 def names_columns(fields: Sequence[str], rows: Records) -> bool:
     """Return whether a line with these fields names the columns.
 
-    It does if one of the fields is a name that is known for a role. It also does if no field is a
-    number or a time, and no field looks like the cells below it.
+    The line names the columns if one of the fields is a name that is known for a role. It also
+    names the columns if no field is a number or a time, and no field looks like the cells below it.
 
     rows: the fields of the first records after this line.
     """
@@ -169,7 +170,7 @@ def read_first_records(
 ) -> list[list[str]]:
     """Return the fields of the first records that are not blank.
 
-    skipped: the number of lines before these records that are left out.
+    skipped: the number of lines to skip before the first record.
     """
     with opened.path.open(encoding="utf-8-sig", newline="") as file:
         skip_lines(file, skipped)
@@ -208,7 +209,7 @@ def _find_line_of_names(splits: Sequence[Records], declared: Collection[Column])
 def _are_even(records: Records) -> bool:
     """Return whether all records have the same number of fields, at least two.
 
-    No field may be cut within its quotes.
+    The result is false if a field is cut within its quotes.
     """
     widths = {len(record) for record in records}
     return (
@@ -221,9 +222,9 @@ def _are_even(records: Records) -> bool:
 def _looks_like_a_row(fields: Sequence[str], rows: Records) -> bool:
     """Return whether a field looks like the cells below it.
 
-    It does if it appears again in its column, or if it has digits and all cells of its column
-    differ from it only in their digits. A repeat of the whole line does not count, because it may
-    be the header of a file that was appended to another one.
+    A field looks so if a cell below has the same text. A field with digits also looks so if all
+    cells below differ from it only in their digits. A repeat of the whole line does not count,
+    because the repeated line may be the header of a file that was appended to another file.
     """
     similar_rows = [row for row in rows if len(row) == len(fields) and list(row) != list(fields)]
     for field, *cells in zip(fields, *similar_rows, strict=True):

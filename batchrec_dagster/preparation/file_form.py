@@ -3,13 +3,13 @@
 A row is read in four steps, which are the same for all engines.
 
 1. Records. In `csv` a line ends in LF or CRLF. A field that starts with `"` goes on to the closing
-   `"`, with `""` for one `"`, and may contain delimiters and line ends. It is an error, whatever
-   `on_bad_rows` says, if a quoted field does not end at a delimiter or a line end, or if a record
-   has an odd number of quotes, because the start of the next row would be a guess. In `json` each
-   line is one object, and in `parquet` each row is one record.
+   `"`, with `""` for one `"`, and may contain delimiters and line ends. A quoted field that does
+   not end at a delimiter or a line end is an error, and so is a record with an odd number of
+   quotes. Both are errors even if bad rows are skipped, because the start of the next row would be
+   a guess. In `json` each line is one object, and in `parquet` each row is one record.
 
-   The lines of `csv` up to `FileForm.header`, whatever they contain, are not records. Blank lines
-   are left out, and so are lines of `csv` that consist of delimiters. Files are read in the order
+   The lines of `csv` up to and including line `FileForm.header` are not records. Blank lines are
+   left out, and so are lines of `csv` that consist only of delimiters. Files are read in the order
    of their names, and rows in the order of their file. This is the source order. Bytes that are not
    UTF-8 become U+FFFD. If the last line of `csv` has no line end and fewer fields than the first
    line, it is a problem, because its last value may be cut off.
@@ -20,17 +20,17 @@ A row is read in four steps, which are the same for all engines.
    column are refused.
 3. Roles. Ids and event types keep their spaces. Ids and event types that consist of spaces and tabs
    are missing. A text in `Columns.null_values`, with or without spaces around it, is a problem as
-   an id. In the other roles such a text is missing, but to the filter it is text. Numbers and times
-   lose the spaces and tabs around them.
+   an id. In the other roles such a text is a missing cell, but the filter sees the text. Numbers
+   and times lose the spaces and tabs around them.
 
-   With D for a digit 0-9, a number is `[+-]?(D+(.D*)?|.D+)([eE][+-]?D+)?`, and finite as a 64-bit
-   floating-point number. A whole number is `[+-]?D+`, from -2^63 to 2^63 - 1. With the `decimal`
-   `,` numbers have a comma in place of the point. Points between groups of three digits are left
-   out if a comma follows, or if there are two or more points. Any other text with a point is not a
-   number. An event value may be missing.
-4. Problems. A row with a problem is bad. If it has several, it counts under the first. The problem
-   of the line comes first, then the problems of `row_problems.list_row_problems`, then the problems
-   of `row_problems.list_time_problems`.
+   With D for a digit 0-9, a number is `[+-]?(D+(.D*)?|.D+)([eE][+-]?D+)?`, and it must be finite as
+   a 64-bit floating-point number. A whole number is `[+-]?D+`, from -2^63 to 2^63 - 1. If
+   `Columns.decimal` is `,`, numbers have a comma in place of the point. Points between groups of
+   three digits are then left out if a comma follows, or if there are two or more points. Any other
+   text with a point is then not a number. An event value may be missing.
+4. Problems. A row with a problem is bad. A row with several problems counts under the first one.
+   The problem of the line comes first, then the problems of `row_problems.list_row_problems`, then
+   the problems of `row_problems.list_time_problems`.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ Decimal = Literal[".", ","]
 Header = int | Literal["none"]
 NO_HEADER: Literal["none"] = "none"
 EPOCH_UNITS = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
-# Other values of `Columns.time_form`.
+# Values of `Columns.time_form` besides the keys of EPOCH_UNITS and strptime formats.
 AUTO, ISO8601, DATETIME, NO_TIMES = "auto", "iso8601", "datetime", "none"
 EXCEL_DAYS = "excel"
 # The time of every row in files without times: 1 January 2000.
@@ -73,11 +73,12 @@ CONSTANT_TIME = 946_684_800
 EXCEL_1970 = 25_569
 # The start of 2100. This time and later ones, such as 9999-12-31, are placeholders for no time.
 FIRST_SENTINEL = 4_102_444_800
-# The number of seconds that the clocks of other machines may be ahead. A later time is in the
-# future.
+# The number of seconds that the clocks of other machines may be ahead. Times that are further ahead
+# count as times in the future.
 CLOCK_SLACK = 86_400
-# The start and the end of 9999-12-31 in seconds and in milliseconds. They are placeholders in any
-# unit, because the seconds among milliseconds would be read as a plausible time in 1978.
+# The start and the end of 9999-12-31 in seconds and in milliseconds. These numbers are placeholders
+# in any unit. Otherwise a number of seconds in a file of milliseconds would be read as a plausible
+# time in 1978.
 END_OF_TIME = (
     *(253_402_214_400, 253_402_300_799),
     *(253_402_214_400_000, 253_402_300_799_000, 253_402_300_799_999),
@@ -128,7 +129,7 @@ class FileForm:
     quoted: bool = True
     """Whether quotes may enclose a field of CSV.
 
-    If not, quotes are text. In files with `::` they always are.
+    If not, quotes are text. In files with the delimiter `::`, quotes are always text.
     """
 
     def count_lines_before_rows(self, columns: Columns) -> int:
@@ -172,7 +173,7 @@ class Columns:
     timezone: str | None = None
     """The time zone of times that do not name one; None for UTC.
 
-    If the clocks show a time twice, it means the earlier of the two. A time that the clocks skip
+    If the clocks show a time twice, the first occurrence is meant. A time that the clocks skip
     cannot be read.
     """
 
@@ -210,7 +211,7 @@ class Columns:
 
     @property
     def with_comma(self) -> frozenset[str]:
-        """The roles with numbers that have a comma in place of the point."""
+        """The roles of columns of numbers with a decimal comma."""
         if self.decimal != ",":
             return frozenset()
         of_filter = {FILTER + name for name, kind in self.types.items() if kind == "double"}
@@ -228,7 +229,7 @@ TAIL = 64 * 1024
 
 
 def split_line(line: str, delimiter: str, quoted: bool) -> list[str]:
-    """Return the fields of a line of CSV. The header is split in this way, too."""
+    """Return the fields of a line of CSV, which may also be the header."""
     if delimiter == "::" or not quoted:
         return line.rstrip("\r\n").split(delimiter)
     try:

@@ -1,4 +1,4 @@
-"""The first rows of a file as text, and the types that they show."""
+"""The first rows of a file as text, and the types that the columns seem to have."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class FileSample:
         return self.table.columns
 
     def is_temporal(self, column: Column | None) -> bool:
-        """Return whether the column's type is a date or a time, which only Parquet has."""
+        """Return whether the column has a date or time type. Only Parquet has such types."""
         if not isinstance(self.table, ParquetTable) or column not in self.columns:
             return False
         return self.table.schema[str(column)].is_temporal()
@@ -88,9 +88,9 @@ class FileSample:
     def infer_types(self, decimal: Decimal) -> dict[str, str]:
         """Return the type of each column by its name.
 
-        In Parquet it is the column's own type, and in other formats the type that the cells look
-        like. If the rows cannot be read, all types are string. The error is reported when a run
-        reads the rows.
+        For Parquet, the column's own type is returned. For other formats, the type is inferred from
+        the first rows. If the rows cannot be read, all types are string. A run reports the error
+        when it reads the rows.
         """
         if isinstance(self.table, ParquetTable):
             return {name: str(kind).lower() for name, kind in self.table.schema.items()}
@@ -102,10 +102,10 @@ class FileSample:
     def find_decimal_id(self, column: Column, types: Mapping[str, str]) -> str | None:
         """Return an id such as 913.0 from a column of numbers; None if there is none.
 
-        pandas writes such ids for a column of whole numbers with missing values. In Parquet such a
-        column has decimals or texts, because ids of floating-point numbers are refused.
+        pandas writes such ids for a column of whole numbers with missing values. In Parquet, only
+        columns of decimals or text are searched, because runs refuse floating-point ids.
 
-        types: the type of each column by its name, as from `infer_types`.
+        types: the type of each column by its name, from `infer_types`.
         """
         name = column if isinstance(column, str) else dict(enumerate(self.columns, 1)).get(column)
         # A column that the file lacks is refused when the rows are read.
@@ -114,7 +114,7 @@ class FileSample:
         if isinstance(self.table, ParquetTable):
             if not types[name].startswith(("decimal", "string")):
                 return None
-            # Runs need no other sampled column of a Parquet file, so only this one is read.
+            # Only this column is read, because runs sample no other column of a Parquet file.
             rows = self.table.read_cells({"id": name}).head(SAMPLED_ROWS)
             cells = rows.select(pl.col("id").drop_nulls()).collect().to_series()
         elif types[name] == "double":
@@ -128,7 +128,7 @@ class FileSample:
 def infer_type(cells: pl.Series, decimal: Decimal) -> str:
     """Return the type, as in `Columns.types`, of cells that are not empty.
 
-    Numbers with a leading zero are text.
+    The type is string if any cell is a number with a leading zero.
     """
     if not len(cells) or cells.str.contains("^[+-]?0[0-9]").any():
         return "string"

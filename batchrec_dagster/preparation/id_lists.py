@@ -66,9 +66,9 @@ def read_ids(
     column: the id column, by its name or by its position from 1. None means the column with a known
     name, or the only column.
     setting: the setting that names the column.
-    null_values: the ids that mean no value.
-    header: the line that names the columns, as in `FileForm`. None means that the first file shows
-    it.
+    null_values: the texts that mean that there is no id.
+    header: the line that names the columns, as a value of `FileForm.header`. None means that the
+    header is recognised from the first file.
 
     Raises PreparationError if a row has no proper id. The message names the file and the line.
     """
@@ -124,8 +124,8 @@ def open_id_tables(
 def _has_header(table: RowTable, role: str, setting: str) -> bool:
     """Return whether line 1 of a file of ids names its columns.
 
-    Raises PreparationError if line 1 has one field, and neither the field nor the rows show whether
-    it is a name.
+    Raises PreparationError if line 1 has a single field that may be a name or an id, and the rows
+    do not show which.
     """
     if not isinstance(table, CsvTable):
         return True

@@ -1,4 +1,6 @@
-"""Recognition of how to read files, from the declaration and the first file with rows.
+"""The recognition of the form and the columns of a source's files.
+
+Declared settings are kept. The other settings are recognised from the first file with rows.
 
 Runs and `batchrec new` share this module for ratings, items, users and lists of ids. If a run
 cannot recognise a setting, it raises an error that says what to declare.
@@ -72,8 +74,9 @@ def open_table(opened: OpenedFile, form: FileForm, columns: Columns) -> Table:
     If columns are given by position, line 1 of a CSV file is a row. Otherwise line 1 names the
     columns. If `form.header` is a line number, the rows begin after that line.
 
-    Raises PreparationError if a header is declared for a file that does not need a line of names,
-    or if only one of the declared and the real format is Parquet.
+    Raises PreparationError if a header is declared for a file that does not need a line of names.
+    Also raises PreparationError if the declared format is Parquet and the file is not, or the other
+    way round.
     """
     file_format = form.format or opened.format
     if file_format != opened.format and "parquet" in {file_format, opened.format}:
@@ -107,7 +110,8 @@ def open_table(opened: OpenedFile, form: FileForm, columns: Columns) -> Table:
 def _count_skipped_lines(opened: OpenedFile, header: Header | None, *, has_header: bool) -> int:
     """Return the number of lines before the header, or before the first row if there is no header.
 
-    header: the declared header. A number is the number of the line in the file as it came.
+    header: the declared header. A number counts the lines of the original file, before it was
+    unpacked or converted.
     """
     if header == NO_HEADER:
         return 0
@@ -123,12 +127,12 @@ def _count_skipped_lines(opened: OpenedFile, header: Header | None, *, has_heade
 
 
 def recognise(opened: OpenedFile, form: FileForm, columns: Columns, rules: Rules) -> Recognised:
-    """Recognise how to read files such as this one.
+    """Recognise the form and the columns of files such as this one.
 
     form, columns: the declared settings.
 
-    Raises PreparationError if a needed setting cannot be recognised, or if a declared one does not
-    fit the file.
+    Raises PreparationError if a needed setting cannot be recognised, or if a declared setting does
+    not fit the file.
     """
     table = open_table(opened, form, columns)
     sample = FileSample(table)
@@ -189,7 +193,7 @@ def _require_no_csv_settings(table: JsonTable | ParquetTable, columns: Columns) 
 def _choose_roles(
     table: Table, form: FileForm, columns: Columns, rules: Rules
 ) -> dict[str, Column]:
-    """Return the column of each role: the declared column, or the one recognised by its name.
+    """Return the column of each role: the declared column, or else a column with a known name.
 
     Raises PreparationError if a needed role has no column, or if a role's column has objects or
     lists.
@@ -199,7 +203,7 @@ def _choose_roles(
         needed.append("timestamp")
     if rules.min_rating is not None:
         needed.append("rating")
-    # Without an event type column, all interactions get the same event type.
+    # An event type column may be missing, because then all interactions get the same event type.
     optional = ["event_type"] if rules.event_type and not columns.roles else []
     roles = dict(columns.roles)
     if table.has_header and not roles.keys() >= {*needed, *optional}:
@@ -274,7 +278,8 @@ def _choose_time_form(sample: FileSample, column: Column | None, declared: Colum
     """Return the form of the times.
 
     A date or time type of the column decides first, then the declared form, then the first rows.
-    The result is `auto` if each row itself shows the form of its time.
+    The result is `auto` if a cell shows its form by itself, such as a number or a date of ISO 8601.
+    It is also `auto` if there are no cells, or if the cells cannot be read.
 
     Raises PreparationError if the times are in an unknown format, or if several formats fit them.
     """
@@ -312,8 +317,8 @@ def _choose_types_of_filter(
 
     types: the type of each column of the file.
 
-    Raises PreparationError if a column is missing, or if the filter is not a condition on these
-    types.
+    Raises PreparationError if a column is missing, or if the filter is not a condition on columns
+    of these types.
     """
     names = list_filter_columns(condition)
     name = table.opened.name

@@ -25,7 +25,8 @@ FEW_OF_ITEM = "fewer than min_interactions_per_item"
 # The reasons of the rules that look at a single row.
 LEFT_OUT_BY_RULES = (ERASED_USER, BELOW_MIN_RATING, NOT_IN_FILTER)
 
-# The number of event types that are counted separately. Personalize takes far fewer.
+# The largest number of event types that are reported with their counts. Personalize takes far
+# fewer.
 MOST_EVENT_TYPES = 100
 
 # The event type of every row if the data has no event_type column. Personalize's filters on
@@ -53,7 +54,7 @@ class Rules:
     on_bad_rows: Literal["fail", "skip"] = "fail"
     """The treatment of bad rows.
 
-    `fail` ends the work at the first bad row. `skip` leaves bad rows out and counts them.
+    With `fail`, a bad row is an error. `skip` leaves bad rows out and counts them.
     """
 
     min_rating: float | None = None
@@ -145,7 +146,7 @@ class PreparationResult:
     """Descriptions of the first bad rows."""
 
     timestamp_unit: str
-    """The form of the times, as in `Columns.time_form` but not `auto`."""
+    """The form of the times: a value of `Columns.time_form` other than `auto`."""
 
     erased_users: int = 0
     """The number of erased users who have rows."""
@@ -182,13 +183,13 @@ class InteractionCounts:
     latest: int | None
 
     event_types: int = 0
-    """The number of different event types; 0 without the column."""
+    """The number of different event types; 0 if there is no event type column."""
 
     events: Mapping[str, int] = field(default_factory=dict)
-    """The numbers of rows of the most frequent event types; empty without the column."""
+    """The numbers of rows of the most frequent event types; empty if there is no such column."""
 
     event_values: int | None = None
-    """The number of rows with an event value; None without the column."""
+    """The number of rows with an event value; None if there is no such column."""
 
     digest: str = ""
     """A fingerprint of 16 hexadecimal digits that depends on the rows, but not on their order.

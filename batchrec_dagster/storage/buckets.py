@@ -22,7 +22,8 @@ CHUNK_BYTES = 8 * MB
 # docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html
 MAX_PARTS = 10_000
 MAX_PUT_BYTES = 5 * 1024 * MB
-# The memory of an upload in bytes: the larger its parts, the fewer it sends at the same time.
+# The memory in bytes that an upload may use. An upload with larger parts sends fewer of its parts
+# at the same time.
 BUFFER_BYTES = 12 * CHUNK_BYTES
 # Requests are retried through minutes of throttling, server errors and broken connections. Each
 # pause is random, up to `base` times the last pause. With the usual base of 2 the pauses would not

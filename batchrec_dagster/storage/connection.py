@@ -15,7 +15,7 @@ from botocore.exceptions import BotoCoreError, NoCredentialsError
 
 from batchrec_dagster.errors import UserError
 from batchrec_dagster.storage.durable import compute_version
-from batchrec_dagster.storage.local_copies import open_copy, remove_copies
+from batchrec_dagster.storage.local_copies import open_object, remove_copies
 from batchrec_dagster.storage.objects import ObjectStore
 from batchrec_dagster.storage.permissions import explain_missing_settings, explain_refusals
 
@@ -89,12 +89,20 @@ class Storage:
         if path is not None:
             yield path
             return
-        with open_copy(self.store, self._copies, uri) as path:
+        with open_object(self.store, self._copies, uri) as path:
             yield path
 
     def remove_copies(self, uri: str | None = None) -> None:
         """Remove this machine's copies of the object, or of all objects if `uri` is None."""
         remove_copies(self._copies, uri)
+
+    def clear_cache(self) -> list[Path]:
+        """Remove this machine's downloads and copies of objects.
+
+        Return the files that stay because a process has them open.
+        """
+        folders = [folder for folder in Path(self.cache).glob("*") if folder.is_dir()]
+        return [path for folder in folders for path in remove_copies(folder)]
 
     @property
     def _copies(self) -> Path:

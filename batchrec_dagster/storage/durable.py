@@ -1,11 +1,12 @@
 """Durable writes of files, and locks on files and folders.
 
-A file is complete wherever it exists. Neither a kill of the process nor a power cut leaves a part
-of a file under its name: a file gets its name by a rename, after its content has reached the disk.
-Without the sync, a power cut may leave the name with an empty or shorter file.
+A file with its final name is complete. Neither a kill of the process nor a power cut leaves a part
+of a file under that name: the file is renamed only after its content has reached the disk. Without
+the sync before the rename, a power cut could leave an empty or shorter file under the name.
 
-While a process writes a file or uses a temporary folder, the process holds a lock on it. So the
-next run recognises and removes the files that a killed process left.
+While a process writes a file or uses a temporary folder, the process holds a lock on it. When a
+process is killed, its locks become free. So the next run recognises and removes the files that the
+killed process left.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ _STAGED_NAME = re.compile(r".+#\d+")
 def publish(staged: Path, target: Path) -> None:
     """Give a finished file or folder its final name, durably.
 
-    All files in a folder are synced too. Group and others lose their permissions if they have none
-    on the target's folder.
+    All files in a folder are synced too. If the group or other users have no permissions on the
+    target's folder, they lose their permissions on the files.
     """
     for path in (staged, *staged.rglob("*")):
         path.chmod(limit_mode(path.stat().st_mode, target.parent))
@@ -123,13 +124,13 @@ def limit_mode(mode: int, folder: Path, *, for_writers: bool = False) -> int:
 
 @contextmanager
 def copy_permissions(folder: Path) -> Iterator[None]:
-    """Give group and others access to new files only if they may write to the folder.
+    """Give the group or other users access to new files only if they may write to the folder.
 
-    Until the block ends, this holds for the files that this process creates, and for the files of
-    the processes that it starts.
+    Until the block ends, this rule holds for the files that this process creates, and for the files
+    of the processes that it starts.
 
-    A team that shares Dagster's home writes to its databases. A home that others can only read was
-    made by somebody with `mkdir`, and is shared with nobody.
+    The folder is Dagster's home. A team that shares the home must write to the databases in it. If
+    other users can only read the home, somebody made it with `mkdir` and did not mean to share it.
     """
     previous_umask = os.umask(0o077)
     os.umask(previous_umask | (0o777 & ~limit_mode(0o777, folder, for_writers=True)))
@@ -205,7 +206,7 @@ def delete_empty_folders(path: Path | None) -> None:
     if path is None:
         return
     folders = [path, *path.rglob("*")]
-    # Folders come before their parents, which may become empty.
+    # Subfolders come first, because their parent folder may become empty without them.
     for folder in sorted(folders, reverse=True):
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
@@ -259,7 +260,7 @@ def _create_temporary_folder() -> tuple[Path, int]:
                 return folder, descriptor
 
 
-@cache  # once in a process
+@cache  # A process removes the abandoned folders only once.
 def _remove_abandoned(parent: Path) -> None:
     for folder in parent.glob(f"{_PREFIX}*"):
         if _TEMPORARY_NAME.fullmatch(folder.name):

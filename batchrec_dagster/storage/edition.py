@@ -14,7 +14,7 @@ from batchrec_dagster.storage.list_subjects import SUBJECTS
 from batchrec_dagster.storage.measured_ndcg import GroupSums, MeasuredPopularity
 
 # `good` if nothing speaks against publication, `watch` if somebody should look, `refuse` if no
-# later step may run. They are ordered from the best to the worst.
+# later step may run. The levels are ordered from the best to the worst.
 Level = Literal["good", "watch", "refuse"]
 Numbers = dict[str, int | float]
 
@@ -35,7 +35,7 @@ class Finding:
     numbers: Numbers = field(default_factory=dict)
     """The numbers in the text, by name."""
     makes_output_unusable: bool = False
-    """Whether a batch job's output is unusable if the finding refuses.
+    """Whether a batch job's output is unusable if the level is `refuse`.
 
     No run should read such an output again.
     """
@@ -76,7 +76,7 @@ class ListedItem(BaseModel, frozen=True):
 
 
 class CategoryShare(BaseModel, frozen=True):
-    """The share of lists and of histories that items with one value of a category take."""
+    """The shares of the lists and of the histories that items with a value of a category take."""
 
     value: str
     lists: float
@@ -155,7 +155,7 @@ class DataCounts(BaseModel, frozen=True):
     vanished_items: int | None = None
     """The decrease in the number of items since the previous edition, not counting new items.
 
-    None in the same cases as `new_items`.
+    None if `new_items` is None.
     """
 
 
@@ -174,7 +174,7 @@ class RuleCounts:
     added: int = 0
     """The number of rows that the rule put on lists."""
     emptied: int = 0
-    """The number of lists on which the rule left out the last result of the model."""
+    """The number of lists from which the rule removed the model's last remaining result."""
     unmet: int = 0
     """The number of lists on which the rule could not be met."""
 
@@ -193,11 +193,11 @@ class FillCounts:
     short_of_model: int = 0
     """The number of the model's lists that were short after the rules, before popular items."""
     popular_rows: int = 0
-    """The number of popular items that fill these short lists."""
+    """The number of rows with popular items that were added to these short lists."""
     empty: int = 0
     """The number of empty lists."""
     seen: int = 0
-    """The number of rows with an item that exclude_seen leaves out. There should be none."""
+    """The number of rows with an item that exclude_seen should have left out. It should be 0."""
 
 
 class PopularFacts(BaseModel, frozen=True):
@@ -214,18 +214,18 @@ class NewcomerFacts(BaseModel, frozen=True):
 
     users: int
     get: str | dict[str, str] | None
-    """The lists of newcomers, as the setting `newcomers` declares them."""
+    """The value of the setting `newcomers`, which says what lists newcomers get."""
 
 
 class Withdrawn(BaseModel, frozen=True):
-    """Lists that a rollback replaced, and marks to recognise the lists if they are made again."""
+    """Lists that a rollback replaced, and the inputs that would reproduce these lists."""
 
     number: int
     """The number of the lists' edition."""
     marks: tuple[dict[str, str], ...] = ()
-    """Parts of `Edition.made_of`.
+    """Parts of the withdrawn edition's `made_of`, by which the lists are recognised.
 
-    Lists count as the withdrawn ones if their `made_of` has all entries of one of these parts.
+    Lists count as withdrawn if their own `made_of` has all entries of one of these parts.
     """
 
     def recognises(self, made_of: Mapping[str, str]) -> bool:
@@ -255,7 +255,7 @@ class Edition(BaseModel, frozen=True):
     run: str
     """The id of the run that published it."""
     root_run: str
-    """The id of the first run among that run and its retries."""
+    """The id of the first run if `run` is a retry; otherwise the id of `run`."""
     seconds: float | None = None
     """The seconds from the start of the run until the lists were live."""
     cost_usd: float = 0.0
@@ -279,7 +279,7 @@ class Edition(BaseModel, frozen=True):
     users_dropped: int = 0
     """The number of users who lost their lists in this file since its first publication."""
     rows_against_only: int | None = None
-    """The number of rows against `rules.only`, counted at the last rollback to this edition.
+    """The number of rows that break `rules.only`, counted at the last rollback to this edition.
 
     None without that rule, or without a rollback.
     """
@@ -361,5 +361,5 @@ class Edition(BaseModel, frozen=True):
         return f"{self.number:06}-{self.version}"
 
     def is_copy_of(self, other: Edition | None) -> bool:
-        """Return whether both are the same edition, even if one file has lost users since."""
+        """Return whether `other` is this edition, even if a file of the edition has lost users."""
         return other is not None and self.name == other.name

@@ -24,7 +24,7 @@ def drop_users(editions: Editions, edition: Edition, users: pl.Series) -> int:
 
     edition: the live edition or a kept one. Copies of the file elsewhere do not change.
     users: the ids. Ids without rows are allowed.
-    Only the holder of the list's lock may call the function, because the file could be replaced
+    The caller must hold the list's lock. Without the lock, another run could replace the file
     meanwhile.
     Raises UserError, and DamagedObjectError if the edition's file is damaged.
     """
@@ -44,11 +44,10 @@ def write_without(
 ) -> Edition:
     """Write the kept rows of the edition to another file.
 
-    The ranks of items are then numbered again without gaps. The users of a segment keep their
-    ranks.
+    The items of a list get new ranks without gaps. The users of a segment keep their ranks.
 
     facts: new values for fields of the edition.
-    Returns the edition as it is in the footer of the new file. Raises UserError.
+    Returns the edition that is in the footer of the new file. Raises UserError.
     """
     subject = edition.subject_column
     before = after = 0

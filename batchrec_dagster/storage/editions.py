@@ -5,8 +5,9 @@ whole edition even if a process is killed. Its footer holds the `Edition`.
 `FOLDER/history/NAME/` keeps the editions that were live before, as `000012-VERSION.parquet`.
 `records/editions.json` has the result of each night, and the lists that were rolled back.
 
-The live file decides: it is put after its predecessor is kept, and before the record is written. If
-a process is killed in between, or the record is lost, the missing entries come from the footers.
+The live file decides which edition is live. It is written after the previous live edition is kept,
+and before the record is written. If a process is killed in between, or the record is lost, the
+missing entries come from the footers.
 """
 
 from __future__ import annotations
@@ -138,7 +139,7 @@ class Editions:
         """
         info = self.store.head(self.uri)
         edition = read_footer(file, Edition).model_copy(update={"uri": self.uri})
-        # An edition that a killed run made live is not in the record yet.
+        # If a run was killed after it made an edition live, the record lacks that edition.
         self.settle()
         live = self.live()
         if live is not None and live.version == edition.version and not live.users_dropped:
@@ -185,7 +186,7 @@ class Editions:
     def add_night(self, night: Night) -> None:
         """Record a night that published nothing.
 
-        The night replaces earlier ones of the same run and the same steps.
+        The night replaces earlier nights with the same run and the same steps.
         """
         self._change_record(lambda record: record.without(night.run, night.steps).add(night))
 
@@ -196,7 +197,7 @@ class Editions:
     def remove_nights(self, run: str, step: str) -> None:
         """Remove the nights that this step ended, because a retry of the step succeeded.
 
-        run: the id of the run of the nights.
+        run: the id in `Night.run`.
         """
         self._change_record(lambda record: record.without(run, (step,)))
 
@@ -271,7 +272,8 @@ class Editions:
     def _read_edition(self, uri: str) -> Edition | None:
         """Return the edition at this URI; None if there is none.
 
-        Only the end of the file is read, all of one version.
+        Only the end of the file is read. The footer comes from a single request, so all its bytes
+        are of one version.
         """
         try:
             end = self.store.tail(uri, FOOTER_BYTES)

@@ -3,7 +3,7 @@
 A source may still have these users. The hashes are HMAC-SHA-256, with a random salt of the pipeline
 as the key. They are pseudonymous, not anonymous. Ids are often small numbers, so whoever can read
 the storage can hash guesses and find out whether a person was erased, but cannot read an id. A
-slower hash would make guesses dearer, but every night hashes all users of the source.
+slower hash would make guesses more expensive, but every night hashes all users of the source.
 
 The module is sent to the workers of Spark. So it imports the modules that open files only when a
 file is read.
@@ -66,9 +66,9 @@ class ErasedUsers:
         return self._hash(user) in self.hashes
 
     def find(self, users: pl.Series) -> pl.Series:
-        """Return the distinct ids, among these, of users who were erased.
+        """Return the ids of erased users that are in the column, each id once.
 
-        It is made for columns with few repeated ids: each distinct id takes about a microsecond.
+        The method suits columns with few repeated ids. Each distinct id takes about a microsecond.
         """
         if not self.hashes:
             return pl.Series(users.name, [], pl.String)
@@ -101,8 +101,8 @@ class ErasedUsers:
     def decode(cls, data: bytes) -> Self:
         """Return the users of a file.
 
-        Raises ValueError if the content is not as it was written. With another salt no user would
-        be found, and all of them would come back.
+        Raises ValueError if the content was changed since it was written. With a changed salt, no
+        erased user would be recognised, and all erased users would come back.
         """
         try:
             record = json.loads(data)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
 from importlib.util import find_spec
 
 from batchrec_dagster.errors import UserError
@@ -12,17 +11,10 @@ from batchrec_dagster.errors import UserError
 EXTRAS = {
     "alerts": ("apprise",),
     "local": ("implicit", "scipy", "threadpoolctl"),
-    "report": ("scipy",),
     "postgres": ("psycopg2",),
     "spark": ("pyspark",),
     "serve": ("dagster_webserver", "starlette", "uvicorn"),
 }
-
-
-@cache
-def is_installed(extra: str) -> bool:
-    """Return whether all packages of the extra are installed."""
-    return not _find_missing_modules(extra)
 
 
 def require(extra: str, purpose: str) -> None:
@@ -30,12 +22,8 @@ def require(extra: str, purpose: str) -> None:
 
     purpose: the feature that needs the extra, as the start of the message.
     """
-    missing = _find_missing_modules(extra)
+    missing = [module for module in EXTRAS[extra] if find_spec(module) is None]
     if missing:
         raise UserError(
             f"{purpose} needs {', '.join(missing)}: pip install 'batchrec-dagster[{extra}]'"
         )
-
-
-def _find_missing_modules(extra: str) -> list[str]:
-    return [module for module in EXTRAS[extra] if find_spec(module) is None]

@@ -21,10 +21,10 @@ from batchrec_dagster.storage.objects import DamagedObjectError, ObjectNotFoundE
 from batchrec_dagster.storage.records import Record, load
 
 MAKE_AGAIN = "delete it, and run the refresh, which makes it again"
-# The names, in addresses, of the lists that are not declared under `lists`: the lists of items that
-# go with each item, and the lists of the users of each segment.
+# The names in addresses of two kinds of lists: the lists of items that go with each item, and the
+# lists of the users of each segment. They are not declared under `lists`.
 SIMILAR_ITEMS, SEGMENTS = "similar_items", "segments"
-# The name of the asset and table, by the list's name. All other lists have `recommendations`.
+# The name of the asset and table, by the list's name. For all other lists, it is `recommendations`.
 _TABLES = {SIMILAR_ITEMS: "similar_items", SEGMENTS: "user_segments"}
 # The name of the file of users who get lists, the input of a batch inference job.
 USERS_FILE = "users.json"
@@ -42,7 +42,7 @@ JOB_INPUTS: Mapping[BatchJob, str] = {
 
 def is_of_list(asset: str) -> bool:
     """Return whether every list of users has its own asset with this name."""
-    # Such as recommendations, recommendation_outcomes and recommendations_in_postgres.
+    # Examples are recommendations, recommendation_outcomes and recommendations_in_postgres.
     return asset.startswith("recommendation")
 
 
@@ -54,7 +54,10 @@ class PipelineKeys:
         self.pipeline = pipeline
 
     def raw(self, source: SourceBlock, filename: str = "") -> str:
-        """Return the key of a source's copied file, or without a name the folder of the copies."""
+        """Return the key of a source's copied file.
+
+        Without a filename, return the folder of the source's copies.
+        """
         return f"{self.pipeline}/raw/{source}/{filename}"
 
     def transformed(self, filename: str) -> str:
@@ -69,9 +72,12 @@ class PipelineKeys:
         return f"{self.pipeline}/transformed/{JOB_INPUTS[job]}"
 
     def job_output(self, job: BatchJob, name: str = "") -> str:
-        """Return the folder of this job's output, or without a name the folder of all outputs.
+        """Return the folder of a job's output.
 
-        job: the kind of the jobs.
+        Without a name, return the folder of the outputs of all jobs of this kind.
+
+        job: the kind of the job.
+        name: the name of the output's folder.
         """
         folder = f"{self.pipeline}/curated/{job}/"
         return f"{folder}{name}/" if name else folder
@@ -106,7 +112,7 @@ class PipelineKeys:
 
     @property
     def erased_users(self) -> str:
-        """The users who were erased and are left out."""
+        """The record of the erased users, who are left out."""
         return self.record("erased_users")
 
     @property
@@ -202,7 +208,7 @@ class ListKeys(PipelineKeys):
 
     @property
     def report_facts(self) -> str:
-        """The stored content of that page, from which the page is shown again."""
+        """The stored content of the page about the lists, from which the page is shown again."""
         return f"{self.folder}/curated/report/facts.json"
 
     @property
@@ -260,7 +266,7 @@ class ListKeys(PipelineKeys):
 
 
 def _name_file(folder: str, name: str, extension: str) -> str:
-    """Return the key of the file with this name in the folder, or without a name the folder."""
+    """Return the key of the file with this name in the folder; the folder if the name is empty."""
     return f"{folder}{name}.{extension}" if name else folder
 
 
@@ -296,7 +302,7 @@ class PipelineFiles:
     def record_version(self, key: str) -> str:
         """Return the version of a step's output, as the record at this key says.
 
-        It is empty without a record. Only the record is read.
+        The version is empty if there is no record. Only the record is read, not the output.
         """
         record = load(self.storage.store, self.uri(key), Record)
         return "" if record is None else record.version

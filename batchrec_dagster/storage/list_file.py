@@ -18,7 +18,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 # The key of the description in Parquet's metadata. The description is JSON.
 FOOTER_KEY = "batchrec"
-# The footer's length and four letters.
+# The number of bytes at the end of a Parquet file: the footer's length, and four letters.
 FOOTER_END_BYTES = 8
 # The number of rows in memory at a time.
 ROWS_AT_ONCE = 100_000
@@ -27,7 +27,7 @@ ROWS_AT_ONCE = 100_000
 class ListWriter(ExitStack):
     """A writer of lists to a Parquet file, piece by piece.
 
-    The description of the lists may become known last.
+    The description of the lists is needed only at the end, for `finish`.
     """
 
     def __init__(self, path: Path) -> None:
@@ -77,8 +77,9 @@ def rewrite(
 ) -> None:
     """Write the rows of a file of lists to another file, changed piece by piece.
 
-    subject: the column with the ids that the lists are for. All rows of a list are in one piece.
-    change: returns the new rows of a piece. It must keep the columns.
+    subject: the column with the ids that the lists are for.
+    change: returns the new rows of a piece. A piece has all rows of its lists. The function must
+        keep the columns.
     """
     import pyarrow.parquet as pq
 

@@ -3,8 +3,8 @@
 In a folder, the lock is the operating system's lock on a file. It becomes free when its process
 ends. In a bucket, the lock is an object that its holder renews. The object changes only by a put
 that names the version to replace. A waiting run takes over a lock that nobody has renewed for a
-while. Clocks are never compared for that: the waiting run measures with its own clock how long
-nothing has changed.
+while. It never compares two clocks: it measures with its own clock how long the object has not
+changed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Protocol
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ValidationError
 
-from batchrec_dagster.errors import UserError
+from batchrec_dagster.errors import Retry, UserError
 from batchrec_dagster.storage.durable import limit_mode
 from batchrec_dagster.storage.objects import (
     ABSENT,
@@ -40,7 +40,7 @@ class Lock(Protocol):
     """A lock that this run holds."""
 
     def require_held(self) -> None:
-        """Raise UserError if another run has taken the lock over, so that nothing is published."""
+        """Raise Retry if another run has taken the lock over, so that nothing is published."""
 
 
 @contextmanager
@@ -60,7 +60,7 @@ def hold_lock(
     owner: the id of the run, which other runs name while they wait for it.
     wait_seconds: the longest time to wait for another run.
 
-    Raises UserError if the wait is too long, or if the storage cannot be written.
+    Raises Retry if the wait is too long, and UserError if the storage cannot be written.
     """
     path = store.local_path(uri)
     lock = (
@@ -75,7 +75,7 @@ def hold_lock(
             is_wait_logged = True
             log.info(f"waiting for {lock.describe_holder()}, which is working on this")
         if time.monotonic() > deadline:
-            raise UserError(
+            raise Retry(
                 f"{lock.describe_holder()} is still working on this after"
                 f" {wait_seconds / 60:,.0f} minutes: wait, or terminate it"
             )
@@ -87,7 +87,7 @@ def hold_lock(
 
 
 def is_held(store: ObjectStore, uri: str) -> bool:
-    """Return whether a run holds the lock, or died so lately that this is not known.
+    """Return whether a run holds the lock, or died too recently for the lock to have expired.
 
     In a bucket, this machine's clock decides whether the lock has expired, because nobody waits to
     see a renewal.
@@ -121,7 +121,8 @@ class _FolderLock:
         with self._store.explain_errors(self._uri, "write"):
             self._store.make_folder(self._uri)
             mode = limit_mode(0o666, self._path.parent)
-            # A soft lock, without the operating system, would outlive its process.
+            # A soft lock is only a file, not a lock of the operating system. It would outlive its
+            # process.
             lock = FileLock(self._path, mode=mode, thread_local=False, fallback_to_soft=False)
             try:
                 lock.acquire(blocking=False)
@@ -272,5 +273,5 @@ def _read_content(store: ObjectStore, uri: str) -> _Content | None:
     return None
 
 
-def _build_overtaken_error(reason: str) -> UserError:
-    return UserError(f"another run has taken over, because {reason}: nothing was published")
+def _build_overtaken_error(reason: str) -> Retry:
+    return Retry(f"another run has taken over, because {reason}: nothing was published")

@@ -1,10 +1,11 @@
 """NDCG@25 as it was measured, with confidence intervals.
 
 A hash of the user id decides which users are tested, and which of 100 groups a user is in
-(`personalize/split.py`). So a model, popular items and another model are tested on the same users,
-and are compared group by group: a group that is hard for one of them is hard for the other too, and
-does not add to the difference. Only sums over groups are kept, and no ids. Amazon Personalize gives
-only the mean.
+(`personalize/split.py`). So all models and popular items are tested on the same users, and two
+measurements are compared group by group. A group with a low NDCG in one measurement mostly has a
+low NDCG in the other measurement too. Such a group hardly widens the interval of the difference.
+The sums of each group are stored, but no ids are stored. Amazon Personalize reports only a mean,
+without the sums of the groups.
 """
 
 from __future__ import annotations
@@ -16,15 +17,14 @@ from pydantic import BaseModel, ConfigDict
 
 from batchrec_dagster.storage.estimate import Estimate, measure_error
 
-# With fewer tested users there is no interval.
+# An interval needs at least this many tested users.
 LEAST_USERS = 10
-# Half of a 95% interval, in standard errors. For 100 groups, Student's t is nearly the same, but
-# needs scipy, which only an extra installs.
+# Half of a 95% interval, in standard errors. For 100 groups, Student's t is nearly the same.
 STANDARD_ERRORS = 1.96
 
 
 class GroupSums(BaseModel):
-    """The NDCG@25 of tested users, as sums over groups of users."""
+    """The NDCG@25 of tested users, as one sum for each group of users."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -46,9 +46,10 @@ class GroupSums(BaseModel):
         return _estimate(self._mean_without(None), self._list_means_without_groups(), self.tested)
 
     def compare(self, other: GroupSums) -> Estimate | None:
-        """Return this mean minus the other mean; None if either has no tested users.
+        """Return this mean minus the mean of `other`; None if either has no tested users.
 
-        The more alike the groups are in both, the narrower is the interval of the difference.
+        The interval of the difference is narrow if groups with high means here also have high means
+        in `other`.
         Without common users, the interval is as wide as for two independent means.
         """
         if not self.tested or not other.tested:
@@ -111,5 +112,5 @@ def _estimate(value: float, without_group: Sequence[float], users: int) -> Estim
     """
     if users < LEAST_USERS:
         return Estimate(value=value)
-    # The error is NaN if one group has all users.
+    # If one group has all users, the error is NaN, and `Estimate.around` leaves out the interval.
     return Estimate.around(value, STANDARD_ERRORS * measure_error(value, without_group))

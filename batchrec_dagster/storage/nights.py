@@ -10,8 +10,8 @@ from pydantic import BaseModel
 from batchrec_dagster.storage.edition import Edition, Finding, Withdrawn
 from batchrec_dagster.storage.estimate import Estimate
 
-# The number of nights without a publication that are kept: enough for a year and a month. There are
-# more only where runs fail every hour.
+# The number of nights without a publication that are kept: enough for a year and a month of daily
+# runs. Only a pipeline that fails every hour has more of them.
 MOST_OTHER_NIGHTS = 400
 
 
@@ -44,7 +44,7 @@ class Night(BaseModel, frozen=True):
     """The number of users with a list."""
 
     steps: tuple[str, ...] = ()
-    """The assets with the steps that ended the run, if it made no edition live."""
+    """The names of the assets at which the run ended; empty if it made an edition live."""
     checks: tuple[str, ...] = ()
     """The names of the checks that refused."""
     reason: str = ""
@@ -146,8 +146,8 @@ class EditionsRecord(BaseModel, frozen=True):
     def find_before(self, edition: Edition) -> Night | None:
         """Return the night of the edition that readers had before this one was first published.
 
-        Return None if there is none. Lists that were rolled back are skipped, and so are equal
-        lists.
+        Return None if there is no such edition. Editions that were rolled back are skipped, and so
+        are editions with equal content.
         """
         withdrawn = {lists.number for lists in self.withdrawn}
         before = None

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from obstore.exceptions import NotFoundError, PermissionDeniedError, UnauthenticatedError
+from obstore.exceptions import BaseError, NotFoundError, PermissionDeniedError, UnauthenticatedError
 
 from batchrec_dagster.storage.permissions import (
     explain_credentials_error,
@@ -22,15 +22,28 @@ IAM_ACTIONS = {
 }
 # The operating system's message for a full disk.
 NO_SPACE = "No space left on device"
+# The part of obstore's message about a broken connection, or about a server that is overloaded or
+# down.
+_TEMPORARY = re.compile(
+    r"HTTP error: |status code: (408|429|500|502|503|504) "
+    r"|<Code>(RequestTimeout|SlowDown|ServiceUnavailable|InternalError|OperationAborted)</Code>"
+)
 
 
 def is_missing_object(error: Exception, verb: str) -> bool:
     """Return whether the error says that the object is missing, rather than the bucket.
 
     A write or a listing can only fail for a missing bucket. For other requests, the server's answer
-    in the error's text says which one is missing.
+    in the error's text says whether the object or the bucket is missing.
     """
     return _is_missing(error) and verb not in ("write", "list") and "NoSuchBucket" not in str(error)
+
+
+def is_temporary(error: Exception) -> bool:
+    """Return whether a later request may succeed, because S3 was overloaded, down or cut off."""
+    # obstore appends a dump of the error to its message.
+    message = str(error).partition("\n\nDebug source")[0]
+    return isinstance(error, BaseError) and _TEMPORARY.search(message) is not None
 
 
 def _is_missing(error: Exception) -> bool:

@@ -23,7 +23,7 @@ import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, GenericError, PreconditionError
 from obstore.store import LocalStore, S3Store
 
-from batchrec_dagster.errors import UserError
+from batchrec_dagster.errors import Retry, UserError
 from batchrec_dagster.storage import durable
 from batchrec_dagster.storage.buckets import (
     CHUNK_BYTES,
@@ -32,7 +32,11 @@ from batchrec_dagster.storage.buckets import (
     choose_upload,
     open_bucket,
 )
-from batchrec_dagster.storage.object_errors import explain_object_error, is_missing_object
+from batchrec_dagster.storage.object_errors import (
+    explain_object_error,
+    is_missing_object,
+    is_temporary,
+)
 from batchrec_dagster.storage.permissions import find_partition
 
 if TYPE_CHECKING:
@@ -55,7 +59,7 @@ class ObjectNotFoundError(UserError):
     """There is no object at this URI."""
 
 
-class ObjectReplacedError(UserError):
+class ObjectReplacedError(Retry):
     """The object is not the version that was to be read or replaced."""
 
 
@@ -100,7 +104,7 @@ def split_uri(uri: str) -> tuple[str, str]:
 class ObjectStore:
     """A store that reads and writes objects, in S3 or in local folders.
 
-    Its methods raise UserError.
+    Its methods raise UserError, and Retry if S3 cannot be reached or is overloaded.
     """
 
     folders: Mapping[str, Path] = field(default_factory=dict)
@@ -191,11 +195,13 @@ class ObjectStore:
     def replace(self, uri: str, data: bytes | Path, etag: str) -> str:
         """Write an object if its current ETag is the given one, and return the new ETag.
 
-        data: content that no other caller writes, as for `create`.
+        data: content that no other caller writes. It identifies the caller's own write if the
+            answer to the put was lost.
         etag: ABSENT if there must not be an object yet.
         Raises ObjectReplacedError if the object is another version by now.
-        In a folder, only the creation of a new object is atomic, and a lock keeps other runs from
-        writing at the same time. The same holds for an object that is too large for one put.
+        In a folder, another run may write between the check of the ETag and the write, unless the
+        object is new. In S3, this holds for every object that is too large for one put. In these
+        cases, callers hold a lock that keeps other runs from writing.
         """
         store, key = self._locate(uri)
         replaced = ObjectReplacedError(f"{uri} was replaced by another run")
@@ -221,13 +227,12 @@ class ObjectStore:
                 # The answer to an earlier attempt may have been lost.
                 if current and self._has_content(uri, data):
                     return current
-                # S3 also refuses two concurrent attempts that both failed.
+                # S3 may refuse two concurrent attempts, so that both fail. The object then has its
+                # old ETag, and this run tries again.
                 if current != etag:
                     raise replaced from None
             time.sleep(_PAUSE)
-        raise UserError(
-            f"cannot write {uri}: S3 refuses the version that it says is there. Run again"
-        )
+        raise Retry(f"cannot write {uri}: S3 refuses the version that it says is there. Run again")
 
     def _read_etag(self, uri: str) -> str:
         info = self.head(uri)
@@ -353,12 +358,12 @@ class ObjectStore:
             ) from error
 
     def _ask(self, uri: str, verb: str, request: Callable[[], Answer]) -> Answer:
-        """Return the answer to a request of obstore, repeated while connections break.
+        """Return the answer to a request of obstore. Repeat the request while connections break.
 
         obstore itself does not repeat a request that might then run twice. It also does not repeat
-        every request that is cut while the answer begins.
+        some of the requests that are cut off while the answer begins.
 
-        verb: as for `explain_errors`.
+        verb: the operation on the object: read, write, list or delete.
         """
         deadline = time.monotonic() + RETRIES["retry_timeout"].total_seconds()
         with self.explain_errors(uri, verb):
@@ -388,7 +393,7 @@ class ObjectStore:
                 raise ObjectNotFoundError(message) from error
             path = self.local_path(uri)
             message = explain_object_error(error, uri, verb, path, lambda: self._arn)
-            raise UserError(message) from error
+            raise (Retry if is_temporary(error) else UserError)(message) from error
 
     @property
     def _arn(self) -> str:

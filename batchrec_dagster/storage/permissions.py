@@ -1,7 +1,8 @@
 """Advice for calls that AWS denies: the missing permission, and the resource it is for.
 
-AWS mostly names both. Where AWS does not, because a HEAD request has no body, both follow from the
-call. Expired credentials, unknown credentials and a wrong clock get their own messages.
+AWS's message mostly names the permission and the resource. The answer to a HEAD request has no
+body, so the permission and the resource are derived from the call. Expired credentials, unknown
+credentials and a wrong clock get their own messages.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def find_partition(region: str | None) -> str:
 def explain_missing_permission(action: str, resource: str, message: str) -> str:
     """Return a sentence that says which action to allow on which resource.
 
-    message: AWS's own message. If it names a permission, that replaces the arguments.
+    message: AWS's own message. If it names a permission or a resource, they replace the arguments.
     """
     named = _NAMED.search(message)
     if named:

@@ -41,7 +41,7 @@ def parse(data: bytes, model: type[Model]) -> Model:
 def load(store: ObjectStore, uri: str, model: type[Model]) -> Model | None:
     """Return the record at this URI; None if it is missing or damaged.
 
-    It is for records that can be made again. The log names a damaged record.
+    Use this for records that can be made again. The log names a damaged record.
     Raises UserError.
     """
     try:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
+from batchrec_dagster.errors import Retry
 from batchrec_dagster.personalize.api import (
     DATASET_GROUP,
     IMPORT_JOB,
@@ -132,3 +133,20 @@ def test_on_aws_a_limit_that_no_waiting_changes_says_what_to_do() -> None:
     on_aws = replace(ensure(client), on_aws=True)
     with pytest.raises(PersonalizeError, match=r"delete one that nobody needs .* Service Quotas"):
         on_aws.start(DATASET_GROUP, "shop", lambda _: {})
+
+
+@pytest.mark.parametrize(
+    ("code", "is_temporary"),
+    [
+        ("ThrottlingException", True),
+        ("TooManyRequestsException", True),
+        ("InvalidInputException", False),
+        ("LimitExceededException", False),
+        ("AccessDeniedException", False),
+    ],
+)
+def test_a_create_that_is_throttled_may_be_tried_again(code: str, is_temporary: bool) -> None:
+    client = ScriptedPersonalize(statuses=["ACTIVE"], refuse=[code])
+    with pytest.raises(PersonalizeError, match="rejected the dataset group shop") as error:
+        ensure(client).find_or_create(DATASET_GROUP, "shop", {})
+    assert isinstance(error.value, Retry) is is_temporary

@@ -41,3 +41,20 @@ def test_it_is_in_json_or_in_lines_without_control_characters_but_for_a_teams(
     project.environment["BATCHREC_LOG_FORMAT"] = "json"
     with definitions(project) as defs:
         assert not log(defs).startswith("{")
+
+
+def test_a_rollback_logs_in_the_chosen_format(
+    project: Project,
+    instance: dg.DagsterInstance,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    (project.root / "ratings.csv").write_text("user_id,item_id,timestamp\n1,2,1500000000\n")
+    project.declare(declaration("shop", "ratings.csv"))
+    monkeypatch.syspath_prepend(project.root)
+    monkeypatch.setenv("BATCHREC_HOME", str(project.root / ".batchrec"))
+    monkeypatch.setenv("BATCHREC_LOG_FORMAT", "json")
+    job = load(project.package).resolve_job_def("shop_rollback")
+    assert not job.execute_in_process(instance=instance, raise_on_error=False).success
+    lines = [json.loads(line) for line in "".join(capfd.readouterr()).splitlines()]
+    assert any("shop" in line["msg"] for line in lines)

@@ -17,6 +17,7 @@ PACKAGE = REPOSITORY / "batchrec_dagster"
 MODULES = {
     "batchrec_dagster/cli/dagster_web_server.py",
     "batchrec_dagster/pipeline/expected_failure.py",
+    "batchrec_dagster/pipeline/spark_jobs.py",
 }
 PRIVATE = re.compile(r"(dagster(_\w+)?(\.\w+)*\._.*|dagster\.components\..*|dagster_webserver\b.*)")
 

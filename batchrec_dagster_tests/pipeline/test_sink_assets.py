@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import polars as pl
@@ -28,11 +30,18 @@ BUSY = Retry("the server is starting up")
 
 
 def write_lists(
-    folder: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+    folder: Path,
+    instance: dg.DagsterInstance,
+    monkeypatch: pytest.MonkeyPatch,
+    op: Mapping[str, Any] | None = None,
 ) -> dg.ExecuteInProcessResult:
-    """Run a pipeline's sink on a table, with two retries."""
+    """Run a pipeline's sink on a table, with two retries.
+
+    op: the block `op` of the declaration.
+    """
     monkeypatch.setattr(sinks, "RETRIES", dg.RetryPolicy(max_retries=2, delay=0))
-    declared = declaration("shop", "ratings.csv", sinks={"postgres": {"url_env": URL_ENV}})
+    postgres = {"postgres": {"url_env": URL_ENV}}
+    declared = declaration("shop", "ratings.csv", sinks=postgres, op=op or {})
     component = BatchRecommendations.model_validate(declared)
     assets = component.build_assets(list_assets(component.in_project(folder)))
 
@@ -85,6 +94,23 @@ def test_only_passing_failures_are_retried(
     except DagsterExecutionInterruptedError:
         assert reason == "interrupted"
     assert len(tried) == tries
+
+
+def test_declared_retries_replace_the_retries_of_sinks(
+    tmp_path: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempts: list[PostgresTarget] = []
+
+    def replace(target: PostgresTarget, frame: pl.LazyFrame) -> SinkResult:
+        attempts.append(target)
+        raise BUSY
+
+    monkeypatch.setenv(URL_ENV, "postgresql://127.0.0.1/shop")
+    monkeypatch.setattr(PostgresTarget, "replace_lists", replace)
+    op = {"*": {"retries": {"max_retries": 4, "delay_seconds": 0}}}
+    result = write_lists(tmp_path, instance, monkeypatch, op)
+    assert why(result) == "sinks.postgres: the server is starting up"
+    assert len(attempts) == 5
 
 
 def test_a_database_that_cannot_be_reached_is_named_without_its_password(

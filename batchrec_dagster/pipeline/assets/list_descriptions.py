@@ -263,7 +263,7 @@ def _build_list_preview(published: PublishedList, result: ListsResult) -> dg.Met
         f"{counts.items:,} different {members} are in them.",
     )
     if not sample.height or published.subject == "segment":
-        # Nobody is named: Dagster's history never forgets.
+        # The preview names no user, because Dagster's history would never forget the user.
         return build_preview(*numbers)
     first = sample.item(0, names.column)
     rows = sample.filter(pl.col(names.column) == first).iter_rows(named=True)

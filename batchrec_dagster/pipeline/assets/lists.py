@@ -29,7 +29,6 @@ from batchrec_dagster.steps.publish import read_checks, summarize_edition
 from batchrec_dagster.steps.rollback import roll_back
 from batchrec_dagster.steps.run_facts import RunFacts
 from batchrec_dagster.steps.work import PersonalizeWork
-from batchrec_dagster.storage.extras import is_installed
 from batchrec_dagster.storage.lock import Lock
 
 CODE_VERSION = "1"
@@ -122,7 +121,7 @@ def list_upstream_assets(published: PublishedList) -> list[dg.AssetKey]:
         "users": isinstance(settings.newcomers, PopularBy)
         or (rules is not None and rules.reads_users),
         # Outcomes of earlier lists are read before new lists are made.
-        "recommendation_outcomes": is_of_users and is_installed("report"),
+        "recommendation_outcomes": is_of_users,
     }
     assets = [asset_key(published, asset) for asset, is_input in is_read.items() if is_input]
     declared: list[ItemIds | None] = [rules.block] if rules is not None else []

@@ -80,7 +80,7 @@ def raw_ratings(pipeline: Pipeline) -> PipelineAsset:
         deps=[*map(dg.AssetKey, ratings.upstream)],
         stage=RAW,
         storage_key=keys.record("raw_ratings"),
-        # The rules of interactions are left out, because they leave the copies as they are.
+        # The rules of interactions are left out, because they do not change the copies.
         code_version=f"{RATINGS_VERSION}-{fingerprint(ratings)}",
         io_manager="record_io",
         checks={"rows_readable": "The declared columns are there, and their values can be read."},
@@ -238,7 +238,7 @@ def _build_attributes_schema(roles: Mapping[str, Column]) -> dg.TableSchema:
     )
 
 
-# The content of the columns with these roles.
+# The descriptions of columns, by the names of the columns' settings.
 MEANINGS = {
     "item": "The item's id.",
     "user": "The user's id.",

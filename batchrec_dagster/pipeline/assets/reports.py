@@ -60,7 +60,7 @@ COLUMNS = {
     "list_event_value": "The same of new interactions with an item on the user's list.",
     "popular_event_value": "list_event_value of these popular items.",
 }
-# Dagster plots these over the runs.
+# The columns that Dagster plots over the runs.
 PLOTTED = (
     "hit_rate",
     "recall",
@@ -129,7 +129,7 @@ def _build_outcomes_metadata(
 
 
 def _build_lift_metadata(outcomes: "MeasuredOutcomes") -> dict[str, float]:
-    """Return how much more the model's users do than the experiment's control, as a share."""
+    """Return the lift of the model's users over the experiment's control, with its interval."""
     effects = outcomes.experiment.effects if outcomes.experiment else []
     lift = effects[0].lift if effects else None
     if lift is None or lift.ends is None:

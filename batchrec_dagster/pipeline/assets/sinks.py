@@ -15,15 +15,14 @@ from batchrec_dagster.errors import Retry, UserError
 from batchrec_dagster.pipeline.asset_keys import asset_key
 from batchrec_dagster.pipeline.declare_asset import PipelineAsset, asset_of
 from batchrec_dagster.pipeline.results import to_dagster
-from batchrec_dagster.pipeline.run_step import get_work
+from batchrec_dagster.pipeline.run_step import find_retry_policy, get_work
 from batchrec_dagster.sinks import Sink, SinkContext, SinkResult
 from batchrec_dagster.steps.sinks import write_sink
 from batchrec_dagster.storage.list_subjects import ListSubject, find_subject
 
 CODE_VERSION = "2"
 
-# The assets do not have this policy themselves, because Dagster would then retry a step that
-# somebody cancels.
+# The assets do not have this policy themselves, because Dagster would then retry bugs too.
 RETRIES = dg.RetryPolicy(max_retries=3, delay=10, backoff=dg.Backoff.LINEAR)
 
 
@@ -87,15 +86,18 @@ def _build_sink_metadata(result: SinkResult, subject: ListSubject) -> dict[str, 
 def _retry_if_unavailable(context: dg.AssetExecutionContext, key: str) -> Iterator[None]:
     """Retry the step with growing delays if a service is unavailable.
 
-    Other errors of the sink fail the step.
+    If a retry policy is declared for the step, Dagster applies it instead. Other errors of the sink
+    fail the step.
 
     key: the sink's key in the YAML.
 
-    Raises dg.RetryRequested, UserError.
+    Raises dg.RetryRequested, Retry, UserError.
     """
     try:
         yield
     except Retry as error:
+        if find_retry_policy(context) is not None:
+            raise Retry(f"sinks.{key}: {error}") from error
         attempts = RETRIES.max_retries + 1
         problem, _, fix = f"sinks.{key}: {error}".partition("; ")
         if context.retry_number >= RETRIES.max_retries:

@@ -17,7 +17,6 @@ from batchrec_dagster.pipeline.assets.training import (
 )
 from batchrec_dagster.pipeline.assets.users import user_assets
 from batchrec_dagster.pipeline.declare_asset import PipelineAsset
-from batchrec_dagster.storage.extras import is_installed
 
 
 def list_assets(
@@ -25,11 +24,10 @@ def list_assets(
 ) -> list[PipelineAsset]:
     """Return the pipeline's assets, from the raw files to the lists, segments, reports and sinks.
 
-    report: whether to include the outcomes and reports, if the report extra is installed.
+    report: whether to include the outcomes and reports.
     sinks: whether to include the declared sinks.
     """
     recipe, user_lists = pipeline.similar_items_recipe, pipeline.user_lists
-    has_report = report and is_installed("report")
     assets = [
         raw_ratings(pipeline),
         interactions(pipeline),
@@ -39,15 +37,15 @@ def list_assets(
         solution_version(pipeline),
         *_list_batch_users(pipeline),
     ]
-    if has_report:
-        # The outcomes stand before the lists.
+    if report:
+        # Outcomes come first, because new lists wait for the outcomes of earlier lists.
         assets += map(recommendation_outcomes, user_lists)
     if pipeline.segments is not None:
         assets.append(segment_solution_version(pipeline, pipeline.segments))
     if recipe is not None:
         assets.append(similar_items_solution_version(pipeline, recipe))
     assets += map(published_lists, pipeline.published_lists())
-    if has_report:
+    if report:
         assets += [_show_checks(published, assets) for published in user_lists]
     if sinks:
         for published in pipeline.published_lists():

@@ -53,7 +53,7 @@ def build_automation(
         jobs=[
             job,
             *(
-                rollback_job(published, keys, executor, tags)
+                rollback_job(published, keys, executor, tags, loggers)
                 for published in pipeline.published_lists()
                 if published.is_addressed
             ),
@@ -86,13 +86,14 @@ def rollback_job(
     assets: Collection[dg.AssetKey],
     executor: dg.ExecutorDefinition | None,
     tags: Mapping[str, str],
+    loggers: Mapping[str, Any],
 ) -> dg.UnresolvedAssetJobDefinition:
     """Return `NAME_rollback`, which publishes older lists again and updates their dependents."""
     lists = dg.AssetSelection.assets(asset_key(published, published.asset))
     return dg.define_asset_job(
         name=published.keys.rollback_job,
         selection=lists.downstream() & dg.AssetSelection.assets(*assets),
-        config=build_rollback_config(op_name(published, published.asset), PREVIOUS),
+        config={**loggers, **build_rollback_config(op_name(published, published.asset), PREVIOUS)},
         executor_def=executor,
         tags=tags,
         description="Publishes the previous lists again, or those of the edition that roll_back_to"

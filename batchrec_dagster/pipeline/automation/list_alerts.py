@@ -1,8 +1,8 @@
 """The text of alerts about published lists: they are late, or there are new ones.
 
 Alerts are based on the published editions in the pipeline's own storage. Dagster's events of the
-asset would not do: they call the lists of a night without new data fresh, and a pipeline with the
-same name in another code location has the same asset key.
+asset would not do. The event of a night without new data looks like new lists, and a pipeline with
+the same name in another code location has the same asset key.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from batchrec_dagster.storage.connection import Storage
 from batchrec_dagster.storage.edition import Edition
 from batchrec_dagster.storage.layout import ListFiles
 
-# The time that the announcement of new lists waits for the report, which says what changed. Later
-# the lists are announced without the report.
+# The time that the announcement of new lists waits for the report, which says what changed. After
+# this time, the lists are announced without the report.
 REPORT_TIME = timedelta(hours=1)
 # A time that sorts before any time at which lists were made.
 NEVER = datetime.min.replace(tzinfo=UTC)
@@ -39,7 +39,7 @@ class Undelivered(BaseModel, frozen=True):
     title: str
     lines: tuple[str, ...]
     receivers: tuple[str, ...] | None = None
-    """The marks of the receivers without the alert, as in `AlertError`; None for all receivers."""
+    """The marks (hashes) of the URLs that still need the alert; None for all URLs."""
 
 
 class Memory(BaseModel, frozen=True):
@@ -115,7 +115,8 @@ def look_at_lists(pipeline: Pipeline, storage: Storage, before: Memory, *, is_on
     if is_on:
         now = datetime.now(UTC)
         on_since, told_late = before.on_since or now, before.told_late
-        # The list that was confirmed first, or never made, decides how late the pipeline is.
+        # The list that was confirmed longest ago, or never made, decides whether the pipeline is
+        # late.
         oldest = min(lists, key=lambda live: (live.confirmed_at or NEVER, live.published.address))
         due = find_due_time(pipeline, now)
         if due < on_since:
@@ -182,7 +183,7 @@ def _announce_new_lists(
 
 
 def find_due_time(pipeline: Pipeline, now: datetime) -> datetime:
-    """Return the last scheduled time for which the lists must be there by now."""
+    """Return the last scheduled time that is at least `late_after_hours` ago."""
     # Dagster's time windows end at the scheduled times, and they know daylight saving time.
     windows = dg.TimeWindowPartitionsDefinition(
         start=datetime(1970, 1, 1, tzinfo=UTC),

@@ -27,9 +27,12 @@ class Cursor:
     seen: str = ""
     """The digest of the files at the last tick."""
     asked: str = ""
-    """The digest of the files for which a refresh was last requested."""
+    """The digest of the files that were last settled.
+
+    Files are settled once a refresh was requested for them, or a run was found to have used them.
+    """
     run_key: str = ""
-    """A digest of all requests until now. Dagster uses it to ignore repeated requests."""
+    """A digest of all values of `asked` until now, by which Dagster ignores repeated requests."""
     waited: int = 0
     """The number of ticks, since the last request, at which the files had changed again."""
 
@@ -93,8 +96,8 @@ def decide_refresh(before: Cursor, current: str, last_used: str) -> dg.SensorRes
     if current != before.seen and before.waited < MAX_TICKS_WAITED:
         after = replace(before, seen=current, waited=before.waited + 1)
         return _skip("files are new: waiting until no more arrive", after)
-    # The key stays the same if this request is lost with the process. It differs for the same files
-    # if there were other files in between.
+    # If the process dies before the cursor is saved, the next tick repeats the request with the
+    # same key. If the files change and later change back, their key is new, so a refresh starts.
     key = _digest(before.run_key, current)
     return dg.SensorResult(
         run_requests=[dg.RunRequest(run_key=key)],

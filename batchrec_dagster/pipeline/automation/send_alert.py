@@ -15,7 +15,8 @@ from batchrec_dagster.reporting.views.plain import escape_invisible
 from batchrec_dagster.storage.extras import require
 from batchrec_dagster.storage.secrets import redact
 
-# Chats read a mention, a command or a link here, unless another character separates the mark.
+# The characters that begin a mention, a command or a link in a chat. Another character after them
+# prevents that.
 _MARKS_OF_CHATS = re.compile(r"@(?=[^\W\d])|[<\]]")
 _NO_SPACE = "\u200b"
 
@@ -26,8 +27,7 @@ class AlertError(UserError):
     def __init__(self, message: str, receivers: Sequence[str] | None = None) -> None:
         super().__init__(message)
         self.receivers = receivers
-        """The marks of the receivers without the alert, as `send_alert` takes them; None for all
-        receivers."""
+        """The marks (hashes) of the URLs that still need the alert; None for all URLs."""
 
 
 class Message(NamedTuple):
@@ -52,7 +52,7 @@ class Message(NamedTuple):
 
 
 def send_alert(alerts: Alerts, message: Message, receivers: Sequence[str] | None = None) -> None:
-    """Send the message, with secrets removed, to every URL or to some of the URLs.
+    """Send the message, with secrets removed, to all declared URLs or to some of them.
 
     receivers: the marks of the URLs to send to, from an earlier AlertError; None for all URLs.
 
@@ -95,5 +95,5 @@ def send_alert(alerts: Alerts, message: Message, receivers: Sequence[str] | None
 
 
 def _mark_receiver(url: str) -> str:
-    """Return a mark that tells a URL from other URLs, but does not reveal it."""
+    """Return the mark of a URL: a hash, which does not reveal the URL."""
     return hashlib.sha256(url.encode()).hexdigest()[:16]

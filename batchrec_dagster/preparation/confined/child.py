@@ -1,7 +1,8 @@
 """The child process, which converts files within limits of the kernel.
 
-Its standard input names the files, one JSON object a line. It answers with one JSON object a line.
-An answer has either `shift`, or `error` and the name of the error's class, `kind`.
+Each line of its standard input is a JSON object that names a file. The child answers each line with
+a JSON object in one line. An answer has `shift`, or it has `error` (the message) and `kind` (the
+name of the error's class).
 """
 
 from __future__ import annotations
@@ -28,14 +29,15 @@ REASON_LENGTH = 400
 def main() -> None:
     """Convert files until standard input ends.
 
-    The first argument is the limits as JSON.
+    The first argument of the command has the limits as JSON.
     """
     limits = Limits(**json.loads(sys.argv[1]))
     answers = os.fdopen(os.dup(1), "wb")
-    # A library that prints must not get into the answers.
+    # Text that a library prints goes to standard error, so that it does not get into the answers.
     os.dup2(2, 1)
     _end_with_parent()
-    # Python ignores this signal, and C++ libraries report the error in words of their own.
+    # Python ignores this signal, and then C++ libraries report the error in words of their own. The
+    # default action ends this process, and the signal tells the parent which limit was reached.
     signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
     _set_limit(resource.RLIMIT_CORE, 0)
     if sys.platform == "linux":

@@ -37,7 +37,7 @@ class ForeignFile:
 
     path: Path
     part: str | None
-    """The name of a sheet, needed only if there are several sheets; or the version of a table."""
+    """The name of the wanted sheet, or the version of a Delta table; None if neither is named."""
     packed: int
     """The size in bytes of the file as it came."""
     limits: Limits
@@ -168,7 +168,8 @@ def _list_delta_files(file: ForeignFile, target: Path) -> int:
     """Write the list of files that the folder of a Delta table needs before its rows are read.
 
     The list is JSON. `files` has the paths, relative to the folder, of the files with current rows.
-    `has_vectors` says whether other files may mark some of the current rows as deleted.
+    `has_vectors` says whether the table may have deletion vectors: files that mark some rows of
+    other files as deleted.
     """
     table = _open_delta_table(file)
     paths = [Path(uri).relative_to(file.path).as_posix() for uri in table.file_uris()]

@@ -14,7 +14,8 @@ from batchrec_dagster.preparation.sources.limits import BYTES_OF_A_ROW, Limits
 BATCH_ROWS = 16_384
 # The size of a row group in bytes. Each column is buffered until its row group is complete.
 ROW_GROUP_BYTES = 64 * 1024 * 1024
-# A column with fewer bytes of different texts stores each text once, as most Parquet files do.
+# A column of text stores each distinct text once, up to this many bytes of distinct texts. Most
+# Parquet files store texts in this way.
 DICTIONARY_BYTES = 16 * 1024 * 1024
 
 
@@ -40,7 +41,7 @@ def rewrite_parquet(path: Path, target: Path, limits: Limits, packed: int) -> No
             dictionary_pagesize_limit=DICTIONARY_BYTES,
             write_statistics=False,
         ) as writer:
-            # Threads would unpack several columns of a row group at once.
+            # Threads would unpack several columns of a row group into memory at once.
             for batch in file.iter_batches(BATCH_ROWS, use_threads=False):
                 rows += batch.num_rows
                 limits.require_size(rows * BYTES_OF_A_ROW, packed)

@@ -74,8 +74,8 @@ class ConfinedReader:
 
         form: the name of the format, as in CONVERSIONS.
         part: the wanted part of the file, such as a sheet; None if the file has no parts.
-        packed: the size in bytes of the file as it came. The result may not be larger than this
-        many bytes may unfold to.
+        packed: the size in bytes of the file as it came. The limit on the size of the result
+        depends on it.
 
         Returns the number to add to a line number of the result in order to find the line in the
         file.
@@ -97,7 +97,7 @@ class ConfinedReader:
         try:
             answer = self._child.ask(request)
         except BaseException:
-            # Nobody would read the answer that the child is working on.
+            # The child may still be working on an answer that nobody would read.
             self._end()
             raise
         if "error" in answer:
@@ -137,7 +137,7 @@ class _Child:
         """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        # A child that sleeps uses no CPU time.
+        # The limit on CPU time never ends a child that sleeps.
         watchdog = threading.Timer(WAITING_TIMES * self._limits.file_seconds, self._stop_waiting)
         watchdog.daemon = True
         watchdog.start()

@@ -1,4 +1,4 @@
-"""Tables in lines of fields: CSV, TSV and similar formats, and files with `::`."""
+"""Tables in text files of lines with fields: CSV, TSV, and files with other delimiters or `::`."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ class CsvTable(RowTable):
     """The delimiter of the fields: one character, or `::`."""
 
     quoted: bool
-    """Whether quotes may enclose a field. In lines with `::` they never do."""
+    """Whether quotes may enclose a field. With the delimiter `::`, quotes are always text."""
 
     with_comma: Collection[str]
-    """The roles with numbers that have a comma in place of the point."""
+    """The roles of columns of numbers with a decimal comma."""
 
     exact: bool = False
     """Whether a row with fewer fields than line 1 has a flaw.
@@ -99,7 +99,8 @@ class CsvTable(RowTable):
     def read_typed(
         self, columns_by_role: Mapping[str, Column], types: Mapping[str, pl.DataType]
     ) -> pl.LazyFrame:
-        # By types, Polars' CSV reader cannot read the delimiter `::`, decimal commas or a cut row.
+        # Polars' CSV reader cannot read the cells as their types if the delimiter is `::`, if there
+        # are decimal commas, or if the last row is cut off.
         has_commas = not columns_by_role.keys().isdisjoint(self.with_comma)
         if self.delimiter == "::" or has_commas or self._cut_row is not None:
             return super().read_typed(columns_by_role, types)
@@ -162,7 +163,7 @@ class CsvTable(RowTable):
         return f"{self.opened.name}, line {first_line}: {problem}. {fix}"
 
     def _find_short_rows(self) -> list[int]:
-        """Return the rows with fewer fields than line 1, which Polars fills up with empty cells.
+        """Return the numbers of rows with fewer fields than line 1, which Polars would fill up.
 
         Raises PreparationError if there are broken quotes.
         """
@@ -233,7 +234,7 @@ class CsvTable(RowTable):
 
 
 def skip_lines(file: TextIO, count: int) -> None:
-    """Read this many lines. A line ends with a line feed only, as Polars counts lines."""
+    """Read this many lines. As in Polars, only a line feed ends a line."""
     for _ in range(count):
         line = file.readline()
         # For Python a carriage return alone ends a line, too.
@@ -252,10 +253,10 @@ class CsvSyntax:
     """The number of fields in the first line. A line with more fields has a flaw."""
 
     quoted: bool
-    """Whether quotes may enclose a field. In lines with `::` they never do."""
+    """Whether quotes may enclose a field. With the delimiter `::`, quotes are always text."""
 
     with_comma: Collection[str]
-    """The roles with numbers that have a comma in place of the point."""
+    """The roles of columns of numbers with a decimal comma."""
 
     @property
     def quote(self) -> str | None:
@@ -317,7 +318,7 @@ def split_lines(lines: pl.LazyFrame, syntax: CsvSyntax) -> pl.LazyFrame:
 def read_csv_cells(
     fields: pl.LazyFrame, syntax: CsvSyntax, indexes: Mapping[str, int], cut_row: int | None
 ) -> pl.LazyFrame:
-    """Return the cells of the fields, without lines that have no filled field.
+    """Return ROW, FLAW and the cell of each role. Lines of empty fields are left out.
 
     fields: the result of `scan_fields` or `split_lines`.
     indexes: the index of the field of each role.

@@ -38,7 +38,7 @@ class OpenedFile:
     """The file's name in messages."""
 
     size: int
-    """The size in bytes of the file as it came, or as it was unpacked or converted."""
+    """The size of the file in bytes, after any unpacking and conversion."""
 
     encoding: str = "utf-8"
     """The encoding of the file as it came."""
@@ -53,7 +53,7 @@ class OpenedFile:
     """
 
     unit: str = "line"
-    """The word for the part of the file as it came that became a line here, such as row."""
+    """The word for the part of the original file that became one line of this file, such as row."""
 
     shift: int = 0
     """The number to add to a line's number in order to find the line in the file as it came."""
@@ -79,7 +79,8 @@ def open_file(
     folder: the folder for unpacked and converted files. It is needed as long as the file is read.
     reader: converts files that are neither text nor packed text.
 
-    Raises PreparationError if the file cannot be unpacked, is in another format, or is too large.
+    Raises PreparationError if the file cannot be unpacked, is too large, or has a format that is
+    not read.
     """
     try:
         opened = _make_plain(file, folder, reader)
@@ -113,13 +114,13 @@ def _make_plain(file: RawFile, folder: Path, reader: ConfinedReader) -> OpenedFi
 
 
 def _decode(opened: OpenedFile, encoding: Encoding, folder: Path) -> OpenedFile:
-    """Return the file of text in UTF-8, with the properties that its bytes show.
+    """Return the text file in UTF-8, with its encoding and the flags `quotes` and `is_plain`.
 
     Raises LimitError if a line is too long, because every reader would hold the line in memory.
     """
     limits = Limits.from_environment()
-    # Python's own limit is smaller. Without a limit, a quote that does not end would take the rest
-    # of the file into memory.
+    # The csv module's own limit on a field is smaller. Without a limit, a quote that does not end
+    # would take the rest of the file into memory.
     csv.field_size_limit(limits.line_bytes)
     size, unfinished = 0, 0
     # The special bytes that were found in the file.
@@ -166,7 +167,7 @@ def _recode(path: Path, encoding: str) -> Iterator[bytes]:
 
 
 def _measure_unfinished_line(chunk: bytes, before: int, most: int) -> int:
-    """Return the length so far of the chunk's last line, or of an earlier line that is too long.
+    """Return the length so far of the chunk's last line, or of the first line that is too long.
 
     The function does not look at every line end. It repeatedly looks for the last line end within
     the next `most` bytes.

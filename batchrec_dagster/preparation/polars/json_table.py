@@ -21,14 +21,15 @@ from batchrec_dagster.preparation.polars.row_table import FLAW, ROW, TEXT, RowTa
 NOT_AN_OBJECT = "not a JSON object"
 # The number of lines that are read to find the columns of a file.
 SAMPLED_LINES = 10_000
-# The only role that needs just the value of a number, not its spelling.
+# The only role that needs the value of a number and not the number's spelling.
 _NUMERIC_ROLE = "rating"
-# Numbers, after a name and its colon, that Polars spells differently than the file: -0, 1e3, 1.50,
-# and numbers of more digits than a 64-bit floating-point number keeps.
+# The pattern of numbers that Polars spells differently than the file: -0, 1e3, 1.50, and numbers of
+# more digits than a 64-bit floating-point number keeps. It is used after a name and a colon.
 _CHANGED_NUMBERS = (
     r"-0|-?[0-9]+(?:\.[0-9]*)?[eE]|-?[0-9]+\.[0-9]*0(?:[\s,}]|$)|-?[0-9]{9,}\.|-?[0-9]+\.[0-9]{7}"
 )
-# An escape within a name, which may spell the name of a column; or an escape of half a character.
+# The pattern of an escape within a name, which may spell the name of a column, or of an escape of
+# half a surrogate pair.
 _ESCAPES = r'\\[^"]*"\s*:|\\u[dD][89a-fA-F]'
 NESTED_RECIPE = 'write a query, as under "Nested JSON" in docs/own-data.md'
 
@@ -92,8 +93,8 @@ def parse_json_cells(
     lines: ROW, and the line in TEXT.
     names: the name of the column of each role.
     separator: the text that joins the values of a list to one text. With a separator, a row has a
-    flaw if a cell is an object or a list that contains an object or a list. With None, lists and
-    objects are missing cells.
+    flaw if a cell is an object, or if a cell is a list with an object or a list in it. With None,
+    lists and objects are missing cells.
     """
     cells = pl.Struct({FLAW: pl.String(), **dict.fromkeys(names, pl.String())})
     columns = pl.Struct(dict.fromkeys(names.values(), pl.String()))

@@ -52,7 +52,8 @@ from batchrec_dagster.preparation.row_rules import ERASED_USER, PreparationResul
 from batchrec_dagster.storage.durable import temporary_folder
 from batchrec_dagster.storage.erased import NOBODY, ErasedUsers
 
-# The number of rows of a file that are searched for the form of times before all rows are.
+# The number of first rows of a file that are searched for the form of the times. If they show no
+# form, all rows of the file are searched.
 ROWS_FOR_TIME_FORM = 1_000
 
 
@@ -91,7 +92,10 @@ class OpenedRatings:
 
     @cached_property
     def unit(self) -> str:
-        """The form of the times: the declared form, or else the first form that a time shows."""
+        """The form of the times: the declared form, or else the first form that a time shows.
+
+        If no time shows a form, it is `s`.
+        """
         if self.columns.time_form != AUTO:
             return self.columns.time_form
         for table in self.tables:
@@ -110,8 +114,8 @@ class OpenedRatings:
     def write_interactions(self, destination: Path) -> PreparationResult:
         """Write the rows that are kept as Personalize's interactions CSV, in the source's order.
 
-        The file appears at the destination once it is complete. With `on_bad_rows: fail` the first
-        row that cannot be read is an error.
+        The file appears at the destination once it is complete. With `on_bad_rows: fail`, a bad row
+        is an error.
         """
         part = destination.with_name(f"{destination.name}.part")
         try:
@@ -215,7 +219,7 @@ class OpenedRatings:
         return int(self._collect(rows).item())
 
     def _scan_users(self) -> pl.LazyFrame:
-        """Return the column of the users."""
+        """Return the ids of the users in all rows, in the column user."""
         cells = [table.read_cells({"user": self.columns.roles["user"]}) for table in self.tables]
         return pl.concat(rows.select("user") for rows in cells)
 
@@ -243,10 +247,10 @@ def open_ratings(
     rules: Rules,
     erased_users: ErasedUsers = NOBODY,
 ) -> Iterator[OpenedRatings]:
-    """Yield the files ready to be read, in this order.
+    """Yield the files ready to be read, in the given order.
 
-    form, columns: the declared or the recognised settings. Times in the future are bad rows, and so
-    are times after the columns' latest time.
+    form, columns: the declared or the recognised settings. Rows with a time after `columns.latest`
+    are bad. If it is None, rows with a time in the future are bad.
     erased_users: the users who were erased.
 
     Unpacked files are removed when the block ends. Raises PreparationError if the files cannot be
@@ -284,7 +288,8 @@ def _describe_legacy_files(files: Sequence[OpenedFile]) -> Iterator[str]:
 def _refuse_mixed_formats(files: Sequence[OpenedFile], form: FileForm) -> None:
     """Raise PreparationError for files of several formats.
 
-    Text counts as the declared format, whether it looks like CSV or JSON.
+    If a format is declared, CSV and JSON count as one format, because all text is then read in the
+    declared format.
     """
     file_of_format: dict[str, str] = {file.format: file.name for file in reversed(files)}
     if form.format is not None:

@@ -97,9 +97,11 @@ class RowFilter:
         return self._keep(rows, rows_kept, reason)
 
     def _keep_one_of_each(self, rows: Path, reason: str) -> Path:
-        """Keep the rows that are not duplicates, or that are the latest of their user and item.
+        """Keep the first row of each set of duplicates, or the latest row of each user and item.
 
         Users are divided into parts, so that only a single part's rows are in memory at a time.
+
+        reason: DUPLICATE or NOT_LATEST, which selects the rule.
         """
         numbered = pl.scan_parquet(rows).with_row_index(_ORDER)
         count = _count_rows(rows)
@@ -128,13 +130,13 @@ class RowFilter:
 
 
 def _find_kept(rows: pl.LazyFrame, reason: str) -> pl.DataFrame:
-    """Return _ORDER of the rows that are not duplicates, or the latest of their user and item."""
+    """Return _ORDER of the rows that `_keep_one_of_each` keeps for this reason."""
     if reason == DUPLICATE:
         columns = [name for name in rows.collect_schema().names() if name != _ORDER]
         first = rows.group_by(columns).agg(pl.col(_ORDER).min())
         return first.select(_ORDER).collect(engine="streaming")
-    # One number combines the time and the order, so that the largest number belongs to the last row
-    # of the rows with the latest time.
+    # One number combines the time and the order. The largest number belongs to the row with the
+    # latest time, and among rows with equal times to the last one.
     time_and_order = pl.col(TIMESTAMP).cast(pl.Int128) * _MOST_ROWS + pl.col(_ORDER)
     latest = rows.group_by(USER_ID, ITEM_ID).agg(time_and_order.max().alias(_ORDER))
     order = (pl.col(_ORDER) % _MOST_ROWS).cast(pl.Int64)

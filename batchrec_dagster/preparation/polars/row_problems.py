@@ -71,7 +71,7 @@ def list_id_problems(
 ) -> Iterator[Problem]:
     """Yield the problems that the ids of a row can have.
 
-    ids: the columns of the ids, by the word for the thing that the id stands for, such as user.
+    ids: the column of each id, by the word for the kind of id, such as user.
     plain: whether the file has no line break, NUL or other character that an id must not have.
     setting: the setting of the encoding, for messages.
     """
@@ -143,7 +143,7 @@ def list_row_problems(columns: Columns, *, plain: bool) -> Iterator[Problem]:
 def list_time_problems(columns: Columns, unit: str) -> Iterator[Problem]:
     """Yield the problems that the time of a row can have. The time is in SECONDS and FORM.
 
-    unit: the form of the times, as in `Columns.time_form` but not `auto`.
+    unit: the form of the times: a value of `Columns.time_form` other than `auto`.
     """
     seconds = pl.col(SECONDS)
     for form, words in list_mixed_times(columns, unit).items():
@@ -158,9 +158,10 @@ def list_time_problems(columns: Columns, unit: str) -> Iterator[Problem]:
 
 
 def list_mixed_times(columns: Columns, unit: str) -> dict[str, str]:
-    """Return the problem of a time in a form other than `unit`, by the other form.
+    """Return, for each form other than `unit`, the problem of a time in that form.
 
-    A single such row is an error. The result is empty if the form of the times is declared.
+    A single row with such a time is an error. The result is empty if the form of the times is
+    declared.
     """
     if columns.time_form != AUTO:
         return {}

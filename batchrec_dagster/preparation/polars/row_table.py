@@ -1,8 +1,8 @@
 """The common base of the readers of all formats, and the reader of Parquet.
 
-A reader returns the cells of rows as a LazyFrame with the columns ROW and FLAW, and one column of
-text for each wanted cell. The column of a cell is named by the cell's role. The functions that read
-the cells of CSV, JSON and Parquet are also called on the workers of Spark, for a part of a file.
+A reader returns a LazyFrame with the columns ROW and FLAW, and one column of text for each wanted
+role. A role is the use of a column, such as user or timestamp. The functions that read the cells of
+CSV, JSON and Parquet are also called on the workers of Spark, for a part of a file.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class RowTable(ABC):
     def read_typed(
         self, columns_by_role: Mapping[str, Column], types: Mapping[str, pl.DataType]
     ) -> pl.LazyFrame:
-        """Return the wanted columns as these types, or as text if there is no type for a role.
+        """Return the wanted columns in the types of their roles. Roles without a type become text.
 
         The user of a row with a flaw is null. Collecting the result raises a PolarsError if a cell
         does not fit its type.
@@ -157,7 +157,7 @@ class ParquetTable(RowTable):
         return names
 
     def _is_joinable(self, kind: pl.DataType) -> bool:
-        """Return whether such cells are lists that are joined to one text."""
+        """Return whether cells of this type are lists that are joined to one text."""
         is_list = isinstance(kind, pl.List) and not is_without_text(kind.inner)
         return is_list and self.separator is not None
 
@@ -178,7 +178,7 @@ class ParquetTable(RowTable):
 
 
 def is_without_text(kind: pl.DataType | DataTypeClass) -> bool:
-    """Return whether cells of the type cannot be read as text: lists, structures and bytes."""
+    """Return whether the type is one that cannot be read as text: a list, a structure or bytes."""
     return kind.is_nested() or kind in (pl.Binary, pl.Object)
 
 
@@ -198,7 +198,7 @@ def read_parquet_cells(
     """
     cells = {role: format_parquet_text(schema, name, role) for role, name in names.items()}
     for role in filter(is_id_role, names):
-        # One character too many is enough to refuse the id.
+        # A long id keeps one character more than an id may have, so that it is still refused.
         cells[role] = cells[role].str.head(MAX_ID_LENGTH + 1)
     flaw = f"a cell of more than {most_bytes / KB:g} KB ({MAX_LINE_KB} / {CELLS_OF_A_LINE})"
     return rows.select(

@@ -51,7 +51,7 @@ def parse_rows(
     """Return ROW, user, item, SECONDS, event_type, event_value, PROBLEM and REASON of every row.
 
     cells: ROW, FLAW, and the cells of `Columns.wanted` as text.
-    unit: the form of the times, as in `Columns.time_form` but not `auto`.
+    unit: the form of the times: a value of `Columns.time_form` other than `auto`.
     plain: whether the file has no character that an id must not have.
 
     event_type and event_value are text. They are null if `columns` has no such role.
@@ -187,8 +187,9 @@ class RowFindings:
 def inspect_rows(
     rows: pl.LazyFrame, write: Write | None = None, fatal_problems: Set[str] = frozenset()
 ) -> RowFindings:
-    """Return the findings in parsed rows with FILE.
+    """Return the counts and the problems of parsed rows.
 
+    rows: the parsed rows, with the column FILE.
     write: the function that gets the rows that are kept, part by part, in their order.
     fatal_problems: the problems that are an error even if only one row has them.
 

@@ -1,7 +1,7 @@
 """The recognition of the usual formats of times that are written as text.
 
-Runs and `batchrec new` share this module. A format counts only if no other format reads all the
-times, too, such as a format that takes the day of a month for the month.
+Runs and `batchrec new` share this module. A format is certain only if no other format reads all the
+times. For example, two formats read 01/02/2024: the day may come first, or the month.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from batchrec_dagster.preparation.polars import times
 
 _DAYS = (
     *("%d.%m.%Y", "%d.%m.%y", "%d/%m/%Y", "%m/%d/%Y", "%d/%m/%y", "%m/%d/%y"),
-    # This format makes 24/01/05 ambiguous.
+    # With this format in the list, 24/01/05 is ambiguous.
     "%y/%m/%d",
     *("%d-%m-%Y", "%m-%d-%Y", "%Y-%m-%d", "%Y/%m/%d", "%Y.%m.%d"),
     *("%d-%b-%Y", "%d-%b-%y", "%d %B %Y", "%B %d, %Y", "%a, %d %b %Y"),
@@ -39,7 +39,7 @@ _GROUPS = (
 def find_time_formats(cells: pl.Series) -> list[str]:
     """Return the strptime formats that read all of the texts; none if there are no texts.
 
-    From formats that differ only in the part after the day, only the first is returned.
+    If several of these formats differ only in the part after the day, the first one is returned.
     """
     if not len(cells):
         return []
@@ -51,9 +51,10 @@ def find_time_formats(cells: pl.Series) -> list[str]:
 
 
 def is_text_without_form(cells: pl.Series) -> bool:
-    """Return whether no text is a number, or a time in a form that needs no format.
+    """Return whether every text needs a strptime format.
 
-    The result is false if there are no texts.
+    A number needs no format, nor does a time in a form that `times` recognises. The result is false
+    if there are no texts.
     """
     text = pl.lit(cells)
     is_plain = (

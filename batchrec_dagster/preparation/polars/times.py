@@ -14,8 +14,8 @@ DIRECTIVES = "YymdbBaAHIMSfpz%"
 # The allowed spelling of Excel's days.
 _EXCEL_DAYS = r"^[0-9]{1,7}(?:\.[0-9]*)?$"
 
-# The smallest number that is read as each unit. 10^11 is the year 5138 in seconds and 1973 in
-# milliseconds, so no rating is on the wrong side of the limit.
+# The smallest and the largest number that are read as each unit. 10^11 is the year 5138 in seconds
+# and 1973 in milliseconds, so no rating is on the wrong side of the limit.
 _SMALLEST = {"s": 1, "ms": 10**11, "us": 10**14, "ns": 10**17}
 _LARGEST = {"s": 10**11 - 1, "ms": 10**14 - 1, "us": 10**17 - 1, "ns": 2**63 - 1}
 _ISO = (
@@ -67,7 +67,7 @@ def require_timezone(name: str) -> None:
 def parse_epoch_number(text: pl.Expr) -> pl.Expr:
     """Return the number rounded down; null where the text is not a number, or is beyond 64 bits."""
     text = text.str.strip_chars(file_form.BLANKS)
-    # A whole number of nanoseconds has more digits than a floating-point number.
+    # A whole number of nanoseconds has more digits than a floating-point number keeps.
     return pl.coalesce(
         text.cast(pl.Int64, strict=False),
         text.cast(pl.Float64, strict=False).floor().cast(pl.Int64, strict=False),

@@ -1,7 +1,8 @@
 """The fast path for clean files: Polars reads every cell as its type.
 
-One pass reads cells as numbers, finds odd rows, and writes. If there is an odd row, the files are
-read by `rows` instead, which finds the problem. For clean files both ways write the same output.
+A row is odd if it may have a problem, and a file is clean if it has no odd row. One pass reads the
+cells, looks for odd rows, and writes the output. If there is an odd row, `rows` reads the files
+again and finds the problem. For clean files this module and `rows` write the same output.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from batchrec_dagster.preparation.row_rules import (
     Rules,
 )
 
-# Whether a row may have a problem, or has to be read as text to find out.
+# The column that says whether a row is odd: whether it may have a problem.
 _ODD = "odd"
 
 
@@ -53,12 +54,13 @@ def write_clean(
 ) -> PreparationResult | None:
     """Write the rows that the rules on a single row keep, if all rows are clean.
 
-    unit: the form of the times, as in `Columns.time_form` but not `auto`.
+    unit: the form of the times: a value of `Columns.time_form` other than `auto`.
     target: the file to write. With None, the rows are only counted.
-    erased: the ids in the tables that belong to erased users. Their rows are passed over.
+    erased: the ids in the tables that belong to erased users. The rows of these users are passed
+    over.
 
-    Returns None if a row is odd, or if a cell that must be a number is not. Then the content of the
-    target must be ignored.
+    Returns None if a row is odd, or if a cell that must be a number is not one. Then the content of
+    the target must be ignored.
     """
     types = _choose_types(columns, unit)
     if types is None:
@@ -122,7 +124,10 @@ def _choose_types(columns: Columns, unit: str) -> dict[str, pl.DataType] | None:
 def _list_odd_conditions(
     columns: Columns, unit: str, table: RowTable, types: Collection[str]
 ) -> Iterator[pl.Expr]:
-    """Yield the conditions for an odd row: a cell is missing, or has to be read as text."""
+    """Yield the conditions for an odd row.
+
+    An odd row has a missing cell, or a cell that has to be read as text.
+    """
     latest = (
         FIRST_SENTINEL - 1 if columns.latest is None else min(columns.latest, FIRST_SENTINEL - 1)
     )

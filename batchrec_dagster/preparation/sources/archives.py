@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,6 +25,7 @@ from batchrec_dagster.preparation.sources.source import (
 )
 from batchrec_dagster.preparation.sources.web import WebFile
 from batchrec_dagster.storage import durable
+from batchrec_dagster.storage.local_copies import open_copy, remove_copies
 
 # The sources that can be an archive. The whole archive must be read for any file in it.
 Archive = LocalFile | S3File | WebFile
@@ -60,7 +61,7 @@ class Member(RowSource):
         ]
 
     def remove_downloads(self, context: SourceContext) -> None:
-        shutil.rmtree(self._choose_folder(context), ignore_errors=True)
+        remove_copies(self._choose_folder(context))
 
     def _choose_folder(self, context: SourceContext) -> Path:
         """Return the folder that keeps a downloaded archive for its other files."""
@@ -71,32 +72,27 @@ class Member(RowSource):
 
         The file is checked in full before the first piece is yielded. Raises FileError, OSError.
         """
-        path = archive.find() if archive.find is not None else _download(archive, downloads)
         with durable.temporary_folder() as folder:
             target = folder / "member"
-            try:
-                _write_member(path, self.member, target)
-            except DamagedFileError:
-                # A damaged download is fetched again next time; the user's own file stays.
-                if archive.find is None:
-                    path.unlink(missing_ok=True)
-                raise
+            with self._open(archive, downloads) as path:
+                try:
+                    _write_member(path, self.member, target)
+                except DamagedFileError:
+                    # A damaged download is fetched again next time; the user's own file stays.
+                    if archive.find is None:
+                        path.unlink(missing_ok=True)
+                    raise
             yield from durable.read_pieces(target)
 
-
-def _download(archive: ListedFile, folder: Path) -> Path:
-    """Return the path of this version of the archive, and download it if it is not in the folder.
-
-    Other versions of the archive are removed from the folder.
-    """
-    path = folder / durable.compute_version([archive.fingerprint.encode()])
-    durable.make_folders(folder.parent)
-    # Ratings and items may be in one archive, and are copied at the same time.
-    with durable.exclusive_lock(folder.with_name(f"{folder.name}.lock")):
-        if not path.exists():
-            shutil.rmtree(folder, ignore_errors=True)
-            durable.write(path, archive.read())
-    return path
+    @contextmanager
+    def _open(self, archive: ListedFile, downloads: Path) -> Iterator[Path]:
+        """Yield the path of the archive on this machine, downloaded if it is elsewhere."""
+        if archive.find is not None:
+            yield archive.find()
+            return
+        text, fingerprint = self.archive.text, archive.fingerprint
+        with open_copy(downloads, text, fingerprint, "archive", archive.read) as path:
+            yield path
 
 
 def _write_member(archive: Path, member: str, target: Path) -> None:

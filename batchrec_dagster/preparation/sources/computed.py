@@ -58,7 +58,7 @@ class AssetRows(RowSource):
     """The declared form of text files."""
 
     has_names: bool = True
-    """Whether the columns are declared by name, or not at all; not by position."""
+    """Whether no column is declared by its position."""
 
     @classmethod
     def parse(cls, text: str, *, is_delta: bool = False) -> Self:

@@ -23,10 +23,11 @@ def write_rows(
     """Write all rows to one Parquet file.
 
     A column with values of several types gets a type that can hold all values, such as
-    floating-point numbers or text. `pl.read_database` would refuse such columns, and crash over a
+    floating-point numbers or text. `pl.read_database` would refuse such columns, and crash on a
     numeric NaN.
 
-    folder: takes a file for each batch, because all rows together may not fit into the memory.
+    folder: the folder for a file of each batch, because all rows together may not fit into the
+    memory.
 
     Raises FileError if there are too many rows, if they come too slowly, or if no type can hold all
     values of a column.
@@ -72,8 +73,8 @@ def _simplify(value: Any) -> Any:
         case datetime() if value.tzinfo is not None:
             return value.astimezone(UTC)
         case None | bool() | int() | float() | str() | date():
-            # A datetime is a date, too. A datetime without a zone stays without: ratings.timezone
-            # names the zone.
+            # A datetime is a date, too. A datetime without a zone gets no zone here, because
+            # ratings.timezone names the zone.
             return value
         case Decimal():
             # Databases without an integer type return ids and counts as decimals of scale 0.

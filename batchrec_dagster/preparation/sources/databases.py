@@ -21,6 +21,7 @@ from urllib.parse import unquote, unquote_plus
 
 import polars as pl
 
+from batchrec_dagster.errors import Retry
 from batchrec_dagster.preparation.sources.computed import ComputedRows
 from batchrec_dagster.preparation.sources.database_rows import write_rows
 from batchrec_dagster.preparation.sources.errors import FileError, hide_values
@@ -59,6 +60,15 @@ READ_ONLY = {
     "mariadb": "SET SESSION TRANSACTION READ ONLY",
     "sqlite": "PRAGMA query_only = ON",
 }
+
+# Parts of drivers' messages about a database that is down, busy or cut off.
+TEMPORARY = re.compile(
+    r"refused|reset by peer|unreachable|timed out|timeout expired|closed the connection"
+    r"|connection to the server|lost connection|server has gone away|can't connect"
+    r"|starting up|shutting down|administrator command|too many (clients|connections)"
+    r"|remaining connection slots|database (table )?is locked",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)
@@ -129,7 +139,7 @@ def _write_result(url: str, sql: str, setting: str, path: Path) -> None:
 
     setting: the name of the query in messages.
 
-    Raises FileError.
+    Raises FileError, and Retry if the database is down or busy.
     """
     import sqlalchemy as sa
 
@@ -200,14 +210,16 @@ def _choose_connect_args(url: sa.URL) -> dict[str, str]:
 def _explain_errors(url: str, setting: str) -> Iterator[None]:
     """Turn every error that may repeat a part of the URL into a FileError without that part.
 
-    The FileError has no cause, because the message of the cause has the part. A driver may raise
-    any error over a part of the URL: for example, int() repeats the value of an option. For such an
-    error, the message has the error's type and the line that raised the error. Errors that have
-    nothing to do with the URL, such as a full disk or a limit, are raised as they are.
+    The FileError has no cause, because the message of the cause may repeat the URL. A driver may
+    raise any error over a part of the URL: for example, int() repeats the value of an option. For
+    such an error, the message has the error's type and the line that raised the error. Errors that
+    have nothing to do with the URL, such as a full disk or a limit, are raised as they are. If the
+    database is down or busy, a Retry is raised in place of the FileError.
     """
     import sqlalchemy as sa
 
     name = url.partition(":")[0].partition("+")[0]
+    kind: type[FileError | Retry] = FileError
     try:
         yield
     except (ImportError, sa.exc.NoSuchModuleError):
@@ -216,6 +228,8 @@ def _explain_errors(url: str, setting: str) -> Iterator[None]:
     except sa.exc.SQLAlchemyError as error:
         message = hide_values(str(getattr(error, "orig", None) or error))
         reason = f"{setting}: {_remove_url(message, url)}"
+        if isinstance(error, sa.exc.OperationalError) and TEMPORARY.search(message):
+            kind = Retry
     except (FileError, MemoryError, pl.exceptions.PolarsError):
         raise
     except OSError as error:
@@ -232,7 +246,7 @@ def _explain_errors(url: str, setting: str) -> Iterator[None]:
         )
     else:
         return
-    raise FileError(reason) from None
+    raise kind(reason) from None
 
 
 def _remove_url(message: str, url: str) -> str:

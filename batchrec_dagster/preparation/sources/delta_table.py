@@ -93,7 +93,7 @@ class DeltaTable(RowSource):
 
 @contextmanager
 def _explain_errors() -> Iterator[None]:
-    """Add to a FileError that the folder is declared as a Delta table."""
+    """Add to the message of a FileError that the folder is declared as a Delta table."""
     try:
         yield
     except FileError as error:

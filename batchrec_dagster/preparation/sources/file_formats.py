@@ -1,4 +1,4 @@
-"""The recognition of a file's format by its first bytes, whatever its name says."""
+"""The recognition of a file's format by its first bytes. The name of the file does not count."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def read_start(path: Path) -> bytes:
 def is_text(start: bytes) -> bool:
     """Return whether a file with this start is text.
 
-    Text needs no library to be read or unpacked.
+    Text can be read without unpacking it, and without a library.
 
     start: the first START bytes, or all bytes of a shorter file.
     """
@@ -58,7 +58,8 @@ def is_text(start: bytes) -> bool:
 def recognise_format(start: bytes) -> str | None:
     """Return the format of a file with this start, in words such as `a zip archive`.
 
-    Returns None for text, for Parquet, and for packed files, because those may contain anything.
+    Returns None for text and for Parquet. Also returns None for files packed with gzip or zstd,
+    because these may contain any format.
 
     start: the first START bytes, or all bytes of a shorter file.
     """

@@ -20,8 +20,8 @@ START_BYTES = 256 * 1024
 def open_start(file: ListedFile) -> Iterator[Path | None]:
     """Yield a local file with the whole content, or with the first lines of a longer text.
 
-    Yields None for a file that is not text and is either large or not on this machine, because only
-    reading much more would show its columns. Raises UserError.
+    Yields None for a file that is not text and is either large or not on this machine. Much more of
+    such a file would have to be read to see its columns. Raises UserError.
     """
     with temporary_folder() as folder:
         with name_errors(file.display_name):
@@ -51,7 +51,10 @@ def _find_or_write_start(file: ListedFile, folder: Path) -> Path | None:
 
 
 def _cut_at_line_end(start: bytes) -> bytes:
-    """Cut off the last line of a text that may go on, or in UTF-16 an incomplete last character."""
+    """Cut off the last line of a text, which may be incomplete.
+
+    In UTF-16, only an incomplete last character is cut off.
+    """
     if start.startswith(file_formats.UTF16):
         # A character has two bytes, and either byte alone may look like a line end.
         return start[: len(start) // 2 * 2]

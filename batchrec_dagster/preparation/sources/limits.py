@@ -23,8 +23,8 @@ QUERY_MINUTES = "BATCHREC_QUERY_MINUTES"
 
 GB = 10**9
 KB = 1000
-# The largest ratio of a file's unpacked size to its packed size. Ratings shrink to a fifth or a
-# tenth of their size, so a file that unpacks to far more does not hold data.
+# The largest ratio of a file's unpacked size to its packed size. Packing shrinks ratings to a fifth
+# or a tenth of their size, so a file that unpacks to more than this ratio does not hold real data.
 TIMES_LARGER = 200
 # The largest ratio for the outer layer of a file that is compressed twice. Compressed data hardly
 # shrinks again, so the outer layer of real data unpacks to little more than its packed size.
@@ -136,7 +136,7 @@ class Limits:
             )
 
     def require_line_length(self, length: int, line: str) -> None:
-        """Raise LimitError if a line has more bytes than it may have.
+        """Raise LimitError if a line has more bytes than the limit.
 
         line: the name of the line in the message, such as `line 12`.
         """

@@ -53,7 +53,7 @@ class FileSnapshot:
         return self.size - len(self.end) + last_line_end
 
     def has_only_grown(self, file: IO[bytes]) -> bool:
-        """Return whether text was added to the file since the snapshot, and nothing else was done.
+        """Return whether text was appended since the snapshot, and nothing else has changed.
 
         Of the old content, only the bytes in `end` are compared.
         """
@@ -77,7 +77,7 @@ class _LocalContent:
     def find(self) -> Path:
         """Return the file's path.
 
-        Raises FileError if it is no longer a file, or if it is a link out of the folder.
+        Raises FileError if the path is no longer a file, or if it is a link out of the folder.
         """
         return require_file(self.path, self.folder)
 
@@ -134,7 +134,7 @@ def list_local_file(
 def require_file(path: Path, folder: Path | None = None) -> Path:
     """Return the path of the file.
 
-    Raises FileError if no regular file is there, or if it is a link out of the folder.
+    Raises FileError if the path is not a regular file, or if it is a link out of the folder.
     """
     if path.is_dir():
         raise FileError("it is a folder: name a file in it")

@@ -108,8 +108,8 @@ def _explain_damage(problem: str = "it is damaged") -> Iterator[None]:
     except NotImplementedError as error:
         raise FileError(f"it cannot be unpacked ({error}): pack it as a plain zip") from error
     except Exception as error:
-        # A full disk is not the file's fault. EINVAL is: a damaged file can make a library seek to
-        # a position before the start of the file.
+        # A full disk is not the file's fault. EINVAL is the file's fault: a damaged file can make a
+        # library seek to a position before the start of the file.
         if isinstance(error, OSError) and error.errno not in {None, errno.EINVAL}:
             raise
         reason = " ".join(str(error).split())

@@ -32,7 +32,8 @@ from batchrec_dagster.storage.durable import compute_sha256, temporary_folder
 class PartitionedRows(RowSource):
     """The source of a file with the rows of all partitions, one partition after another.
 
-    The file is Parquet, or CSV in the declared form if text files need one: see `write_table`.
+    The file is Parquet. If a header or columns by position are declared, it is CSV in the declared
+    form.
     """
 
     partitions: Mapping[str, RowSource]
@@ -42,7 +43,7 @@ class PartitionedRows(RowSource):
     """The declared form of text files."""
 
     has_names: bool = True
-    """Whether the columns are declared by name, or not at all; not by position."""
+    """Whether no column is declared by its position."""
 
     def files(self, context: SourceContext) -> list[ListedFile]:
         """Return the file of all rows.
@@ -79,7 +80,8 @@ class PartitionedRows(RowSource):
                         table = scan_table(
                             raw_file, self.form, file_folder, reader, has_names=self.has_names
                         )
-                        # The tables are on the disk, because all may not fit into the memory.
+                        # Each table is written to the disk, because all tables together may not fit
+                        # into the memory.
                         table.sink_parquet(file_folder / "table.parquet")
                     tables.append(pl.scan_parquet(file_folder / "table.parquet", glob=False))
             if not any(table.collect_schema() for table in tables):
@@ -115,7 +117,7 @@ def scan_table(
 
     form: the declared form of text files.
     folder: a folder for unpacked or converted files. It must stay as long as the table is read.
-    has_names: whether the columns are declared by name, or not at all; not by position.
+    has_names: whether no column is declared by its position.
 
     Raises PreparationError.
     """
@@ -162,7 +164,8 @@ def _scan_text(opened: OpenedFile, form: FileForm, *, has_names: bool) -> pl.Laz
 def write_table(table: pl.LazyFrame, form: FileForm, path: Path, *, has_names: bool) -> None:
     """Write the rows to the path, as Parquet or as CSV of the declared form.
 
-    It is CSV if a header is declared, or columns by position, because Parquet has neither.
+    The rows are written as CSV if a header is declared, or if columns are declared by position.
+    Parquet has no lines before a header, and its columns have names.
     """
     if _is_parquet(form, has_names=has_names):
         table.sink_parquet(path)

@@ -14,8 +14,8 @@ from requests.adapters import HTTPAdapter
 from requests.utils import select_proxy
 from urllib3.util import parse_url
 
-# Networks that Python calls global, although they are not on the Internet, or although their
-# addresses stand for any IPv4 address.
+# Networks that Python wrongly calls global. They are not on the Internet, or their addresses may
+# stand for any IPv4 address.
 PRIVATE_NETWORKS = tuple(
     map(
         ipaddress.ip_network,

@@ -55,7 +55,7 @@ _SUPPORTED_TYPES = re.compile(
 def parse_select(sql: str) -> str:
     """Return the query without the semicolon at its end.
 
-    Raises ValueError unless the query is a single SELECT, and if DuckDB is not installed.
+    Raises ValueError if the query is not a single SELECT, or if DuckDB is not installed.
     """
     try:
         import duckdb
@@ -121,7 +121,7 @@ class FileQuery(RowSource):
 
         table_files: the files of each table.
 
-        Raises FileError, also if a file changes meanwhile.
+        Raises FileError if the query fails, or if a file changes meanwhile.
         """
         with temporary_folder() as folder, ExitStack() as stack:
             reader = stack.enter_context(ConfinedReader())
@@ -144,7 +144,7 @@ def _open_table_file(
 ) -> TableFile:
     """Return the unpacked file, with a link that DuckDB reads it through.
 
-    folder: takes the unpacked file and the link. The link's path has the same partitions as the
+    folder: the folder for the unpacked file and the link. The link's path has the partitions of the
         file's path, such as `day=2026-01-31/`.
 
     Raises FileError.
@@ -330,7 +330,7 @@ def _shorten_error(error: Error, files: Sequence[TableFile] = ()) -> str:
 
 def _format_message(text: str, files: Sequence[TableFile]) -> str:
     """Return DuckDB's message in one short line, with the sources' names in place of paths."""
-    # The hints in the message name settings of DuckDB's reader, which users here do not have.
+    # The hints in the message name settings of DuckDB's reader, which users cannot set here.
     short = re.split(r"\n\s*Possible|\nColumn \S+ is being", text)[0]
     message = " ".join(hide_values(short).split())
     if "state machine" in message:

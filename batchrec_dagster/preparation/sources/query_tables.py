@@ -51,7 +51,7 @@ class TableFile:
     opened: OpenedFile
 
     link: Path
-    """The path that DuckDB reads the file at, below the folders of its partitions."""
+    """The path at which DuckDB reads the file, below the folders of the file's partitions."""
 
 
 def list_partitions(path: str) -> list[str]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from batchrec_dagster.errors import UserError
+from batchrec_dagster.errors import Retry, UserError
 from batchrec_dagster.preparation.sources.errors import FileError
 from batchrec_dagster.storage.durable import temporary_folder
 from batchrec_dagster.storage.objects import ObjectInfo, ObjectStore
@@ -80,7 +80,7 @@ class ListedFile:
     has_changed: Callable[[], bool] = field(default=lambda: False, compare=False, repr=False)
     """A function that returns whether a file on this machine has changed since the listing.
 
-    It returns False for other files, because they are read as of one point in time.
+    It returns False for files elsewhere, because their content is fetched at one point in time.
     """
 
     def chunks(self, *, may_be_empty: bool = False) -> Iterator[bytes]:
@@ -124,8 +124,8 @@ class ListedFile:
 class RowSource(ABC):
     """A place that rows come from.
 
-    It is one file or several; or it is a query, a database or an asset, which gives a single file
-    of rows.
+    A source is one file or several files, or it is a query, a database or an asset. A query, a
+    database and an asset give a single file of rows each.
     """
 
     text: str
@@ -212,7 +212,9 @@ def name_errors(display_name: str) -> Iterator[None]:
     except FileError as error:
         raise UserError(f"{display_name}: {error}") from error
     except UserError as error:
-        # The message names an address, but that may be another address than the source's.
+        # A message that names only another address still needs the source's name.
         if display_name in str(error):
             raise
-        raise UserError(f"{display_name}: {error}") from error
+        raise (Retry if isinstance(error, Retry) else UserError)(
+            f"{display_name}: {error}"
+        ) from error

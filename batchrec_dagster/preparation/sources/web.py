@@ -11,9 +11,11 @@ from http import HTTPStatus
 from typing import BinaryIO, Self, TypeVar
 from urllib.parse import unquote, urlsplit
 
-from urllib3 import BaseHTTPResponse, Retry
+from urllib3 import BaseHTTPResponse
+from urllib3 import Retry as Attempts
 from urllib3.exceptions import HTTPError, InvalidHeader, MaxRetryError
 
+from batchrec_dagster.errors import Retry
 from batchrec_dagster.preparation.sources.errors import FileError
 from batchrec_dagster.preparation.sources.limits import MAX_FILE_GB, Limits
 from batchrec_dagster.preparation.sources.source import (
@@ -35,8 +37,8 @@ from batchrec_dagster.storage.durable import CHUNK, compute_sha256
 
 log = logging.getLogger(__name__)
 
-# The number of attempts in a row that may fail without progress. An attempt that brought a piece of
-# the file does not count.
+# The number of attempts without progress after which a download fails. An attempt that brings a
+# piece of the file starts the count again.
 ATTEMPTS = 4
 # The unit of urllib3's exponential backoff in seconds. The pause is 0 before the second attempt,
 # then 2, 4 and 8 times PAUSE.
@@ -79,7 +81,7 @@ class WebFile(RowSource):
                 read = partial(_download_and_read, self.text)
                 return [self._build_file(f"{version}, {size} bytes", read)]
             # Only the content shows whether the file changed. So the file is downloaded now, and
-            # this download is also the content that is copied.
+            # reading the file later returns this content.
             content = _download_to_disk(self.text)
             fingerprint = f"sha256 {compute_sha256(_read_again(content))}"
             return [self._build_file(fingerprint, partial(_read_again, content))]
@@ -100,7 +102,7 @@ def _describe(url: str) -> tuple[str | None, int | None]:
     """Return the file's version and its size in bytes, without reading the file.
 
     The version changes when the file does. A value that the server does not send is None. Raises
-    DownloadError.
+    DownloadError or Retry.
     """
 
     def read_headers(response: BaseHTTPResponse) -> tuple[str | None, int | None]:
@@ -114,7 +116,7 @@ def _describe(url: str) -> tuple[str | None, int | None]:
 def _read_start(url: str, size: int) -> bytes:
     """Return the first `size` bytes at this address.
 
-    Raises DownloadError.
+    Raises DownloadError or Retry.
     """
     return _ask(url, lambda response: _read(partial(response.read, size)))
 
@@ -131,7 +133,7 @@ def _read_again(content: BinaryIO) -> Iterator[bytes]:
 def _download_to_disk(url: str) -> BinaryIO:
     """Download the whole file to this machine's disk, and return the open copy.
 
-    The copy is deleted when it is closed. Raises DownloadError.
+    The copy is deleted when it is closed. Raises DownloadError or Retry.
     """
     file: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the last reference)
     _retry(url, _Download(url, file).fetch)
@@ -142,7 +144,8 @@ def _download_to_disk(url: str) -> BinaryIO:
 def _ask(url: str, use: Callable[[BaseHTTPResponse], T]) -> T:
     """Send a GET request and return the result of `use` on the response.
 
-    The response's body has not been read when `use` gets the response. Raises DownloadError.
+    The response's body has not been read when `use` gets the response. Raises DownloadError or
+    Retry.
     """
 
     def attempt() -> T:
@@ -155,31 +158,31 @@ def _ask(url: str, use: Callable[[BaseHTTPResponse], T]) -> T:
 def _retry(url: str, attempt: Callable[[], T]) -> T:
     """Call `attempt` again after each temporary error, and return its result.
 
-    Raises DownloadError after the last attempt. urllib3's own retries do not resume a body, and
+    Raises Retry after the last attempt. urllib3's own retries do not resume a body, and
     they log the query.
     """
-    all_retries = Retry(
+    all_attempts = Attempts(
         ATTEMPTS - 1, backoff_factor=PAUSE, backoff_max=LONGEST_PAUSE, retry_after_max=LONGEST_PAUSE
     )
-    retries = all_retries
+    attempts = all_attempts
     while True:
         try:
             return attempt()
         except TemporaryError as error:
             try:
                 if error.has_progress:
-                    retries = all_retries
-                retries = retries.increment(error=error)
+                    attempts = all_attempts
+                attempts = attempts.increment(error=error)
             except MaxRetryError:
-                raise DownloadError(
+                raise Retry(
                     f"cannot fetch {trim_url(url)}: {error} ({ATTEMPTS} attempts). Try again later,"
                     " or look at the network and its proxy"
                 ) from error
             log.warning("%s: %s; trying again", trim_url(url), error)
             try:
-                retries.sleep(error.response)
+                attempts.sleep(error.response)
             except InvalidHeader:  # Retry-After is neither seconds nor a date.
-                retries.sleep()
+                attempts.sleep()
 
 
 @dataclass
@@ -195,7 +198,7 @@ class _Download:
     """The local file that takes the content."""
 
     validator: str | None = None
-    """The version on the server that the content in `file` comes from; None without a version."""
+    """The server's version of the file that is being downloaded; None if there is no version."""
 
     def fetch(self) -> None:
         """Download the file, or the missing rest of the file, in one attempt.

@@ -1,4 +1,4 @@
-"""A GET request for a file on the web, with the redirects that it refuses and its errors.
+"""GET requests for files on the web, which refuse unsafe redirects and explain their errors.
 
 No message has a part of an address that may be secret: the query, the user or the password.
 """

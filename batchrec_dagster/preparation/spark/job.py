@@ -23,7 +23,7 @@ INTERVAL = 3
 def main() -> None:
     """Run the task.
 
-    If the files cannot be used, the refusal is a result, too, and not a failure of the job.
+    If the files cannot be used, the job reports the refusal as its result and does not fail.
     """
     with _open_pipes() as pipes:
         task = SparkTask.from_json(pipes.get_extra("task"))

@@ -36,13 +36,13 @@ from batchrec_dagster.preparation.spark.rows import BLOCK, FATAL, PARSED_ROWS, R
 from batchrec_dagster.preparation.spark.task import ERASED_USERS_FILE, PARTS, SparkTask
 from batchrec_dagster.storage.erased import ErasedUsers
 
-# The settings that the result depends on. They are set, whatever the session's defaults are.
+# The settings that the result depends on. They replace the session's defaults.
 SETTINGS = {
     "spark.sql.ansi.enabled": "false",
     "spark.sql.caseSensitive": "true",
     "spark.sql.session.timeZone": "UTC",
     "spark.sql.legacy.parquet.nanosAsLong": "true",
-    # Both passes over the files have to split them in the same way.
+    # The files are passed over twice, and each pass has to split the files in the same way.
     "spark.sql.files.minPartitionNum": "16",
 }
 # Spark's messages about files that it cannot read.
@@ -121,7 +121,7 @@ def _prepare(spark: SparkSession, task: SparkTask, log: logging.Logger) -> Prepa
 def _describe_bad_groups(groups: Sequence[Row], rows_read: int, task: SparkTask) -> list[str]:
     """Return descriptions of the first kinds of bad rows: the file and the problem.
 
-    groups: FILE, REASON, PROBLEM and the number of rows that have them.
+    groups: a row for each FILE, REASON and PROBLEM that occur together, with their number of rows.
 
     Raises PreparationError if the files cannot be read, or have more bad rows than the rules allow.
     """
@@ -146,7 +146,7 @@ def _apply_rules(
 ) -> tuple[DataFrame, int]:
     """Apply the rules that look at more than one row, and return the kept rows and their number.
 
-    See `Rules` for the rules.
+    `Rules` describes the rules.
 
     count: the number of the given rows.
     written: the written columns. Duplicates are equal in all written columns.

@@ -199,7 +199,7 @@ def _describe_csv(
     text = start[skipped].decode(encoding, "replace") if len(start) > skipped else ""
     if not text.strip():
         raise build_empty_line_error(name, f"line {skipped + 1}", skipped)
-    # Python's own limit is smaller.
+    # The csv module's own limit on a field is smaller.
     csv.field_size_limit(task.limits.line_bytes)
     fields = [field.strip() for field in split_line(text, delimiter, form.quoted)]
     if not columns.are_named:

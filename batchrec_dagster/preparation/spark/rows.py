@@ -44,8 +44,8 @@ from batchrec_dagster.storage.erased import ErasedUsers
 # The start, in the row's file, of the block from which Spark read the row. ROW ascends within a
 # block, so FILE, BLOCK and ROW together give the order of the source.
 BLOCK = "block"
-# The start of a problem that ends the work, whatever `Rules.on_bad_rows` says. The rest of the
-# problem names the file.
+# The start of a problem that ends the work even if bad rows are skipped. The rest of the problem
+# names the file.
 FATAL = "!"
 BROKEN_QUOTES = (
     'a line has a " too many, or a quoted field that goes on in the next line, which Spark does not'
@@ -87,7 +87,7 @@ class RowParser:
     columns: Columns
     rules: Rules
     unit: str
-    """The form of the times, as in `Columns.time_form` but not `auto`."""
+    """The form of the times: a value of `Columns.time_form` other than `auto`."""
     erased_users: ErasedUsers
     """The users who were erased."""
 
@@ -164,7 +164,7 @@ def read_csv_lines(
 
 
 def _refuse_broken_quotes(rows: pl.DataFrame, delimiter: str) -> None:
-    """Raise PreparationError if Polars would not read a line as one record by itself."""
+    """Raise PreparationError unless Polars would read each line as a record of its own."""
     delimiter = "".join(f"\\x{{{ord(letter):x}}}" for letter in delimiter)
     field = rf'"[^"]*(?:""[^"]*)*"|(?:[^"{delimiter}][^{delimiter}]*)?'
     line = pl.col(TEXT).str.strip_suffix("\r")

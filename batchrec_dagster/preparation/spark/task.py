@@ -25,7 +25,7 @@ class SparkTask:
     rules: Rules
 
     unit: str
-    """The form of the times, as in `Columns.time_form` but not `auto`."""
+    """The form of the times: a value of `Columns.time_form` other than `auto`."""
 
     work: str
     """The URI of the folder that the job reads the erased users from and writes to.
@@ -40,7 +40,7 @@ class SparkTask:
     def from_json(cls, fields: Mapping[str, Any]) -> SparkTask:
         """Return the task with these fields, which were written as JSON.
 
-        The nested dataclasses are given as their fields, too.
+        In `fields`, each nested dataclass is a mapping of its own fields.
         """
         kinds = {"form": FileForm, "columns": Columns, "rules": Rules, "limits": Limits}
         return cls(**{**fields, **{name: kind(**fields[name]) for name, kind in kinds.items()}})

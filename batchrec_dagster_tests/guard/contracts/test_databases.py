@@ -17,6 +17,7 @@ import pytest
 
 from batchrec_dagster_tests.guard.seams import preparation
 from batchrec_dagster_tests.guard.servers.postgres import PASSWORD, PostgresServer, postgres_server
+from batchrec_dagster_tests.guard.servers.processes import free_ports
 
 SOURCE = "sql+env://SHOP_DATABASE_URL"
 
@@ -223,6 +224,40 @@ def test_an_error_of_a_driver_says_where_it_was_raised(
     monkeypatch.setenv("SHOP_DATABASE_URL", f"sqlite:///{tmp_path}/shop.db?timeout=owner-secret")
     message = read_refusal(tmp_path, "SELECT 1 AS a")
     assert re.search(r"\(ValueError in \w+\.py, line \d+\)\. Check the URL's port", message)
+
+
+@pytest.mark.parametrize(
+    ("url", "is_temporary"),
+    [
+        ("postgresql://me:{}@127.0.0.1:{}/shop", True),
+        ("postgresql://me:{}@host.invalid/shop", False),
+    ],
+    ids=["down", "unknown"],
+)
+def test_a_database_that_is_down_may_be_up_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str, is_temporary: bool
+) -> None:
+    monkeypatch.setenv("SHOP_DATABASE_URL", url.format(PASSWORD, *free_ports(1)))
+    with pytest.raises(preparation.UserError) as error:
+        read(tmp_path, "SELECT 1 AS one")
+    assert isinstance(error.value, preparation.Retry) is is_temporary
+    assert PASSWORD not in "".join(format_exception(error.value))
+
+
+def test_a_database_that_another_connection_locks_may_be_free_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "shop.db"
+    monkeypatch.setenv("SHOP_DATABASE_URL", f"sqlite:///{path}?timeout=0")
+    with sqlite3.connect(path, isolation_level=None) as connection:
+        connection.execute("CREATE TABLE orders (n)")
+        connection.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(preparation.Retry, match="locked"):
+            read(tmp_path, "SELECT * FROM orders")
+    connection.close()
+    with pytest.raises(preparation.UserError, match="no such table") as error:
+        read(tmp_path, "SELECT * FROM sales")
+    assert not isinstance(error.value, preparation.Retry)
 
 
 @pytest.mark.parametrize(

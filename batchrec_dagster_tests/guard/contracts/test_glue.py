@@ -6,12 +6,15 @@ says why.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import dagster as dg
 import pytest
+from botocore.exceptions import ClientError
 from moto.glue.models import FakeJobRun
 
 from batchrec_dagster_tests.guard.builders import (
@@ -156,6 +159,66 @@ def test_a_job_that_fails_says_why(
     assert message in why(result)
     root = in_s3.environment["BATCHREC_STORAGE"]
     assert s3.store().head(f"{root}/shop/transformed/interactions/interactions.csv") is None
+
+
+def fail_with_bug(*_: object, **__: object) -> None:
+    raise LookupError("a bug")
+
+
+def find_errors(result: dg.ExecuteInProcessResult) -> str:
+    """Return the errors of the run's failed steps, with their stacks."""
+    return "".join(
+        event.step_failure_data.error.to_string()
+        for event in result.all_events
+        if event.is_step_failure and event.step_failure_data.error
+    )
+
+
+@pytest.mark.parametrize("engine", [ENGINE, {"engine": "spark"}], ids=["glue", "spark"])
+def test_a_bug_before_the_job_has_started_is_no_failure_of_spark(
+    in_s3: Project,
+    instance: dg.DagsterInstance,
+    monkeypatch: pytest.MonkeyPatch,
+    engine: dict[str, object],
+) -> None:
+    write_ratings(in_s3.root / "ratings.csv")
+    monkeypatch.setattr(ZipFile, "writestr", fail_with_bug)
+    monkeypatch.setattr(dg.PipesSubprocessClient, "run", fail_with_bug)
+    errors = find_errors(prepare(in_s3, instance, preparation=engine))
+    assert "LookupError: a bug" in errors
+    assert "in fail_with_bug" in errors
+    assert "Spark job" not in errors
+
+
+def test_a_process_of_spark_that_fails_is_named_and_its_error_is_the_cause(
+    project: Project, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_ratings(project.root / "ratings.csv")
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    project.declare(declaration("shop", "ratings.csv", preparation={"engine": "spark"}))
+    with definitions(project) as defs, pytest.raises(dg.Failure) as error:
+        defs.resolve_job_def("shop_refresh").execute_in_process(instance=instance)
+    failure = error.value
+    assert failure.description == ("the Spark job failed: see its output in the run's compute logs")
+    assert "process failed with code 1" in str(failure.__cause__)
+
+
+def test_a_glue_that_stops_answering_while_the_job_runs_is_not_asked_for_a_second_job(
+    in_s3: Project, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_ratings(in_s3.root / "ratings.csv")
+    jobs: list[FakeJobRun] = []
+
+    def throttle(run: FakeJobRun) -> None:
+        jobs.append(run)
+        answer = {"Error": {"Code": "ThrottlingException", "Message": "Rate exceeded"}}
+        raise ClientError(answer, "GetJobRun")  # type: ignore[arg-type]
+
+    make_jobs_do(monkeypatch, throttle)
+    retries = {"*": {"retries": {"max_retries": 2, "delay_seconds": 0}}}
+    result = prepare(in_s3, instance, preparation=ENGINE, op=retries)
+    assert why(result).startswith("the Glue job prepare may still run, but its state is not known:")
+    assert len(jobs) == 1
 
 
 def test_settings_missing_for_glue_are_named(

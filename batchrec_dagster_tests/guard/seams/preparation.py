@@ -20,6 +20,7 @@ from batchrec_dagster.cli.recognise_ratings import recognise_ratings
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.config.items_and_users import BatchUsers, ItemSettings, UserSettings
 from batchrec_dagster.config.ratings import RatingsSettings
+from batchrec_dagster.errors import Retry as Retry
 from batchrec_dagster.errors import UserError as UserError
 from batchrec_dagster.preparation import counting
 from batchrec_dagster.preparation.attributes import parse_attributes
@@ -29,6 +30,7 @@ from batchrec_dagster.preparation.polars import row_filters
 from batchrec_dagster.preparation.polars.decoding import RawFile as DecodedFile
 from batchrec_dagster.preparation.polars.prepare import open_ratings
 from batchrec_dagster.preparation.row_rules import PreparationResult
+from batchrec_dagster.preparation.sources import archives, packing
 from batchrec_dagster.preparation.sources.source import RowSource, SourceContext
 from batchrec_dagster.preparation.spark.task import ERASED_USERS_FILE, PARTS, SparkTask
 from batchrec_dagster.samples import generator
@@ -291,3 +293,16 @@ def list_users(folder: Path, batch_users: Mapping[str, Any]) -> list[str]:
             files, "user", settings.column, "batch_users.column", NULL_VALUES, settings.file_header
         )
     return ids.to_list()
+
+
+@contextmanager
+def before_unpacking(act: Callable[[], None]) -> Iterator[None]:
+    """Until the block ends, act each time that a file is about to be read from an archive."""
+    unpack_member = packing.unpack_member
+
+    def act_and_unpack(*arguments: Any) -> None:
+        act()
+        unpack_member(*arguments)
+
+    with patch.object(archives, "unpack_member", act_and_unpack):
+        yield

@@ -192,6 +192,37 @@ def test_a_subclass_changes_specs_and_steps_and_adds_a_check(
         assert f"{name}: see the runbook of the data team if this fails" in told
 
 
+OF_A_SUBCLASS = """\
+import dagster as dg
+from batchrec_dagster import BatchRecommendations, PipelineAsset
+
+class ShopRecommendations(BatchRecommendations):
+    def get_asset_spec(self, asset: PipelineAsset) -> dg.AssetSpec:
+        return dg.AssetSpec(asset.spec.key, deps=asset.spec.deps).replace_attributes(
+            metadata={"runbook": "wiki/shop"}
+        )
+"""
+
+
+@pytest.mark.slow
+def test_a_subclass_replaces_the_metadata_of_specs(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    write_ratings(project.root / "ratings.csv")
+    (project.package / "lists.py").write_text(OF_A_SUBCLASS)
+    file = project.declare(declaration("shop", "ratings.csv"))
+    kind = f"{project.package.name}.lists.ShopRecommendations"
+    file.write_text(file.read_text().replace("batchrec_dagster.BatchRecommendations", kind))
+    for _ in range(2):
+        with definitions(project) as defs:
+            specs = defs.resolve_all_asset_specs()
+            result = defs.resolve_job_def("shop_refresh").execute_in_process(
+                instance=instance, raise_on_error=False
+            )
+        assert result.success, why(result)
+        assert {spec.metadata["runbook"] for spec in specs} == {"wiki/shop"}
+
+
 @pytest.mark.slow
 def test_lists_are_loaded_in_another_code_location(
     first_run: FirstRun, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
