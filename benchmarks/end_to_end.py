@@ -117,7 +117,7 @@ def build_row(name: str, first: float, second: float) -> dict[str, str]:
 
 
 def main() -> None:
-    """Run, take the median, print, write."""
+    """Run all rounds, and print and write the figures of the median round."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=RESULTS / "end_to_end.json")

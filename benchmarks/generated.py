@@ -1,9 +1,9 @@
 """Generated interactions of any size, shaped like MovieLens, from a seed and block by block.
 
-The number of interactions per user is lognormal and the popularity of items is Zipf-Mandelbrot;
-both are fitted to MovieLens. Items belong to clusters of taste. The interactions of a user come in
-sessions. A session draws from a single cluster, which is mostly the user's first and sometimes the
-user's second, or from all items.
+The number of interactions per user is lognormal, and the popularity of items is Zipf-Mandelbrot.
+Both distributions are fitted to MovieLens. Items belong to clusters of taste. The interactions of a
+user come in sessions. A session draws from a single cluster, which is mostly the user's first and
+sometimes the user's second, or from all items.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ ZIPF, SHIFT = 1.05, 0.01  # exponent; shift as a share of the items
 # Shares of sessions. The remaining sessions draw from all items.
 FIRST_TASTE, SECOND_TASTE = 0.55, 0.25
 SESSION = 12  # interactions, on average
-SPARE = 1.8  # more draws than interactions, because an item that is drawn twice counts once
+SPARE = 1.8  # draws per interaction, because an item that is drawn twice counts once
 BEGIN, YEARS = 1_500_000_000, 3
 
 
@@ -36,8 +36,8 @@ class Size:
     items: int
 
 
-# Sizes by millions of interactions. Between them, users grow linearly with the interactions, and
-# items with the square root.
+# The sizes by millions of interactions. From size to size, the number of users grows linearly with
+# the interactions, and the number of items grows with their square root.
 SIZES = {
     1: Size(1_000_000, 7_000, 6_000),
     3: Size(3_000_000, 21_000, 10_400),
@@ -50,7 +50,7 @@ SIZES = {
 
 
 def generate_blocks(size: Size, seed: int = 0) -> Iterator[pl.DataFrame]:
-    """Yield tables of USER_ID and ITEM_ID (str) and TIMESTAMP (i64, epoch seconds) by users."""
+    """Yield, per block of users, USER_ID and ITEM_ID (str) and TIMESTAMP (i64, epoch seconds)."""
     rng = np.random.default_rng(seed)
     weight = (np.arange(size.items) + 1 + SHIFT * size.items) ** -ZIPF
     cluster = rng.integers(0, CLUSTERS, size.items)

@@ -1,4 +1,4 @@
-"""RecTools and LensKit as peers. Their packages need another NumPy than this project.
+"""RecTools and LensKit as peers. Their packages need a different NumPy version.
 
 isolated_models.py runs them in a separate environment, which is built once. The models are fitted
 on the training users and on the histories of the held-out users, because they can recommend to
@@ -31,7 +31,7 @@ PROGRAM = Path(__file__).with_name("isolated_models.py")
 
 @dataclass(frozen=True)
 class IsolatedModel:
-    """A model of isolated_models.py with its grid of options."""
+    """A model of isolated_models.py, with the values to try for each option (the grid)."""
 
     model: str
     grid: Mapping[str, Sequence[Any]]

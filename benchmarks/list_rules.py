@@ -132,7 +132,7 @@ def make_table(name: str, folder: Path, results: int) -> dict[str, Any]:
 def run_alone(name: str, folder: Path, results: int) -> dict[str, Any]:
     """Return the figures of a separate process, with its peak memory."""
     command = [sys.executable, __file__, "--work", name, "--folder", str(folder)]
-    # The edition is made like in the tests.
+    # The process imports the tests' helper that makes the edition.
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     process = subprocess.run(
         [*command, "--results", str(results)],

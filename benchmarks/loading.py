@@ -72,7 +72,7 @@ def create_project(root: Path, pipelines: int) -> Path:
 
 
 def measure_cpu_seconds(code: str, folder: Path) -> float:
-    """Return the user and system time of a Python process with the code, the less of two runs."""
+    """Return the user and system time of a Python process with the code, the lower of two runs."""
     cpu_times = []
     for _ in range(2):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -94,7 +94,7 @@ def measure(pipelines: int) -> dict[str, float]:
 
 
 def main() -> None:
-    """Measure, print, write."""
+    """Measure all numbers of pipelines, and print and write the figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--pipelines", type=int, action="append")
     parser.add_argument("--out", type=Path, default=RESULTS / "loading.json")

@@ -121,7 +121,7 @@ def measure(arguments: argparse.Namespace) -> None:
         folder = Path(scratch)
         generate(folder, arguments.users, arguments.results, arguments.interactions)
         command = [sys.executable, __file__, "--folder", str(folder)]
-        # The editions are described like in the tests.
+        # The process imports the tests' helper that makes the editions.
         process = subprocess.run(
             [*command, "--users", str(arguments.users)],
             check=True,

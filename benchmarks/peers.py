@@ -66,7 +66,7 @@ class Peer:
         return self.scorer(history, self.recency)
 
     def choose(self, scores: Float32, history: History, k: int) -> Int32:
-        """See `serve.UserModel`."""
+        """Return the k items with the highest scores, of shape (users, k), the best first."""
         return top_k(scores, k)
 
 
@@ -224,7 +224,7 @@ def _find_nearest(matrix: csr_matrix, neighbours: int) -> csr_matrix:
 
 
 def score_by_item(weights: csr_matrix) -> Score:
-    """Return scores by item-item weights, with histories weighted by (1 + rank)^-recency."""
+    """Return a function that scores histories, weighted by (1 + rank)^-recency, by the weights."""
     return lambda history, recency: (history.recency_weights(recency) @ weights).toarray()
 
 

@@ -154,7 +154,7 @@ CONTENDERS: dict[str, Work] = {
     PANDAS: prepare_with_pandas,
     SPARK: prepare_with_spark,
 }
-# The work begins now: the start of the session does not count.
+# The times at which the work begins. The start of Spark's session comes before, and does not count.
 start: list[float] = []
 
 
@@ -203,7 +203,10 @@ def measure(name: str, source: Path) -> dict[str, Any]:
 
 
 def compare(source: Path, rounds: int, names_chosen: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Return each contender's median round; they take turns, so that other load hits all alike."""
+    """Return each contender's median round.
+
+    In each round the contenders take turns, so that other load slows all of them alike.
+    """
     names = [name for name in CONTENDERS if name in names_chosen]
     if importlib.util.find_spec("pyspark") is None or shutil.which("java") is None:
         names = [name for name in names if name != SPARK]

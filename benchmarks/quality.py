@@ -2,16 +2,18 @@
 
     python benchmarks/quality.py [--folds 5] [--first 0] [--data FOLDER] [--only SET] [--isolated]
 
-The split is Amazon Personalize's, repeated: each fold holds out another tenth of the users, so that
-no user counts twice. Peers are tuned on the grids of peers.py, by mean NDCG at 25 over splits of
-the first fold's training data (`--tuning-splits 9`, `--every 1`). The embedded engine selects its
-blend in every training.
+Each fold splits the data as Amazon Personalize does, and holds out another tenth of the users, so
+that no user counts twice. Peers are tuned on the grids of peers.py, by mean NDCG at 25 over splits
+of the first fold's training data. `--tuning-splits` sets the number of these splits, and with
+`--every N` only every Nth value of a grid is tried. Our engine blends several models, and selects
+the blend anew in every training.
 
 The output is NDCG at 25 over all held-out users, the paired difference to our engine with its 95 %
-interval, and our ratio to the best peer of each set. `--isolated` adds RecTools and LensKit, in a
-separate environment (isolated.py), tuned on a single split. If a tenth of a set's interactions are
-repeats, the set is also compared with seen items in the lists and in the truth. Some sets and peers
-need more packages: pip install -r benchmarks/requirements.lock
+interval, and our ratio to the best peer of each set. `--isolated` adds RecTools and LensKit. They
+run in a separate environment (isolated.py), and are tuned on a single split. If at least a tenth of
+a set's interactions are repeats, there is a second comparison on the set. There, lists may have
+items that the user already had, and a repeat counts as a hit. Some sets and peers need more
+packages: pip install -r benchmarks/requirements.lock
 """
 
 from __future__ import annotations
@@ -49,9 +51,11 @@ from batchrec_dagster.local_personalize.trained_recipes import train
 OURS = "ours (aws-user-personalization)"
 NDCG = "ndcg_at_25"
 TUNING_SPLITS = 9
-REPEATS = 0.1  # from this share of repeats on, a set is also compared with seen items
-FIRST_SPLITS = 3  # with the whole grid
-FINALISTS = 10  # the best of the grid, on the other splits
+# The least share of repeats at which a set is compared a second time, with seen items in the lists.
+REPEATS = 0.1
+# All options of the grid are tried on this many splits, and only the best ones on the other splits.
+FIRST_SPLITS = 3
+FINALISTS = 10  # the number of best options
 FILMS = "ml-100k"
 AnyModel = UserModel | GivenLists
 THIN = (f"{FILMS}, a random tenth", f"{FILMS}, in pieces of 2 to 5")
@@ -150,7 +154,7 @@ def in_pieces(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def folds(data: Interactions, count: int, seed: int = 0) -> list[HeldOut]:
-    """Return up to ten splits that each hold out another tenth of the users with a history."""
+    """Return up to ten splits. Each holds out another tenth of the users with 2+ interactions."""
     candidates = np.flatnonzero(np.diff(data.starts) >= 2)
     user_order = np.random.default_rng(seed).permutation(candidates).astype(np.int32)
     return [split_users(data, np.sort(part)) for part in np.array_split(user_order, 10)[:count]]
@@ -170,7 +174,11 @@ class Comparison:
     isolated: bool  # whether RecTools and LensKit are compared too
 
     def train_own(self) -> tuple[list[HeldOut], dict[str, list[tuple[AnyModel, float]]]]:
-        """Return the folds, and each fold's own model and popular items with training seconds."""
+        """Train our engine, and find the popular items, on every fold.
+
+        Returns the folds, and for each model's name a list with the trained model and the training
+        seconds of each fold.
+        """
         splits = folds(self.data, self.folds.stop)[self.folds.start :]
         trainers = {
             OURS: lambda interactions: train("aws-user-personalization", interactions, {})[0],
@@ -224,7 +232,7 @@ class Comparison:
     def compare_isolated(
         self, isolated_model: IsolatedModel, splits: list[HeldOut]
     ) -> dict[str, Any]:
-        """Return the held-out users' NDCG for a model in the other environment."""
+        """Return the held-out users' NDCG for a model of RecTools or LensKit."""
         choices = isolated_model.list_choices()[:: self.every]
         [tuning_split] = folds(splits[0].train, 1, seed=1)
         tried_models = fit_lists(
@@ -243,7 +251,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class PopularItems:
-    """A model that gives all users the items with the most interactions, which others must beat."""
+    """A baseline model that gives all users the items with the most interactions."""
 
     item_ids: Ids
     """The distinct item ids, of shape (n_items,), the most popular first."""
@@ -254,7 +262,7 @@ class PopularItems:
         return np.tile(falling, (len(history.lengths), 1))
 
     def choose(self, scores: Float32, history: History, k: int) -> Int32:
-        """See `serve.UserModel`."""
+        """Return the k items with the highest scores, of shape (users, k), the best first."""
         return top_k(scores, k)
 
 
@@ -285,7 +293,10 @@ def measure_models(
 
 
 def summarize(results: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Return means, ratios to our model, and paired differences with standard errors."""
+    """Return each model's mean NDCG, our ratio to it, and our paired difference from it.
+
+    `interval` is half the width of the difference's 95 % interval.
+    """
     ours = results[OURS]["users"]
     out = {}
     for name, facts in results.items():

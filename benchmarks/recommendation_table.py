@@ -86,7 +86,10 @@ def _generate_lines(ids: Any, count: int, results: int, chance: np.random.Genera
 
 
 def declare_list(results: int, **settings: Any) -> Any:
-    """Return the declaration of the list of users. settings: further keys of `recommendations`."""
+    """Return the declaration of the list of users.
+
+    settings: further keys of `recommendations`.
+    """
     from batchrec_dagster.config import Pipeline
 
     recommendations = {"num_results": results, **settings}
@@ -208,7 +211,7 @@ WORKS: dict[str, Callable[[Path, int], dict[str, Any]]] = {OURS: run_product, WH
 def run_alone(name: str, folder: Path, results: int) -> dict[str, Any]:
     """Return the figures of a separate process, with its peak memory."""
     command = [sys.executable, __file__, "--work", name, "--folder", str(folder)]
-    # The edition is made like in the tests.
+    # The process imports the tests' helper that makes the edition.
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     process = subprocess.run(
         [*command, "--results", str(results)],

@@ -10,9 +10,9 @@ a pipeline: an import job, a training of aws-user-personalization-v2, and a batc
 system. Size 100 takes half an hour or more, and 10 GB of disk.
 
 `--plot` writes the figures into a folder's scale.csv, in place of rows with the same number of
-interactions, and draws scale.svg of all its rows. `--users` and `--items` replace the numbers of a
-size, for catalogues that are large for their users. Some of these items have no interactions.
-`--with-items` imports an Items dataset too.
+interactions. It then draws all rows of scale.csv in scale.svg. `--users` and `--items` replace the
+numbers of a size, to measure catalogues that have many items for each user. Some of these items
+have no interactions. `--with-items` imports an Items dataset too.
 """
 
 from __future__ import annotations

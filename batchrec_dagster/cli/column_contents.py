@@ -1,6 +1,6 @@
 """Guesses about the contents of a column's cells, for `batchrec new`.
 
-A run does not guess: it goes by the names of columns alone.
+A run does not guess: it uses only the names of columns.
 """
 
 from __future__ import annotations

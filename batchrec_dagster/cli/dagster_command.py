@@ -1,7 +1,7 @@
 """Dagster's command for a run: `python -m batchrec_dagster.cli.dagster_command job execute …`.
 
-It does the same as `python -m dagster` in less time. Python imports `batchrec_dagster.cli` before
-it runs this module, and that import makes garbage collections rare.
+This module does the same as `python -m dagster` in less time. Python imports `batchrec_dagster.cli`
+before it runs this module, and that import makes garbage collections rare.
 """
 
 import runpy

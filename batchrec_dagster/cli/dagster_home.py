@@ -1,4 +1,4 @@
-"""Dagster's home, as commands open it: the folder with its settings and the history of runs."""
+"""Dagster's home, which commands open: the folder of Dagster's settings and history of runs."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ def open_instance_if_any() -> Iterator[dg.DagsterInstance | None]:
 
 
 def share_with_writers(home: Path) -> None:
-    """Let everybody who may write to Dagster's home read and write its databases, and nobody else.
+    """Let only users who may write to Dagster's home read and write its databases.
 
     SQLite creates a database that everybody can read, and that only its owner can write. Databases
     of other users keep their mode.

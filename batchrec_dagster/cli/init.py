@@ -17,7 +17,7 @@ from batchrec_dagster.reporting.views.plain import format_program, shorten_path
 TEMPLATES = Path(__file__).parent / "new_project"
 DISTRIBUTION = "batchrec-dagster"
 # The extras that the commands in the project's README need.
-EXTRAS = "local,report,serve"
+EXTRAS = "local,serve"
 
 
 @click.command(short_help="Make a project for pipelines.")

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from batchrec_dagster.preparation.file_form import Column
     from batchrec_dagster.preparation.sources.source import ListedFile
 
-# Only this many files of a large folder are read, the first ones.
+# The number of files that are read of a large folder: the first ones.
 MOST_FILES = 20
 RATING_ROLES = ("user", "item", "timestamp", "rating")
 # Shells complete the value as a path. It may also be a URL.
@@ -73,8 +73,8 @@ def new(name: str, ratings: str, items: str | None, users: str | None, **options
     Recognises format, columns and times, and shows the first rows as it read them. Options override
     what it recognises. Give columns by name, or by position (from 1) if the file has no header.
     Refuses a file that a run could not use. Writes defs/NAME/defs.yaml, with comments, into the
-    project around this folder, and keeps it if it loads. Edit that file to change anything else.
-    Never overwrites a file.
+    project that has this folder, and deletes it again if it does not load. Edit that file to change
+    anything else. Never overwrites a file.
 
     \b
     Examples:

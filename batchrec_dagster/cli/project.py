@@ -23,7 +23,7 @@ class ProjectError(click.ClickException):
 
 @dataclass(frozen=True)
 class Project:
-    """A folder with [tool.dg.project] in its pyproject.toml, as Dagster looks for it."""
+    """A Dagster project: a folder with [tool.dg.project] in its pyproject.toml."""
 
     root: Path
     defs: Path

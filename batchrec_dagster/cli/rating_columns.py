@@ -24,7 +24,7 @@ from batchrec_dagster.preparation.polars.row_conditions import parse_as
 
 # The options for the columns that every source of ratings must have.
 REQUIRED_OPTIONS = {"user": "--user", "item": "--item", "timestamp": "--time"}
-# Names of columns about orders. An order has a user and items, and is neither.
+# Words in the names of columns about orders. An order is neither a user nor an item.
 ORDER = re.compile("order|receipt|bestell|auftrag|rechnung|beleg|invoice", re.IGNORECASE)
 # Words in the names of columns that may hold ids of users or items. They are only used for hints in
 # error messages.
@@ -129,7 +129,7 @@ def _choose_by_position(sample: FileSample, given: Mapping[str, Column]) -> dict
         roles["timestamp"] = time_positions[0]
     if "rating" in roles:
         cells = sample.read_cells(roles["rating"])
-        # Numbers on no rating scale may be categories or prices.
+        # Numbers that are on no scale of ratings may be categories or prices.
         if not are_all(cells, "double") or choose_min_rating(cells) is None:
             del roles["rating"]
     return roles
@@ -138,7 +138,7 @@ def _choose_by_position(sample: FileSample, given: Mapping[str, Column]) -> dict
 def choose_min_rating(cells: pl.Series, decimal: Decimal = ".") -> float | None:
     """Return the lowest rating that means that a user liked an item, on a scale of 5 or 10.
 
-    Returns None if the ratings are on no such scale, or all the same.
+    Returns None if the ratings are on no such scale, or are all equal.
     """
     text = pl.lit(cells) if decimal == "." else swap_comma_and_point(pl.lit(cells))
     ratings = pl.select(parse_as(text, "double")).to_series().drop_nulls()

@@ -89,8 +89,8 @@ def open_sample(
     """Yield the first rows of the first file that is not empty, and the file's form.
 
     The rows are read as a run reads them. The column names may be missing, or stand below other
-    lines. A run refuses such a file and says which setting to write; here, that setting is in the
-    form.
+    lines. A run refuses such a file, and says which setting to write. The returned form has that
+    setting.
 
     columns: the known columns, and how to read them.
     open_as: the function with which a run opens the file.

@@ -14,7 +14,6 @@ import click
 from batchrec_dagster.cli.pipelines import UnknownNameError, load_pipelines, warn_of_errors
 from batchrec_dagster.cli.project import enter_project_if_any
 from batchrec_dagster.cli.published_lists import find_lists, read_ended_runs_if_any
-from batchrec_dagster.storage.extras import require
 
 if TYPE_CHECKING:
     from batchrec_dagster.reporting.insight.person import PersonDetails
@@ -156,7 +155,6 @@ def _make_not_found_error(lists: Sequence[ListFiles], kind: str, name: str) -> U
 
 
 def _read_experiments(lists: Sequence[ListFiles]) -> list[Any]:
-    require("report", "batchrec show --experiment")
     from batchrec_dagster.reporting.insight.experiment import read_experiment
 
     return [read_experiment(files) for files in lists]

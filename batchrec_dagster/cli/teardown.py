@@ -102,7 +102,7 @@ def _delete(
 ) -> None:
     """Delete the pipeline's resources in Personalize, and its files if `with_files` is set.
 
-    The lists of both are read again, because more may have been made since the question.
+    Resources and files are listed again, because new ones may exist since the user was asked.
     """
     from batchrec_dagster.personalize.cleanup import delete, plan_teardown
 

@@ -39,7 +39,7 @@ SECONDS_BETWEEN_UPDATES = 0.25
 # Dagster gives a run its id only when the run starts, so this tag is used to find the run.
 # Dagster's web page hides tags that start with a dot, and people have no use for this one.
 TAG = ".dagster/batchrec/run"
-# Sent by Ctrl-C, by kill, and by a terminal that is closed.
+# The signals of Ctrl-C, of kill, and of a closed terminal.
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # The number of lines to show if the process ends before Dagster has started the run.
 LINES_OF_OUTPUT = 20
@@ -55,7 +55,7 @@ def start_job(project: Project, job: str, configs: Sequence[Path]) -> Iterator[W
     """
     if not has_history(open_dagster_home()):
         with open_dagster_instance():
-            pass  # This creates the databases. If two processes did, one process would fail.
+            pass  # Opening creates the databases. If two processes created them, one would fail.
     tag = uuid.uuid4().hex
     dagster = [sys.executable, "-m", "batchrec_dagster.cli.dagster_command"]
     definitions = ["-m", project.definitions_module, "-d", str(project.code)]
@@ -64,8 +64,8 @@ def start_job(project: Project, job: str, configs: Sequence[Path]) -> Iterator[W
     for config in configs:
         command += ["-c", str(config)]
     with TemporaryFile() as output, _catch_signals() as signals:
-        # In a new session, Ctrl-C does not reach the process before Dagster knows that it is
-        # wanted.
+        # The process gets a session of its own, so that Ctrl-C does not reach the process before
+        # Dagster knows that the run is canceled.
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -188,7 +188,7 @@ class WatchedJob:
         self.process.send_signal(signal.SIGINT)
 
     def _report_end(self, instance: dg.DagsterInstance, stages: RunStages) -> None:
-        """Report the run's end to Dagster if its process was killed before it could.
+        """Report the run's end to Dagster if a killed process has not reported it.
 
         Without this report, the run would stay under way in Dagster forever.
         """

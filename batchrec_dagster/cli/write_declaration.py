@@ -24,7 +24,7 @@ def build_text(
 
     folder: the folder of the future file.
     name: the name of the pipeline.
-    on_bad_rows: the setting of the ratings.
+    on_bad_rows: the setting ratings.on_bad_rows.
     sources: the recognised sources by the name of their block: ratings, perhaps items and users.
     """
     ratings = sources["ratings"]

@@ -1,8 +1,9 @@
 """Markdown for Dagster's UI that shows data as plain text.
 
 Data become no link, image, HTML or formatting. Dagster renders descriptions and Markdown metadata
-with remark-gfm. It turns web and e-mail addresses into links, but only after it has removed
-backslashes, so escaping does not help. An invisible word joiner inside the address does.
+with remark-gfm. remark-gfm turns web and e-mail addresses into links, but only after it has removed
+backslashes, so escaping does not help. An invisible word joiner inside the address prevents the
+link.
 """
 
 from __future__ import annotations

@@ -34,8 +34,9 @@ def put_page(files: ListFiles, page: Page) -> bytes:
 def show_last_night(files: ListFiles) -> None:
     """Show on the list's page how the last night ended, according to the record of the editions.
 
-    Nothing is counted again: the lists, the numbers and the people on the page stay. The ending of
-    steps that all lists of a pipeline need is shown on the page of each list. Raises UserError.
+    Nothing is counted again: the lists, the numbers and the people on the page stay. If `files`
+    belongs to the whole pipeline, the pages of its named lists show the night too. Raises
+    UserError.
     """
     for page_files in [files, *_list_named(files)]:
         page = read_page(page_files)

@@ -96,7 +96,7 @@ def generate_movies() -> pl.DataFrame:
 
 
 def _make_rng(step: int) -> np.random.Generator:
-    """Return the random numbers of a step, which do not depend on other steps."""
+    """Return the generator of a step's random numbers, which do not depend on other steps."""
     return np.random.default_rng([SEED, step])
 
 
@@ -115,7 +115,7 @@ def _choose_movies(users: Users, movies: Movies) -> tuple[Ints, Ints, Floats, Fl
     """Return each rating's user, movie, affinity and drift, in order of user and movie.
 
     The affinity is at most about 1. The drift says how much more the movie suits the user's late
-    taste than the early one.
+    taste than the user's early taste.
 
     Movies are drawn without replacement, weighted by popularity and affinity. Each movie has an
     exponential variate with its weight as the rate, and a user gets the movies with the smallest
@@ -126,8 +126,8 @@ def _choose_movies(users: Users, movies: Movies) -> tuple[Ints, Ints, Floats, Fl
     first_fan = _choose_first_fans(rng, users, movies, last_seen)
     scarcity = (movies.weights.min() / movies.weights).astype(np.float32)
     # exp() rounds differently on every processor. Affinities are whole numbers, so a table can hold
-    # all values of exp(). The table is twice as long as it seems to need, because rounded vectors
-    # may be a little longer than LENGTH.
+    # all values of exp(). The table is twice as long as vectors of length LENGTH need, because
+    # rounded vectors may be a little longer.
     affinities = np.arange(-2 * FULL_AFFINITY, 2 * FULL_AFFINITY + 1)
     reluctance = np.exp(-14.0 / FULL_AFFINITY * affinities).astype(np.float32)
 
@@ -168,10 +168,10 @@ def _choose_movies(users: Users, movies: Movies) -> tuple[Ints, Ints, Floats, Fl
 def _choose_first_fans(
     rng: np.random.Generator, users: Users, movies: Movies, last_seen: Ints
 ) -> Ints:
-    """Return a user for each movie who certainly rates it, so that every movie has ratings.
+    """Return for each movie a user who certainly rates it, so that every movie has ratings.
 
-    The user is the one of 16 candidates who likes the movie best. Users who rate much are
-    candidates more often, and users who were last active before the movie came out are ruled out.
+    The user is the candidate, out of 16, who likes the movie best. Users with many ratings are
+    candidates more often. Users who were last active before the movie came out are ruled out.
     """
     candidates = rng.choice(USERS, (MOVIES, 16), p=users.rating_counts / users.rating_counts.sum())
     candidates[:, 0] = np.argmax(last_seen)
@@ -185,7 +185,7 @@ def _draw_rating_times(
 ) -> Ints:
     """Return the time of each rating in epoch seconds, always after the movie's release.
 
-    position: the lateness of the rating in the user's time; the larger, the later.
+    position: the lateness of the rating in the user's time. A larger number means a later rating.
     """
     session_user = np.repeat(np.arange(USERS), np.diff(users.first_session))
     # All users share one axis of time: each user begins after the last second of the previous user.

@@ -21,7 +21,8 @@ USERS, MOVIES, RATINGS = 2_113, 10_109, 855_598
 FEWEST_RATINGS, MOST_RATINGS = 20, 3_400
 FIRST_YEAR, LAST_YEAR = 1915, 2008
 FIRST_SECOND, LAST_SECOND = parse_day("1997-09-17"), parse_day("2009-01-05")
-# HetRec has only users who wrote tags, which MovieLens has had since the end of 2005.
+# HetRec has only users who wrote tags. MovieLens has had tags since the end of 2005, so no user
+# leaves earlier than this.
 TAGS_SECOND = parse_day("2006-01-01")
 
 GENRES = tuple(NOUNS)
@@ -49,13 +50,13 @@ class Movies(NamedTuple):
     first_genres: Ints
     """The indexes of the movies' first genres in GENRES."""
     traits: npt.NDArray[np.float32]
-    """Vectors of whole numbers, of shape (n, TRAITS) and of length LENGTH."""
+    """The movies' traits: vectors of whole numbers, of shape (n, TRAITS) and of length LENGTH."""
     weights: Floats
-    """The chance that a movie is seen, whatever the user's taste. The chances sum to 1."""
+    """The chance that a movie is seen, before the user's taste counts. The chances sum to 1."""
     qualities: Floats
     """The quality in stars above or below the mean."""
     niches: Floats
-    """Unit vectors, of shape (NICHES, TRAITS)."""
+    """The traits of each niche: unit vectors, of shape (NICHES, TRAITS)."""
     niche_shares: Floats
     """The share of movies in each niche, of shape (NICHES,). The shares sum to 1."""
 
@@ -71,13 +72,16 @@ class Users(NamedTuple):
     early_tastes: npt.NDArray[np.float32]
     """The taste at first: vectors of whole numbers, of shape (n, TRAITS) and of length LENGTH."""
     late_tastes: npt.NDArray[np.float32]
-    """The taste in the end, in the form of `early_tastes`."""
+    """The taste in the end, as vectors of the same shape and length as `early_tastes`."""
     leniency: Floats
     """The stars that the user gives above or below an average user."""
     whole_stars: npt.NDArray[np.bool_]
     """Whether the user never gives half stars."""
     first_session: Ints
-    """The index of each user's first session in the next two fields, of shape (n + 1,)."""
+    """The index of each user's first session in the next two fields, of shape (n + 1,).
+
+    The last value is the number of all sessions.
+    """
     session_starts: Ints
     """The starts of the sessions in epoch seconds, of shape (sessions,)."""
     session_shares: Floats
@@ -116,7 +120,8 @@ def make_movies(rng: np.random.Generator) -> Movies:
     years = np.rint(niche_years[niche] + rng.laplace(0, 7, MOVIES))
     years = np.clip(years, FIRST_YEAR, LAST_YEAR).astype(np.int64)
     first_day = (years - 1970).astype("datetime64[Y]").astype("datetime64[s]").astype(np.int64)
-    # No later than May, so that every movie still has users left to see it.
+    # Movies come out in May at the latest. So some users are still active after a movie of the last
+    # year comes out.
     release_times = first_day + rng.integers(0, 150, MOVIES) * SECONDS_A_DAY
 
     genres = np.zeros((MOVIES, len(GENRES)), dtype=np.bool_)
@@ -136,9 +141,9 @@ def make_movies(rng: np.random.Generator) -> Movies:
     fame = rng.standard_normal(MOVIES) + 0.02 * (years - years.mean())
     rank = np.empty(MOVIES)
     rank[np.argsort(-fame, kind="stable")] = np.arange(MOVIES)
-    # The weights follow the law of Zipf and Mandelbrot. The MovieLens sets fit an exponent near 1,
-    # but there the top is already flattened by taste, and because nobody rates a movie twice. The
-    # exponent of the weights must be higher.
+    # The weights follow the law of Zipf and Mandelbrot. The rating counts of the MovieLens sets fit
+    # an exponent near 1. But the top of these counts is flattened by differing tastes, and by the
+    # fact that nobody rates a movie twice. So the exponent of the weights must be higher.
     weights = (rank + 0.01 * MOVIES) ** -1.8
     qualities = 0.4 * rng.standard_normal(MOVIES) + 0.25 * (1 - 2 * rank / MOVIES)
     weights /= weights.sum()
@@ -200,7 +205,8 @@ def _make_sessions(rng: np.random.Generator, rating_counts: Ints) -> tuple[Ints,
     """Return the values of `Users.first_session`, `session_starts` and `session_shares`."""
     active_seconds = (rng.beta(1.6, 1.0, USERS) * (LAST_SECOND - TAGS_SECOND)).astype(np.int64)
     last_seconds = TAGS_SECOND + active_seconds
-    # The user with most ratings stays to the end, so that somebody can have seen each movie.
+    # The user with the most ratings stays to the end, so that every movie has at least one user who
+    # is still there after its release.
     last_seconds[np.argmax(rating_counts)] = LAST_SECOND
     before = rng.exponential(2.5 * 365 * SECONDS_A_DAY, USERS).astype(np.int64)
     joining_seconds = last_seconds - before

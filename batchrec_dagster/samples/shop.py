@@ -57,8 +57,8 @@ CATEGORIES = {
     "Barbecue": Category("kettle grill, tongs, grill brush, apron, grate", 32, 1.3, 7),
     "Christmas": Category("advent calendar, baubles, tree lights, wreath, gift wrap", 24, 1.5, 11),
 }
-# The strength of the seasons: the logarithm of the sales in the peak month divided by the sales
-# three months before or after the peak.
+# The strength of the seasons. It is the natural logarithm of a ratio: the sales in the peak month
+# divided by the sales three months before or after the peak.
 SEASON = 2.2
 
 
@@ -86,7 +86,7 @@ class Catalogue(NamedTuple):
     end_days: Ints
     """The day that the product was sold out or given up; DAYS if it is for sale."""
     appeal: Floats
-    """The weight of the product for all customers, whatever their taste and the season."""
+    """The weight of the product for all customers, before taste and season count."""
 
 
 class Customer(NamedTuple):
@@ -96,7 +96,7 @@ class Customer(NamedTuple):
     joined: int
     """The first day that the customer may visit on."""
     weights: Floats
-    """The customer's weight of each product, whatever the season.
+    """The customer's weight of each product, before the season counts.
 
     Products with a larger weight are looked at more often.
     """
@@ -221,7 +221,8 @@ def _visit_shop(
     for day in rng.integers(customer.joined, DAYS, visits).tolist():
         for_sale = (catalogue.first_days <= day) & (day < catalogue.end_days)
         chances = customer.weights * seasons[day] * for_sale
-        # Products with the smallest exponential variates are chosen in proportion to their weights.
+        # Choosing the products with the smallest exponential variates draws the products in
+        # proportion to their chances.
         variates = rng.standard_exponential(PRODUCTS) / np.maximum(chances, 1e-12)
         clicked = np.argsort(variates)[: rng.integers(1, 7)].tolist()
         second = day * SECONDS_A_DAY + int(rng.integers(6 * 3600, 23 * 3600))

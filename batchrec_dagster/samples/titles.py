@@ -54,12 +54,12 @@ PATTERNS = (
 )
 
 
-# Nouns that end in s, but are not a plural.
+# Nouns that end in s, but are not plurals.
 SINGULAR = {"Compass"}
 
 
 def add_article(noun: str) -> str:
-    """Return the noun with its article, such as `An Orchard` or `A Key`; a plural has none."""
+    """Return the noun with its article, such as `An Orchard` or `A Key`; plurals get no article."""
     if noun.endswith("s") and noun not in SINGULAR:
         return noun
     begins_with_vowel = noun[0] in "AEIOU" and noun != "Unicorn"

@@ -10,10 +10,10 @@ Reading the whole table to find the users who are gone would cost more the large
 the ids of the users written last are kept in the storage. Before a write, the ids that are about to
 be written are added to the kept ids, so that a write that is killed forgets nobody.
 
-`expires_at` is for the table's time to live. If that is on, DynamoDB itself removes, at no cost,
-every list that no write has renewed for the declared number of days.
+`expires_at` is for the table's time to live. If the time to live is on, DynamoDB itself removes, at
+no cost, every list that no write has renewed for the declared number of days.
 
-A tag of the table names the owner of its lists, so that no other pipeline replaces them.
+A tag of the table names the owner of the lists, so that no other pipeline replaces the lists.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from batchrec_dagster.storage.layout import ListFiles, ListKeys
 
 EXPIRES = "expires_at"
 OWNER = "batchrec:lists-of"
-# The number of connections that write at the same time, and the number of users that a connection
+# The number of connections that write at the same time, and the number of users whom a connection
 # gets at once.
 CONNECTIONS = 8
 USERS_AT_ONCE = 500
@@ -147,8 +147,8 @@ class DynamoDbSink(sink.Sink):
     def _require_own_table(self, client: Any, context: sink.SinkContext) -> tuple[str, str | None]:
         """Return the table's ARN and its owner, which is None if the table has no owner yet.
 
-        Raises UserError if there is no such table, if it has another key, or if it has another
-        owner's lists. Raises Retry while the table is not active.
+        Raises UserError if there is no such table, if the table has another key, or if the table
+        has another owner's lists. Raises Retry while the table is not active.
         """
         key = context.subject.column
         try:

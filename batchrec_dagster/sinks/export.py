@@ -204,9 +204,10 @@ def _open_store(path: str, storage: Storage) -> tuple[ObjectStore, str]:
 
 
 def _find_existing_folder(path: str) -> str:
-    """Return a path with the same file name in the innermost folder of the path that exists.
+    """Return a path with the same file name in the innermost parent folder that exists.
 
-    A check writes there, because a check must not make folders. A URI is returned as it is.
+    A check writes into that folder, because a check must not make folders. A URI is returned as it
+    is.
     """
     if path.startswith("s3://"):
         return path

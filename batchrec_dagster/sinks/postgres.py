@@ -22,7 +22,8 @@ class PostgresSink(sink.Sink):
     """A PostgreSQL table, replaced whole with each refresh."""
 
     asset: ClassVar[str] = "recommendations_in_postgres"
-    # Somebody may write the URL itself, with its password, in place of the variable's name.
+    # Somebody may write the URL itself, with its password, in place of the variable's name. So
+    # errors must not repeat the input.
     model_config = ConfigDict(hide_input_in_errors=True, populate_by_name=True)
 
     url_env: str = Field(

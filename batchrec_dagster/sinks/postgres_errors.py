@@ -48,7 +48,8 @@ CONNECTION_FIXES = {
 def explain(error: psycopg2.Error, table: str, variable: str, password: str | None) -> UserError:
     """Return the error with a message of one line, without the password.
 
-    A semicolon separates the fix. The error is a Retry if a retry may work.
+    In the message, a semicolon separates the problem from the fix. The error is a Retry if a retry
+    may work.
 
     variable: the environment variable that has the connection's URL.
     """

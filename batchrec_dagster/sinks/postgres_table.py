@@ -3,9 +3,9 @@
 Readers see either the old rows or the new rows. The old rows are deleted, the new rows are copied
 and counted, and only then is the transaction committed. So everything that a data team adds to the
 table stays: grants, views, comments, policies, indexes and columns. A writer that dies leaves
-nothing behind, because PostgreSQL undoes the transaction. Afterwards the table is vacuumed, so that
-the next lists take the space of the deleted rows. It is also analyzed, so that nobody who is gone
-stays in its statistics.
+nothing behind, because PostgreSQL undoes the transaction. After the commit, the table is vacuumed,
+so that the next lists take the space of the deleted rows. The table is also analyzed, so that no
+user who is gone stays in the table's statistics.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ KEY_ENDING = "_batchrec_key"
 # pipelines have the same default for the table's name, so the comment keeps the pipelines apart.
 WRITTEN_FOR = "Written by batchrec for the pipeline "
 
-# The database's own time limits are meant for people's queries.
+# The settings that replace the database's own time limits, which are meant for people's queries.
 TRANSACTION_SETTINGS = {
     "statement_timeout": 0,
     "idle_in_transaction_session_timeout": 0,

@@ -1,1 +1,1 @@
-"""The code that both HTTP servers share: their host names, their limits, and their guards."""
+"""The hosts, limits and guards that Dagster's page and the local Personalize server share."""

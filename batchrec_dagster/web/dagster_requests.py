@@ -35,8 +35,8 @@ class DagsterRequests:
                 await self._require_answerable_path(scope["path"])
                 if scope["method"] not in ("GET", "HEAD", "OPTIONS"):
                     receive = await _receive_json(scope, receive)
-                # Only the start is compared, because Dagster's own route also matches /graphql and
-                # a line feed.
+                # Only the start is compared, because Dagster's own route also matches /graphql with
+                # a line feed after it.
                 elif scope["path"].startswith("/graphql"):
                     _require_page_visit(scope)
             except HTTPException as error:
@@ -50,7 +50,8 @@ class DagsterRequests:
         Dagster shows a notebook of a code location as a page of its own, and the page's scripts
         run.
         """
-        # Stripped, because Dagster's own route also matches /notebook and a line feed.
+        # The path is stripped, because Dagster's own route also matches /notebook with a line feed
+        # after it.
         if path.strip() in ("/notebook", "/dagit/notebook"):
             text = "Notebooks are not shown here: their scripts could start and stop runs."
             raise HTTPException(403, text)
@@ -60,7 +61,7 @@ class DagsterRequests:
             if not (run_id.isprintable() and await run_in_threadpool(self.has_run, run_id)):
                 raise HTTPException(404, "There is no such run.")
         if path.startswith("/logs/"):
-            # /logs/FOLDER/.../EXTENSION, all within the folder of logs
+            # A possible path is /logs/FOLDER/.../EXTENSION, and stays within the folder of logs.
             parts = path.removeprefix("/logs/").split("/")
             if len(parts) == 1 or ".." in parts or "\0" in path:
                 raise HTTPException(404, "There is no such log.")

@@ -26,7 +26,8 @@ class Guard:
 
     - Host is a loopback name or address, or one of `hosts`, with any port.
     - Origin, if there is one, is this server.
-    - Sec-Fetch-Site is not another site, unless somebody follows a link to a page of this server.
+    - Sec-Fetch-Site, if there is one, is `same-origin` or `none`, unless the browser opens a page
+      of this server in a tab or window.
     """
 
     def __init__(self, app: ASGIApp, hosts: Collection[str] = ()) -> None:
@@ -68,7 +69,7 @@ class Guard:
 def _is_same_authority(origin: str, host: re.Match[str]) -> bool:
     """Return whether the Origin has the name and the port of the Host.
 
-    Either may leave out the default port of the scheme.
+    Each header may leave out the default port of the scheme.
     """
     scheme, _, authority_text = origin.partition("://")
     authority = AUTHORITY.fullmatch(authority_text)

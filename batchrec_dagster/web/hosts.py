@@ -20,7 +20,7 @@ def is_loopback(host: str) -> bool:
 
 
 def parse_hosts(context: click.Context, parameter: click.Parameter, text: str) -> frozenset[str]:
-    """Return the host names of a text with commas between them; a click callback."""
+    """Return the host names in a comma-separated text. The function is a click callback."""
     hosts = frozenset(host.strip().lower() for host in text.split(",") if host.strip())
     for host in hosts:
         authority = AUTHORITY.fullmatch(host)

@@ -1,4 +1,4 @@
-"""The running of both HTTP servers: uvicorn with limits, and limits on request bodies."""
+"""The start of the HTTP servers: uvicorn with limits, and a reader of bodies with limits."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ MAX_HEADER_BYTES = 1 << 16
 STOP_SECONDS = 10  # how long a stopping server waits for open requests
 MAX_BODY_BYTES = 1 << 20  # far more than any request to Dagster or Personalize needs
 BODY_SECONDS = 30.0  # how long a client may take to send a body
-# Keep other pages from showing this server in a frame, where they could mislead people to click.
+# These headers keep other pages from showing this server in a frame, in which the pages could
+# mislead people to click.
 FRAME_HEADERS = [
     ("content-security-policy", "frame-ancestors 'none'"),
     ("x-frame-options", "DENY"),

@@ -72,9 +72,10 @@ def check_dagster_home(home: Path | None, default: Path) -> Iterator[Readiness]:
 
 
 def _check_settings(copy: Path) -> Iterator[Readiness]:
-    """Yield whether the dagster.yaml of the home that batchrec made is the project's.
+    """Yield a finding on whether the home's dagster.yaml is equal to the project's.
 
-    The first command copied it, and later commands keep the copy, which may have been edited.
+    batchrec's first command copied the project's file into the home. Later commands keep the copy,
+    which may have been edited.
     """
     original = Path(copy.name).absolute()
     if not copy.exists() or not original.is_file():
@@ -93,7 +94,7 @@ def _check_settings(copy: Path) -> Iterator[Readiness]:
 
 @contextmanager
 def _set_dagster_home(home: Path) -> Iterator[None]:
-    """Set DAGSTER_HOME to this folder during the block, as its dagster.yaml may refer to it."""
+    """Set DAGSTER_HOME to this folder during the block, because the dagster.yaml may use it."""
     previous_home = os.environ.get("DAGSTER_HOME")
     os.environ["DAGSTER_HOME"] = str(home)
     try:

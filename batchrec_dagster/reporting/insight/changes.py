@@ -17,9 +17,9 @@ from batchrec_dagster.storage.edition import DataCounts, Edition
 # The maximum number of users in the comparison. If there are more, the lists of an even sample of
 # users are compared.
 MOST_COMPARED = 20_000
-# The maximum number of items in more lists, and of items in fewer lists, that are named.
+# At most this many items in more lists, and this many items in fewer lists, are named.
 MOST_ITEMS = 10
-# The beginnings of the settings that decide which interactions the metrics are measured on.
+# The prefixes of the settings that decide which interactions the metrics are measured on.
 MEASURED_BY = ("ratings.", "interactions.")
 
 Value = Number | str | None
@@ -46,7 +46,7 @@ class ItemChange(BaseModel, frozen=True):
 
 
 class Changes(BaseModel, frozen=True):
-    """The differences between an older and a newer edition, perhaps of two lists."""
+    """The differences between an older and a newer edition, of the same list or of two lists."""
 
     before: int
     """The number of the older edition."""
@@ -60,7 +60,7 @@ class Changes(BaseModel, frozen=True):
     Empty if the data are the same, or not known.
     """
     quality: tuple[Change, ...]
-    """The metrics, as far as they can be compared, and the cost of the lists."""
+    """The metrics that can be compared, and the cost of the lists."""
     caveat: str
     """A sentence to read before comparing the metrics."""
     kept: float | None
@@ -77,9 +77,9 @@ class Changes(BaseModel, frozen=True):
     lost: int
     """The number of users who have a list only in the older edition."""
     up: tuple[ItemChange, ...]
-    """The items that gained the most lists."""
+    """The items that are in more lists than before, the largest gain first."""
     down: tuple[ItemChange, ...]
-    """The items that lost the most lists."""
+    """The items that are in fewer lists than before, the largest loss first."""
 
     @property
     def summary(self) -> str:
@@ -208,7 +208,7 @@ def describe_comparability(before: Edition, after: Edition) -> str:
 
 
 def _compare_quality(before: Edition, after: Edition) -> Iterator[Change]:
-    """Yield the metrics, as far as they can be compared, and the known costs."""
+    """Yield the metrics that can be compared, the users with a list, and the known costs."""
     if not explain_incomparability(before, after):
         name = name_ndcg(after.success)
         yield from _compare_numbers(name, before, after, read_ndcg_number)

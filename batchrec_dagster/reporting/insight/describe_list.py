@@ -67,8 +67,8 @@ def compare_with_before(
 ) -> Changes | None:
     """Return the changes since the edition that readers had before this edition.
 
-    Returns None if the earlier edition is not kept. The earlier edition is found as in
-    `find_before`. Raises UserError.
+    Returns None if the earlier edition is not kept. `find_before` finds the earlier edition. Raises
+    UserError.
     """
     before = find_before(files, record, edition)
     if before is None:
@@ -80,8 +80,8 @@ def compare_with_before(
 def find_before(files: ListFiles, record: EditionsRecord, edition: Edition) -> Edition | None:
     """Return the edition that readers had before this edition was first published.
 
-    Returns None if the earlier edition is not kept. See `EditionsRecord.find_before`. Raises
-    UserError.
+    Returns None if the earlier edition is not kept. `EditionsRecord.find_before` says which edition
+    that is. Raises UserError.
     """
     night = record.find_before(edition)
     if night is None:

@@ -1,4 +1,4 @@
-"""Explanations of the items on a person's list: a reason in the list, or an item that they had."""
+"""Explanations of the items on a person's list: a reason in the list, or a past item."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def explain_lists(
     there is no such item, or if the list itself says why the item is there.
 
     lists: user_id, item_id, and reason as `name_reason` gives it.
-    had: all interactions of these people.
+    had: all interactions of the people with these lists.
     users: the ids of these people, sorted.
     histories: the interactions of all people.
     """
@@ -96,7 +96,7 @@ def explain_lists(
 
 
 def _list_pairs(listed: pl.DataFrame, own_items: pl.DataFrame) -> pl.DataFrame:
-    """Return the pairs of an item on a person's list and an item of their own.
+    """Return the pairs of a listed item and a past item of the same person.
 
     The lower number of a pair comes first.
 
@@ -110,8 +110,8 @@ def _list_pairs(listed: pl.DataFrame, own_items: pl.DataFrame) -> pl.DataFrame:
 def is_counted(users: int) -> pl.Expr:
     """Return an expression for whether the history of a user_id explains lists.
 
-    If there are many users, only an even sample of their histories does, and every run takes the
-    same sample.
+    If there are many users, only the histories of an even sample of users explain lists. Every run
+    takes the same sample.
 
     users: the approximate number of users.
     """

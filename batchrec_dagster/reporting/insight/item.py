@@ -159,7 +159,7 @@ def find_item(files: ListFiles, item: str) -> ItemDetails | None:
 def _find_neighbours(histories: pl.LazyFrame, item: str) -> tuple[pl.DataFrame, int]:
     """Return the items that overlap most in users with the item, and the number of counted users.
 
-    The items are in the columns other and both, best first.
+    The table has the columns other (an item) and both (the users with both items), best first.
 
     histories: the columns user_id and item of the counted users.
     """
@@ -189,8 +189,8 @@ def _read_similar_items(files: ListFiles, item: str) -> pl.DataFrame | None:
 def find_items_by_title(files: ListFiles, text: str) -> ItemMatches | None:
     """Return the items of the pipeline with this text in their titles; None if there are none.
 
-    Upper and lower case do not matter. If no title has the text, returns the items with all its
-    words in their titles. Raises UserError.
+    Upper and lower case do not matter. If no title has the text, returns the items with all words
+    of the text in their titles. Raises UserError.
     """
     phrase = " ".join(text.lower().split())
     lowercase = pl.col("title").str.to_lowercase()

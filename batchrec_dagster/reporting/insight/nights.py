@@ -181,7 +181,8 @@ def describe_success(newest: Sequence[ListedNight]) -> str:
 def describe_changed_settings(nights: Iterable[ListedNight]) -> str:
     """Return a warning if the metrics of these nights cannot be compared; empty if they can.
 
-    This is about changed settings. `describe_success` is about nights that count other events.
+    The warning is about changed settings. `describe_success` is about nights that count other
+    events.
     """
     measured_on = {
         (night.success, night.measured_on) for night in nights if night.measured_on is not None

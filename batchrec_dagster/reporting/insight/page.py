@@ -1,7 +1,7 @@
 """The content of the page about a list, as facts that `views` shows.
 
-The page is saved as a record next to its HTML. The ending of a night that was refused or failed can
-then be shown on the page, although nothing is counted again.
+The page is saved as a record next to its HTML. So the page can show the ending of a later night
+that was refused or failed, and nothing has to be counted again.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ class Page(BaseModel):
     def open_findings(self) -> list[Finding]:
         """The findings that somebody should look at, the worst first.
 
-        They also include other checks of the run that failed or warned.
+        The findings also include other checks of the page that failed or warned.
         """
         named = {finding.name for finding in self.findings}
         findings = [finding for finding in self.findings if not finding.passed]

@@ -1,6 +1,6 @@
 """The people on the page: their newest history, their list, and what explains the list.
 
-The page has at most 200 people, and the people that the declaration names. `batchrec show` has
+The page has at most 200 people, and the people that the declaration names. `batchrec show` shows
 everybody.
 """
 

@@ -153,7 +153,7 @@ def describe_periods(periods: tuple[LivePeriod, ...]) -> str:
 
 
 def find_person(files: ListFiles, user: str, number: int | None = None) -> PersonDetails | None:
-    """Return the person with their list; None if nothing is known of this id, then or now.
+    """Return the person with their list; None if no interaction, list or error has this id.
 
     number: the number of the edition that the list is from; None for the live edition. The list of
         a numbered edition is explained by the interactions until the time at which the edition's
@@ -222,7 +222,7 @@ def _describe_history(edition: Edition, interactions: pl.LazyFrame | None) -> st
 def _read_outcome(
     files: ListFiles, edition: Edition, user: str, rows: pl.DataFrame
 ) -> tuple[str | None, str | None]:
-    """Return why the person has no list, if Personalize said so, and their arm in an experiment.
+    """Return the error that Personalize gave instead of a list, and the arm; None for either.
 
     rows: the rows of the person's list.
     """
@@ -250,7 +250,7 @@ def _explain(
     """
     rows = rows.with_columns(reason=name_reason(rows.columns))
     if REASON_ITEM in rows.columns:
-        # The lists themselves say why.
+        # The lists themselves say why an item is there.
         return rows.with_columns(because=REASON_ITEM, both=pl.lit(None, pl.UInt32)), 0
     users = edition.data.users if edition.data is not None else 0
     histories = PastInteractions(interactions, users, _weigh_events(edition))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from batchrec_dagster.storage.edition import Finding, Level
 
-# The maximum number of words of a verdict after its opening. Pages name the findings themselves.
+# The maximum number of words of a verdict after its opening. Pages list all findings.
 MOST_WORDS = 20
 # The opening of a verdict at each level, from the best level to the worst.
 OPENINGS: Mapping[Level, str] = {
@@ -18,7 +18,7 @@ OPENINGS: Mapping[Level, str] = {
 # The opening if nothing speaks against sending, and no interval proves that the lists are better
 # than popular items.
 UNPROVED_OPENING = "Checks passed"
-# The lower ends of the intervals that prove that the lists are better.
+# The lower ends of intervals. A lower end above 0 proves that the lists are better.
 PROOFS = ("lead_low", "gain_low")
 
 

@@ -20,7 +20,7 @@ _JOINERS = "\u200c\u200d"
 _COMMAND = re.compile(r"`(batchrec [^`]+)`")
 # A stand-in for a space at which a line may not break.
 _UNBREAKABLE = "\0"
-# The rest of a path to a declaration. Such paths are shown relative to the working folder.
+# The end of a path to a declaration. Such paths are shown relative to the working folder.
 _DECLARATION = r"(?=\S*defs\.yaml)"
 
 
@@ -103,7 +103,7 @@ def get_terminal_width() -> int | None:
 def wrap(text: str, width: int | None, *, start: str = "", hang: int = 2) -> str:
     """Return the text after `start`, in lines that fit, with words, paths and commands kept whole.
 
-    Commands in backticks are changed to call batchrec as it has to be called here.
+    In commands in backticks, `batchrec` is replaced by the command that starts it here.
 
     width: the columns of the terminal; None for a pipe, where the text is one line.
     hang: the indentation in columns of the lines after the first.

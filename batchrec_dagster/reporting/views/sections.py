@@ -91,7 +91,7 @@ def _build_changes(changes: Changes) -> Section:
 
 
 def _select_different(changes: Sequence[Change]) -> list[Change]:
-    """Return the first change, which is the main metric, and the later ones that differ."""
+    """Return the first change, which is the main metric, and the later changes that differ."""
     return [*changes[:1], *(change for change in changes[1:] if change.before != change.after)]
 
 
