@@ -33,7 +33,7 @@ wheel: .venv/run  ## Builds the file in dist/ by which batchrec is installed els
 	@rm -rf build dist
 	@$(BIN)/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
 	@rm -rf build
-	@echo "Install it with: pip install '$$(echo dist/*.whl)[local,report,serve]'"
+	@echo "Install it with: pip install '$$(echo dist/*.whl)[local,serve]'"
 
 test: .venv/dev  ## Runs all tests except those of the night (nine minutes).
 	$(IN_MEMORY) $(BIN)/pytest -n 4 $(WORKERS) --no-loadscope-reorder

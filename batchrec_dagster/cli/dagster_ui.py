@@ -55,8 +55,9 @@ def serve_ui(
 
     Raises click.ClickException if the daemon stops by itself.
     """
-    # uvicorn raises a signal again after it has stopped. SIGTERM must then end the daemon and the
-    # code servers, as Ctrl-C does.
+    # After uvicorn has stopped because of a signal, it raises the same signal again. By default,
+    # SIGTERM would then kill this process at once. With the handler of SIGINT, it ends the daemon
+    # and the code servers first, as Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
     files = [str(path) for path in workspace]
     with ExitStack() as stack:
@@ -67,7 +68,8 @@ def serve_ui(
             web_server.DEFAULT_POOL_MAX_OVERFLOW,
         )
         if daemon:
-            os.environ["DAGSTER_IS_DEV_CLI"] = "1"  # as `dagster dev`: short stack traces
+            # `dagster dev` sets this variable too. It makes Dagster log shorter stack traces.
+            os.environ["DAGSTER_IS_DEV_CLI"] = "1"
             files = [stack.enter_context(_run_code_servers(instance, files))]
             process = stack.enter_context(_run_daemon(files[0]))
         context = stack.enter_context(

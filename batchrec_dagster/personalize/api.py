@@ -102,8 +102,8 @@ RECOMMENDER = ResourceKind("recommender")
 class PersonalizeError(UserError):
     """An error from Personalize: a refused request, a failed resource, or a timeout.
 
-    The message tells the user what to do. A later run may continue, but except for an
-    UnavailableError, retrying within the same run does not help.
+    The message tells the user what to do. A later run may succeed. Retrying within the same run
+    helps only after an UnavailableError.
     """
 
     def __init__(self, message: str, details: Mapping[str, str] | None = None) -> None:

@@ -1,6 +1,7 @@
 """IO managers, which load the stored results of a pipeline's steps and store a team's own tables.
 
-If an IO manager fails for a known reason, Dagster records only the message.
+If an IO manager fails for a known reason that a retry would not help, Dagster records the message
+without a Python stack.
 """
 
 from __future__ import annotations
@@ -94,7 +95,10 @@ class TableIOManager(StoredIOManager):
 
     @abstractmethod
     def scan(self, file: BinaryIO) -> pl.LazyFrame:
-        """Return the table in an opened file, which can be closed before the rows are read."""
+        """Return the table in an opened file.
+
+        The caller may close the file before it reads the table's rows.
+        """
 
     def open_table(self, uri: str) -> pl.LazyFrame:
         with self.opened.store.open(uri) as file:

@@ -125,9 +125,10 @@ def _choose_movies(users: Users, movies: Movies) -> tuple[Ints, Ints, Floats, Fl
     last_seen = users.session_starts[users.first_session[1:] - 1]
     first_fan = _choose_first_fans(rng, users, movies, last_seen)
     scarcity = (movies.weights.min() / movies.weights).astype(np.float32)
-    # exp() rounds differently on every processor. Affinities are whole numbers, so a table can hold
-    # all values of exp(). The table is twice as long as vectors of length LENGTH need, because
-    # rounded vectors may be a little longer.
+    # The last digits of exp() differ between processors. Affinities are whole numbers, so a table
+    # holds the exp() of each possible affinity, computed in float64 and rounded to float32. The
+    # table reaches to twice FULL_AFFINITY, because the rounded vectors of traits and tastes may be
+    # a little longer than LENGTH.
     affinities = np.arange(-2 * FULL_AFFINITY, 2 * FULL_AFFINITY + 1)
     reluctance = np.exp(-14.0 / FULL_AFFINITY * affinities).astype(np.float32)
 

@@ -54,7 +54,7 @@ class SinkDescription:
     No two pipelines may share this place. None if the sink writes into the pipeline's own storage.
     """
     removal: str | None
-    """The written data, and how its owner removes it.
+    """A text that names the data that the sink writes, and says how its owner removes the data.
 
     None if the data is removed with the pipeline's storage.
     """
@@ -67,7 +67,7 @@ class SinkCheck:
     """The result of a check of a sink."""
 
     message: str
-    """The place that the sink can write to, or the problem."""
+    """The place that the sink can write to, or a problem that does not stop the sink."""
     fix: str | None = None
     """The fix of the problem; None if there is no problem."""
 
@@ -117,7 +117,8 @@ class Sink(BaseModel):
     def check(self, context: SinkContext) -> SinkCheck:
         """Check that the sink can write, and leave nothing behind.
 
-        Raises UserError if the sink cannot write.
+        Raises UserError if the sink cannot write. The result has a fix if the sink can write, but
+        something else is wrong, such as a time to live that is off.
         """
 
     @abstractmethod

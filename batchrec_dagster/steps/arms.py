@@ -1,7 +1,7 @@
 """The assignment of users to the arms of an experiment, and to groups for confidence intervals.
 
-The arm depends only on a hash of the user id and the experiment's texts, so a user's arm is the
-same each night, in every run and on every engine. Source: Kohavi, Tang, Xu, "Trustworthy Online
+The arm depends only on a hash of the user id and of the experiment's name and salt. So a user has
+the same arm in every run and on every engine. Source: Kohavi, Tang, Xu, "Trustworthy Online
 Controlled Experiments" (2020), ch. 4.
 """
 
@@ -26,22 +26,22 @@ def assign_arm(user: str, experiment: Experiment) -> str:
 
 
 def assign_arms(users: pl.Series, experiment: Experiment) -> pl.Series:
-    """Return the arm of each user, as `assign_arm` does, in a series named arm."""
+    """Return each user's arm, MODEL or CONTROL, in a series named arm."""
     control = _hash_users(users, _build_salt(experiment)) < experiment.control_share
     return pl.Series("arm", np.where(control, CONTROL, MODEL))
 
 
 class UserGroups:
-    """The groups of users, which depend on a hash of the user id.
+    """The groups of users for confidence intervals. A hash of the user id decides a user's group.
 
-    The hashes are kept, so each user is hashed only once for all periods.
+    The groups are kept, so each user is hashed only once for all periods.
     """
 
     def __init__(self) -> None:
         self._groups = pl.DataFrame(schema={"user_id": pl.String, "group": pl.Int32})
 
     def add_to(self, users: pl.DataFrame) -> pl.DataFrame:
-        """Return the users with an added column `group`.
+        """Return the users with an added column `group`, the number of the user's group.
 
         users: a table with the column user_id, each user once.
         """

@@ -22,7 +22,7 @@ CODE_VERSION = "2"
 
 
 def fingerprint_layout(layout: AttributesLayout) -> str:
-    """Return a fingerprint of the settings and the code that the tables depend on."""
+    """Return a fingerprint of the settings and the code that decide the prepared tables."""
     return f"{CODE_VERSION}-{fingerprint(layout)}"
 
 
@@ -35,8 +35,8 @@ def read_attribute_rows(
     """Return the rows of the copied file.
 
     erased_users: the erased users. Their rows are left out of a file of users.
-    Raises UserError, and PreparationError if the file is unreadable and `inspect_attributes` has
-    not checked it before.
+    Raises UserError, and PreparationError if the file is unreadable. `inspect_attributes` detects
+    an unreadable file earlier.
     """
     with open_copies(copies, storage) as (raw_file,):
         return parse_attributes(raw_file, layout, erased_users)
@@ -52,7 +52,7 @@ def inspect_attributes(
     """Return the check of the copied file's rows, and the size of its data.
 
     on_bad_rows: the setting on_bad_rows; "skip" drops rows that cannot be read.
-    erased_users: see `read_attribute_rows`.
+    erased_users: the erased users. Their rows are left out of a file of users.
     Raises UserError, and Refused if the file cannot be read.
     """
     check_name = f"{layout.block}_readable"
@@ -61,7 +61,8 @@ def inspect_attributes(
     check = check_rows_readable(check_name, layout.block, rows.rows, rows.bad, on_bad_rows)
     values = {}
     for role in layout.roles:
-        # The role of a category or a number ends with its column name: categories.GENRES.
+        # A role names the use of a column. The role of a category or a number ends with the name of
+        # its column in the dataset, such as categories.GENRES.
         column = CREATION_TIMESTAMP if role == "created" else role.rpartition(".")[2]
         if role != layout.subject:
             values[layout.setting(role)] = rows.good.get_column(column).count()

@@ -34,7 +34,7 @@ class RequestedUsers:
     users: pl.DataFrame
     """The column userId, sorted, with each user once."""
     version: str
-    """The version of the file that batch jobs read, which follows from its content."""
+    """The version of the file that batch jobs read. It depends only on the file's content."""
     erased: int = 0
     """The number of users of the source who were left out because they were erased."""
     not_matching: int = 0
@@ -60,8 +60,8 @@ def list_users(
 ) -> Result[BatchUsersRecord]:
     """Store the file of users who get the list, unless an earlier run made it from the same inputs.
 
-    source: the declared source of users, if there is one. Every run reads the source, because
-        nothing else shows whether its users have changed.
+    source: the declared source of users; None if none is declared. Every run reads the source,
+        because nothing else shows whether its users have changed.
     code_version: a text that changes with the settings and the code.
     Raises UserError.
     """
@@ -150,7 +150,7 @@ def find_batch_users(
 def _select_matching_users(
     work: Work, users: pl.DataFrame, condition: str, setting: str
 ) -> tuple[pl.DataFrame, int]:
-    """Return the users who meet the condition, and the number who are not in the file of users.
+    """Return the users who meet the condition, and the number of users not in the file of users.
 
     setting: the name of the setting with the condition.
     Raises UserError, also if no user meets the condition.

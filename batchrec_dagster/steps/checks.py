@@ -62,7 +62,7 @@ def check_source_without_erased(rows: int, users: int) -> Finding:
 
 
 def is_share_allowed(count: int, total: int, max_share: float) -> bool:
-    """Return whether the count is 0, or below the total and at most this share of it."""
+    """Return whether the count is 0, or below the total and at most this share of the total."""
     # Dividing is safer than multiplying with the share: 0.29 * 100 is less than 29.
     return not count or (count < total and count / total <= max_share)
 
@@ -101,9 +101,11 @@ def check_enough_interactions(
 def check_few_event_types(count: int, *, has_event_values: bool = False) -> Finding:
     """Check that there are no more distinct event types than Personalize allows.
 
+    Personalize counts the columns EVENT_TYPE and EVENT_VALUE as one event type each, so fewer
+    other types are allowed.
+
     count: the number of event types; 0 without a column of event types.
-    has_event_values: whether there is a column EVENT_VALUE. Towards its limit, Personalize counts
-        the columns EVENT_TYPE and EVENT_VALUE as one type each.
+    has_event_values: whether there is a column EVENT_VALUE.
     """
     max_types = MAX_EVENT_TYPES - 1 - has_event_values
     passed = count <= max_types
@@ -145,7 +147,7 @@ def check_timestamps_plausible(
 
 @contextmanager
 def refuse_unreadable(name: str) -> Iterator[None]:
-    """Raise Refused if the files that this block reads cannot be read at all.
+    """Raise Refused if the `with` block raises PreparationError: its files cannot be read at all.
 
     name: the name of the check of the files' rows.
     """

@@ -1,6 +1,6 @@
 """The cost of a run in Amazon Personalize, estimated before the run and counted after it.
 
-The local Personalize costs nothing. With it, the metadata show what AWS would charge.
+The local Personalize costs nothing. The metadata of local runs show what AWS would charge.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def estimate_results(work: PersonalizeWork) -> list[Cost]:
 
 
 def price_item_lists(work: PersonalizeWork, recipe: str, items: int) -> Cost:
-    """Return the cost of lists for this many items, which is the price for as many users."""
+    """Return the cost of lists for this many items. Lists for as many users cost the same."""
     cost = work.prices.price_recommendations(recipe, items)
     return replace(cost, what=f"what is similar to {items:,} items")
 
@@ -122,7 +122,7 @@ def check_budget(work: PersonalizeWork, costs: Sequence[Cost]) -> list[Finding]:
 
 
 def _is_allowed(work: PersonalizeWork, costs: Sequence[Cost]) -> bool:
-    """Return whether the budget allows these costs: always without a budget, and always locally."""
+    """Return whether the budget allows these costs. Locally and without a budget it always does."""
     max_usd = work.pipeline.budget.max_usd_per_run
     if max_usd is None or not work.ensure.on_aws:
         return True
@@ -132,7 +132,7 @@ def _is_allowed(work: PersonalizeWork, costs: Sequence[Cost]) -> bool:
 def find_restart_obstacle(
     work: PersonalizeWork, estimate: Sequence[Cost], again: Sequence[Cost]
 ) -> str | None:
-    """Return why the budget does not allow a restart of failed jobs; None if the budget does.
+    """Return the reason why the budget forbids a restart of failed jobs; None if it does not.
 
     estimate: the run's costs without the restart.
     again: the costs of the restart.
@@ -148,7 +148,7 @@ def find_restart_obstacle(
 
 
 def read_estimate(work: PersonalizeWork, root_run: str, started: Sequence[Cost]) -> list[Cost]:
-    """Return the costs that were estimated before the run's import, or `started` without an import.
+    """Return the run's costs as estimated before its import, or `started` if it imported nothing.
 
     started: the costs of the jobs that the run started in this step.
     Raises UserError.
@@ -204,7 +204,7 @@ class _ListedUsers(BaseModel):
 
 
 def _count_batch_users(work: Work, published: PublishedList) -> int:
-    """Return the number of users in batch_users or, before it exists, in the interactions."""
+    """Return the number of users in batch_users, or in the interactions if it has not run yet."""
     uri = work.files.uri(published.users_record)
     listed = load(work.storage.store, uri, _ListedUsers)
     return read_interactions_record(work).counts.users if listed is None else listed.users

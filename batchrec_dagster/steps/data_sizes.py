@@ -1,9 +1,9 @@
 """Comparison of the data's size with the size of the data behind the published lists.
 
-Half a file is well formed, and a model would learn from half a file. So each edition keeps these
-numbers: the rows, users, items and events of each type, and the rows with a value in each column.
-An asset that reads a source compares its own numbers with the edition's before anything is
-imported, trained or published.
+If half of a file is missing, the other half can still be read, and a model would learn from it.
+So each edition keeps these numbers: the rows, users, items and events of each type, and the rows
+with a value in each column. An asset that reads a source compares its own numbers with the
+edition's before anything is imported, trained or published.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from batchrec_dagster.storage.records import load
 Part = Literal["interactions", "items", "users"]
 """A part of the data with its own source."""
 
-# The settings that decide how many rows and values a part has, as prefixes of their names.
+# The prefixes of the names of the settings that decide how many rows and values a part has.
 SETTINGS_OF_PART: Mapping[Part, tuple[str, ...]] = {
     "interactions": ("ratings.", "interactions."),
     "items": ("items.",),
@@ -70,9 +70,9 @@ RawAttributes = RawRecord[DataSize]
 
 
 def collect_sizes(work: Work) -> dict[str, Any]:
-    """Return the last read sizes of all parts of the pipeline's data, for an edition's metadata.
+    """Return the recorded sizes of the data, by part, for an edition's metadata.
 
-    Raises UserError.
+    A part without a record is missing. Raises UserError.
     """
     store = work.storage.store
     sizes: dict[Part, DataSize | None] = {}
@@ -122,7 +122,7 @@ class SizeComparison:
 
     @cached_property
     def _published(self) -> _PublishedEdition | None:
-        """The newest live edition of any list; None if nothing is published."""
+        """The newest live edition among all lists of users; None if nothing is published."""
         editions = []
         for published in self.work.pipeline.user_lists:
             files = self.work.files_of(published)
@@ -158,7 +158,7 @@ class SizeComparison:
                 yield name
 
     def check_stored(self) -> Finding:
-        """Check the part's size as it was last read, as `check` does.
+        """Read the recorded size of the part, and check it with `check`.
 
         Raises UserError.
         """

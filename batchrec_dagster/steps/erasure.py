@@ -10,7 +10,7 @@ started again and finishes the rest.
 from __future__ import annotations
 
 import logging
-import shutil
+import time
 import uuid
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack
@@ -27,7 +27,7 @@ from batchrec_dagster.personalize.data_deletion import erase_users_from_groups, 
 from batchrec_dagster.personalize.prices import summarize_costs
 from batchrec_dagster.sinks import SinkContext
 from batchrec_dagster.steps.cost import estimate_results, estimate_trainings
-from batchrec_dagster.steps.locks import hold_locks
+from batchrec_dagster.steps.locks import LOCK_SECONDS, hold_locks
 from batchrec_dagster.steps.sinks import count_sinks, write_sinks_again
 from batchrec_dagster.steps.user_rows import (
     count_edition_rows,
@@ -64,7 +64,7 @@ class Trace:
     consequence: str
     """A text on the effect of the erasure on this data."""
     is_of_people: bool = True
-    """Whether all counted data belong to the people; if not, the data may mention them."""
+    """Whether all counted data belong to the people; if not, the data may mention the people."""
 
     @property
     def amount(self) -> str:
@@ -85,7 +85,7 @@ class Receipt(BaseModel, frozen=True):
     erased: dict[str, str]
     """The amount of data found and the effect of the erasure, by the name of the place."""
     left_out: int
-    """The number of people that the pipeline leaves out from now on, from all erasures."""
+    """The number of people whom the pipeline leaves out after this and all earlier erasures."""
     remains: tuple[str, ...] = ()
     """Sentences on data that still exist somewhere, and on when they are deleted."""
     batchrec: str = version("batchrec-dagster")
@@ -145,7 +145,7 @@ def erase(
 ) -> Receipt:
     """Erase the people from the pipeline, and return the stored receipt.
 
-    After a kill, another call with the same people continues.
+    If an erasure was killed, another call with the same people finishes it.
 
     sink_owners: for each place that is declared as a sink, the address of the list that declares
         the sink.
@@ -171,11 +171,10 @@ def erase(
         for files in find_lists_of_users(work):
             remains += _write_sinks(work, files, sink_owners)
         # The DynamoDB sink remembers the users that it wrote, to delete users who left the lists.
-        # So its tables of users lose the people only after the sink was written.
+        # So the tables of remembered users lose the people only after the sink was written.
         for table in list_users_of_sinks(work):
             erase_from_table(work, table, ids)
-        # The cache has downloads of sources and copies of objects that were read from S3.
-        shutil.rmtree(work.storage.cache, ignore_errors=True)
+        _clear_cache(work)
         log.info(f"{work.pipeline.name}: wrote the sinks again")
         for trace in find_traces(work, people):
             if trace.is_of_people and trace.number:
@@ -277,6 +276,22 @@ def _write_sinks(
     _, lists = files.editions.read()
     results = write_sinks_again(lists, context, sink_owners)
     return [result.remains for result in results if result.remains]
+
+
+def _clear_cache(work: PersonalizeWork) -> None:
+    """Remove downloads of sources and copies of objects, once no other run reads them.
+
+    The pipelines of a deployment share the cache. Raises UserError if a file stays open.
+    """
+    deadline = time.monotonic() + LOCK_SECONDS
+    while open_files := work.storage.clear_cache():
+        if time.monotonic() > deadline:
+            raise UserError(
+                f"{work.pipeline.name}: {open_files[0]} may have rows of these people, and another"
+                " process is reading it. Wait until that process ends, and run batchrec forget"
+                " again with the same ids"
+            )
+        time.sleep(min(1, work.ensure.poll_seconds))
 
 
 def _erase_from_personalize(work: PersonalizeWork, people: Collection[str]) -> Iterator[str]:

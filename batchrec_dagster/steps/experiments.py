@@ -1,8 +1,8 @@
 """The results of experiments.
 
-A result covers all editions of an experiment together. Users count with each day on which they had
-the experiment's lists. A user is in the same group in all editions, so the interval accounts for
-the days of the same user.
+A result covers all editions of an experiment together. Each user counts with the days of every
+period in which the user took part. A user is in the same group in all editions, so the interval
+accounts for the dependence between the days of one user.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ MIN_GROUPS = 10
 
 
 class Effect(BaseModel, frozen=True):
-    """A measure of users' actions in a day, compared between the arms."""
+    """A measure per user and day, compared between the arms."""
 
     measure: str
-    """The counted actions, in words."""
+    """The measure in words, such as `event value`."""
     model: Estimate
     control: Estimate
     difference: Estimate
     """model - control."""
     lift: Estimate | None
-    """model / control - 1; None if the model or the control is 0."""
+    """model / control - 1; None if one of the two is 0, or becomes 0 without one group of users."""
 
 
 class ExperimentResult(BaseModel, frozen=True):
@@ -49,7 +49,7 @@ class ExperimentResult(BaseModel, frozen=True):
     """The setting `control`: the kind of list that the control group gets."""
     control_share: float
     since: str
-    """The event that starts the periods of the experiment, as in `Outcome.since`."""
+    """The start of the periods: `publication` of an edition, or the end of its `data`."""
     start: datetime
     end: datetime
     editions: int
@@ -60,11 +60,13 @@ class ExperimentResult(BaseModel, frozen=True):
     uneven: bool
     """Whether the sizes of the arms differ from their shares by more than chance explains."""
     success: str = ""
-    """The types of events that alone count; empty if all types count."""
+    """The only types of events that count; empty if all types count."""
     other_editions: int = 0
     """The number of editions that are left out because they count other types of events."""
     effects: tuple[Effect, ...] = ()
-    """The effects, the main measure first. Empty if an arm has too few users."""
+    """The effects, the main measure first.
+
+    Empty if an arm has users in fewer than MIN_GROUPS groups."""
 
 
 def summarize_experiment(sums: pl.DataFrame) -> ExperimentResult | None:
@@ -107,9 +109,9 @@ def _is_uneven(model_users: int, control_users: int, share: float) -> bool:
 
 
 def _estimate_effects(sums: pl.DataFrame, experiment: Experiment, success: str) -> list[Effect]:
-    """Return the effect on each measure; no effects if an arm has too few users.
+    """Return the effect on each measure; no effects if an arm has users in too few groups.
 
-    success: the types of events that alone count; empty if all types count.
+    success: the only types of events that count; empty if all types count.
     """
     groups = _sum_groups(sums)
     user_days = {arm: groups[f"days_{arm}"] for arm in (MODEL, CONTROL)}
@@ -135,7 +137,7 @@ def _estimate_effects(sums: pl.DataFrame, experiment: Experiment, success: str) 
 
 
 def _name_measures(sums: pl.DataFrame, experiment: Experiment, success: str) -> Mapping[str, str]:
-    """Return a description in words of each column of the sums that compares the arms."""
+    """Return the columns of the sums to compare between the arms, each with a description."""
     of_type = f" of type {success}" if success else ""
     has_values = not sums.get_column("value").is_null().all()
     measures = {"interactions": f"interactions{of_type}"}
@@ -151,7 +153,7 @@ def _name_measures(sums: pl.DataFrame, experiment: Experiment, success: str) -> 
 def _sum_groups(sums: pl.DataFrame) -> pl.DataFrame:
     """Return one row for each group of users, with sums for each arm, such as hits_model.
 
-    The columns days_model and days_control sum the days on which each user had a list.
+    The columns days_model and days_control are sums over users of the days of their periods.
     """
     columns = ["days", "interactions", "value", "hits", "hit_value"]
     days = pl.col("users") * (pl.col("end") - pl.col("start")) / SECONDS_A_DAY

@@ -120,7 +120,7 @@ class DatasetImport:
     imports: list[FileImport]
     """The imports, interactions first."""
     estimate: list[Cost]
-    """The costs of the whole run at most, as estimated before its import."""
+    """The highest costs of the whole run, estimated before its import."""
     cost: list[Cost]
     """The costs of the imports that this run started."""
     checks: list[Finding]
@@ -219,8 +219,8 @@ def import_dataset(
 def compute_data_version(work: Work) -> str:
     """Return the version of the data that the next import will import.
 
-    The newest import has another version if a run prepared new data and failed before it imported
-    the new data. Raises UserError.
+    If a run prepared new data and failed before the import, the last imported data have an earlier
+    version. Raises UserError.
     """
     files = list_dataset_files(work.pipeline)
     return _combine_versions([require_prepared(work, file.asset).version for file in files])
@@ -296,7 +296,7 @@ def _prepare_import(
     version: str,
     force_run: str | None,
 ) -> ImportRequest:
-    """Return a request to import the file into the dataset. This starts no job yet.
+    """Return a request to import the file into the dataset. No job starts yet.
 
     version: the version of the file's content.
     force_run: the id of the run if it imports even unchanged files; else None.

@@ -61,7 +61,7 @@ Prepared = tuple[PreparationResult, Mapping[str, Any]]
 RunSpark = Callable[[SparkTask], Prepared]
 """A function that runs a task in the declared Spark.
 
-Raises UserError. Other exceptions fail the asset as they are.
+Raises UserError. Other exceptions are not caught, so they fail the asset.
 """
 
 

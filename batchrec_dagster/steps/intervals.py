@@ -1,15 +1,16 @@
 """Estimates with 95% intervals, from sums over groups of users.
 
-The actions of a user depend on each other, within a night and over nights, so intervals must count
-users and not actions. A hash assigns each user to a group, always the same group. The uncertainty
-comes from the variation between the groups, so dependencies within a group do no harm. The
-calculation takes a few numbers for each group and no random numbers, so the same data give the same
+The actions of a user depend on each other, within a day and over many days, so intervals must count
+users and not actions. A hash always assigns a user to the same group. The uncertainty comes from
+the variation between the groups, so dependencies within a group do no harm. The calculation needs
+only a few numbers for each group. It uses no random numbers, so the same data give the same
 intervals.
 """
 
 from __future__ import annotations
 
 import math
+from functools import cache
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -27,13 +28,45 @@ def measure_margin(value: float, without_group: Floats, least_error: float = 0.0
     without_group: the number's values when each group of users in turn is left out.
     least_error: the standard error to use if the groups vary by less.
     """
-    from scipy import special  # It belongs to an extra.
-
     groups = len(without_group)
     if groups < 2:
         return math.inf
     error = max(measure_error(value, without_group.tolist()), least_error)
-    return float(special.stdtrit(groups - 1, (1 + LEVEL) / 2)) * error
+    return find_student_quantile(groups - 1) * error
+
+
+@cache
+def find_student_quantile(freedom: int) -> float:
+    """Return the half width, in standard errors, of an interval by Student's t distribution.
+
+    The interval covers the share LEVEL of the distribution. The share between -t and t is a finite
+    series in the cosine of the angle atan(t / sqrt(freedom)). Bisection finds the angle whose share
+    is LEVEL. Source: Abramowitz and Stegun, "Handbook of Mathematical Functions", 26.7.3 and
+    26.7.4.
+
+    freedom: the degrees of freedom.
+    """
+    low, high = 0.0, math.pi / 2
+    while low < (angle := (low + high) / 2) < high:
+        if _measure_share_within(angle, freedom) < LEVEL:
+            low = angle
+        else:
+            high = angle
+    return math.sqrt(freedom) * math.tan(angle)
+
+
+def _measure_share_within(angle: float, freedom: int) -> float:
+    """Return the share of Student's t distribution between -t and t.
+
+    angle: atan(t / sqrt(freedom)).
+    """
+    is_odd = freedom % 2
+    term, total = math.cos(angle) if is_odd else 1.0, 0.0
+    for power in range(is_odd, freedom - 1, 2):
+        total += term
+        term *= math.cos(angle) ** 2 * (power + 1) / (power + 2)
+    share = math.sin(angle) * total
+    return 2 / math.pi * (angle + share) if is_odd else share
 
 
 def estimate_ratio(numerators: ArrayLike, denominators: ArrayLike) -> Estimate | None:
@@ -52,10 +85,13 @@ def estimate_ratio(numerators: ArrayLike, denominators: ArrayLike) -> Estimate |
 def estimate_share(
     numerators: ArrayLike, denominators: ArrayLike, users: float, least: float = 0.0
 ) -> Estimate | None:
-    """Estimate a mean over users of values from `least` to 1, as `estimate_ratio` does.
+    """Estimate the mean over users of values that lie between `least` and 1.
 
-    The mean and its interval stay between `least` and 1. The standard error is at least 2 / users:
-    a few users who agree prove little, because the next two users might be different.
+    The mean is the sum of the numerators divided by the sum of the denominators. The mean and its
+    interval stay between `least` and 1. The result is None if all denominators are 0.
+
+    The standard error is at least 2 / users: a few users who agree prove little, because the next
+    two users might be different.
 
     users: the number of measured users.
     least: the lowest value that a user can have.
@@ -75,7 +111,7 @@ def compare_means(
 
     The difference is model - control, and the lift is model / control - 1. The interval of the lift
     is computed for its logarithm, so the interval stays above -1. The lift is None if a mean is 0,
-    with or without one of the groups.
+    or becomes 0 without one of the groups.
 
     model, control: the numerators and denominators of each group of users, in the same order.
     """
@@ -100,7 +136,7 @@ def _estimate(value: float, without_group: Floats) -> Estimate:
 
 
 def _select_counted(numerators: ArrayLike, denominators: ArrayLike) -> tuple[Floats, Floats]:
-    """Return the sums of the groups with a denominator above 0."""
+    """Return the numerators and denominators of the groups with a denominator above 0."""
     tops, bottoms = np.asarray(numerators, np.float64), np.asarray(denominators, np.float64)
     return tops[bottoms > 0], bottoms[bottoms > 0]
 

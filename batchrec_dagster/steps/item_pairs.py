@@ -7,9 +7,9 @@ had both items, because that can be chance.
 
 There are two kinds of pairs. Lists of similar items come from pairs of items that people had
 together, within some days. In these pairs, people who had both items at different times count too,
-but less: few people buy two things at once, and items of the same taste are better than none. Pairs
-of whole histories give the reasons for recommendations: the item in a person's history that speaks
-most for the recommended item.
+but less: few people buy two things at once, and items for the same taste are better than an empty
+list. Pairs of whole histories give the reasons for recommendations: the item in a person's history
+that speaks most for the recommended item.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ WEIGHT_APART = 0.3
 DISCOUNT_TOGETHER, DISCOUNT_HISTORIES = 5, 10
 # An event is paired with at most this many later events of the same person. Nobody buys more items
 # together, and an automatic import of a history would make millions of pairs. Items that were not
-# had together are paired only within the second, smaller number of events: pairs of whole histories
-# would take most of the time.
+# had together are paired only within the second, smaller number of events, because pairing whole
+# histories would take most of the time.
 MOST_AFTER, MOST_AFTER_APART = 100, 25
 # The number of events that are paired at once. This bounds the memory.
 EVENTS_AT_ONCE = 50_000
@@ -44,7 +44,7 @@ COUNTS_AT_ONCE = 20_000_000
 # The number of bytes, with one bit for each person, that are compared at once.
 BYTES_AT_ONCE = 32_000_000
 # Two bounds keep the counting of whole histories at a few seconds: the number of users that are
-# counted, and the sum over them of the square of their interactions.
+# counted, and the sum of the squares of these users' numbers of interactions.
 MOST_COUNTED = 100_000
 MOST_PAIRS = 100_000_000
 
@@ -55,7 +55,7 @@ def find_bought_together(
     """Return for each item the items that people had together with it, best first.
 
     The table has the columns item_id, similar_item_id and score, and is sorted by item_id. Items
-    without any such item are missing.
+    without any pair are missing.
 
     interactions: a table with the columns of Personalize's dataset.
     within_days: the most days between two events for the items to count as had together.
@@ -136,9 +136,10 @@ def pair_histories(
     is sorted by item and other, with each pair in both directions. Weak pairs are missing: pairs of
     fewer than FEWEST_PEOPLE people, and pairs of no more people than chance would give.
 
-    had: the numbered histories, see `number_histories`.
+    had: the numbered histories that `number_histories` returns.
     people: the number of counted people.
-    of_items: the items, by number, that pairs must have at least one of; None for all pairs.
+    of_items: the numbers of items. Each returned pair has at least one of these items; None for
+        all pairs.
     """
     items, is_counted = had.lazy(), pl.col("item") < pl.col("other")
     if of_items is not None:
@@ -162,7 +163,7 @@ def count_pairs(had: pl.DataFrame, people: int, pairs: pl.DataFrame) -> pl.DataF
 
     This is faster than `pair_histories` for few pairs.
 
-    had: the numbered histories, see `number_histories`.
+    had: the numbered histories that `number_histories` returns.
     people: the number of counted people.
     pairs: the columns item and other with item numbers, each pair once, the lower number first.
     """
@@ -186,7 +187,8 @@ def _select_strong(pairs: pl.DataFrame, had: pl.DataFrame, people: int) -> pl.Da
     """Return the pairs that more people had than by chance, with scores, in both directions.
 
     pairs: the columns item, other and both.
-    had, people: see `pair_histories`.
+    had: the numbered histories that `number_histories` returns.
+    people: the number of counted people.
     """
     scored = _score(pairs, _count_people(had), DISCOUNT_HISTORIES)
     by_chance = pl.col("people").cast(pl.Float64) * pl.col("people_of_other") / people
@@ -211,7 +213,7 @@ def _score(pairs: pl.DataFrame, people: pl.DataFrame, discount: int) -> pl.DataF
     people and people_of_other are the numbers of people who had the item and the other item.
 
     pairs: the columns item, other and both (the weighted number of people who had both items).
-    people: see `_count_people`.
+    people: the table that `_count_people` returns.
     discount: the number of people at which the discount halves the score.
     """
     shared, product = pl.col("both"), pl.col("people") * pl.col("people_of_other")
@@ -225,8 +227,9 @@ def _score(pairs: pl.DataFrame, people: pl.DataFrame, discount: int) -> pl.DataF
 def _count_together(rows: pl.DataFrame, within_seconds: int) -> pl.DataFrame:
     """Count the people who had both items of a pair. The columns are item, other, people, together.
 
-    Each pair of at least FEWEST_PEOPLE people is there once, with the lower number first. `people`
-    is the number of people who had both items, and `together` the number who had them together.
+    Each pair of at least FEWEST_PEOPLE people is there once, with the lower item number first.
+    `people` is the number of people who had both items, and `together` is the number of people who
+    had both items together.
 
     rows: the columns user, item and time, sorted by user and time.
     within_seconds: the most seconds between two events for the items to count as had together.
@@ -264,7 +267,8 @@ def _add_up(parts: Sequence[pl.DataFrame]) -> pl.DataFrame:
 def _iterate_pairs(rows: pl.DataFrame, within_seconds: int) -> Iterator[pl.DataFrame]:
     """Yield tables with the columns user, pair and is_near. All pairs of a user are in one table.
 
-    A pair's number is the lower item number times 2 to the power of 32, plus the higher number.
+    The column pair has a pair's number: the lower item number times 2 to the power of 32, plus the
+    higher item number.
     """
     users = rows.get_column("user").to_numpy()
     items = rows.get_column("item").to_numpy().astype(np.uint64)
@@ -302,7 +306,7 @@ def _pair_events(events: _Events, within_seconds: int) -> pl.DataFrame:
         is_near = times[rows + distance] - times[rows] <= within_seconds
         if distance > MOST_AFTER_APART:
             rows, is_near = rows[is_near], is_near[is_near]
-        # Without two such events at this distance, there are none at a larger distance either.
+        # If no two events are left at this distance, none are left at a larger distance either.
         if not len(rows):
             break
         earlier, later = items[rows], items[rows + distance]

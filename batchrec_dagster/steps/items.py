@@ -62,7 +62,7 @@ def _prepare_table(
 ) -> Result[TableRecord]:
     """Store a table of the good rows, unless an earlier run has done so.
 
-    columns: the column of the rows for each column of the table.
+    columns: for each column of the table, the name of the column in the file's rows.
     """
     made_of = {"raw_items": raw.version, "settings": fingerprint_layout(layout)}
 
@@ -139,12 +139,12 @@ def read_attributes(work: Work) -> pl.DataFrame | None:
 
 
 def list_item_columns(published: PublishedList) -> list[str]:
-    """Return the declared columns of items in the list, in their order."""
+    """Return the columns of items that the list declares, in the declared order."""
     return [name for name in published.columns if name not in REASONS]
 
 
 def list_attribute_columns(published: PublishedList) -> list[str]:
-    """Return the columns of items in the list that Personalize gets too: categories and numbers."""
+    """Return the list's columns of items that Personalize also gets: categories and numbers."""
     return [name for name in list_item_columns(published) if name not in FOR_PEOPLE]
 
 

@@ -95,7 +95,7 @@ def judge_age(facts: ModelFacts, max_days: float) -> Finding:
 
 @dataclass(frozen=True)
 class ListFacts:
-    """The facts about lists of users once their rows are counted."""
+    """The facts about lists of users that are known after the rows were counted."""
 
     counts: ListCounts
     expected: int
@@ -145,7 +145,7 @@ def judge_concentration(counts: ListCounts) -> Finding:
 
 
 def judge_heaviest_user(data: DataCounts) -> Finding:
-    """Judge whether a single user has so many interactions that they decide the popular items."""
+    """Judge whether one user has so many interactions that this user decides the popular items."""
     text = f"the user with the most has {data.heaviest_share:.1%} of all interactions"
     is_good = data.heaviest_share <= max(HEAVY_USER.value, TIMES_EVEN.value / max(1, data.users))
     headline = ""
@@ -178,7 +178,7 @@ def _find_large_changes(data: DataCounts, before: DataCounts) -> Iterator[str]:
             yield f"{abs(change):.0%} {'more' if change > 0 else 'fewer'} {name}"
     if (data.vanished_items or 0) > LARGE_CHANGE.value * before.items:
         yield f"{data.vanished_items:,} of {before.items:,} items vanished"
-    # With other settings an edition may have no event types, so there is nothing to compare.
+    # An edition that was made with other settings may have no event types to compare.
     if data.events and before.events:
         for event in {**before.events, **data.events}:
             old_share, share = before.events.get(event, 0.0), data.events.get(event, 0.0)

@@ -1,7 +1,7 @@
 """The quality gate: a judgement of a model by people's behaviour and by its metrics.
 
-People's behaviour after earlier lists outweighs the metrics on held-out interactions, once the
-interval of its gain excludes zero.
+People's behaviour after earlier lists outweighs the metrics on held-out interactions if the
+interval of `Behaviour.gain` excludes zero.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from batchrec_dagster.storage.edition import Edition, Finding, Level, Numbers
 from batchrec_dagster.storage.estimate import Estimate
 
 QUALITY_GATE = "quality_gate"
-# A reason why no user may be tested, although users are held out.
+# The reason why a model may have no tested users, although interactions of users are held out.
 NOBODY_TESTED = (
     "no held-out user later chose an item that was new to them and known from other users"
 )
@@ -50,7 +50,7 @@ class ModelFacts:
     live: Edition | None
     """The published lists; None if nothing is published."""
     declared_events: Sequence[str] = ()
-    """The types of events that alone should count in the metrics, from solution.success."""
+    """The only types of events that the metrics should count, from solution.success."""
     rolled_back: str | None = None
     """The reason, in words, why the model's lists count as rolled back; None if they do not."""
     behaviour: Behaviour | None = None
@@ -58,7 +58,7 @@ class ModelFacts:
     has_rules: bool = False
     """Whether the lists have rules. The metrics are measured before the rules apply."""
     needs_comparison: bool = True
-    """Whether the lack of anything to compare the model with is worth a look."""
+    """Whether the gate warns if there is nothing to compare the model with."""
     data_until: int = 0
     """The time of the newest interaction, in epoch seconds."""
     now: datetime = field(default_factory=lambda: datetime.now(UTC))
@@ -145,8 +145,8 @@ def measure_lead(model: ModelRecord | Edition) -> Lead | None:
     if difference is not None:
         return Lead(over, difference, difference.margin is not None)
     # Amazon Personalize tests its own choice of users and does not say how much their NDCG@25
-    # varies. About as many users were tested with popular items, so the margin is assumed to be
-    # equal.
+    # varies. About as many users were tested with popular items. So the model's margin is assumed
+    # to equal the margin of popular items.
     value, popular = ndcg.value - popularity.ndcg, popularity.groups.mean
     if popular is None or popular.margin is None:
         return Lead(over, Estimate(value=value), is_measured=False)
@@ -226,28 +226,34 @@ def _weigh_lead(facts: ModelFacts, lead: Lead | None) -> tuple[Level, str]:
 def _list_refusals(facts: ModelFacts, gate: Gate, lead: Lead | None) -> Iterator[_Refusal]:
     """Yield the reasons against publishing the model's lists.
 
-    The metrics of the live model were judged before its lists were published. Lists of the live
-    model are only refused if they were rolled back.
+    The metrics of the live model were judged before its lists were published. So its lists are only
+    refused if they were rolled back.
     """
     if facts.rolled_back:
         yield _Refusal("the lists were rolled back", facts.rolled_back)
     if facts.is_live:
         return
-    ndcg, coverage = facts.metrics.get(NDCG, 0.0), facts.metrics.get(COVERAGE, 0.0)
+    ndcg, coverage = facts.metrics.get(NDCG), facts.metrics.get(COVERAGE)
     if lead is not None and _weigh(facts, lead)[0] == "refuse":
         yield _Refusal(lead.headline, f"it is worse than recommending {lead.over} to everyone")
     name, live_ndcg = name_ndcg(facts.model.success), facts.live_ndcg
-    if live_ndcg is not None and ndcg < (1 - gate.max_drop) * live_ndcg:
+    if live_ndcg is not None and ndcg is not None and ndcg < (1 - gate.max_drop) * live_ndcg:
         drop = f"{1 - ndcg / live_ndcg:.0%} below the published lists'"
         yield _Refusal(
             f"{name} is {drop}", f"its {name} is {drop}; gate.max_drop allows {gate.max_drop:.0%}"
         )
-    if ndcg < gate.min_ndcg_at_25:
-        floor = f"gate.min_ndcg_at_25 is {gate.min_ndcg_at_25:g}"
-        yield _Refusal(f"{name} is {ndcg:.4f}, and {floor}", floor)
-    if coverage < gate.min_coverage:
-        floor = f"gate.min_coverage is {gate.min_coverage:g}"
-        yield _Refusal(f"coverage is {coverage:.4f}, and {floor}", floor)
+    for metric, value, setting, least in (
+        (name, ndcg, "gate.min_ndcg_at_25", gate.min_ndcg_at_25),
+        ("coverage", coverage, "gate.min_coverage", gate.min_coverage),
+    ):
+        floor = f"{setting} is {least:g}"
+        if value is not None and value < least:
+            yield _Refusal(f"{metric} is {value:.4f}, and {floor}", floor)
+        elif value is None and least > 0:
+            yield _Refusal(
+                f"{metric} could not be measured, and {floor}",
+                f"{floor}, which needs a measurement",
+            )
 
 
 def _describe_measurements(facts: ModelFacts, lead: Lead | None) -> tuple[str, Numbers]:

@@ -38,7 +38,7 @@ def check_table(
     """Check a table of lists after all its rows are written.
 
     subjects: the ids of all users, items or segments that were to get a list.
-    num_results: the number of results that the job was asked for, for each line.
+    num_results: the number of results per line that the job was asked for.
     Raises UserError.
     """
     subject, settings, failed = published.subject, published.settings, table.failed
@@ -83,9 +83,9 @@ def check_table(
 def check_user_lists(
     work: PersonalizeWork, published: PublishedList, table: ListTable, num_results: int
 ) -> list[Finding]:
-    """Check the things that only lists of users need: full lists, and the effect of the rules.
+    """Make the checks that only lists of users need: of their length and of the rules' effect.
 
-    num_results: the number of results that the job was asked for, for each line.
+    num_results: the number of results per line that the job was asked for.
     Raises UserError.
     """
     settings, rules, setting = published.settings, table.context.rules, published.setting
@@ -112,7 +112,8 @@ def check_user_lists(
 def explain_empty_table(published: PublishedList, table: ListTable) -> str | None:
     """Return the reason why no list has any item; None if a list has an item.
 
-    Returns None too if all lines failed, for segments, and if the checks of the rules explain it.
+    Also returns None for segments, if all lines failed, and if the checks of the rules explain the
+    empty lists.
     """
     setting = published.setting
     if table.counts.rows or 0 < table.failed.height == len(table.answered):
@@ -175,14 +176,15 @@ def check_no_failed(
     max_share: float,
     setting: str,
 ) -> Finding:
-    """Check that no more than a given share of the job's lines, and not all lines, have an error.
+    """Check that at most a given share of the job's lines have an error, and not all lines.
 
     subject: the kind of the lines: user, item or segment.
     failed: the number of lines with an error.
     lines: the number of all lines, one for each user, item or segment.
     first: the id and the error of the first line with an error. The text leaves out a user's id.
     max_share: the largest share of lines that may fail.
-    setting: the setting with the largest share, or the setting that declares the segments.
+    setting: the name of the setting that max_share comes from; for segments, the name of the
+        setting that declares the segments.
     """
     passed = is_share_allowed(failed, lines, max_share)
     text = f"{failed:,} of {lines:,} {subject}s failed"
@@ -202,8 +204,8 @@ def check_no_failed(
         refuse_unless(passed),
         text,
         numbers={"lines": lines, "failed": failed},
-        # Most failures come from the segment's own query: another job would cost money and fail
-        # too.
+        # Most failures of segments come from the segment's own query. So another job would cost
+        # money and fail too.
         makes_output_unusable=subject != "segment",
     )
 

@@ -84,7 +84,7 @@ class ListContext:
     until: int
     """The time of the newest interaction, in epoch seconds."""
     rules: PreparedRules | None
-    """The rules that leave items out of lists and fill lists up; None to leave out nothing."""
+    """The rules that leave items out of lists and fill lists up; None if the list needs neither."""
     rule_context: RuleContext | None
     """The data that the rules read; None without rules."""
     item_columns: pl.DataFrame | None

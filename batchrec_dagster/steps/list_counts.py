@@ -25,12 +25,12 @@ from batchrec_dagster.preparation.file_form import CONSTANT_TIME
 from batchrec_dagster.steps.checks import format_day
 from batchrec_dagster.storage.edition import CategoryShare, DataCounts, Edition, ListedItem
 
-# A recommender knows little about a user with fewer interactions.
+# A recommender knows little about a user with fewer interactions than this.
 FEW = 5
 # The share of the catalogue for which the concentration of lists and histories is measured.
 TOP = 0.01
 MOST_RECOMMENDED = 10
-# The most values of a category that the figures have.
+# The figures of a category have at most this many of its values.
 MOST_VALUES = 12
 
 
@@ -134,7 +134,7 @@ class CountedItems:
     """The numbers of lists and of interactions that each item of the catalogue has."""
 
     listed: pl.DataFrame
-    """The columns item and lists: the number of lists with the item, for each listed item."""
+    """A row for each listed item: item and lists (the number of lists with the item)."""
     histories: Histories
     declared: pl.Series | None = None
     """The ids in the items file; None without an items file."""
@@ -199,7 +199,7 @@ class CountedItems:
             yield ListedItem(**row)
 
     def _count_values(self, values_of_items: pl.DataFrame) -> Iterator[CategoryShare]:
-        """Yield the shares of lists and histories that have the most frequent values of a category.
+        """Yield the most frequent values of a category, with their shares of lists and histories.
 
         values_of_items: the columns item and value.
         """

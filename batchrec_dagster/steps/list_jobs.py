@@ -42,10 +42,12 @@ from batchrec_dagster.steps.solutions import fingerprint_solution
 from batchrec_dagster.steps.work import PersonalizeWork
 from batchrec_dagster.storage.connection import Storage
 
-# With rules, the job is asked for enough results for the histories of this share of the users.
+# If a list has rules, its job is asked for enough results to leave out the histories of this share
+# of the users.
 SHARE_SERVED = 0.999
-# More results for the longest histories make every answer longer. A job is asked for more results
-# than MAX_RESULTS only up to this many rows in all, which are read in seconds.
+# All lines of a job get the same number of results, so the longest histories make every answer
+# longer. A job is asked for more than MAX_RESULTS results per line only if all lines together get
+# at most this many rows, which are read in seconds.
 MAX_ROWS = 10_000_000
 # The suffix of the filter's name if the filter only excludes seen items.
 EXCLUDE_SEEN_ENDING = "exclude-seen"
@@ -57,7 +59,7 @@ class FinishedJob:
 
     resource: ReadyResource
     num_results: int
-    """The number of results that the job was asked for, for each line."""
+    """The number of results per line that the job was asked for."""
     job_cost: Cost
     """The cost of the job, which this run pays if it created the job."""
 
@@ -81,7 +83,7 @@ def run_job(
 ) -> FinishedJob:
     """Run the job for these lines to its end, or adopt the job of an earlier run or another list.
 
-    num_results: the number of results that the job is asked for, for each line.
+    num_results: the number of results per line that the job is asked for.
     run: the id of the run or, for a retry, of the first attempt.
     Raises UserError.
     """
@@ -156,7 +158,7 @@ def _price_job(work: PersonalizeWork, published: PublishedList, lines: int) -> C
 def _hold_shared_jobs(
     work: PersonalizeWork, published: PublishedList, run: str
 ) -> AbstractContextManager[object]:
-    """Return a lock that only one list at a time holds to find or create their shared job."""
+    """Return a lock for finding or creating a shared job; without effect if no list shares it."""
     if len(list_sharing_lists(published)) == 1:
         return nullcontext()
     return work.lock(JOB_FOLDERS["user"], run)
@@ -180,7 +182,7 @@ def describe_sharing(published: PublishedList, job: ReadyResource) -> str:
 def choose_num_results(
     work: PersonalizeWork, published: PublishedList, context: ListContext, users: pl.Series
 ) -> int:
-    """Return the number of results that the list's job is asked for, for each line.
+    """Return the number of results per line that the list's job is asked for.
 
     The number is the most that any list sharing the job needs, so all these lists ask for the same
     number. Raises UserError.
@@ -212,11 +214,12 @@ def choose_num_results_of_list(
     *,
     leaves_out_untitled: bool,
 ) -> int:
-    """Return the number of results for each line that leaves enough after items are left out.
+    """Return how many results per line leave enough for the list after items are left out.
 
     users: the number of the job's lines.
     history: the most items that a user had. Personalize's own filter considers only the latest
-        interactions, and neither days nor exceptions, so the list leaves out the remaining items.
+        interactions, and cannot express days or exceptions. So the list itself leaves out the items
+        that the filter lets through.
     leaves_out_untitled: whether the list shows titles and leaves out items without a title.
     """
     settings = published.settings

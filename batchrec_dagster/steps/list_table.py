@@ -33,7 +33,8 @@ class ListTable:
 
     A line is the answer for its subject: a user, an item or a segment. Lines have the columns
     subject, members, scores and error. members and scores are lists, best first, and scores may be
-    shorter. Lines of popular items also have the column reason. A line with an error gives no rows.
+    shorter than members. Lines of popular items also have the column reason. A line with an error
+    gives no rows.
     """
 
     def __init__(self, published: PublishedList, context: ListContext) -> None:
@@ -43,8 +44,8 @@ class ListTable:
         self._lists_of = ValueCounter("member")
         self._answered = [pl.Series("subject", [], pl.String)]
         self._failed = [pl.DataFrame(schema={"subject": pl.String, "error": pl.String})]
-        # The numbers of full lists, of rows by the model, of such rows without a score, of members
-        # that are repeated within a list, and of results in all lines.
+        # The numbers of full lists, of rows by the model, of rows by the model without a score, of
+        # members that are repeated within a list, and of results in all lines.
         self.full = self._of_model = self._unscored = self.repeated = self.results = 0
         self._rows = self._subjects = self._longest = 0
 
@@ -224,7 +225,9 @@ def name_groups(rows: pl.DataFrame, lines: pl.DataFrame, popular: PopularItems) 
 
 
 def make_lines(items: pl.Series, pairs: pl.DataFrame) -> Iterator[pl.DataFrame]:
-    """Yield the lists of the items in the form of lines, in one or more pieces.
+    """Yield tables of lines with a list of similar items for each item.
+
+    There is at least one table, which may be empty.
 
     items: the ids of the items that get a line. An item without pairs gets an empty list.
     pairs: the columns item_id, similar_item_id and score, best first.

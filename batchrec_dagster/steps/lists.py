@@ -153,7 +153,7 @@ def _judge_again(publishing: Publishing, judged: Sequence[Finding]) -> ListsResu
 
     judged: the current findings about the edition's model.
 
-    Raises Refused if a finding blocks that is not about the data, and UserError.
+    Raises UserError, and Refused if a finding blocks and is not about the data.
     """
     edition = publishing.live
     assert edition is not None
@@ -227,7 +227,7 @@ class NewLists:
     def _keep_users_without_lists(self, version: str, table: ListTable, path: Path) -> None:
         """Store which users have no list in the edition, if a reader may need to know.
 
-        Only editions of users' lists get such a file, and only if the list has an experiment,
+        Only editions of users' lists get such a file, and only if the list has an experiment or
         leaves out newcomers, or if Personalize failed for some users.
 
         version: the version of the edition.
@@ -243,7 +243,7 @@ class NewLists:
     def _iterate_lines(
         self, divided: Divided, context: ListContext, num_results: int, job: FinishedJob | None
     ) -> Iterator[pl.DataFrame]:
-        """Yield the lines of all lists, in the form that `ListTable` takes."""
+        """Yield the lines of all lists, as tables for `ListTable.write`."""
         lines_of = f"{self.published.subject}s' lists written"
         progress = Progress(lines_of, len(divided.ids), self.work.ensure.log.debug)
         for lines in self._iterate_model_lines(divided, num_results, job):

@@ -32,8 +32,8 @@ def list_values(category: str, context: RuleContext) -> pl.DataFrame:
 def read_limits(limits: Mapping[str, int], context: RuleContext) -> pl.DataFrame:
     """Return how many items with each value a list may have: the columns item, value and limit.
 
-    An item has a row for each of its values, and no row if it has no value. Values are numbers,
-    which differ between categories.
+    An item has a row for each of its values, and no row if it has no value. A number stands for
+    each value. The same text in two categories has two numbers.
 
     limits: the largest number of items with the same value, by the name of the category.
     """
@@ -51,8 +51,8 @@ def read_limits(limits: Mapping[str, int], context: RuleContext) -> pl.DataFrame
 def find_refused(candidates: pl.DataFrame, pinned: pl.DataFrame, limits: pl.DataFrame) -> pl.Series:
     """Return whether each candidate is refused because its list is full for one of its values.
 
-    A list is full for a value when the limit is reached by the pinned items and the accepted
-    candidates before this one. Pinned items are never refused.
+    A list is full for a value if its pinned items and its earlier accepted candidates reach the
+    value's limit. Pinned items are never refused.
 
     candidates: the columns list and item, in order of preference.
     pinned: the pinned items, with the columns list and item.
@@ -79,8 +79,8 @@ def find_refused(candidates: pl.DataFrame, pinned: pl.DataFrame, limits: pl.Data
     stays = is_pinned
     # Each round decides at least the first of the undecided rows of each list.
     while not (stays | is_refused).all():
-        # A row stays if it fits even after all rows that are not refused yet. A row is refused if
-        # it does not fit even after only the rows that certainly stay.
+        # A row certainly stays if it fits after all earlier rows that are not refused yet. A row is
+        # refused if it does not even fit after the earlier rows that certainly stay.
         stays = ~is_refused
         stays[row[count_before(stays) >= limit]] = False
         stays |= is_pinned

@@ -31,12 +31,13 @@ def measure_popularity(
 ) -> MeasuredPopularity | None:
     """Return the NDCG@25 of popular items for the tested users; None if nobody can be tested.
 
-    The items that were popular of all time and the items that were popular in the last days are
-    measured. The higher NDCG@25 is returned, because a model has to beat it. Popularity is counted
+    Two lists are measured: the popular items of all time, and of the last days. The result is
+    the higher NDCG@25, because a model has to beat it. Popularity is counted
     on the interactions of the users who are not tested. As in the embedded engine,
     `personalize/split.py` chooses the tested users and the later choices that are held out.
 
-    days, success: the parameters of `find_popular_items`.
+    days: the number of last days over which popularity is counted for the second list.
+    success: the types of events that popularity counts; empty if it counts all types.
     counted: the types of events that count as a choice; empty if all types count.
     """
     users, items = pl.collect_all(

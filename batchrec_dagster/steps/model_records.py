@@ -82,7 +82,8 @@ class ModelRecord(PaidRecord, frozen=True):
         if self.groups is None:
             return Estimate(value=ndcg)
         mean = self.groups.mean
-        # The metric is rounded as Personalize does it, and the mean of the groups is not.
+        # The metric is rounded like Personalize's metrics. The mean of the groups is not rounded,
+        # so only its interval is used.
         return None if mean is None else mean.model_copy(update={"value": ndcg})
 
     @property

@@ -11,7 +11,8 @@ Int64s = np.ndarray[tuple[int], np.dtype[np.int64]]
 class NumberedIds:
     """A lookup of the numbers of distinct ids. The number of an id is its index.
 
-    The lookup is built once. `find_positions` reads all ids again for each table.
+    This class suits many tables, because the lookup is built once. `find_positions` suits a single
+    table, because it reads all ids again for each table.
     """
 
     def __init__(self, ids: pl.Series) -> None:

@@ -79,8 +79,8 @@ def find_periods(
 def _start_after_data(publication: Night, time: int) -> int:
     """Return the start of the period of an edition that was published at this time.
 
-    It is not before the end of the edition's data, even if the clock of the interactions is ahead:
-    the interactions that an edition was made from must not count as its outcome.
+    The start is not before the end of the edition's data, even if the clock of the interactions is
+    ahead: the interactions that an edition was made from must not count as its outcome.
     """
     if publication.ended != "published" or publication.data_until is None:
         return time

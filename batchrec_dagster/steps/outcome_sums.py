@@ -5,9 +5,9 @@ have before the period. If lists may contain items that the user had, every item
 interacted with in the period counts once. A new interaction is a hit if the item is on the user's
 list.
 
-The lists are compared with lists of popular items. For each user, the list of popular items has the
-same length, and has the items that were popular when the edition was made. If the edition's lists
-leave out the items that the user had by then, so does the list of popular items.
+The lists are compared with lists of popular items. For each user, the list of popular items is as
+long as the user's list, and has the items that were popular when the edition was made. If the
+edition's lists leave out the items that the user had by then, so does the list of popular items.
 
 If types of events are declared as success, only interactions of these types count: a purchase of an
 item on the list is a hit, and a click is not. But an item that the user had before by any type of
@@ -40,13 +40,13 @@ from batchrec_dagster.steps.popular_items import (
 from batchrec_dagster.steps.success import is_of_types
 
 # The columns that are sums over the users of a group:
-# users: the number of users with a list; in an experiment, also of requested users without one.
+# users: the number of users with a list; in an experiment, also requested users without a list.
 # active: the number of users with a new interaction.
 # interactions: the number of interactions in the period.
 # new: the number of new interactions.
 # hits: the number of new interactions with items on the user's list.
 # hit_users: the number of users with a hit.
-# recall: the sum of hits divided by new interactions, over active users.
+# recall: the sum over active users of the user's hits divided by the user's new interactions.
 # popular_…: hits, hit_users and recall for lists of popular items.
 # If there are events of success, all columns but `users` count only these events.
 SUMS = (
@@ -151,9 +151,10 @@ class LaterInteractions:
 
         The columns are user and item.
 
-        chosen: the items that users interacted with: the columns user, item and length, the length
-            of the user's list.
-        exclude_seen: whether the lists of popular items leave out the items that their user had.
+        chosen: the items that users interacted with: the columns user, item and length (the length
+            of the user's list).
+        exclude_seen: whether a list of popular items leaves out the items that its user had when
+            the edition was made.
         """
         ranking = self._rank_popular_items(period.known_until)
         placed = chosen.join(ranking, on="item").with_columns(seen=0)
@@ -238,7 +239,8 @@ def _match_lists(
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Return the length of each user's list, and the chosen items that are on the user's list.
 
-    The first table has the columns user_id and length, the second one user and item.
+    The first table has the columns user_id and length. The second table has the columns user and
+    item.
 
     chosen: the items that users interacted with: the columns user and item.
     """
@@ -270,8 +272,8 @@ def _count_for_users(
 
     chosen: the items that users interacted with: the columns user and item.
     hits: the chosen items that are on the user's list: the columns user and item.
-    requested: the users who should have a list: the columns user_id and length, the length of the
-        list.
+    requested: the users who should have a list: the columns user_id and length (the length of the
+        user's list).
     """
     numbered = later.users.alias("user_id").to_frame().with_row_index("user")
     numbered = numbered.join(requested.select("user_id", "length"), on="user_id")
@@ -302,7 +304,7 @@ def _count_for_users(
 
 
 def _sum_values(in_period: pl.DataFrame, hits: pl.DataFrame, name: str) -> pl.DataFrame:
-    """Return the sum of the event values of each user's interactions with the items of hits.
+    """Return the sum of the event values of each user's interactions with items of the hits.
 
     The columns are user and the given name.
     """

@@ -48,7 +48,7 @@ RATES = (
     "event_value",
     "list_event_value",
 )
-# The column types of the other fields. Columns of rates and of numbers are floats.
+# The column types of fields that hold no float. All other columns, such as rates, hold floats.
 _TYPES: dict[object, pl.DataType] = {
     int: pl.Int64(),
     str: pl.String(),
@@ -107,7 +107,7 @@ class Outcome(BaseModel, frozen=True):
     """The sum of EVENT_VALUE per user and day. This field and the next two are None unless there
     are events of success with values."""
     list_event_value: Estimate | None = None
-    """The sum of EVENT_VALUE per user and day over interactions with items of hits."""
+    """The sum of EVENT_VALUE per user and day over interactions with the items of hits."""
     popular_event_value: float | None = None
     """The list_event_value that lists of popular items would have had."""
 
@@ -150,7 +150,7 @@ class MeasuredOutcomes:
 
     @property
     def experiment(self) -> ExperimentResult | None:
-        """The result of the newest experiment."""
+        """The result of the newest experiment; None without any experiment."""
         return summarize_experiment(self.sums)
 
     @property
@@ -236,7 +236,7 @@ def estimate_outcomes(sums: pl.DataFrame) -> Iterator[Outcome]:
 def pool_outcomes(sums: pl.DataFrame, success: Sequence[str]) -> Behaviour | None:
     """Return the outcome of all recent editions together, as evidence of the users' behaviour.
 
-    None if nobody was active, or if so few users were active that nothing can be concluded.
+    Returns None if nobody was active, or if so few users were active that nothing can be concluded.
 
     sums: a table with the columns of SUMS_SCHEMA.
     success: the types of events that count as success. Sums that count other types are left out.
@@ -245,7 +245,8 @@ def pool_outcomes(sums: pl.DataFrame, success: Sequence[str]) -> Behaviour | Non
     since = pl.col("end").max() - RECENT_DAYS.value * SECONDS_A_DAY
     counted = counted.filter(pl.col("end") > since)
     groups = counted.group_by("group").agg(pl.col("hit_users", "popular_hit_users", "active").sum())
-    # Each user counts as -1, 0 or 1.
+    # A user counts as 1 if only the user's list had a hit, and as -1 if only the list of popular
+    # items had one. Other users count as 0.
     gained, active = groups["hit_users"] - groups["popular_hit_users"], groups["active"]
     users = int(active.sum())
     gain = estimate_share(gained, active, users, least=-1.0)
@@ -267,7 +268,8 @@ def _estimate_outcome(key: Mapping[str, Any], part: pl.DataFrame) -> Outcome:
     active = int(part["active"].sum())
     has_lists = experiment is None or experiment.control != "none" or key["arm"] != CONTROL
     user_days = part["users"] * ((key["end"] - key["start"]) / SECONDS_A_DAY)
-    # Each user counts as -1, 0 or 1.
+    # A user counts as 1 if only the user's list had a hit, and as -1 if only the list of popular
+    # items had one. Other users count as 0.
     gained = part["hit_users"] - part["popular_hit_users"]
 
     def estimate_mean(

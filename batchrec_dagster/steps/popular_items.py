@@ -15,8 +15,8 @@ from batchrec_dagster.steps.success import is_of_types
 from batchrec_dagster.steps.user_attributes import read_user_attributes
 from batchrec_dagster.steps.work import Work
 
-# If fewer items had interactions in the last days, the most popular items of all time follow, so
-# that lists are full.
+# If fewer items than this had interactions in the last days, the most popular items of all time
+# follow, so that lists are full.
 ENOUGH_ITEMS = 1_000
 # The number of people in a group who must have had an item before it is popular in the group.
 FEWEST_PEOPLE = 3
@@ -29,7 +29,10 @@ NO_GROUPS = pl.DataFrame(schema={"reason": pl.String, ITEM_ID: pl.String})
 
 @dataclass(frozen=True)
 class PopularItems:
-    """The items that most people had in the last days."""
+    """The most popular items of the last days.
+
+    An item is more popular than another item if more people had it.
+    """
 
     ids: pl.Series
     """The items' ids, the most popular first; ties are in the order of ids.
@@ -49,7 +52,8 @@ class PopularItems:
     def by_reason(self) -> dict[str, pl.Series]:
         """The items' ids, the most popular first, by the reason of the users who get the items.
 
-        After the items that are popular in a group follow the items that are popular everywhere.
+        The items of a group begin with the items that are popular in the group. The items that are
+        popular everywhere follow.
         """
         items = {POPULAR: self.ids}
         for reason in self.groups:
@@ -67,7 +71,7 @@ class PopularItems:
 def read_popular_items(
     work: Work, published: PublishedList, interactions: pl.LazyFrame, reasons: pl.Series
 ) -> PopularItems:
-    """Count the popular items for a list, in all and in its groups of users. Raises UserError.
+    """Count the popular items for a list, among all users and in groups. Raises UserError.
 
     reasons: the reasons of the users who get lists of popular items. A reason other than POPULAR
         names a group.
@@ -83,7 +87,7 @@ def read_popular_items(
 
 
 def read_user_groups(work: Work, published: PublishedList) -> pl.DataFrame:
-    """Return each user's reason for popular items as a newcomer, such as `popular in AT`.
+    """Return the reason that a newcomer's popular items get, such as `popular in AT`, by user.
 
     The reason names the user's group: the value of the column that `newcomers.popular_by` names.
     Without a value the reason is POPULAR. The columns are USER_ID and reason. Raises UserError.
@@ -111,9 +115,11 @@ def find_popular_items(
 ) -> PopularItems:
     """Find the popular items of the last days.
 
-    If they are fewer than ENOUGH_ITEMS, the popular items of all time follow.
+    If there are fewer than ENOUGH_ITEMS, the popular items of all time follow.
 
-    days, success, until: the parameters of `count_popular_items`.
+    days: the number of days.
+    success: the types of events that count; all types count if it is empty.
+    until: the end of the days, in epoch seconds; None for the time of the newest interaction.
     """
     ids = count_popular_items(interactions, days, success, until=until).get_column(ITEM_ID)
     if len(ids) < ENOUGH_ITEMS:
@@ -166,11 +172,12 @@ def count_popular_items(
 def make_popular_lines(
     users: pl.DataFrame, popular: PopularItems, length: int
 ) -> Iterator[pl.DataFrame]:
-    """Yield lists of popular items, in the form of the lines of a batch inference job.
+    """Yield tables of lines with a list of popular items for each user.
 
-    The columns are subject, members (best first), scores (empty), error (null) and reason.
+    The lines have the columns of a batch inference job's lines, and the column reason. The columns
+    are subject, members (best first), scores (empty), error (null) and reason.
 
-    users: the columns subject, the user's id, and reason.
+    users: the columns subject (the user's id) and reason.
     length: the largest number of items in a line.
     """
     items = {reason: ids.head(length) for reason, ids in popular.by_reason.items()}

@@ -1,8 +1,8 @@
 """Publishing of lists: the gate, the description of the new edition, and the publication.
 
-`made_of` of an edition holds the versions of its inputs, its settings and its code. Lists that a
-rollback replaced are recognised by parts of `made_of`, so that no later night publishes the lists
-again by itself, not even if another model makes them.
+`made_of` of an edition holds the versions of its inputs, its settings and its code. Parts of
+`made_of` identify lists that a rollback replaced. So no later run publishes these lists again
+unless it is told to, not even if another model makes them.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ from batchrec_dagster.steps.success import SUCCESS_KNOWN, check_success_known
 from batchrec_dagster.steps.work import StepRecord, Work
 from batchrec_dagster.storage.edition import Edition, Finding, Withdrawn
 from batchrec_dagster.storage.editions import Editions
-from batchrec_dagster.storage.extras import is_installed
 from batchrec_dagster.storage.layout import ListFiles
 from batchrec_dagster.storage.lock import Lock
 from batchrec_dagster.storage.nights import EditionsRecord
 from batchrec_dagster.storage.records import load
 
-# Part of `made_of`: raise it when the code makes different lists from the same inputs.
+# This version is part of `made_of`. Raise it when the code makes different lists from the same
+# inputs.
 CODE_VERSION = "1"
 # The findings about a model. Items bought together are counted without a model.
 MODEL_FINDINGS = (QUALITY_GATE, NO_WORSE)
-# The findings of earlier steps. An edition has them only if their level is not good.
+# The findings of earlier steps. An edition keeps such a finding only if its level is not good.
 DATA_FINDINGS = (SOURCE_WITHOUT_ERASED, SUCCESS_KNOWN, NOT_SHRUNK)
 
 
@@ -87,7 +87,7 @@ class Publishing:
 
     @cached_property
     def record(self) -> EditionsRecord:
-        """The record of the list's earlier nights."""
+        """The record of the list's earlier runs and of its withdrawn lists."""
         return self.editions.record()
 
     @cached_property
@@ -109,7 +109,7 @@ class Publishing:
         return {
             **versions,
             **self.versions,
-            # The edition holds the metrics, so other counted events make another edition.
+            # The edition holds the metrics, so a new edition is needed if they count other events.
             "metrics": self.measured_on,
             "code": CODE_VERSION,
         }
@@ -186,9 +186,8 @@ class Publishing:
 
     def _read_behaviour(self) -> Behaviour | None:
         """Read how users responded to earlier lists; None if that was not measured."""
-        if not is_installed("report"):
-            return None
-        from batchrec_dagster.steps.outcomes import pool_outcomes, read_sums  # NumPy
+        # Imported here, because it needs NumPy.
+        from batchrec_dagster.steps.outcomes import pool_outcomes, read_sums
 
         return pool_outcomes(read_sums(self.files), self.work.pipeline.solution.success)
 
@@ -277,14 +276,14 @@ def read_data_findings(work: Work, *, publish_anyway: bool) -> list[Finding]:
 
 
 def repeat_findings(edition: Edition, judged_again: Sequence[Finding]) -> list[Finding]:
-    """Return the findings of an unchanged edition: new ones, and stored ones that still hold.
+    """Return the findings of an unchanged edition: new and stored findings that still hold.
 
     A stored finding that is repeated names the day on which it was found.
 
     judged_again: the new findings about the edition's model and data. A new finding replaces the
-        stored finding of the same name, with two exceptions unless the new finding blocks: the
-        comparison with the edition before stays, and so does the note that somebody published the
-        edition although it was refused.
+        stored finding of the same name. If the new finding does not block, two kinds of stored
+        findings stay instead: the comparison with the edition before, and a finding that notes
+        that somebody published the edition although it was refused.
     """
     note = f"as found {edition.made_at:%Y-%m-%d}, when edition {edition.number} was published"
     new = {finding.name: finding for finding in judged_again}

@@ -26,7 +26,7 @@ class Ranks:
 
         Also return the number of candidates that max_per refused while the list had a free rank.
 
-        candidates: the columns list, item and index, in order.
+        candidates: the columns list and item, in order. Further columns are kept.
         pinned: the pinned items: the columns list and item.
         lists: all lists, in the order of the column list, which counts from 0.
         """
@@ -41,7 +41,7 @@ class Ranks:
         rows = rows.with_columns(taken=taken)
         refused = rows.select((~pl.col("fits") & (pl.col("taken") < pl.col("free"))).sum())
         chosen = rows.filter(pl.col("fits") & (pl.col("taken") <= pl.col("free")))
-        return chosen.select("list", "item", "index"), int(refused.item())
+        return chosen.select(candidates.columns), int(refused.item())
 
     def find_short(
         self, chosen: pl.DataFrame, pinned: pl.DataFrame, lists: pl.DataFrame
@@ -60,10 +60,11 @@ class Ranks:
 def rank_rows(chosen: pl.DataFrame, pinned: pl.DataFrame) -> pl.DataFrame:
     """Put the pinned items at their ranks, and return the rows of all lists in order.
 
-    The columns are list, rank, item and index. The index is null for a pinned item. If a list is
-    too short for a pinned item's rank, the item comes last.
+    The columns are the columns of `chosen` and the rank. In the row of a pinned item, all columns
+    but list, item and rank are null. If a list is too short for a pinned item's rank, the item
+    comes last.
 
-    chosen: the chosen candidates: the columns list, item and index, in order.
+    chosen: the chosen candidates: the columns list, item, index and is_popular, in order.
     pinned: the pinned items: the columns list, item and rank.
     """
     rank = pl.int_range(1, pl.len() + 1, dtype=pl.Int64).over("list")
@@ -72,6 +73,5 @@ def rank_rows(chosen: pl.DataFrame, pinned: pl.DataFrame) -> pl.DataFrame:
         lists = pinned.filter(rank=pinned_rank)["list"]
         is_behind = pl.col("list").is_in(lists.implode()) & (pl.col("rank") >= pinned_rank)
         rows = rows.with_columns(rank=pl.col("rank") + is_behind.cast(pl.Int64))
-    at_ranks = pinned.with_columns(index=pl.lit(None, dtype=pl.UInt32)).select(rows.columns)
-    rows = pl.concat([rows, at_ranks]).sort("list", "rank")
+    rows = pl.concat([rows, pinned], how="diagonal").sort("list", "rank")
     return rows.with_columns(rank=pl.int_range(1, pl.len() + 1, dtype=pl.Int32).over("list"))

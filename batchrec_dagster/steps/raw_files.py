@@ -113,7 +113,10 @@ class RawSource:
 
 
 Inspect = Callable[[Sequence[CopiedFile]], tuple[Finding, Seen]]
-"""A function that reads copies. It returns whether the copies can be used, and their contents."""
+"""A function that inspects copies.
+
+It returns a finding on whether the copies can be used, and the results of the inspection.
+"""
 
 
 def copy_raw(
@@ -205,9 +208,10 @@ def _copy_changed(work: Work, raw: RawSource, last_files: Sequence[CopiedFile]) 
 
 
 def delete_copies(work: Work, asset: str, source: RowSource, record: RawRecord[Seen]) -> None:
-    """Delete the copies of the files, because they have rows of erased users, and record it.
+    """Delete the copies of the files, because they have rows of erased users.
 
-    The downloads of the source are removed too. The next run copies the files again.
+    The downloads of the source are removed too. The record notes the deletion, and the next run
+    copies the files again.
 
     asset: the asset that copies the files.
     """
@@ -298,7 +302,7 @@ def open_listed(files: Sequence[ListedFile]) -> Iterator[list[RawFile]]:
 
 
 def digest_source(source: RowSource, storage: Storage, project: Path) -> str:
-    """Return the digest of `digest_files` for the source's files as they are now.
+    """Return the digest that `digest_files` would return if the source's files were copied now.
 
     Raises UserError.
     """
@@ -312,7 +316,10 @@ def digest_files(files: Sequence[CopiedFile]) -> str:
 
 
 def _digest_fingerprints(files: Sequence[tuple[str, str]]) -> str:
-    """Return the digest of `digest_files` for pairs of a file's name and its fingerprint."""
+    """Return the digest of the files; empty for no files.
+
+    files: the name and the fingerprint of each file.
+    """
     lines = [f"{name} {fingerprint}" for name, fingerprint in files]
     return _digest_lines(lines)[:32] if lines else ""
 

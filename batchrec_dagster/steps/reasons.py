@@ -78,7 +78,8 @@ class Reasons:
           the column reason_item.
         Otherwise the reason is null.
 
-        table: the columns user_id, item_id, score and, in an experiment, arm; and perhaps reason.
+        table: the columns user_id, item_id and score. In an experiment there is also the column
+            arm. The column reason is optional.
         """
         given = pl.col(REASON) if REASON in table.columns else pl.lit(None, pl.String)
         # If a filter leaves too few items, Personalize adds popular items without a score.
@@ -111,15 +112,15 @@ class Reasons:
 class SpeakingItems:
     """A search for the item of a user's history that goes best with another item.
 
-    own_items: the histories of users: the columns user and item, both indices, sorted by them, each
-        pair once. It may have further columns.
+    own_items: the histories of users: the columns user and item, both indices. The table is sorted
+        by user and item, has each pair once, and may have further columns.
     users: the number of users that have an index.
     pairs: the table that `pair_histories` returns, with the same indices of items.
     """
 
     def __init__(self, own_items: pl.DataFrame, users: int, pairs: pl.DataFrame) -> None:
         self._own_items, self._people_with_both = own_items, pairs.get_column("both")
-        # The last two starts are the same, so that an unknown user has an empty history.
+        # The last two starts are equal, so that an unknown user has an empty history.
         self._starts = np.searchsorted(own_items.get_column("user"), np.arange(users + 2))
         self._items = own_items.get_column("item").to_numpy().astype(np.uint64)
         codes = pl.col("item").cast(pl.UInt64) * 2**32 + pl.col("other")
@@ -186,7 +187,7 @@ def weigh_events(solution: Solution) -> dict[str, float]:
     """Return how much each type of event says about a user's taste, by its name in lower case.
 
     The number is the event type's weight in training. If no weights are declared, it is 1 for the
-    events of success. Other types of events say nothing.
+    events of success. Other types of events are missing, because they say nothing.
     """
     weights = solution.event_weights or dict.fromkeys(solution.success, 1.0)
     return {name.lower(): weight for name, weight in weights.items()}

@@ -25,8 +25,8 @@ from batchrec_dagster.storage.durable import compute_version
 from batchrec_dagster.storage.edition import Finding, Numbers, watch_unless
 from batchrec_dagster.storage.layout import BatchJob, ListKeys
 
-# An item's list says little if fewer people had the item: aws-sims leaves out pairs of items that
-# fewer people had.
+# An item's list says little if fewer people than this had the item: the recipe aws-sims leaves out
+# pairs of items that fewer people had.
 ENOUGH_PEOPLE = 3
 # The number of missing ids that a finding names.
 MAX_IDS_NAMED = 3
@@ -219,8 +219,8 @@ def check_requested_items_known(items: int, few: int, unknown: pl.Series) -> Fin
     """Check that all requested items are known; a failure only warns.
 
     items: the number of requested items.
-    few: the number of requested items that too few people had for a good list. They are counted,
-        but the check does not fail for them.
+    few: the number of requested items that too few people had for a good list. The text gives
+        this number, but the check does not fail because of it.
     unknown: the ids that are neither in the interactions nor in the items file.
     """
     text = (
@@ -238,8 +238,9 @@ def check_requested_items_known(items: int, few: int, unknown: pl.Series) -> Fin
 
 
 def list_ids(first: Iterable[object], count: int) -> str:
-    """Return the first few ids as text, and the number of further ids.
+    """Return a text with the first few ids, and with the number of further ids if there are any.
 
+    first: the ids to name, at most MAX_IDS_NAMED.
     count: the number of all ids.
     """
     listed = ", ".join(map(repr, first))

@@ -34,7 +34,7 @@ def delete_unneeded(
 ) -> None:
     """Delete the outputs of batch jobs that no kept edition and no unfinished job needs.
 
-    If the list is one of users, also delete the files that removed blocks of the declaration left,
+    For a list of users, also delete the files that removed blocks of the declaration left,
     and models that have expired. The caller holds the lock of the list, so that no other run
     adopts a job while its output is being deleted. If lists share jobs, other lists may be made
     from the same output at the same time or later in the run. So outputs of the newest data stay.
@@ -54,8 +54,8 @@ def delete_unneeded(
 def prune_personalize(work: PersonalizeWork, group: str) -> None:
     """Delete the resources in Personalize that earlier settings created and no setting needs.
 
-    For each list, the latest other dataset group that a kept edition was made from stays. An error
-    is only logged, because the lists are already published.
+    For each list, one other dataset group stays: the latest that a kept edition was made from. An
+    error is only logged, because the lists are already published.
 
     group: the name of the current dataset group.
     """
@@ -121,7 +121,10 @@ def _name_jobs(editions: Iterable[Edition], job: str | None) -> set[str]:
 def _delete_outputs(
     work: PersonalizeWork, published: PublishedList, job_in_use: str | None
 ) -> None:
-    """Delete the outputs of batch jobs for this kind of list, except outputs in use or unfinished.
+    """Delete the outputs of batch jobs for this kind of list that nothing needs.
+
+    Outputs stay if a kept edition or the current run uses them, or if their job is unfinished. If
+    lists share jobs, outputs of the newest data stay too.
 
     Raises UserError, ClientError, BotoCoreError or OSError.
     """

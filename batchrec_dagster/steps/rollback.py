@@ -1,8 +1,8 @@
 """The rollback, which makes an older edition of a list live again.
 
 Today's rules still apply to the older lists: users who are gone or erased get no list, and blocked
-items are on no list. The lists that were live are withdrawn: no night publishes them again by
-itself.
+items are on no list. The lists that were live are withdrawn: no run publishes them again unless it
+is told to.
 """
 
 from __future__ import annotations
@@ -37,11 +37,12 @@ from batchrec_dagster.storage.nights import EditionsRecord
 from batchrec_dagster.storage.objects import DamagedObjectError, ObjectNotFoundError
 
 PREVIOUS = "previous"
-# If a larger share of an edition's users is not among the current users, the current data may be
-# bad.
+# If a larger share of an edition's users than this is not among the current users, the current data
+# may be bad.
 MAX_ABSENT_SHARE = 0.2
-# The parts of `Edition.made_of` that identify lists that were rolled back, so that a run does not
-# publish them again: the model and the settings, and the data that any model would make them from.
+# Two groups of parts of `Edition.made_of` identify lists that were rolled back, so that no run
+# publishes these lists again. MODEL_PARTS name the model and the settings. SOURCE_PARTS name the
+# data and the declaration, from which another model would make similar lists.
 MODEL_PARTS = ("model", "settings")
 SOURCE_PARTS = ("data", "trained_on", "declaration")
 # The part that decides the metrics, but not the lists.
@@ -134,10 +135,10 @@ def find_unfinished(live: Edition | None, runs: RunHistory) -> Edition | None:
 def choose_edition(editions: Editions, to: str, unfinished: Edition | None = None) -> Edition:
     """Return the edition to make live again.
 
-    to: an edition's number, or PREVIOUS: the newest edition before the live one that was not
-        rolled back itself and has other lists.
-    unfinished: the edition that is live by a rollback that has not succeeded. PREVIOUS means this
-        edition if it is given.
+    to: an edition's number, or PREVIOUS. PREVIOUS means the newest edition before the live edition
+        that has other lists and was not itself rolled back.
+    unfinished: the edition that is live by a rollback that has not succeeded. If it is given,
+        PREVIOUS means this edition.
 
     Raises UserError if there is no such edition.
     """
@@ -189,15 +190,15 @@ def _withdraw(
 
 
 def _choose_marks(withdrawn: Edition, chosen: Edition) -> tuple[dict[str, str], ...]:
-    """Choose the parts of `made_of` that recognise the withdrawn lists, and not the chosen ones."""
+    """Choose the parts of `made_of` that match the withdrawn edition but not the chosen edition."""
     made_of = withdrawn.made_of
 
     def differ(parts: tuple[str, ...]) -> bool:
         return any(made_of.get(part) != chosen.made_of.get(part) for part in parts)
 
     if differ(MODEL_PARTS):
-        # If the chosen edition has the same data, the data are no mark, because another model may
-        # make better lists from them.
+        # If the chosen edition was made from the same data, the data do not identify the withdrawn
+        # lists: another model may make better lists from these data.
         parts = [MODEL_PARTS, *([SOURCE_PARTS] if differ(SOURCE_PARTS) else [])]
         return tuple({part: made_of.get(part, "") for part in names} for names in parts)
     whole = tuple(part for part in made_of if part != METRICS_PART)
@@ -207,11 +208,11 @@ def _choose_marks(withdrawn: Edition, chosen: Edition) -> tuple[dict[str, str], 
 def _count_against_only(
     inputs: ListInputs, editions: Editions, edition: Edition, blocked: pl.Series
 ) -> int | None:
-    """Count the remaining rows with items that the rule `only` would leave out today.
+    """Count the edition's rows with items that the rule `only` would leave out today.
 
     None if there is no such rule.
 
-    blocked: the ids of blocked items. Their rows do not remain.
+    blocked: the ids of blocked items. Their rows do not count, because the rollback removes them.
     """
     if inputs.rules.only is None or inputs.items is None:
         return None

@@ -1,4 +1,7 @@
-"""The facts about users and items that the rules of lists need. Users and items have numbers."""
+"""The facts about users and items that the rules of lists need.
+
+To save memory, tables hold numbers in place of the ids of users and items.
+"""
 
 from __future__ import annotations
 
@@ -169,11 +172,13 @@ class RuleContext:
 def measure_history(
     interactions: pl.LazyFrame, users: pl.Series, seen: ExcludeSeen, data_until: int, share: float
 ) -> int:
-    """Return the number of items left out by exclude_seen that this share of users do not exceed.
+    """Return a quantile over users of the number of items that exclude_seen leaves out.
+
+    At least the given share of the users have at most this many such items.
 
     users: the distinct ids of the users to look at. A user without such items counts with 0.
     data_until: the time of the newest interaction, in epoch seconds.
-    share: the share of users, from 0 to 1; with 1 the result is the largest number of any user.
+    share: the share of users, from 0 to 1. With 1, the result is the largest number of any user.
     """
     lengths = (
         interactions.filter(is_selected(interactions, seen, data_until))
@@ -192,7 +197,8 @@ def is_selected(
 ) -> pl.Expr:
     """Return an expression for whether an interaction counts for the rule.
 
-    It depends on the event type, in upper or lower case, and on the day of the interaction.
+    A rule may name event types, in upper or lower case. The rule exclude_seen may also name a
+    number of last days.
     """
     condition = is_of_types(interactions, selection.events or ())
     if isinstance(selection, ExcludeSeen) and selection.days is not None:
@@ -221,9 +227,9 @@ def _list_items(pairs: npt.NDArray[np.uint64], users: int) -> pl.Series:
 
 
 def encode_pairs(rows: pl.DataFrame, column: str) -> pl.Series:
-    """Return a number for each row that stands for the pair of its list and another column's value.
+    """Return for each row a number that stands for its list and its value in the given column.
 
-    The number is the number of the list times 2**32, plus the value.
+    The result is the number of the list times 2**32, plus the value.
     """
     pair = pl.col("list").cast(pl.UInt64) * 2**32 + pl.col(column)
     return rows.select(pair.alias("pair")).to_series()

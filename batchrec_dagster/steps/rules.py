@@ -3,7 +3,8 @@
 A candidate is an item that a list may have. Its row has the number of the list, the number of the
 item, and the item's index among the results of the model, best first. The rules take rows out of
 the table. Then pins put rows at their ranks, and the first remaining candidates fill the other
-ranks. Popular items fill lists that are still too short.
+ranks. Popular items fill lists that are still too short. In the row of a popular item, the column
+`is_popular` is true, and the index is the item's index among the popular items.
 """
 
 from __future__ import annotations
@@ -31,9 +32,6 @@ MAX_PER, PIN = "max_per", "pin"
 MOST_POPULAR, FIRST_POPULAR = 1_000, 100
 # The number of lists that the rules are applied to at once.
 LISTS_AT_ONCE = 2_000
-# The index of a popular item among the candidates is its popularity index plus this number, so
-# that popular items come after all results of the model.
-AFTER_MODEL = 1_000_000
 
 PINNED_ROWS = {"list": pl.UInt32, "item": pl.UInt32, "rank": pl.Int64}
 
@@ -46,9 +44,9 @@ class Subjects:
     """The columns list (the number of the user's list, from 0), user (the user's number) and
     user_id."""
     had: pl.Series
-    """The pairs of a list and an item to leave out because its user had the item.
+    """The pairs of a list and an item that the list leaves out, because the list's user had it.
 
-    `encode_pairs` makes a number of each pair."""
+    Each pair is a number that `encode_pairs` makes."""
     median_prices: pl.Series | None
     """The median price of the items that each user had; null if none of the items has a price.
     None without the rule `price`."""
@@ -91,7 +89,7 @@ class PreparedRules:
         if rules.price is not None:
             selections[PRICE] = rules.price
         self._histories = context.read_histories(selections)
-        # The numbers of many ids take as much memory as reading the histories, so they are made
+        # Numbering many ids takes as much memory as reading the histories, so the ids are numbered
         # only now, when reading is over.
         self._items, self._users = NumberedIds(context.item_ids), NumberedIds(context.user_ids)
         self._item_ids = context.item_ids.extend_constant(None, 1)
@@ -158,6 +156,7 @@ class PreparedRules:
             "list",
             item=self._find_items(results.get_column("member")),
             index=pl.int_range(pl.len(), dtype=pl.UInt32),
+            is_popular=pl.lit(value=False),
         )
         left_out_by = self._find_rule(candidates, subjects)
         allowed = candidates.filter(left_out_by.is_null())
@@ -265,8 +264,10 @@ class PreparedRules:
         Return the chosen candidates with the added popular items, and the number of lists that were
         short before.
         """
-        indices = pl.int_range(AFTER_MODEL, AFTER_MODEL + len(self._popular), eager=True)
-        popular = pl.DataFrame({"item": self._popular, "index": indices.cast(pl.UInt32)})
+        popular = self._popular.to_frame("item").with_columns(
+            index=pl.int_range(pl.len(), dtype=pl.UInt32), is_popular=pl.lit(value=True)
+        )
+        order = ["list", "is_popular", "index"]
         were_short = short = self._ranks.find_short(chosen, pinned, subjects.lists)
         for part in (popular.head(FIRST_POPULAR), popular.slice(FIRST_POPULAR)):
             if not (short.height and part.height):
@@ -275,10 +276,10 @@ class PreparedRules:
             offered = offered.filter(self._find_rule(offered, subjects).is_null())
             offered = offered.join(chosen, on=["list", "item"], how="anti")
             on_list = chosen.join(short, on="list", how="semi")
-            rows = pl.concat([on_list, offered]).sort("list", "index")
+            rows = pl.concat([on_list, offered]).sort(order)
             filled, _ = self._ranks.choose(rows, pinned, subjects.lists)
             full_lists = chosen.join(short, on="list", how="anti")
-            chosen = pl.concat([full_lists, filled]).sort("list", "index")
+            chosen = pl.concat([full_lists, filled]).sort(order)
             short = self._ranks.find_short(chosen, pinned, subjects.lists)
         return chosen, were_short.height
 
@@ -299,18 +300,18 @@ class PreparedRules:
             self.counts[FILTERS[number]].emptied += count
         self.filled.lists += subjects.lists.height
         self.filled.empty += subjects.lists.height - rows["list"].n_unique()
-        # This counts seen items among the written rows, whatever filled the lists.
+        # Results of the model, pinned items and popular items all count here.
         self.filled.seen += int(encode_pairs(rows, "item").is_in(subjects.had.implode()).sum())
 
     def _write(self, rows: pl.DataFrame, results: pl.DataFrame, subjects: Subjects) -> pl.DataFrame:
         """Return the rows with ids, scores and reasons in place of numbers.
 
-        results: the results of the model. `index` in the rows is a position in this table.
+        results: the results of the model. In rows of its results, `index` is a position in this
+            table.
         """
-        is_popular = pl.col("index") >= AFTER_MODEL
         is_pinned = pl.col("index").is_null()
-        reason = pl.when(is_pinned).then(pl.lit(PINNED)).when(is_popular).then(pl.lit(POPULAR))
-        index = rows.select(pl.when(~is_popular).then("index")).to_series()
+        reason = pl.when(is_pinned).then(pl.lit(PINNED)).when("is_popular").then(pl.lit(POPULAR))
+        index = rows.select(pl.when(~pl.col("is_popular")).then("index")).to_series()
         item_ids = results["member"].gather(index)
         item_ids = item_ids.zip_with(index.is_not_null(), self._item_ids.gather(rows["item"]))
         return rows.select(
@@ -324,7 +325,7 @@ class PreparedRules:
     def _find_items(self, ids: pl.Series) -> pl.Series:
         """Return the numbers of the items.
 
-        An item that is not in the catalogue has the number after the last.
+        An item that is not in the catalogue has the number after the last item's number.
         """
         return self._items.find(ids).fill_null(len(self._items.ids))
 
@@ -335,9 +336,10 @@ class PreparedRules:
 
 
 def find_item_rule(rules: ListRules, context: RuleContext) -> pl.Series:
-    """Find the first rule that leaves out each row of the catalogue, among rules on items alone.
+    """Find the first of the rules block, only and title that leaves out each catalogue row.
 
-    The result is the rule's index in FILTERS; null if no rule leaves out the item.
+    These rules depend on the item alone. The result is the rule's index in FILTERS; null if none of
+    these rules leaves out the item.
     """
     nothing = pl.Series([False]).new_from_index(0, context.catalogue.height)
     is_left_out = {
@@ -358,9 +360,9 @@ def _repeat_number(rule: str, rows: int) -> pl.Series:
 
 
 def explode_members(lines: pl.DataFrame, key: str) -> pl.DataFrame:
-    """Return a row for each member of these lines, in the same order.
+    """Return a row for each member of these lines, in the order of the lines and members.
 
-    The columns are the key, member and score. The score is null if Personalize gave none.
+    The columns are the key, member and score. The score is null if Personalize gave no score.
 
     lines: the columns of the key, members and scores. Members and scores hold lists, best first.
     key: the name of the column that identifies a line.

@@ -26,7 +26,10 @@ class RunFacts:
     run: str
     """The id of the run, for the metadata."""
     root_run: str
-    """The id of the run, or of its first attempt if it is a retry. All attempts share a budget."""
+    """The id of the run, or of its first attempt if it is a retry.
+
+    The costs of all attempts count towards the same limit, `budget.max_usd_per_run`.
+    """
     start: datetime | None = None
     """The time at which the run started; None if it is not known."""
     publish_anyway: bool = False

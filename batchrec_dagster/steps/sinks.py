@@ -45,7 +45,7 @@ class SinkRecord(BaseModel):
 
 
 def write_sink(kind: str, sink: Sink, lists: pl.LazyFrame, context: SinkContext) -> SinkResult:
-    """Write the lists to the sink in place of the old ones, and record the place.
+    """Write the lists to the sink in place of the old lists, and record the place.
 
     The lists of erased users are left out.
 
@@ -81,10 +81,10 @@ def count_sinks(context: SinkContext) -> int:
 def write_sinks_again(
     lists: pl.LazyFrame, context: SinkContext, owners: Mapping[str, str]
 ) -> Iterator[SinkResult]:
-    """Write the lists again, without erased users, to every place last written before an erasure.
+    """Write the lists again to every place that was last written before the newest erasure.
 
-    Yield the result of each write. The record of a place is deleted if the place no longer has
-    lists, or if it now belongs to another list.
+    The lists of erased users are left out. Yield the result of each write. The record of a place is
+    deleted if the place no longer has lists, or if it now belongs to another list.
 
     owners: the address of the list that declares each place as its sink, by place.
 

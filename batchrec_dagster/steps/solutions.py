@@ -23,8 +23,8 @@ def build_version_stem(
 ) -> str:
     """Return the prefix of the names of solution versions: the pipeline, its data and the recipe.
 
-    force_run: the id of a run that trains in any case. The id makes the names of its solution
-        versions different, so that only the run and its retries find them.
+    force_run: the id of a run that trains in any case; None for other runs. The id is part of the
+        names, so that only this run and its retries find its solution versions.
     """
     # With a pipeline name of 32 characters and a number of four digits, the whole name stays
     # within Personalize's limit of 63 characters.

@@ -51,7 +51,7 @@ class StoredFile(BaseModel, frozen=True):
 
 
 class PreparedRecord(StepRecord, frozen=True):
-    """The record of a step that makes one file. The record's version changes with the content."""
+    """The record of a step that makes one file. Its version changes with the file's content."""
 
     file: StoredFile
 
@@ -103,7 +103,7 @@ def put_stream(store: ObjectStore, uri: str, chunks: Iterator[bytes]) -> StoredF
 def _produce_in_thread(chunks: Iterator[bytes]) -> Iterator[bytes]:
     """Yield the chunks unchanged, but read them in another thread.
 
-    obstore cannot read an object in the thread that puts another one.
+    obstore cannot read an object in the thread that puts another object.
     """
     with ThreadPoolExecutor(max_workers=1) as thread:
         while (chunk := thread.submit(next, chunks, None).result()) is not None:

@@ -12,14 +12,14 @@ from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.edition import Finding, Numbers, watch_unless
 
 SUCCESS_KNOWN = "success_known"
-# The number of event types of the data that the check names. Personalize allows no more types.
+# The check names at most this many event types of the data. Personalize allows no more types.
 MOST_NAMED = 10
 
 
 def is_of_types(interactions: pl.LazyFrame, events: Collection[str]) -> pl.Expr:
     """Return an expression for whether an interaction has one of these event types.
 
-    Upper and lower case are the same.
+    Upper and lower case do not matter.
 
     events: the event types; every interaction counts if it is empty.
     """
@@ -46,7 +46,7 @@ def check_success_known(work: Work) -> list[Finding]:
 
 
 def compare_success(declared: Sequence[str], types: Sequence[str]) -> Finding:
-    """Check that the data have the declared events. The finding refuses if no event is in the data.
+    """Check that the data have the declared events. The finding refuses if all are missing.
 
     types: the event types of the data, the most frequent first.
     """

@@ -248,7 +248,7 @@ def _make_record(
             "data": read_data_version(work, version.description),
             "interactions": fingerprint(work.pipeline.interactions),
         },
-        # Batch inference uses the imported data, so the lists must change with the data too.
+        # Batch inference reads the imported data, so the version must change with the data too.
         version=f"{version.arn.rpartition('/')[2]}-{dataset.version}",
         solution_version_arn=version.arn,
         dataset_group_arn=dataset.dataset_group_arn,
@@ -273,9 +273,10 @@ def _make_record(
 def _add_popularity(work: PersonalizeWork, record: ModelRecord) -> ModelRecord:
     """Return the record with the NDCG@25 of popular items added. Raises UserError.
 
-    It is measured once for each model and its settings.
+    The NDCG@25 is measured again only if the model or the settings of popularity have changed.
     """
-    from batchrec_dagster.steps.measure_popularity import measure_popularity  # NumPy
+    # Imported here, because it needs NumPy.
+    from batchrec_dagster.steps.measure_popularity import measure_popularity
 
     pipeline = work.pipeline
     settings = fingerprint(*pipeline.popularity_settings, record.success)
@@ -293,7 +294,7 @@ def _add_popularity(work: PersonalizeWork, record: ModelRecord) -> ModelRecord:
                 scan_interactions(path),
                 pipeline.popularity.days,
                 pipeline.solution.success,
-                # The model's metrics count the same events, so that the two can be compared.
+                # The model's metrics count these events, so the measurements can be compared.
                 counted=record.success,
             )
     made_of = {**record.made_of, "popularity": settings}
@@ -323,7 +324,7 @@ def find_recipes_to_train(
 ) -> list[str]:
     """Return the recipes that this run will train in the dataset group.
 
-    The decision is the one that each asset makes before it trains.
+    Each asset makes the same decision before it trains.
 
     data_version: the version of the data to train on.
     run: the id of the run, or of its first attempt if it is a retry.

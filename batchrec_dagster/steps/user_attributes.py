@@ -17,8 +17,8 @@ from batchrec_dagster.storage.erased import read_erased_users
 from batchrec_dagster.storage.layout import MAKE_AGAIN
 from batchrec_dagster.storage.objects import DamagedObjectError
 
-# The number of most frequent values of a category that are shown, and the number of users who must
-# have a value. So no shown value tells something about a single person.
+# Only this many of a category's most frequent values are shown, and only values that at least this
+# many users have. So no shown value tells something about a single person.
 SHOWN_VALUES, LEAST_USERS = 3, 10
 
 
@@ -35,7 +35,7 @@ class UsersRecord(TableRecord, frozen=True):
 def prepare_users(work: Work, raw: RawAttributes, layout: AttributesLayout) -> Result[UsersRecord]:
     """Prepare the table of users' attributes, unless an earlier run made it from the same inputs.
 
-    If the copies of the source have rows of erased users, they are deleted at the end. Raises
+    If the copies of the source have rows of erased users, the copies are deleted at the end. Raises
     UserError.
 
     raw: the record of the copied source files.
@@ -82,7 +82,7 @@ def read_user_attributes(work: Work) -> pl.DataFrame:
     """Read the table of users' attributes: a row for each user. The pipeline must declare users.
 
     The columns are USER_ID and the columns of `users.columns`, with the names that conditions use.
-    A category is text, and | separates several values. A number is a float. Both may be null.
+    A category is text, and | separates several values. A number is a float. Any value may be null.
 
     Raises UserError, and DamagedObjectError if the table is damaged.
     """

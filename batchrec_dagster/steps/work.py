@@ -118,9 +118,9 @@ class Result(Generic[R]):
 def once(
     work: Work, uri: str, model: type[R], made_of: Mapping[str, str], make: Callable[[], R]
 ) -> Result[R]:
-    """Run `make` and store its record, unless an earlier run made the same from the same inputs.
+    """Run `make` and store its record, or return the stored record if the inputs are unchanged.
 
-    Return the new record, or the stored record of the earlier run.
+    `make` also runs if the step's output is no longer in the storage.
 
     uri: the URI of the record.
     model: the class of the record.

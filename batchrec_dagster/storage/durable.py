@@ -199,9 +199,9 @@ def sync(path: Path) -> None:
 
 
 def delete_empty_folders(path: Path | None) -> None:
-    """Delete the folder and its subfolders if they are empty, so that nothing is left of a prefix.
+    """Delete the folder and its subfolders, as far as they are empty.
 
-    path: None for storage in S3, where a prefix without objects does not exist.
+    path: the folder; None for storage in S3, which has no folders.
     """
     if path is None:
         return

@@ -1,4 +1,4 @@
-"""The start of the HTTP servers: uvicorn with limits, and a reader of bodies with limits."""
+"""Functions that make and run an HTTP server with limits, and that read a request's body."""
 
 from __future__ import annotations
 
@@ -55,8 +55,9 @@ def run_server(server: uvicorn.Server) -> None:
 async def read_body(receive: Receive) -> bytes:
     """Return the request's whole body.
 
-    At most the limit and one message are in memory. Raises HTTPException if the body is too large
-    or comes too slowly, or if the client has gone.
+    Reading stops at the first message that exceeds the limit, so memory holds at most
+    MAX_BODY_BYTES and one message. Raises HTTPException if the body is too large or comes too
+    slowly, or if the client has gone.
     """
     body = bytearray()
     is_complete = False

@@ -121,6 +121,6 @@ def test_the_project_can_be_installed_and_names_what_it_needs() -> None:
     run("init", "garden", "--example")
     project = tomllib.loads(Path("garden/pyproject.toml").read_text())["project"]
     (needed,) = map(Requirement, project["dependencies"])
-    assert (needed.name, needed.extras) == ("batchrec-dagster", {"local", "report", "serve"})
+    assert (needed.name, needed.extras) == ("batchrec-dagster", {"local", "serve"})
     assert version("batchrec-dagster") in needed.specifier
     assert "batchrec_dagster" not in project["name"]

@@ -90,7 +90,7 @@ class Environment:
 
 
 def make_environment(
-    root: Path, *packages: str, extras: str = "local,report", python: str = sys.executable
+    root: Path, *packages: str, extras: str = "local", python: str = sys.executable
 ) -> Environment:
     """Return a new virtual environment with the wheel that `make wheel` makes in a clone.
 
@@ -112,7 +112,7 @@ def make_environment(
     clone = clone_project(root / "clone")
     hint = type_commands(["make wheel"], clone)
     (wheel,) = (clone / "dist").iterdir()
-    assert f"pip install '{wheel.relative_to(clone)}[local,report,serve]'" in hint
+    assert f"pip install '{wheel.relative_to(clone)}[local,serve]'" in hint
     assert not (clone / "build").exists()
     environment.install(f"{wheel}[{extras}]", *PACKAGES, *packages)
     return environment

@@ -111,7 +111,7 @@ def environment(
         tmp_path_factory.mktemp("fresh"),
         *DBT,
         "pytest",
-        extras="local,report,postgres,serve",
+        extras="local,postgres,serve",
         python=python,
     )
     remember_the_version(environment.bin / "dbt")

@@ -12,7 +12,11 @@ from hypothesis import strategies as st
 from batchrec_dagster.config.publication import Experiment
 from batchrec_dagster.personalize.split import GROUPS, assign_groups
 from batchrec_dagster.steps.arms import CONTROL, assign_arm, assign_arms
-from batchrec_dagster.steps.intervals import estimate_ratio, estimate_share
+from batchrec_dagster.steps.intervals import (
+    estimate_ratio,
+    estimate_share,
+    find_student_quantile,
+)
 
 USERS = pl.Series([f"user {number}" for number in range(20_000)])
 
@@ -30,6 +34,12 @@ def test_groups_are_even_and_independent_of_the_arms() -> None:
     for members in (groups, groups[is_control]):
         counts = np.bincount(members, minlength=GROUPS)
         assert scipy.stats.chisquare(counts).pvalue > 0.001
+
+
+@pytest.mark.parametrize("freedom", [1, 2, *range(9, 100)])
+def test_the_quantile_of_students_t_is_scipys(freedom: int) -> None:
+    expected = scipy.stats.t.ppf(0.975, freedom)
+    assert find_student_quantile(freedom) == pytest.approx(expected, rel=1e-9)
 
 
 def test_intervals_are_those_of_student_and_about_the_exact_ones_of_shares() -> None:

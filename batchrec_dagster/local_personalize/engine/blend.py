@@ -1,4 +1,6 @@
-"""The recipe of items for users: a weighted sum of co-occurrence, factors, popularity and content.
+"""The recipe that recommends items to users by a weighted sum of the scores of components.
+
+The components are co-occurrence, factors, popularity and content.
 
 train: hold out users -> fit components -> select a blend -> measure it -> fit it on all users
 """
@@ -46,11 +48,13 @@ from .select import (
 
 # The regularization and the confidence of an interaction, by kind of factors.
 FACTOR_OPTIONS = {FACTORS: (1.5, 3.0), FIRM_FACTORS: (10.0, 10.0)}
-# Firm factors are fitted up to this number of interactions. More data needs less regularization.
+# Firm factors have more regularization than the other factors. They are fitted only if there are
+# at most this many interactions, because more data needs less regularization.
 FEW_ROWS = 250_000
 # Co-occurrence in either order is left out if users have at least LONG_HISTORIES items on average
-# and at most the share MANY_TIES of the items has the same time as the item before. The order of
-# the items is then known so well that co-occurrence in either order adds nothing.
+# and few items in the histories are ties. A tie is an item with the same time as the item before
+# it, and the share of ties may be at most MANY_TIES. The order of the items is then known so well
+# that co-occurrence in either order adds nothing.
 LONG_HISTORIES = 100
 MANY_TIES = 0.2
 # The weights that co-occurrence keeps per item. From MANY_ROWS interactions on, NEIGHBORS_OF_MANY
@@ -65,8 +69,9 @@ FACTOR_ROWS = 10_000_000
 # tested users, because the model without them is as good.
 FEW_TESTED = 0.02
 
-# The blend for data that has no users to select a blend on. With this weight, the softmax is about
-# as wide as with a selected blend.
+# The blend for data without users to select a blend on: no users can be held out, or they had
+# nothing new. With the weight 10, the softmax of the scores spreads the probability over about as
+# many items as with a selected blend.
 DEFAULT_BLEND = Blend({COOCCURRENCE: 10.0}, {COOCCURRENCE: 0.9})
 
 # Only this many new items are kept, the newest first. Scoring a new item takes as long as scoring

@@ -17,7 +17,8 @@ from batchrec_dagster.storage.edition import DataCounts, Edition
 # The maximum number of users in the comparison. If there are more, the lists of an even sample of
 # users are compared.
 MOST_COMPARED = 20_000
-# At most this many items in more lists, and this many items in fewer lists, are named.
+# The maximum number of items that are named as being in more lists than before. The same maximum
+# holds for the items in fewer lists.
 MOST_ITEMS = 10
 # The prefixes of the settings that decide which interactions the metrics are measured on.
 MEASURED_BY = ("ratings.", "interactions.")
@@ -46,7 +47,10 @@ class ItemChange(BaseModel, frozen=True):
 
 
 class Changes(BaseModel, frozen=True):
-    """The differences between an older and a newer edition, of the same list or of two lists."""
+    """The differences between an older and a newer edition.
+
+    The editions are of the same table of lists, or of two tables, such as two pipelines' tables.
+    """
 
     before: int
     """The number of the older edition."""
@@ -152,8 +156,9 @@ def _format_setting(value: Any) -> str | None:
 def explain_incomparability(before: Edition, after: Edition) -> list[str]:
     """Return why the metrics of two editions cannot be compared; empty if they can be compared.
 
-    The metrics can be compared if they were measured on the same interactions, even if the settings
-    are written in different ways.
+    The metrics cannot be compared if they count different types of events. Otherwise they can be
+    compared if the versions of the data are the same, whatever the settings are, or if no setting
+    with a prefix in MEASURED_BY differs.
     """
     old_events, new_events = (_read_success(edition) for edition in (before, after))
     if old_events != new_events:

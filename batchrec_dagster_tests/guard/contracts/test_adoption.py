@@ -251,6 +251,32 @@ def test_a_job_that_fails_twice_is_reported_with_personalizes_reason(
     assert wanted.ensure(client) not in failing.failed
 
 
+@pytest.mark.parametrize(
+    "reason",
+    [
+        NO_ACCESS,
+        "Access Denied (Service: Amazon S3; Status Code: 403; Error Code: AccessDenied)",
+        "The specified bucket does not exist",
+        "NoSuchKey: the specified key does not exist.",
+        "Invalid Data location.",
+    ],
+)
+@pytest.mark.parametrize("kind", NUMBERED)
+def test_a_job_is_not_started_once_more_if_its_failure_would_repeat(
+    prepared: Prepared, tmp_path: Path, kind: str, reason: str
+) -> None:
+    wanted = prepared.want(kind)
+    failing = FailingResources({wanted.create: [reason]})
+    client, aws = misbehave(prepared.copy(tmp_path).client, failing)
+    with pytest.raises(PersonalizeFailure) as error:
+        wanted.ensure(client)
+    assert reason in str(error.value)
+    assert aws.creates_by_operation() == {wanted.create: 1}
+    # Once the cause is mended, the next run starts the job again.
+    assert wanted.ensure(client) not in failing.failed
+    assert aws.creates_by_operation() == {wanted.create: 2}
+
+
 @pytest.mark.parametrize("kind", NUMBERED)
 def test_after_a_failed_job_that_lists_do_not_show_yet_nothing_is_created_twice(
     prepared: Prepared, tmp_path: Path, kind: str

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
-from typing import Any
 
 import dagster as dg
 import polars as pl
@@ -12,7 +11,6 @@ import pytest
 from click.testing import CliRunner
 
 from batchrec_dagster.cli import main
-from batchrec_dagster.preparation.sources import archives
 from batchrec_dagster_tests.guard.builders import (
     Project,
     declaration,
@@ -29,6 +27,7 @@ from batchrec_dagster_tests.guard.first_run import FirstRun
 from batchrec_dagster_tests.guard.forgetting_shop import Shop
 from batchrec_dagster_tests.guard.oracles.marks import read_files
 from batchrec_dagster_tests.guard.repeats import repeats
+from batchrec_dagster_tests.guard.seams.preparation import before_unpacking
 from batchrec_dagster_tests.guard.servers.web import Page, serving
 
 pytestmark = pytest.mark.slow
@@ -119,23 +118,21 @@ def test_a_download_that_another_pipeline_reads_is_deleted_when_it_was_read(
     cache = project.root / ".batchrec" / "cache"
     content = zip_members({"ratings.csv": (project.root / "ratings.csv").read_bytes()})
     erasures: list[threading.Thread] = []
-    unpack_member = archives.unpack_member
 
-    def erase_and_unpack(*arguments: Any) -> None:
+    def erase() -> None:
         if not erasures:
             erasure = threading.Thread(target=first_shop.forget, args=("7", "9", "--yes"))
             erasures.append(erasure)
             erasure.start()
             # An erasure that does not wait for the reader ends now.
             erasure.join(3)
-        unpack_member(*arguments)
 
-    monkeypatch.setattr(archives, "unpack_member", erase_and_unpack)
     monkeypatch.setenv("no_proxy", "*")
     with serving() as web, dg.DagsterInstance.ephemeral() as instance:
         web.pages["/ratings.zip"] = Page(content)
         project.declare(declaration("films", web.url("/ratings.zip!/ratings.csv")))
-        first = refresh(project, "films", instance, assets=["raw_ratings", "interactions"])
+        with before_unpacking(erase):
+            first = refresh(project, "films", instance, assets=["raw_ratings", "interactions"])
         erasures[0].join()
         assert first.success, why(first)
         assert not [path for path in cache.rglob("*") if path.is_file()]

@@ -187,6 +187,27 @@ def test_a_person_may_publish_anyway_and_the_lists_stay_published(shop: Shop) ->
     assert "published anyway" in (verdict.description or "")
 
 
+def test_a_floor_refuses_a_model_that_could_not_be_measured_and_says_so(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    project.declare(declaration("shop", "ratings.csv", gate={"min_ndcg_at_25": 0.001}))
+    ratings = pl.read_csv(write_ratings(project.root / "ratings.csv"))
+    # All later interactions repeat earlier ones, so no model can be tested on them.
+    later = ratings.with_columns(pl.col("timestamp") + 20_000_000)
+    pl.concat([ratings, later]).write_csv(project.root / "ratings.csv")
+    result = refresh(project, "shop", instance)
+    assert not result.success
+    assert "gate.min_ndcg_at_25 is 0.001, which needs a measurement" in why(result)
+    night = (project.storage / "shop/records").rglob("*")
+    reasons = "".join(file.read_text() for file in night if file.suffix == ".json")
+    assert "NDCG@25 could not be measured" in reasons
+    assert "0.0000" not in reasons + why(result)
+    write_ratings(project.root / "ratings.csv", seed=1)
+    next_night = refresh(project, "shop", instance)
+    assert next_night.success, why(next_night)
+    assert checks(next_night)["quality_gate"].passed
+
+
 def write_events(path: Path, *, orders: int) -> None:
     """Write clicks of 60 people and this many orders."""
     lines = ["user,item,time,kind"]

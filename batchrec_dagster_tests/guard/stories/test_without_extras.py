@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
+import polars as pl
+from pyarrow import parquet as pq
+
 from batchrec_dagster_tests.guard.repeats import nightly
-from batchrec_dagster_tests.guard.servers.night import night
+from batchrec_dagster_tests.guard.servers.night import TABLE, night
 from batchrec_dagster_tests.guard.servers.s3 import S3Server
 
 # The packages that pyproject.toml's extras install for a pipeline.
@@ -65,11 +69,21 @@ def test_without_extras_a_pipeline_runs_and_is_shown(tmp_path: Path, s3: S3Serve
         run_process = project.run("batchrec", "run", "shop")
         assert run_process.returncode == 0, run_process.stdout + run_process.stderr
         assert "published edition 1" in run_process.stdout
-        assert "recommendation_report" not in run_process.stdout
-        user, _, item = shop.lists().row(0)
+        first_lists = shop.lists()
+        user, _, item = first_lists.row(0)
         lists = project.run("batchrec", "show", user)
         assert lists.returncode == 0, lists.stderr
         assert item in lists.stdout
-        show_process = project.run("batchrec", "show", "--experiment")
-        assert show_process.returncode == 1
-        assert "pip install 'batchrec-dagster[report]'" in show_process.stderr
+
+        # The next night judges what people chose from the lists, as it does with all extras.
+        with (project.root / "ratings.csv").open("a") as ratings:
+            for user, _, item in first_lists.filter(pl.col("rank") <= 3).iter_rows():
+                ratings.write(f"{user},{item},5,1600000000\n")
+        second_run = project.run("batchrec", "run", "shop")
+        assert second_run.returncode == 0, second_run.stdout + second_run.stderr
+        assert "published edition 2" in second_run.stdout
+        file = s3.store().get(f"s3://{shop.bucket}/{TABLE}")
+        metadata = pq.read_metadata(io.BytesIO(file)).metadata
+        assert any(b"those who chose something new" in value for value in metadata.values())
+        experiment = project.run("batchrec", "show", "--experiment")
+        assert experiment.returncode == 0, experiment.stderr

@@ -1,7 +1,7 @@
 """Tests of hostile files that unfold to gigabytes, crash their library or never end.
 
-Such a file is refused in a line that names the limit, without using the memory. The next good file
-works.
+Such a file is refused with a message of one line that names the limit or the damage, and without
+using much memory. The next good file works.
 """
 
 from __future__ import annotations
@@ -120,7 +120,10 @@ def write_billion_rows(folder: Path) -> str:
 
 
 def write_packed_parquet(folder: Path) -> str:
-    """Write Parquet that unfolds, packed in gzip that unfolds; the two share a budget."""
+    """Write Parquet that unfolds, packed in gzip that unfolds.
+
+    The unpacked bytes of both formats count towards the same limit.
+    """
     rows = build_repeated_rows(50_000, 5_000)
     pq.write_table(rows, folder / "plain", compression="none", store_schema=False)
     path = folder / "bomb.parquet.gz"
@@ -160,13 +163,14 @@ def write(name: str, make_content: Callable[[], bytes]) -> Callable[[Path], str]
 
 
 def zip_gzip() -> bytes:
-    # A gzip file may have many members. These members are equal: 20 KB that unpack to 20 MB.
+    # A gzip file may have many members. This file has 1,000 equal members of 20 KB, and each member
+    # unpacks to 20 MB.
     return zip_members({"bomb.csv.gz": gzip.compress(bytes(20_000_000)) * 1000})
 
 
 @dataclass(frozen=True)
 class Bomb:
-    """A hostile file: its writer, the limit that the message names, and further settings."""
+    """A hostile file: its writer, the words that the message must have, and further settings."""
 
     write: Callable[[Path], str]
     words: str
@@ -204,7 +208,7 @@ BOMBS = {
 
 
 def require_little_memory() -> None:
-    """Require a small peak memory of the largest process that this process's tests started."""
+    """Require that no process started by the tests so far has used much memory at its peak."""
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
     assert peak < MEMORY_GB * 1.1e9, peak
 
@@ -279,7 +283,7 @@ def test_json_that_is_nested_too_deep_is_a_bad_row(tmp_path: Path, depth: int) -
     assert len(interactions.rows) == 2
 
 
-# By the commands that people type
+# Tests that run the batchrec command
 
 
 @pytest.fixture(scope="module")

@@ -223,6 +223,15 @@ def test_results_have_the_score_that_the_model_gave_them_if_any() -> None:
     ]
 
 
+def test_results_of_the_model_are_no_popular_items_however_many_results_there_are() -> None:
+    many = [(f"i{number}", None) for number in range(1_000_000)]
+    few = [("i1", 0.5), ("i2", 0.25)]
+    shop = Shop({}, {}, [], ["i3"], [], 3, NOW, TODAY, {})
+    lists = apply_rules([{"u1": many, "u2": few}], {}, None, describe_data(shop)).table
+    of_few = lists.filter(user_id="u2").select("item_id", "score", "reason").rows()
+    assert of_few == [("i1", 0.5, None), ("i2", 0.25, None), ("i3", None, "popular")]
+
+
 def test_numbers_of_short_lists_are_about_the_same_lists() -> None:
     """Newcomers' lists have only popular items from the start, and do not count."""
     shop = Shop({}, {}, [], ITEMS, ["i0"], 6, NOW, TODAY, {})
