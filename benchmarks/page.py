@@ -6,8 +6,8 @@
 The input is generated: two editions of lists with titled items, and the interactions behind the
 lists. The benchmark does the work of the asset recommendation_report, except for reading small
 records: it compares the editions, reads and explains the lists of some users, and writes the page.
-The work runs in a separate process. Reported are the wall time, the CPU time of all threads, the
-process's peak memory, and the size of the page.
+The work runs in a separate process. The benchmark reports the wall time, the CPU time of all
+threads, the process's peak memory, and the size of the page.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ def measure(arguments: argparse.Namespace) -> None:
         folder = Path(scratch)
         generate(folder, arguments.users, arguments.results, arguments.interactions)
         command = [sys.executable, __file__, "--folder", str(folder)]
-        # The process imports the tests' helper that makes the editions.
+        # PYTHONPATH is set because the process imports a helper of the tests, make_edition.
         process = subprocess.run(
             [*command, "--users", str(arguments.users)],
             check=True,
