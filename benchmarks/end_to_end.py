@@ -6,7 +6,8 @@ A round runs `batchrec run movielens` twice, as `make demo` does. The stages are
 and, within the steps, Personalize's jobs from creation to last update. The time in which jobs
 overlap counts once. "Start and end" is the command's time outside the steps: to start two
 processes, to import and load, and to print the result. CPU is the CPU time of all processes. The
-output is the round with the median total, and the second run's ratios to the first.
+output is the round whose first run took the median time, and the ratio of the time of its second
+run to that of its first run.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""RecTools and LensKit as peers. Their packages need a different NumPy version.
+"""RecTools and LensKit as peers. Their packages need another version of NumPy than this project.
 
 isolated_models.py runs them in a separate environment, which is built once. The models are fitted
 on the training users and on the histories of the held-out users, because they can recommend to

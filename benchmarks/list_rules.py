@@ -6,10 +6,11 @@
 The input is generated as in recommendation_table.py, with a file of items that have a category, a
 price, a stock and an age. "without" makes the table from lists of `--results` items, and leaves out
 seen items. "all rules" makes the table from `--longer` results, by default three times as many,
-like the default of `candidates`. "without, as long" is "without" from `--longer` results, which
-shows the cost of the longer lists alone. Each variant runs in a separate process. A round runs all
-variants in turn, so that a busy machine slows all of them. Reported are the wall time, the CPU time
-of all threads and the process's peak memory: the minimum of the rounds, and its ratio to "without".
+like the default of `candidates`, but at most 500. "without, as long" is "without" from `--longer`
+results, which shows the cost of the longer lists alone. Each variant runs in a separate process. A
+round runs all variants in turn, so that a busy machine slows all of them. The benchmark reports the
+wall time, the CPU time of all threads and the process's peak memory: the minimum of the rounds, and
+its ratio to the minimum of "without".
 """
 
 from __future__ import annotations

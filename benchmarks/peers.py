@@ -39,7 +39,9 @@ Score = Callable[[History, float], Float32]
 
 PLAIN, RECENT = (0.0,), (0.3, 0.5, 0.7, 0.9, 1.2)
 IALS, OWN_ITEMS = "iALS (implicit)", "own items, recent first"
-WINDOW = 20  # interactions before and after a cut in SLIST
+# SLIST cuts a history before each interaction, into past and future. It uses this many interactions
+# before and after the cut.
+WINDOW = 20
 NEAREST = 200  # candidate items of SLIM for each item
 
 
@@ -169,7 +171,8 @@ def fit_slist(matrix: csr_matrix, options: Options) -> Score:
     items = matrix.indices[::-1]  # from old to new, with a cut before each
     past, future = [], []
     for k in range(WINDOW):
-        ahead = np.flatnonzero(owner[k + 1 :] == owner[: len(owner) - k - 1])  # k + 1 later
+        # These interactions are followed, k + 1 places later, by one of the same user.
+        ahead = np.flatnonzero(owner[k + 1 :] == owner[: len(owner) - k - 1])
         weight = np.float32(np.exp(-k / options["decay"]))
         past.append((np.full(len(ahead), weight), ahead + k + 1, items[ahead]))  # value, cut, item
         cuts_with_past = np.flatnonzero(owner[1:] == owner[:-1]) + 1  # cuts with a past
@@ -209,7 +212,10 @@ def fit_own_items(matrix: csr_matrix, options: Options) -> Score:
 
 
 def _find_nearest(matrix: csr_matrix, neighbours: int) -> csr_matrix:
-    """Return cosines of each item's nearest neighbours, with ties, of shape (n_items, n_items)."""
+    """Return the cosines of each item and its nearest neighbours, of shape (n_items, n_items).
+
+    An item has more neighbours if several have the same cosine as the last one.
+    """
     lengths = np.sqrt(np.maximum(np.diff(matrix.tocsc().indptr), 1))
     unit = (matrix @ diags(1 / lengths)).astype(np.float32).tocsr()
     near = (unit.T @ unit).tocsr()
@@ -224,7 +230,10 @@ def _find_nearest(matrix: csr_matrix, neighbours: int) -> csr_matrix:
 
 
 def score_by_item(weights: csr_matrix) -> Score:
-    """Return a function that scores histories, weighted by (1 + rank)^-recency, by the weights."""
+    """Return a function that multiplies histories by the weights.
+
+    An interaction in a history counts (1 + rank)^-recency.
+    """
     return lambda history, recency: (history.recency_weights(recency) @ weights).toarray()
 
 

@@ -6,7 +6,7 @@ All contenders do the same work on the same file: keep ids as text and ratings o
 write interactions.csv for Amazon Personalize and users.json with the distinct users in order, and
 count the rows read and kept. batchrec also checks every row for errors. Each contender runs in a
 separate process. Time is the median of the rounds, without imports and the start of Spark. Memory
-is the process's peak.
+is the process's peak, the highest of all rounds.
 """
 
 from __future__ import annotations
@@ -186,7 +186,7 @@ def run_child(name: str, source: Path) -> None:
 
 
 def measure_cpu_seconds() -> float:
-    """Return this process's CPU time up to now. Spark works in another process."""
+    """Return this process's CPU time up to now, without Spark, which is in another process."""
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return usage.ru_utime + usage.ru_stime
 
@@ -203,7 +203,7 @@ def measure(name: str, source: Path) -> dict[str, Any]:
 
 
 def compare(source: Path, rounds: int, names_chosen: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Return each contender's median round.
+    """Return each contender's median times and highest peak memory, compared with ours.
 
     In each round the contenders take turns, so that other load slows all of them alike.
     """

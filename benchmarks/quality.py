@@ -330,7 +330,7 @@ def lines(rows: dict[str, dict[str, Any]]) -> list[dict[str, str]]:
 
 
 def verdict(results: dict[str, dict[str, dict[str, Any]]]) -> str:
-    """Return our ratio to the best peer, and the difference, by data set and on average."""
+    """Return a table of our ratio to, and difference from, the best peer, with the mean ratio."""
     best = {
         name: max((row[NDCG], peer) for peer, row in rows.items() if peer != OURS)[1]
         for name, rows in results.items()

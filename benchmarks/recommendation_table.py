@@ -7,8 +7,8 @@ The input is generated: `.out` files in Personalize's format, and the interactio
 items. "ours" does the work of the asset recommendations after the job has finished: it reads the
 users and the interactions, drops seen items, writes the table, computes every check and publishes
 the table. The other contender makes the same table by Polars, reads each file whole, and has no
-checks. Each contender runs in a separate process. Reported are the wall time (best of the rounds),
-the CPU time of all threads, and the process's peak memory.
+checks. Each contender runs in a separate process. The benchmark reports the wall time, the CPU time
+of all threads, and the process's peak memory, all in the round with the shortest wall time.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def _generate_lines(ids: Any, count: int, results: int, chance: np.random.Genera
 
 
 def declare_list(results: int, **settings: Any) -> Any:
-    """Return the declaration of the list of users.
+    """Return the declaration of a pipeline's list for users.
 
     settings: further keys of `recommendations`.
     """
@@ -209,7 +209,7 @@ WORKS: dict[str, Callable[[Path, int], dict[str, Any]]] = {OURS: run_product, WH
 
 
 def run_alone(name: str, folder: Path, results: int) -> dict[str, Any]:
-    """Return the figures of a separate process, with its peak memory."""
+    """Return the figures of a separate process, with its peak memory; NaN if it fails."""
     command = [sys.executable, __file__, "--work", name, "--folder", str(folder)]
     # The process imports the tests' helper that makes the edition.
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

@@ -9,7 +9,8 @@ from pathlib import Path
 
 COLUMNS = ("interactions", "users", "step", "seconds", "cpu_seconds", "peak_gb")
 COLOURS = {"import": "#4e79a7", "train": "#f28e2b", "infer": "#59a14f", "all": "#333333"}
-WIDTH, HEIGHT, LEFT, TOP, RIGHT, BOTTOM = 400, 300, 56, 34, 62, 44  # the margins of a panel
+# The size of a panel, and its margins.
+WIDTH, HEIGHT, LEFT, TOP, RIGHT, BOTTOM = 400, 300, 56, 34, 62, 44
 
 Row = Mapping[str, str]
 Points = Sequence[tuple[float, float]]

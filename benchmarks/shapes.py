@@ -37,7 +37,10 @@ class _World:
         self.popularity = -ZIPF * np.log(rank + 1 + SHIFT * items)  # log of the probability
 
     def find_wants(self, owner: Int64, drift: float) -> Float64:
-        """Return the wanted point of each session's owner, of shape (sessions, TASTES)."""
+        """Return the point that the owner wants in each session, of shape (sessions, TASTES).
+
+        drift: the weight of chance, from 0 to 1: with 0, the owner wants their own point.
+        """
         noise = self.rng.standard_normal((len(owner), TASTES))
         return np.asarray(np.sqrt(1 - drift**2) * self.users[owner] + drift * noise)
 

@@ -18,7 +18,7 @@ from batchrec_dagster.preparation.polars.csv_table import CsvTable
 from batchrec_dagster.preparation.polars.time_formats import find_time_formats
 from batchrec_dagster.steps.checks import check_timestamps_plausible
 
-# A whole number, perhaps with points between thousands, and perhaps with a decimal comma.
+# A number, perhaps with points between thousands, and perhaps with a decimal comma.
 _NUMBER_WITH_COMMA = r"^[+-]?(?:[0-9]+|[0-9]{1,3}(?:\.[0-9]{3})+)(?:,[0-9]+)?$"
 
 
@@ -63,8 +63,9 @@ def has_addresses(sample: FileSample, column: Column, pattern: str = HTTP_ADDRES
 def find_decimal(sample: FileSample, columns: Iterable[Column]) -> Decimal:
     """Return the decimal separator of the numbers in these columns.
 
-    It is a comma if the file is CSV and one of the columns has only whole numbers and numbers with
-    a decimal comma. These numbers may have points between thousands. Otherwise it is a point.
+    It is a comma if the file is CSV, and one of the columns has numbers with a decimal comma and
+    otherwise only whole numbers. All numbers may have points between thousands. In all other cases
+    it is a point.
     """
     for cells in map(sample.read_cells, columns if isinstance(sample.table, CsvTable) else ()):
         are_numbers = cells.str.contains(_NUMBER_WITH_COMMA).all()

@@ -50,8 +50,8 @@ def find_dagster_home() -> Path:
 def open_dagster_home() -> Path:
     """Set DAGSTER_HOME to the folder of `find_dagster_home`, and return the folder.
 
-    If the user has not set DAGSTER_HOME, the folder is made if it does not exist, with access for
-    this user only. It gets the project's dagster.yaml if it has none.
+    If DAGSTER_HOME is not set, a missing folder is made, with access for this user only, and a
+    folder without a dagster.yaml gets a copy of the project's, if the project has one.
 
     Raises click.ClickException if the home cannot be written.
     """
@@ -131,7 +131,7 @@ def _open_history(home: Path) -> dg.DagsterInstance:
 def _require_readable(database: Path) -> None:
     """Raise sqlite3.DatabaseError if the file exists and is no SQLite database.
 
-    Dagster opens some databases only when somebody asks for their contents.
+    Dagster itself finds this out about some databases only when somebody asks for their contents.
     """
     if database.is_file():
         # If the database cannot be opened or is locked, Dagster itself says so.
@@ -145,7 +145,8 @@ def _require_readable(database: Path) -> None:
 def _explain_database_error(home: Path, error: Exception) -> HistoryError:
     """Return a readable error for an exception of SQLite or SQLAlchemy.
 
-    Messages of SQLite and SQLAlchemy contain SQL and addresses.
+    Messages of SQLAlchemy contain SQL and addresses. The error repeats only the first line of the
+    message of the database.
     """
     reason = str(getattr(error, "orig", None) or error).strip().partition("\n")[0]
     if "not a database" in reason or "malformed" in reason:

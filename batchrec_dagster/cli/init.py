@@ -53,7 +53,7 @@ def init(folder: Path, example: bool) -> None:
             path = folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="utf-8")
-        # This file will have secrets.
+        # This file has a password, and users add other secrets.
         (folder / ".env").chmod(0o600)
     except OSError as error:
         raise click.ClickException(f"cannot write {folder}: {error.strerror}") from error

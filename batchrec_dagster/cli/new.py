@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from batchrec_dagster.preparation.file_form import Column
     from batchrec_dagster.preparation.sources.source import ListedFile
 
-# The number of files that are read of a large folder: the first ones.
+# The maximum number of files of a source that are read. They are the first files.
 MOST_FILES = 20
 RATING_ROLES = ("user", "item", "timestamp", "rating")
-# Shells complete the value as a path. It may also be a URL.
+# This type makes shells complete the value as a path, but accepts a URL too.
 FILE = click.Path(readable=False)
 
 

@@ -45,8 +45,10 @@ MOST_DISTINCT_EVENTS = 30
 
 
 def choose_rating_columns(sample: FileSample, given: Mapping[str, Column]) -> dict[str, Column]:
-    """Return the column of each role: as given, else by its name, else by its contents.
+    """Return the column of each role: as given, else as recognised.
 
+    A column is recognised by its name or, if it has the times, by its contents. If the file has no
+    header and no column is given, columns are recognised by their positions.
     given: the columns by role; NO_TIMES as the timestamp if there are no times.
 
     Raises UnknownColumnsError.

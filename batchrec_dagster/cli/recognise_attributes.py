@@ -128,7 +128,7 @@ def _recognise_id(
 ) -> str | None:
     """Return the column with the id; None if there is no such column.
 
-    The column has a known name, or its name in the ratings, or the name `id`.
+    The column has a known name, or the name of the id's column in the ratings, or the name `id`.
     """
     columns_of_ratings = ratings.settings["columns"]
     assert isinstance(columns_of_ratings, Mapping)

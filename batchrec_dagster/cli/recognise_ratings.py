@@ -71,7 +71,7 @@ def recognise_ratings(
     source: the source, as declared.
     given: the columns that need not be recognised, by role; NO_TIMES as the timestamp if there are
         no times.
-    time_form: the form of the times, as in `Columns`; None to recognise it.
+    time_form: the form of the times, as `Columns.time_form` has it; None to recognise it.
     min_rating: the lowest rating that counts; None to choose it by the scale of the ratings.
     skip: whether bad rows are dropped.
     whole: whether these are all files of the source.

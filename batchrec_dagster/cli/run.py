@@ -83,7 +83,7 @@ def run(
     with temporary_folder() as folder:
         options_file = folder / "options.yaml"
         options_file.write_text(json.dumps(dict.fromkeys(switched_on, True)))
-        # If both files have a setting, Dagster takes the first.
+        # If both files have a setting, Dagster takes the value in the first file.
         configs = [options_file, *([config] if config else [])]
         with start_job(project, f"{name}_refresh", configs) as job:
             # This is done while the job starts, because both processes take a while to import

@@ -138,6 +138,7 @@ def _find_items(lists: Sequence[ListFiles], item: str) -> list[Any]:
 def _make_not_found_error(lists: Sequence[ListFiles], kind: str, name: str) -> UnknownNameError:
     """Return the error for an id that no list has, with the most similar ids.
 
+    If the id of a user is an item's id, the error says this instead.
     kind: user or item.
     name: the id.
     """

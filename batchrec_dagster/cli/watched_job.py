@@ -51,7 +51,8 @@ def start_job(project: Project, job: str, configs: Sequence[Path]) -> Iterator[W
 
     A job that has not ended by the end of the block is stopped.
 
-    configs: files with run configuration. If several files set a value, Dagster takes the first.
+    configs: files with run configuration. If several files have a setting, Dagster takes the value
+        in the first file.
     """
     if not has_history(open_dagster_home()):
         with open_dagster_instance():

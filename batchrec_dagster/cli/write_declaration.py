@@ -70,7 +70,7 @@ def find_line(text: str, setting: Sequence[str]) -> int:
 def write_declaration(project: Project, name: str, text: str) -> Path:
     """Write defs/NAME/defs.yaml atomically, and remove it again if it does not load.
 
-    Raises click.ClickException if the file cannot be written, or does not load. If another pipeline
+    Raises click.ClickException if the file cannot be written, or does not load. If something else
     keeps the project from loading, the error is raised too, but the file stays.
     """
     target = project.defs / name

@@ -220,7 +220,7 @@ class Pipeline(Settings):
             subject="segment",
             settings=settings.recommendations,
             gate=Gate(),
-            # Nothing rolls segments back.
+            # One older edition is enough, because nothing rolls segments back.
             retention=Retention(editions=1, models=self.retention.models),
         )
 

@@ -76,7 +76,10 @@ Endpoint = Annotated[
 
 
 def _show_default(default: str) -> dict[str, Any]:
-    """Return the field's JSON schema extra: in words, a default that depends on other variables."""
+    """Return the extra part of the JSON schema for a field with a default in words.
+
+    default: the default, which depends on other variables.
+    """
     return {"default_in_words": default}
 
 
@@ -240,7 +243,8 @@ def describe_problems(error: ValidationError) -> str:
     return "; ".join(
         _describe_problem(detail)
         for detail in error.errors()
-        # The default depends on another variable, which has an error of its own.
+        # Such an error says that a default could not be computed. The variable that the default
+        # depends on has an error of its own.
         if detail["type"] != "default_factory_not_called"
     )
 

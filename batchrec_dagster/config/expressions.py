@@ -40,7 +40,7 @@ def find_filter_traits(expression: str | None) -> conditions.FilterTraits | None
 def find_filter_problem(expression: str, schemas: Schemas, *, has_event_types: bool) -> str | None:
     """Return why Personalize would refuse the filter or why nothing matches; None if it works.
 
-    has_event_types: whether interactions have different event types.
+    has_event_types: whether interactions may have event types.
     """
     try:
         for dataset, field in sorted(conditions.find_used_fields(expression)):
@@ -143,7 +143,10 @@ def find_attributes_problem(expression: str, schemas: Schemas) -> str | None:
 
 
 def _explain_missing_field(dataset: str, field: str, schemas: Schemas) -> str | None:
-    """Return what to declare for a missing field; None if it exists, or cannot be declared."""
+    """Return what to declare for a missing field.
+
+    None if the field exists, or if no declaration could add it.
+    """
     schema = schemas.get(dataset)
     if schema is not None and schema.field(field) is not None:
         return None

@@ -124,7 +124,7 @@ def _find_missing_times(pipeline: Pipeline) -> Problems:
 
 
 def _find_settings_without_effect(pipeline: Pipeline) -> Problems:
-    """Yield settings that other settings replace, and settings that only the pipeline can have."""
+    """Yield settings that `lists` replaces, and lists' settings that only the pipeline can have."""
     for name in ("recommendations", "sinks", "experiment"):
         if pipeline.lists and name in pipeline.model_fields_set:
             yield (name,), "with `lists`, each list has its own: move it into a list"

@@ -258,7 +258,7 @@ class BatchUsers(IdSource):
 
     @property
     def since(self) -> int | None:
-        """`active_since` in epoch seconds."""
+        """`active_since` in epoch seconds; None if it is not declared."""
         if self.active_since is None:
             return None
         return int(datetime.combine(self.active_since, time(), UTC).timestamp())

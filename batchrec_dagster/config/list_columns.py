@@ -25,7 +25,7 @@ FOR_PEOPLE = ("title", "image", "link")
 def name_published_column(column: str) -> str:
     """Return the name of a declared column in published lists, in lower case.
 
-    PostgreSQL reads PRICE as price.
+    The reason is that PostgreSQL reads PRICE without quotes as price.
     """
     return column.lower()
 

@@ -105,7 +105,8 @@ def locate_problems(
             message = _describe_example(keys, schema) or message
         problems.setdefault(keys, []).append(message)
     for keys in alternatives:
-        # If settings within the block have problems, the block is the type that the user meant.
+        # If settings within the block have problems, the user meant the block. So the problems with
+        # the other types are left out.
         if any(other[: len(keys)] == keys and len(other) > len(keys) for other in problems):
             del problems[keys]
     return ValidationError.from_exception_data(

@@ -23,7 +23,7 @@ Subject = Literal["user", "item", "segment"]
 
 
 class PublishedList(BaseModel, frozen=True):
-    """A table of lists that people read, with all settings that belong to it alone.
+    """A table of lists that people read, with the settings that can differ from list to list.
 
     Settings that are not here, such as the sources, are shared with the pipeline's other lists.
     """

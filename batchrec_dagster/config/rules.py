@@ -228,7 +228,8 @@ class ListRules(ItemRules):
                     " without an end: give one of them another rank, or put the one with `for` or"
                     " `until` first"
                 )
-            # If no result meets a pin's condition, the next pin at the same rank applies.
+            # A pin with a condition leaves its rank to the next pin if no result meets the
+            # condition. So only a named item for everybody takes the rank from later pins.
             if pin.users is None and pin.item is not None:
                 of_everybody.setdefault(pin.rank, pin)
         return self

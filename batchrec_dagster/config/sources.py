@@ -47,7 +47,7 @@ def require_delimiter(delimiter: str) -> None:
 
 
 def require_encoding(encoding: Encoding) -> None:
-    """Raise ValueError unless Python knows the encoding, and it contains ASCII."""
+    """Raise ValueError unless the text is auto, or an encoding of Python that contains ASCII."""
     ascii_letters = bytes(range(128))
     try:
         if encoding == "auto" or ascii_letters.decode(encoding).encode(encoding) == ascii_letters:

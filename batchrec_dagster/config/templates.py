@@ -1,7 +1,7 @@
 """Templates in a declaration: `{{ env.NAME }}` is the value of an environment variable, as text.
 
-`{{ "text" }}` is a text with `{{` in it. There are no other templates, because a text such as the
-name of a column may come from a stranger's file.
+`{{ "text" }}` is a text with `{{` in it. There are no other templates, such as expressions to
+evaluate, because a text such as the name of a column may come from a stranger's file.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Amazon Personalize's batch API on this machine: the same requests, answers, files and failures.
+"""Amazon Personalize's batch API on this machine, with AWS's requests, answers, files and failures.
 
 `api.client.embedded_client` returns a boto3 client for a Personalize in this process. This package
 knows nothing of Dagster or of pipelines. Its modules import each other relatively. From the rest of

@@ -1,6 +1,6 @@
 """The lines of batch jobs, read and answered in bounded memory.
 
-Each input line gets an output line, even if it cannot be answered.
+Each input line that is not blank gets an output line, even if it cannot be answered.
 
 Source: developer guide, "Preparing input data for batch recommendations".
 """
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 MAX_LINE_BYTES = 1 << 20
-"""The longest line that is answered."""
+"""The length of the longest line that is answered."""
 
 # The limits of a block of lines that is held in memory.
 LINES_AT_ONCE = 200_000
@@ -37,7 +37,7 @@ class InputLine:
 AnswerLines = Callable[[Sequence[InputLine]], Iterator[str]]
 """A function that yields an output line for each input line, in order.
 
-The output line of an input line with a problem has an error.
+If an input line has a problem, its output line has an error.
 """
 
 
@@ -51,7 +51,7 @@ def answer_file(
     """Write one output line to `target` for each line of `source`, a block at a time.
 
     input_field: the field of an input line that names the user, the item or the item attributes.
-    count: called with 1 after each answer. It may raise an exception to stop the job.
+    count: called with 1 after each output line. It may raise an exception to stop the job.
     """
     with (
         source.open("rb") as source_file,
@@ -95,7 +95,7 @@ def read_raw_lines(file: BinaryIO) -> Iterator[bytes | None]:
 
 
 def count_lines(path: Path) -> int:
-    """Return the number of lines in the file that get an answer."""
+    """Return the number of lines in the file that get an output line."""
     with path.open("rb") as file:
         return sum(1 for _ in read_raw_lines(file))
 
@@ -121,7 +121,8 @@ def parse_line(raw_line: bytes | None, input_field: str) -> InputLine:
 def _parse_object(raw_line: bytes) -> dict[str, Any]:
     """Return the line's JSON object, or an empty object if the output could not repeat it.
 
-    The output cannot repeat a line that is not an object, or contains NaN or lone surrogates.
+    The output cannot repeat a line that is not a JSON object in UTF-8, or that contains NaN,
+    infinity or lone surrogates.
     """
     try:
         content = json.loads(raw_line.decode())

@@ -1,6 +1,6 @@
 """The catalogue: all resources of a local Personalize, in a single table of a SQLite file.
 
-In WAL mode, readers do not wait for writers.
+The file is in SQLite's WAL mode, in which readers do not wait for writers.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from batchrec_dagster.storage.durable import exclusive_lock
 from .errors import CatalogueError, JobFailedError
 
 BUSY_SECONDS = 60.0
-"""The time that a writer waits for an earlier writer, and that `empty_log` waits for readers."""
+"""The longest wait of a writer for another writer, and of `empty_log` for other connections."""
 
 _RETRY_SECONDS = 0.1
 """The time between two attempts to empty the log."""
@@ -195,7 +195,7 @@ class CatalogueTransaction:
         return self._select("job IS NOT NULL", {})
 
     def list_jobs_of(self, arn: str) -> list[Resource]:
-        """Return the resources with a job under way: this resource or any of its descendants."""
+        """Return those of this resource and its descendants that have a job under way."""
         return [resource for resource in self.list_with_job() if self._belongs_to(resource, arn)]
 
     def _belongs_to(self, resource: Resource | None, arn: str) -> bool:
@@ -263,7 +263,7 @@ class Catalogue:
     def rewrite(self) -> None:
         """Write the whole file again, without any deleted or replaced content.
 
-        After that, `empty_log` removes the older pages. Raises CatalogueError.
+        The log keeps older pages until `empty_log` removes them. Raises CatalogueError.
         """
         with _translate_sqlite_errors(self._path):
             self._get_connection().execute("VACUUM")
@@ -280,7 +280,7 @@ class Catalogue:
     def empty_log(self) -> bool:
         """Move the log into the file, truncate the log, and return whether that succeeded.
 
-        Returns False if another process kept the catalogue busy for BUSY_SECONDS.
+        Returns False if another connection kept the catalogue busy for BUSY_SECONDS.
         Raises CatalogueError.
         """
         give_up = time.monotonic() + BUSY_SECONDS

@@ -17,7 +17,7 @@ class ServiceError(Exception):
     def __init__(self, message: str, code: str | None = None) -> None:
         """Set the message and the code.
 
-        code: an exception of the service model that has no class here; None for the class's code.
+        code: the name of an exception that has no class here; None for the code of this class.
         """
         super().__init__(message)
         self.code = code or self.code

@@ -3,8 +3,8 @@
 Each expression of a filter becomes a mask. The matches of all INCLUDE expressions are united, and
 then the matches of all EXCLUDE expressions are removed.
 
-Source: developer guide, "Filter expressions". Only the latest 100 interactions of each user and
-event type count. The case of event types does not matter.
+Source: developer guide, "Filter expressions". Only the latest interactions of each user and event
+type count, by default 100. The case of event types does not matter.
 """
 
 from __future__ import annotations
@@ -256,7 +256,7 @@ class _EventSets(NamedTuple):
 
 
 def _encode(column: str, values: pl.Series) -> pl.Expr:
-    """Return the index in `values` of each text in a column; null if it is missing there."""
+    """Return, for each text in a column, its index in `values`; null if `values` lacks the text."""
     return pl.col(column).cast(pl.Enum(values), strict=False).to_physical().cast(pl.Int32)
 
 

@@ -86,7 +86,7 @@ def _check_rows(source: ImportFile, schema: Schema) -> tuple[pl.LazyFrame, int]:
         schema=dict.fromkeys(columns, pl.String()),
         glob=False,
         raise_if_empty=False,
-        # Like any other row, the first one may be short.
+        # Any row may have fewer fields than the header, even the first row.
         missing_columns="insert",
     )
     wrong = [_is_invalid(field, schema).any().alias(field.name) for field in schema.fields]
@@ -103,8 +103,8 @@ def _check_rows(source: ImportFile, schema: Schema) -> tuple[pl.LazyFrame, int]:
 def _name_columns(source: ImportFile, schema: Schema) -> list[str]:
     """Return a name for each column of the file.
 
-    The columns of the schema keep their names. Further columns get numbers, because AWS's own
-    notebooks import files with additional columns and in another order.
+    The columns of the schema keep their names. All other columns get numbers. The columns may be in
+    any order. AWS's own notebooks import files with additional columns, in an order of their own.
 
     Raises JobFailedError if the header is not valid.
     """

@@ -163,7 +163,7 @@ class DatasetReader:
     def _give_up(self, dataset_arn: str) -> None:
         """Delete a dataset's damaged data, and mark its imports as failed.
 
-        The next run then imports the data again, which costs nothing here.
+        The next run then imports the data again. Unlike on AWS, that costs nothing here.
         """
         with self.catalogue.open_for_writing() as transaction:
             dataset = transaction.require(dataset_arn)

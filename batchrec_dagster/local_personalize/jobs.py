@@ -1,4 +1,4 @@
-"""Jobs, which do the work of new resources in threads of the process that created them.
+"""Jobs, which do the work of new resources in threads of the process that got the request.
 
 A job holds a lock on a file while it works. The kernel releases the lock when the process ends. So
 a job with a free lock is dead. The status of its resource becomes CREATE FAILED, and the client
@@ -97,7 +97,10 @@ class Job:
         return DatasetReader(self.catalogue, self.home, full_imports_only)
 
     def list_objects(self, path: str) -> list[ObjectInfo]:
-        """Return the object with this key. If there is none, return all objects with this prefix.
+        """Return the object at an S3 path. If there is none, return all objects below the path.
+
+        Objects are below a path if their paths begin with it. For a path that ends with a slash,
+        all objects below the path are returned.
 
         Raises JobFailedError, in Amazon Personalize's words, if there are no objects, and UserError
         if S3 cannot be read.
@@ -180,9 +183,9 @@ def fail_dead_jobs(catalogue: Catalogue, home: Home) -> None:
 
 
 def remove_unnamed_files(catalogue: Catalogue, home: Home) -> None:
-    """Remove the files that belong to no resource and to no job under way."""
-    # The files are listed before the catalogue is read. So the catalogue has the name of every
-    # listed file, even if a job finishes the file in between.
+    """Remove the files that belong neither to a resource nor to a job under way."""
+    # The files are listed before the catalogue is read. So if a job finishes a listed file in
+    # between, the catalogue already has the file's name.
     folders = (home.datasets, home.models, home.batches)
     paths = [path for folder in folders for path in folder.iterdir()]
     if not paths:

@@ -39,7 +39,7 @@ DEFAULT_PAGE = 100
 MAX_TAGS = 50
 
 _MAX_POSITION = 2**62
-"""A limit for positions in tokens, because SQLite's integers have 64 bits."""
+"""A limit for the numbers of entries in tokens, because SQLite's integers have 64 bits."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class NewResource:
     state: dict[str, Any] = field(default_factory=dict)
     """The initial `Resource.state`."""
     arn_suffix: str = ""
-    """The last part of the resource's ARN. If empty, it is the kind and name."""
+    """The last part of the resource's ARN. If empty, the ARN ends with `Kind.slug` and the name."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ class Kind:
     once.
     """
     turn: str = ""
-    """The name of a queue. The jobs in a process with the same turn run one after the other."""
+    """The name of a queue. In a process, the jobs of one queue run one after the other."""
     has_status: bool = True
     check_delete: Callable[[ApiRequest, Resource], None] = lambda request, resource: None
     """A function that raises InUseError if another resource needs the resource to delete."""
@@ -148,7 +148,7 @@ class Kind:
     )
     """A function that returns the members of Describe that depend on other resources."""
     status_names: Mapping[str, str] = field(default_factory=dict)
-    """The statuses that have another name in Describe and List of this kind than in `Status`."""
+    """The names of statuses in Describe and List of this kind, where they differ from `Status`."""
     newest_first: bool = False
     """Whether List begins with the newest resource. By default, it begins with the oldest."""
 
@@ -294,7 +294,7 @@ def delete(kind: Kind, request: ApiRequest) -> dict[str, Any]:
 
 
 def describe_resource(kind: Kind, resource: Resource) -> dict[str, Any]:
-    """Return the members that Describe and List show, without `describe_extra`."""
+    """Return the members that Describe and List show, without those of `Kind.describe_extra`."""
     return {
         **resource.body,
         kind.arn_member: resource.arn,

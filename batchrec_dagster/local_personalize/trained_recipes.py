@@ -31,8 +31,8 @@ USER_SEGMENTATION = "USER_SEGMENTATION"
 
 
 AnyModel = BlendModel | SimilarItems | SegmentModel
-# Takes interactions, the features of items, hyperparameters and a log. Returns the model of all
-# interactions. Also returns the measurements of a model that was trained without its tested users.
+# A function that takes interactions, the features of items, hyperparameters and a log. It returns
+# the model, and the measurements of a model that was trained without the tested users.
 Train = Callable[[Interactions, ItemFeatures | None, Values, Log], tuple[AnyModel, Measurements]]
 
 

@@ -192,7 +192,7 @@ def prune(
 
 
 def _add_idle(ensure: Ensure, pipeline: str, piece: ListedResource, plan: TeardownPlan) -> None:
-    """Add a resource and its contents if it is the pipeline's, and idle.
+    """Add a resource and its contents to the plan, if the resource is the pipeline's and idle.
 
     A resource is left out if work is under way in it, or if it holds resources of somebody else.
     """

@@ -320,7 +320,8 @@ def compare(column: str, dtype: pl.DataType, sign: str, operands: Sequence[Any])
     elif dtype == pl.String:
         matches = _has_value(cells, operands)
     else:
-        # A stored 0.1 was rounded to the nearest 32-bit float, so the literal is rounded too.
+        # In a column of 32-bit floats, a stored 0.1 was rounded to the nearest such float. So the
+        # literal is rounded in the same way.
         literal = pl.lit(operands[0], dtype=pl.Float32 if dtype == pl.Float32 else None)
         return _OPERATORS[sign](cells, literal).fill_null(value=False)
     is_positive = sign in ("=", LISTS[0])

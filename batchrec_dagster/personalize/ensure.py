@@ -105,8 +105,9 @@ class ReadyResource:
     def describe_work(self, action: str) -> str:
         """Return what this run did: `imported`, or `unchanged: not imported again`.
 
-        If the answer to the request was lost, the text begins with `adopted`.
-        action: the work of the job, as a participle: imported.
+        For an adopted resource, the text begins with `adopted`.
+
+        action: the work of the job, as a participle, such as `imported`.
         """
         if self.adopted:
             return f"adopted: {action} by a request of which no answer came"
@@ -327,9 +328,9 @@ class Ensure:
     def wait_until_ready(self, kind: ResourceKind, started: StartedResource) -> ReadyResource:
         """Wait until the resource is ACTIVE; a data deletion job is ready when it is COMPLETED.
 
-        Raises PersonalizeError with Personalize's reason if the resource failed, or if the deadline
-        passed. After the deadline or an interruption, Personalize keeps working and a later run
-        resumes waiting.
+        Raises PersonalizeError if the resource failed, with Personalize's reason, or if the
+        deadline passed. After the deadline or an interruption, Personalize keeps working, and a
+        later run resumes waiting.
         """
         start = time.monotonic()
         last_status, last_logged = None, start

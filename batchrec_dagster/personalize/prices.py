@@ -14,7 +14,7 @@ from batchrec_dagster.personalize.api import PersonalizeError
 
 # The minimum of billed hours of a training, and the additional hours for each million interactions.
 # They are derived from AWS's measurements with User-Personalization: 2.135 hours for 100 thousand
-# interactions, 53.9 for 25 million (aws-samples/amazon-personalize-samples,
+# interactions, 53.9 hours for 25 million (aws-samples/amazon-personalize-samples,
 # PersonalizeCheatSheet2.0.md). AWS published no measurements for other recipes.
 TRAINING_HOURS = 2.0
 TRAINING_HOURS_PER_MILLION = 2.1

@@ -66,6 +66,7 @@ def sum_groups(
 ) -> tuple[list[int], list[float]]:
     """Return (GROUPS,) the number of users in each group, and (GROUPS,) the sums of their values.
 
+    The sums are rounded to 6 decimals.
     groups, values: (users,) the group and the measured value of each user.
     """
     users = np.bincount(groups, minlength=GROUPS)

@@ -17,7 +17,7 @@ def asset_key(owner: Pipeline | PublishedList, asset: str) -> dg.AssetKey:
 
 
 def asset_name(key: dg.AssetKey) -> str:
-    """Return the asset's name in settings: solution_version, or newsletter/recommendations."""
+    """Return the asset's name in settings, such as newsletter/recommendations."""
     return "/".join(key.path[1:])
 
 

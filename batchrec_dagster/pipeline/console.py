@@ -30,7 +30,7 @@ class _PlainText(logging.Filter):
 
 
 def _make_console_logger(context: dg.InitLoggerContext) -> logging.Logger:
-    """Return Dagster's colored console logger, with plain failures."""
+    """Return Dagster's colored console logger, with known failures in one line."""
     logger: logging.Logger = dg.colored_console_logger.logger_fn(context)
     logger.addFilter(_PlainText())
     return logger

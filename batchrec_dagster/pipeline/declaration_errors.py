@@ -33,7 +33,10 @@ class Origin(NamedTuple):
     """The context of the component's YAML; None for a pipeline that Python code builds."""
 
     def describe_problem(self, keys: Keys, message: str) -> str:
-        """Return a line for an error message that tells the problem with a setting."""
+        """Return a line for an error message that tells the problem with a setting.
+
+        Without a context, the line names only the file.
+        """
         positions = self.context and self.context.source_position_tree
         if not positions:
             return f"{self.file}: {message}"
@@ -42,7 +45,7 @@ class Origin(NamedTuple):
 
 
 def build_validation_error(origin: Origin, error: ValidationError) -> DeclarationError:
-    """Return an error from a pipeline's own validators, with the line of each key."""
+    """Return a DeclarationError with a line for each problem that the validators found."""
     lines = [
         origin.describe_problem(detail["loc"], describe_error(detail)) for detail in error.errors()
     ]

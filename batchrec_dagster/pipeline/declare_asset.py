@@ -48,8 +48,9 @@ class PipelineAsset:
     def build(self, spec: dg.AssetSpec, execute: Execute) -> dg.AssetsDefinition:
         """Return Dagster's asset.
 
-        spec: a spec with this asset's key, which a subclass may have changed. The metadata of this
-            asset's own spec is kept, because the IO manager reads it.
+        spec: the spec of this asset, which a subclass of BatchRecommendations may have changed,
+            except the key. The metadata of this asset's own spec is kept, because the IO manager
+            reads it.
         """
         spec = spec.merge_attributes(metadata=self.spec.metadata)
 

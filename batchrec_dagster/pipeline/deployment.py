@@ -34,15 +34,15 @@ class Deployment(Environment):
     """The values of the environment variables, and the resources built from these values."""
 
     # The fields of S3Connection that a resource of the project sets. Access keys that are
-    # environment variables stay `dg.EnvVar`. Without a resource, AWS's own variables and files
-    # decide.
+    # environment variables stay `dg.EnvVar`. Without such a resource, this mapping is empty, and
+    # AWS's own variables and files set the connection.
     _own_s3: Mapping[str, str] = PrivateAttr(default={})
 
     @classmethod
     def from_environment(cls, variables: Mapping[str, str] = MappingProxyType({})) -> Self:
         """Return the deployment that the environment describes. Raises DeploymentError.
 
-        variables: values to use instead of the environment's variables.
+        variables: values that override the environment's variables. Empty values are ignored.
         """
         values: dict[str, Any] = {name: value for name, value in variables.items() if value}
         try:
@@ -105,14 +105,14 @@ class Deployment(Environment):
     def executor(self) -> dg.ExecutorDefinition:
         """Return the executor for runs.
 
-        With the embedded Personalize, it runs steps in one process, because many steps take less
-        time than starting a process.
+        With the embedded Personalize, all steps of a run share one process, because many steps take
+        less time than starting a process. Otherwise each step has its own process.
         """
         return dg.in_process_executor if self.embedded else dg.multiprocess_executor
 
 
-# Cached, because Dagster merges the definitions of several pipelines only if they share these
-# objects.
+# The function is cached, because Dagster merges the definitions of several pipelines only if they
+# share these objects.
 @cache
 def _build_resources(deployment: Deployment) -> dict[str, Any]:
     home = deployment.home

@@ -1,6 +1,6 @@
 """IO managers, which load the stored results of a pipeline's steps and store a team's own tables.
 
-If an IO manager fails for a known reason that a retry would not help, Dagster records the message
+If an IO manager fails for a known reason, and a retry would not help, Dagster records the message
 without a Python stack.
 """
 
@@ -189,7 +189,7 @@ class UsersIOManager(TableIOManager):
 
 
 class PublishedTableIOManager(TableIOManager):
-    """An IO manager that reads a whole edition of published lists."""
+    """An IO manager that reads the live edition of published lists."""
 
     def scan(self, file: BinaryIO) -> pl.LazyFrame:
         return pl.scan_parquet(file)

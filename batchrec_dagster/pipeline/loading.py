@@ -61,7 +61,7 @@ def list_asset_keys(definitions: dg.Definitions) -> set[str]:
 
 
 def load_components(defs: Path, folder: Path, of_type: type[C]) -> list[C]:
-    """Return the components of a type in a single folder below defs/, without other folders.
+    """Return the components of a type in a folder below defs/, without loading other folders.
 
     Raises DeclarationError if the folder's file is broken.
     """
@@ -91,7 +91,10 @@ def hide_preview_warnings() -> Iterator[None]:
 
 @contextmanager
 def _raise_declaration_errors(defs: Path) -> Iterator[None]:
-    """Turn Dagster's errors about files below the folder into DeclarationErrors."""
+    """Turn Dagster's errors about files below the folder into DeclarationErrors.
+
+    Other errors are raised unchanged.
+    """
     try:
         with hide_preview_warnings():
             yield
@@ -105,7 +108,7 @@ def _raise_declaration_errors(defs: Path) -> Iterator[None]:
 def _require_own_names(pipelines: Sequence[DeclaredPipeline]) -> None:
     """Raise DeclarationError if two pipelines have the same name, with a line for each pipeline.
 
-    Dagster's own error names only an asset key.
+    Dagster's own error names only an asset key, not the files.
     """
     lines: list[str] = []
     for pipeline, origin in sorted(pipelines, key=lambda declared: declared.origin.file):

@@ -36,6 +36,6 @@ def published(pipeline: str) -> dg.AssetSpec:
 def resources(environment: Mapping[str, str] = MappingProxyType({})) -> dict[str, Any]:
     """Return batchrec's resources and IO managers by key, configured by environment variables.
 
-    environment: variables to use instead of the environment of the process.
+    environment: values that override variables of the process's environment.
     """
     return Deployment.from_environment(environment).resources()

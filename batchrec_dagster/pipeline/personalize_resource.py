@@ -32,14 +32,14 @@ HEARTBEAT_SECONDS = 60
 # MAX_RESULTS.
 MAX_RESULTS_EMBEDDED = 1_000_000
 
-# Filters of the embedded Personalize consider all interactions of a user. With AWS's limit, each
-# list would have to be longer by the longest history, so that enough items are left after the seen
-# items are removed.
+# Filters of the embedded Personalize consider all interactions of a user. AWS's filters consider
+# only FILTER_HISTORY of them. With that limit, each list would have to be longer by the longest
+# history, so that enough items are left after the seen items are removed.
 ALL_INTERACTIONS = 2**62
 
 
 class PersonalizeResource(dg.ConfigurableResource[Any]):
-    """Amazon Personalize or a local one. The pipeline uses a boto3 client in either case.
+    """Amazon Personalize or a local Personalize. The pipeline uses a boto3 client for either.
 
     The fields have the values of the deployment's settings, such as BATCHREC_PERSONALIZE.
     """
@@ -65,7 +65,8 @@ class PersonalizeResource(dg.ConfigurableResource[Any]):
     def client(self) -> PersonalizeClient:
         """The boto3 client.
 
-        It retries requests with truncated responses, but not requests that a quota refuses.
+        The client of AWS or of a server retries requests with truncated responses, but not requests
+        that a quota refuses.
         """
         if self.endpoint == EMBEDDED:
             return embedded_client(
@@ -82,9 +83,9 @@ class PersonalizeResource(dg.ConfigurableResource[Any]):
     def storage_tag(self) -> str:
         """The value of a tag that tells deployments apart: the root of the deployment's storage.
 
-        Storages in folders all have the same URI. So if such a folder is not next to the home of
-        the embedded Personalize, its path relative to this home is added. The path is relative so
-        that the two folders can be moved together.
+        All storages in folders have the same URI. So with the embedded Personalize, if the
+        storage's folder is not next to the home of the Personalize, the folder's path relative to
+        this home is added. The path is relative so that the two folders can be moved together.
         """
         root = self.storage.opened.uri("")
         if self.storage.opened.in_s3 or self.endpoint != EMBEDDED:
@@ -92,7 +93,8 @@ class PersonalizeResource(dg.ConfigurableResource[Any]):
         path = os.path.relpath(self.storage.root, self.home)
         if Path(path) == Path("../storage"):
             return root
-        # Keep only the characters that a tag may have, and no more than it may hold.
+        # Replace characters that a tag may not have, and keep only the end of the path, because the
+        # length of a tag is limited.
         return root + re.sub(r"[^\w .:/=+@-]", "_", path)[-200:]
 
     def read_prices(self) -> Prices:

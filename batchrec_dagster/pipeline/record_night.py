@@ -21,7 +21,7 @@ from batchrec_dagster.storage.edition import Finding
 from batchrec_dagster.storage.layout import ListFiles
 from batchrec_dagster.storage.nights import Night
 
-# The longest reason that fits into a list of nights.
+# The most characters of a reason that fit into a list of nights.
 MOST_CHARACTERS = 200
 # The step that decides whether lists are published.
 PUBLISHING_STEP = "recommendations"
@@ -30,7 +30,7 @@ PUBLISHING_STEP = "recommendations"
 def record_failure(
     context: dg.AssetExecutionContext, files: ListFiles, error: BaseException
 ) -> None:
-    """Record that the step's error ended its run.
+    """Record that the step's error ended its run, unless the error requests a retry.
 
     The step still fails with this error, even if recording the error fails.
     """
@@ -96,7 +96,7 @@ def _record(
     """
     step, root_run = context.asset_key.path[-1], find_root_run(context)
     with suppress(UserError):
-        # The model of the lists that were not published.
+        # If the step refused to publish lists, record the NDCG of their model.
         is_measured = step == PUBLISHING_STEP and ended == "refused"
         model = read_model(files, "solution_version") if is_measured else None
         files.editions.add_night(
@@ -115,7 +115,7 @@ def _record(
             )
         )
         if ended != "unchanged":
-            # Imported here because it needs NumPy and Jinja.
+            # The import is here, because it needs NumPy and Jinja.
             from batchrec_dagster.reporting.stored_page import show_last_night
 
             show_last_night(files)

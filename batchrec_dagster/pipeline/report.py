@@ -40,7 +40,7 @@ def build_page(
 
 
 def remember_ended_runs(files: ListFiles, instance: dg.DagsterInstance) -> None:
-    """Record failed runs that only Dagster knows, because Dagster may forget them.
+    """Record failed and stopped runs that only Dagster knows, because Dagster may forget them.
 
     For example, such a run could not record itself because its process was killed. Raises
     UserError.
@@ -61,7 +61,7 @@ def read_check_results(
         if record is None or record.event is None:
             continue
         evaluation = record.evaluation
-        # A check that a run under way has planned has no evaluation yet.
+        # If a run under way has only planned the check, there is no evaluation yet.
         if isinstance(evaluation, dg.AssetCheckEvaluation):
             results.append(
                 CheckResult(

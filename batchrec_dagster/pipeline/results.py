@@ -30,7 +30,7 @@ def to_dagster(
     """Return the result of a step in Dagster's type, with its checks.
 
     metadata: the metadata. Numbers are rounded, and values that are empty or None are left out.
-    version: the version of the content; None if no asset is made from it.
+    version: the version of the content; None if no other asset is made from the content.
     Raises Refused if a finding blocks, so that the checks are reported and the asset fails.
     """
     require_passed(findings)

@@ -1,6 +1,6 @@
 """The run of an asset's step, with the pipeline, storage and Personalize that the step needs.
 
-A step stores its results itself, so no asset hands over a value.
+A step stores its results itself, so it hands no value to Dagster's IO managers.
 """
 
 from __future__ import annotations
@@ -45,7 +45,9 @@ def run_step(
     context: dg.AssetExecutionContext,
     inputs: Mapping[str, Any],
 ) -> Iterator[AssetResult]:
-    """Run the step of an asset, and record how it ended for the list's nights.
+    """Run the step of an asset, and record its failure among the list's nights.
+
+    If a retry of a failed step succeeds, the record of the failure is deleted.
 
     Errors that tell the user what to do fail the asset without a traceback. Such errors are also
     logged: Dagster's page shows failures as events, and its view of a step's log messages hides
@@ -73,7 +75,7 @@ def run_step(
     else:
         forget_failure(context, files)
         return
-    # Raised outside of the except block, so that the UI shows only the message.
+    # The raise is outside of the except block, so that the UI shows only the message.
     yield from build_check_results(findings)
     context.log.error(failure.description or "")
     raise failure from cause

@@ -14,7 +14,8 @@ from batchrec_dagster.config.new_declaration import (
     ignore_home_in_git,
 )
 
-# The dict has the settings of a defs.yaml. Type checkers accept a dict.
+# The dict has the settings of a defs.yaml. Type checkers accept such a dict, but not keyword
+# arguments with nested dicts, because the fields are models.
 _PYTHON = """\
 import dagster as dg
 from batchrec_dagster import BatchRecommendations

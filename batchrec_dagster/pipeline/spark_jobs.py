@@ -48,7 +48,7 @@ def run_here(
 
     Raises UserError, and dg.Failure if the job failed.
 
-    memory: the memory of its JVM, such as 2g.
+    memory: the memory of Spark's JVM, such as 2g.
     """
     require("spark", "preparation.engine spark")
     if not os.environ.get("JAVA_HOME") and shutil.which("java") is None:

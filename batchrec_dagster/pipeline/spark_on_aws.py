@@ -71,7 +71,7 @@ def upload_code(storage: Storage) -> dict[str, str]:
 
 
 class MessageReader(PipesS3MessageReader):
-    """A reader of messages in a folder of the storage. It deletes the messages at the end."""
+    """A reader of the messages that a job writes to a folder. It deletes them at the end."""
 
     def __init__(self, storage: Storage, folder: str) -> None:
         bucket, self._key = split_uri(folder)
@@ -96,7 +96,7 @@ def run_on_glue(
 ) -> Prepared:
     """Run the task as an AWS Glue job. Raises UserError, and dg.Failure if the job failed.
 
-    Each run passes its script and its package, so that the job always runs this code.
+    Each run passes the URIs of the script and the package, so that the job always runs this code.
     """
     glue = storage.client("glue")
     folder = storage.uri(f"pipes/{context.run.run_id}-{context.retry_number}")
@@ -120,7 +120,7 @@ def run_on_glue(
         "Timeout": declared.timeout_minutes,
     }
     size = {name: value for name, value in size.items() if value is not None}
-    # Tags need an additional permission, glue:TagResource.
+    # Tags need an additional permission, glue:TagResource. So they are passed only if declared.
     tags = {"Tags": dict(storage.tags)} if storage.tags else {}
     arguments = upload_code(storage)
     _ensure_job(glue, declared, arguments["--scriptLocation"], {**size, **tags})
@@ -146,7 +146,7 @@ def run_on_glue(
         # The client raises this error if the job run has failed.
         if last_job_run.get("JobRunState") not in FAILED_STATES:
             raise
-        # Glue's last report has a reason that the client may leave out.
+        # The client's error may leave out the reason. Glue's last report of the job run has it.
         reason = last_job_run.get("ErrorMessage") or "and no reason"
         raise make_job_failure(f"glue says: {last_job_run['JobRunState']}, {reason}") from error
     return read_result(completed), completed.metadata

@@ -171,7 +171,8 @@ class _UpstreamAsset:
         materialization: the last materialization of these rows.
         partition: the key of the only partition to read; None for all rows.
         """
-        # Dagster's own IO managers report a path too, but the stored value there is not a table.
+        # Dagster's own IO managers report `path` too, but the stored value there is not a table. So
+        # if this location can materialize the asset, only `dagster/uri` counts.
         is_stored = self.definition is not None and self.definition.is_materializable
         path = _find_path(materialization.metadata, PATH_KEYS[:1] if is_stored else PATH_KEYS)
         if path is not None:
@@ -238,7 +239,7 @@ class _UpstreamAsset:
 def _find_path(metadata: Mapping[str, Any], keys: Sequence[str]) -> str | None:
     """Return the first path that the metadata has under the keys; None if there is none.
 
-    A URI is not a path if a source cannot have its scheme.
+    A URI with a scheme that no source has is skipped, except under the key `path`.
     """
     for key in keys:
         value = metadata.get(key)

@@ -252,7 +252,7 @@ def open_attributes_table(
 
     form, columns: the declared settings.
     separator: the text between the values of a category. In JSON and Parquet, a category may be a
-    list of values instead.
+    list of values instead of a text.
     """
     table = open_table(opened, form, columns)
     if not isinstance(table, CsvTable):
@@ -306,8 +306,8 @@ def _build_values(layout: AttributesLayout) -> dict[str, pl.Expr]:
         values["title"] = _replace_nul(_read_text(pl.col(layout.setting("title"))))
     for name in layout.addresses:
         address = pl.col(layout.setting(name)).str.strip_chars()
-        # A browser must not open any other text. The row stays good, because lists do not need the
-        # address.
+        # A browser must only open http(s) addresses. The row stays good without an address, because
+        # lists do not need the address.
         values[name] = pl.when(address.str.contains(HTTP_ADDRESS)).then(address)
     if layout.created is not None:
         created = pl.col(layout.setting("created"))

@@ -34,7 +34,7 @@ def recognise_columns(columns: Sequence[str]) -> dict[str, str]:
 def find_columns(columns: Sequence[str], names: Sequence[str]) -> list[str]:
     """Return the columns with these names, in the order of the names.
 
-    names: in lower case and without separators.
+    names: the wanted names, in lower case and without separators.
     """
     by_simple_name = {simplify_name(column): column for column in reversed(columns)}
     return [by_simple_name[name] for name in names if name in by_simple_name]

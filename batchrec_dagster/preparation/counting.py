@@ -19,7 +19,8 @@ PIECE_ROWS = 1_000_000
 
 def count_rows(interactions: pl.LazyFrame) -> InteractionCounts:
     """Return the counts of users, items and events, the first and last time, and the digest."""
-    # Polars' own streaming group_by takes three times the memory for many users.
+    # With many users, Polars' own streaming group_by takes three times as much memory as the
+    # counters here.
     columns = [USER_ID, ITEM_ID]
     existing_columns = interactions.collect_schema().names()
     if EVENT_TYPE in existing_columns:
@@ -65,8 +66,8 @@ def count_rows(interactions: pl.LazyFrame) -> InteractionCounts:
 def list_distinct(rows: pl.LazyFrame, column: str) -> pl.Series:
     """Return the distinct values in the column, sorted by their bytes.
 
-    11 million distinct values among 30 million took 1.4 GB of memory. Merging the values piece by
-    piece took 1 GB, but more than twice the time.
+    For 30 million values with 11 million distinct values, this function took 1.4 GB of memory.
+    Merging the same values piece by piece took 1 GB, but more than twice the time.
     """
     values = rows.select(pl.col(column).drop_nulls()).unique().sort(column)
     return values.collect(engine="streaming").to_series()
@@ -83,8 +84,8 @@ class ValueCounter:
     def add(self, rows: pl.DataFrame) -> None:
         """Add these rows to the counts."""
         self._parts.append(rows.group_by(self._column).len())
-        # Parts are merged only when they have twice as many rows as the counts. So each value is
-        # merged only a few times.
+        # Parts wait until together they have more than twice as many rows as the counts, and more
+        # than 2 * PIECE_ROWS rows. So each value is merged only a few times.
         if sum(map(len, self._parts)) > max(2 * len(self._counts), 2 * PIECE_ROWS):
             self._merge()
 

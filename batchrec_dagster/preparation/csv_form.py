@@ -53,13 +53,16 @@ def recognise_delimiter(
     quoted: whether fields may be in double quotes.
     skipped: the number of lines before the header, or before the first row if there is no header.
 
-    If line 1 names a delimiter, as `sep=;` does, that delimiter is returned. Otherwise the
-    candidates are compared by these rules in order:
+    If line 1 names a delimiter, as `sep=;` does, that delimiter is returned. If column 1 is the
+    only declared column, a comma is returned. Otherwise the candidates are compared by these rules
+    in order:
 
     1. The first line has more of the declared columns.
-    2. The first line has more names that are known for a role.
+    2. The first line has more names that are known for a role. This rule is left out if a column
+       is declared by its position.
     3. Every line has the same number of fields.
-    4. The ids contain no other delimiter for which rule 3 holds.
+    4. The ids in columns that are declared by position contain no other delimiter for which rule 3
+       holds.
     5. The first line has more fields.
     """
     if separator := read_separator_line(opened):
@@ -109,8 +112,8 @@ def find_header(table: CsvTable, form: FileForm, columns: Columns) -> Header | N
     means that no header needs to be declared.
 
     If the table was opened with a header, the line with the most declared and known names is taken.
-    If no line has such names, the table's own header stays. But if that line looks like a row, the
-    result is NO_HEADER.
+    If no line has such names, the table's own header stays. But if the line of that header looks
+    like a row, the result is NO_HEADER.
 
     form, columns: the declared settings. If columns are declared by position, only the first line
     can be the header, and only if it cannot be a row.

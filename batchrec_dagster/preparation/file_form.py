@@ -29,8 +29,8 @@ A row is read in four steps, which are the same for all engines.
    three digits are then left out if a comma follows, or if there are two or more points. Any other
    text with a point is then not a number. An event value may be missing.
 4. Problems. A row with a problem is bad. A row with several problems counts under the first one.
-   The problem of the line comes first, then the problems of `row_problems.list_row_problems`, then
-   the problems of `row_problems.list_time_problems`.
+   A problem of the record as a whole, such as too many fields, comes first. Then come the problems
+   of `row_problems.list_row_problems`, then the problems of `row_problems.list_time_problems`.
 """
 
 from __future__ import annotations
@@ -123,7 +123,8 @@ class FileForm:
 
     `auto` means LEGACY if the file has bytes that are not UTF-8, and no letter beyond ASCII that is
     valid UTF-8. Otherwise it means UTF-8. A BOM is skipped. Bytes that the encoding does not define
-    become U+FFFD.
+    become U+FFFD. The local engine reads a file with a BOM of UTF-16 as UTF-16, even if another
+    encoding is declared.
     """
 
     quoted: bool = True
@@ -165,9 +166,9 @@ class Columns:
     - `auto`: the form that the data shows. It is `datetime` if the type of the Parquet column is a
       date or a time, and `iso8601` if texts look like that. Otherwise the size of the number
       decides: `s` below 10^11, `ms` below 10^14, `us` below 10^17, and `ns` from there on. But 8
-      digits are `%Y%m%d` and 14 digits `%Y%m%d%H%M%S`. Rows with different forms are an error,
-      except for placeholder times. `recognition` replaces `auto` if the first rows show a strptime
-      format.
+      digits are `%Y%m%d` and 14 digits `%Y%m%d%H%M%S`. Times in different forms are an error.
+      Placeholder times have no form. `recognition` replaces `auto` if the first rows show a
+      strptime format.
     """
 
     timezone: str | None = None
@@ -180,7 +181,8 @@ class Columns:
     types: Mapping[str, str] = field(default_factory=dict)
     """The types of the columns that `Rules.filter` names: string, long, double or boolean.
 
-    A boolean is true or false, in any case. A cell that does not fit its type is a problem.
+    A boolean is true or false; capitals count as small letters. A cell that does not fit its type
+    is a problem.
     """
 
     decimal: Decimal | None = "."

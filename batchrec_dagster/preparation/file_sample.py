@@ -103,7 +103,8 @@ class FileSample:
         """Return an id such as 913.0 from a column of numbers; None if there is none.
 
         pandas writes such ids for a column of whole numbers with missing values. In Parquet, only
-        columns of decimals or text are searched, because runs refuse floating-point ids.
+        columns of decimals or text are searched, because runs refuse floating-point ids. In other
+        formats, only columns of the type double are searched.
 
         types: the type of each column by its name, from `infer_types`.
         """
@@ -128,7 +129,8 @@ class FileSample:
 def infer_type(cells: pl.Series, decimal: Decimal) -> str:
     """Return the type, as in `Columns.types`, of cells that are not empty.
 
-    The type is string if any cell is a number with a leading zero.
+    The type is string if there are no cells, or if any cell begins with 0 and another digit, as in
+    007.
     """
     if not len(cells) or cells.str.contains("^[+-]?0[0-9]").any():
         return "string"

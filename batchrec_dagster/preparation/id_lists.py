@@ -67,8 +67,9 @@ def read_ids(
     name, or the only column.
     setting: the setting that names the column.
     null_values: the texts that mean that there is no id.
-    header: the line that names the columns, as a value of `FileForm.header`. None means that the
-    header is recognised from the first file.
+    header: the line that names the columns, as a value of `FileForm.header`. If `header` and
+    `column` are both None, the first file shows whether line 1 names the columns. If only `header`
+    is None, line 1 names the columns unless `column` is a position.
 
     Raises PreparationError if a row has no proper id. The message names the file and the line.
     """

@@ -71,8 +71,9 @@ class Recognised:
 def open_table(opened: OpenedFile, form: FileForm, columns: Columns) -> Table:
     """Return the table in a file, ready to be read row by row.
 
-    If columns are given by position, line 1 of a CSV file is a row. Otherwise line 1 names the
-    columns. If `form.header` is a line number, the rows begin after that line.
+    If columns are given by position, or if `form.header` is NO_HEADER, line 1 of a CSV file is a
+    row. Otherwise line 1 names the columns. If `form.header` is a line number, the rows begin after
+    that line.
 
     Raises PreparationError if a header is declared for a file that does not need a line of names.
     Also raises PreparationError if the declared format is Parquet and the file is not, or the other

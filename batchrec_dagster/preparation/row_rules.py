@@ -186,10 +186,10 @@ class InteractionCounts:
     """The number of different event types; 0 if there is no event type column."""
 
     events: Mapping[str, int] = field(default_factory=dict)
-    """The numbers of rows of the most frequent event types; empty if there is no such column."""
+    """The numbers of rows of the most frequent event types; empty without an event type column."""
 
     event_values: int | None = None
-    """The number of rows with an event value; None if there is no such column."""
+    """The number of rows with an event value; None if there is no event value column."""
 
     digest: str = ""
     """A fingerprint of 16 hexadecimal digits that depends on the rows, but not on their order.

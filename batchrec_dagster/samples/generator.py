@@ -171,8 +171,10 @@ def _choose_first_fans(
 ) -> Ints:
     """Return for each movie a user who certainly rates it, so that every movie has ratings.
 
-    The user is the candidate, out of 16, who likes the movie best. Users with many ratings are
-    candidates more often. Users who were last active before the movie came out are ruled out.
+    The user is the candidate, out of 16, whose early taste the movie suits best. Users with many
+    ratings are candidates more often. Users who were last active before the movie came out are
+    ruled out. One candidate of each movie is the user who was active last, whom no release rules
+    out.
     """
     candidates = rng.choice(USERS, (MOVIES, 16), p=users.rating_counts / users.rating_counts.sum())
     candidates[:, 0] = np.argmax(last_seen)

@@ -160,7 +160,7 @@ def _make_products(rng: np.random.Generator) -> Catalogue:
     end_days = np.full(PRODUCTS, DAYS)
     order = rng.permutation(PRODUCTS)
     new, given_up, remaining, untitled = np.split(order, [25, 40, PRODUCTS - 4])
-    # Every fourth of the most popular products is sold out.
+    # Every fourth of the 100 most popular remaining products is sold out.
     sold_out = remaining[np.argsort(-appeal[remaining])][1:100:4]
     first_days[new] = rng.integers(DAYS - 28, DAYS, len(new))
     end_days[sold_out] = rng.integers(DAYS - 40, DAYS, len(sold_out))

@@ -247,7 +247,7 @@ class DynamoDbSink(sink.Sink):
 
 
 def _read_owner(client: Any, table_arn: str) -> str | None:
-    """Return the owner of the table's lists; None if nobody has written lists yet."""
+    """Return the owner that the table's tag names; None without the tag, as in a new table."""
     pages = client.get_paginator("list_tags_of_resource").paginate(ResourceArn=table_arn)
     tags = {tag["Key"]: tag["Value"] for page in pages for tag in page["Tags"]}
     return tags.get(OWNER)

@@ -13,8 +13,8 @@ from batchrec_dagster.errors import Retry, UserError
 # adding a column. While the sink waits, new readers queue behind the sink, so it has to give up.
 LOCK_SECONDS = 10
 RIGHTS_HINT = "; the user needs CREATE on the schema, and to own the table where there is one"
-# Parts of libpq's messages about errors that a retry cannot fix. There are no error codes before
-# there is a connection.
+# Parts of libpq's messages about errors that a retry cannot fix. Errors before there is a
+# connection have no codes, so they are recognised by their text.
 LASTING_ERRORS = (
     "authentication failed",
     "authentication method requirement",

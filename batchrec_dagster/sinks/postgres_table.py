@@ -48,7 +48,7 @@ TYPES: Mapping[type[pl.DataType], str] = {
     pl.Int32: "integer",
     pl.Int64: "bigint",
 }
-# The columns that identify a row in lists of users and in lists of items.
+# The columns that are never null, in lists of users and in lists of items.
 KEYS = ("user_id", "rank", "item_id", "similar_item_id")
 # The columns of lists with titles.
 COLUMNS = {
@@ -317,7 +317,7 @@ def _copy_rows(cursor: Cursor, table: FoundTable, lists: pl.LazyFrame) -> None:
     """
     columns = sql.SQL(", ").join(map(sql.Identifier, lists.collect_schema().names()))
     statement = sql.SQL("COPY {} ({}) FROM STDIN").format(table.identifier, columns)
-    # In COPY's text format nothing but the backslash is special.
+    # COPY's text format has no quotes. Backslashes, tabs and line breaks in values are escaped.
     escaped = pl.col(pl.String).str.replace_many(
         ["\\", "\t", "\n", "\r"], ["\\\\", "\\t", "\\n", "\\r"]
     )

@@ -159,7 +159,7 @@ def require_written(expected: int, written: int, unit: str, where: str) -> None:
 
 
 def iterate_batches(lists: pl.LazyFrame) -> Iterator[pl.DataFrame]:
-    """Yield the rows in order, in tables of BATCH_ROWS rows."""
+    """Yield the rows in order, in tables of about BATCH_ROWS rows. No table is empty."""
     for batch in lists.collect_batches(chunk_size=BATCH_ROWS, engine="streaming"):
         if batch.height:
             yield batch

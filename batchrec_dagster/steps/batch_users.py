@@ -40,7 +40,9 @@ class RequestedUsers:
     not_matching: int = 0
     """The number of users who do not meet batch_users.filter."""
     unknown: int = 0
-    """The number of users who do not meet the filter because the file of users lacks them."""
+    """The number of users who do not meet the filter because the file of users lacks them.
+
+    These users also count in `not_matching`."""
 
 
 class BatchUsersRecord(PreparedRecord, frozen=True):
@@ -52,7 +54,9 @@ class BatchUsersRecord(PreparedRecord, frozen=True):
     not_matching: int
     """The number of users who do not meet batch_users.filter."""
     unknown: int
-    """The number of users who do not meet the filter because the file of users lacks them."""
+    """The number of users who do not meet the filter because the file of users lacks them.
+
+    These users also count in `not_matching`."""
 
 
 def list_users(

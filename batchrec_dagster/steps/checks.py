@@ -26,7 +26,7 @@ from batchrec_dagster.preparation.file_form import (
 from batchrec_dagster.preparation.row_rules import BadRows
 from batchrec_dagster.storage.edition import Finding, Numbers, refuse_unless, watch_unless
 
-# Earlier times show that the timestamps were read in the wrong unit.
+# Times before this day show that the timestamps were read in the wrong unit.
 EARLIEST = datetime(1980, 1, 1, tzinfo=UTC)
 # Excel stores days up to the year 2173 as numbers below this limit. Read as seconds, such numbers
 # are times on 1 or 2 January 1970.

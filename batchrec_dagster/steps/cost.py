@@ -204,7 +204,10 @@ class _ListedUsers(BaseModel):
 
 
 def _count_batch_users(work: Work, published: PublishedList) -> int:
-    """Return the number of users in batch_users, or in the interactions if it has not run yet."""
+    """Return the number of users that batch_users recorded.
+
+    If batch_users has no record yet, return the number of users in the interactions.
+    """
     uri = work.files.uri(published.users_record)
     listed = load(work.storage.store, uri, _ListedUsers)
     return read_interactions_record(work).counts.users if listed is None else listed.users

@@ -258,7 +258,10 @@ def _describe_size(part: Part, size: DataSize) -> str:
 def _list_smaller_counts(
     part: Part, size: DataSize, published: DataSize, max_shrink: float
 ) -> Iterator[str]:
-    """Yield a text for each number that fell by more than `max_shrink`."""
+    """Yield a text for each number that fell by more than `max_shrink`.
+
+    Event types with fewer than LEAST_EVENTS rows in the published edition are not compared.
+    """
     old = {part: published.rows, **published.distinct}
     new = {part: size.rows, **size.distinct}
     for event_type, count in published.events.items():
@@ -282,8 +285,9 @@ def _list_emptier_columns(size: DataSize, published: DataSize, max_shrink: float
         )
         least = (1 - max_shrink) * old
         if old < FILLED_SHARE.value:
-            # The values of few rows vary from day to day, so such a column only counts as emptier
-            # if all its values are gone.
+            # If few rows have a value, the share of these rows varies from day to day. So the
+            # column counts as emptier only if all its values are gone. A column with values in a
+            # smaller share of rows than SPARSE_SHARE never counts as emptier.
             least = 0.0 if old < SPARSE_SHARE.value or new or max_shrink >= 1 else old
         if new < least:
             yield f"rows with a value in {name} fell from {old:.0%} to {new:.0%}"

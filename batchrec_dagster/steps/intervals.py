@@ -26,7 +26,7 @@ def measure_margin(value: float, without_group: Floats, least_error: float = 0.0
     """Return half the width of a number's interval; infinite with fewer than two groups.
 
     without_group: the number's values when each group of users in turn is left out.
-    least_error: the standard error to use if the groups vary by less.
+    least_error: the standard error to use if the groups give a smaller standard error.
     """
     groups = len(without_group)
     if groups < 2:

@@ -27,7 +27,8 @@ from batchrec_dagster.steps.success import is_of_types
 # The fewest people who must have had both items. With one person, a list would show what that
 # person bought.
 FEWEST_PEOPLE = 2
-# The weight of a person who had both items, but never together.
+# The weight of a person who had both items, but never together. A person who had both items
+# together has the weight 1.
 WEIGHT_APART = 0.3
 # The number of people with both items at which the discount halves the score: for items had
 # together, and for whole histories.
@@ -52,8 +53,9 @@ MOST_PAIRS = 100_000_000
 def find_bought_together(
     interactions: pl.LazyFrame, *, within_days: int, most: int, events: Sequence[str] = ()
 ) -> pl.DataFrame:
-    """Return for each item the items that people had together with it, best first.
+    """Return for each item the items that the same people had, best first.
 
+    A person who had two items together counts more than a person who had them at different times.
     The table has the columns item_id, similar_item_id and score, and is sorted by item_id. Items
     without any pair are missing.
 
@@ -99,6 +101,8 @@ def find_bought_together(
 
 def choose_counted_users(counts: pl.DataFrame) -> pl.Series:
     """Choose the users for the counting of whole histories: all users, or every n-th user.
+
+    The bounds MOST_COUNTED and MOST_PAIRS decide n.
 
     counts: the columns user_id and interactions, sorted by user_id.
     """

@@ -103,8 +103,9 @@ class JobOutput:
     def require_usable(self, findings: Sequence[Finding]) -> None:
         """Raise Refused if a finding blocks because the output is unusable.
 
-        The output is then marked as damaged, and the blocking findings name its folder. Findings
-        that block for other reasons are ignored here.
+        The output is then marked as damaged, and the findings that made it unusable name its
+        folder. The error has all findings. Findings that block for other reasons alone raise
+        nothing here.
         """
         unusable = [
             finding for finding in findings if finding.blocks and finding.makes_output_unusable

@@ -31,7 +31,8 @@ class Behaviour(NamedTuple):
     """The behaviour of people after earlier lists, compared with popular items."""
 
     gain: Estimate
-    """The share of active users that the lists reached, minus the share for popular items."""
+    """The share of active users who chose an item from their list, minus the share who chose an
+    item from a list of popular items."""
     users: int
     """The number of active users. A user counts once for each edition."""
     editions: int
@@ -43,9 +44,9 @@ class ModelFacts:
 
     model: ModelRecord
     measured_on: str
-    """A fingerprint of the settings that select the interactions.
+    """A fingerprint of the settings that select the interactions, and of the events that count.
 
-    Metrics are only compared if they were measured on the same interactions.
+    Metrics are only compared if their fingerprints are the same.
     """
     live: Edition | None
     """The published lists; None if nothing is published."""

@@ -176,7 +176,7 @@ def check_no_failed(
     max_share: float,
     setting: str,
 ) -> Finding:
-    """Check that at most a given share of the job's lines have an error, and not all lines.
+    """Check that at most a given share of the job's lines, and not all lines, have an error.
 
     subject: the kind of the lines: user, item or segment.
     failed: the number of lines with an error.

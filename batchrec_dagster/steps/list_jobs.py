@@ -158,7 +158,10 @@ def _price_job(work: PersonalizeWork, published: PublishedList, lines: int) -> C
 def _hold_shared_jobs(
     work: PersonalizeWork, published: PublishedList, run: str
 ) -> AbstractContextManager[object]:
-    """Return a lock for finding or creating a shared job; without effect if no list shares it."""
+    """Return a lock for finding or creating a shared job.
+
+    If no other list shares the job, return a context without effect.
+    """
     if len(list_sharing_lists(published)) == 1:
         return nullcontext()
     return work.lock(JOB_FOLDERS["user"], run)

@@ -80,7 +80,7 @@ class ListsResult:
     outcome: str
     """A sentence that says what this run did."""
     job: FinishedJob | None = None
-    """The batch job that this run made the edition from; None if there was no job."""
+    """The batch job that this run made the edition from; None if the run used no job."""
 
 
 def make_lists(
@@ -147,9 +147,10 @@ def _is_output_unchanged(work: PersonalizeWork, publishing: Publishing) -> bool:
 
 
 def _judge_again(publishing: Publishing, judged: Sequence[Finding]) -> ListsResult:
-    """Keep the live edition, because a new one would have the same lists, and update its findings.
+    """Keep the live edition, and update its findings.
 
-    The findings about the edition's rows still hold, so they are kept.
+    A new edition would have the same lists. The findings about the edition's rows still hold, so
+    they are kept.
 
     judged: the current findings about the edition's model.
 

@@ -19,8 +19,8 @@ STEPS = (
     "segment_solution_version",
     "similar_items_solution_version",
 )
-# How many seconds to wait for the lock of another run. Callers refuse to start while a run is
-# active, so the lock's owner should be gone.
+# The number of seconds to wait for a lock that another run holds. Callers refuse to start while a
+# run is active, so a held lock probably belongs to a run that has ended.
 LOCK_SECONDS = 120
 
 

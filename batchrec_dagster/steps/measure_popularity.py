@@ -31,8 +31,8 @@ def measure_popularity(
 ) -> MeasuredPopularity | None:
     """Return the NDCG@25 of popular items for the tested users; None if nobody can be tested.
 
-    Two lists are measured: the popular items of all time, and of the last days. The result is
-    the higher NDCG@25, because a model has to beat it. Popularity is counted
+    Two lists are measured: the popular items of all time, and the popular items of the last days.
+    The result is the higher NDCG@25, because a model has to beat both lists. Popularity is counted
     on the interactions of the users who are not tested. As in the embedded engine,
     `personalize/split.py` chooses the tested users and the later choices that are held out.
 

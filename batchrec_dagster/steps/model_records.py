@@ -48,9 +48,10 @@ class DatasetRecord(PaidRecord, frozen=True):
 class ModelRecord(PaidRecord, frozen=True):
     """A trained model: its solution version, its data and its metrics.
 
-    `made_of` has three parts: `data`, the version of the data that the model was trained on;
-    `interactions`, a fingerprint of the settings that select the interactions; and `popularity`, a
-    fingerprint of the settings that popular items are measured with.
+    `made_of` has up to three parts. `data` has the first digits of the version of the data that the
+    model was trained on. `interactions` is a fingerprint of the settings that select the
+    interactions. `popularity` is a fingerprint of the settings that popular items are measured
+    with. Only the model of users' lists has `popularity`.
     """
 
     solution_version_arn: str

@@ -22,7 +22,7 @@ class Period:
 
     edition: Edition
     known_until: int
-    """The time of the newest interaction that the edition was made from."""
+    """The time of the newest interaction that the edition was made from; `start` if unknown."""
     start: int
     end: int
     since: str

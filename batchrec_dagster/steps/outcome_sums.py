@@ -161,8 +161,8 @@ class LaterInteractions:
         if exclude_seen:
             had = self._find_had(chosen, period.known_until).unique().join(ranking, on="item")
             placed = pl.concat([placed, had.with_columns(seen=1)], how="diagonal_relaxed")
-        # An item's rank among the items that the user did not have: the item's rank among all
-        # items, minus the number of seen items before it.
+        # An item's rank among the items that the user did not have is the item's rank among all
+        # popular items, minus the number of seen items before it.
         own_rank = pl.col("rank") - pl.col("seen").cum_sum().over("user", order_by="rank")
         is_hit = (pl.col("seen") == 0) & (own_rank <= pl.col("length"))
         return placed.filter(is_hit).select(PAIR)

@@ -59,9 +59,10 @@ _TYPES: dict[object, pl.DataType] = {
 class Outcome(BaseModel, frozen=True):
     """The interactions of an arm's users in the period of an edition, compared with their lists.
 
-    The rates are None if nobody was active, or if the arm had no lists. The fields named popular_…
-    say what the rates would be if everyone had got the items that were popular when the edition
-    was made.
+    The fields named popular_… say what the rates would be if everyone had got the items that were
+    popular when the edition was made. If nobody was active, all rates but the event values are
+    None. If the arm had no lists, the rates of its lists are None, and the fields named popular_…
+    still have values.
     """
 
     edition: int

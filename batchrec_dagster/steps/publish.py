@@ -1,8 +1,8 @@
 """Publishing of lists: the gate, the description of the new edition, and the publication.
 
 `made_of` of an edition holds the versions of its inputs, its settings and its code. Parts of
-`made_of` identify lists that a rollback replaced. So no later run publishes these lists again
-unless it is told to, not even if another model makes them.
+`made_of` identify lists that a rollback replaced, even if another model makes the lists again. A
+later run publishes such lists only if it is told to.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ from batchrec_dagster.storage.records import load
 # This version is part of `made_of`. Raise it when the code makes different lists from the same
 # inputs.
 CODE_VERSION = "1"
-# The findings about a model. Items bought together are counted without a model.
+# The findings about a model. Items bought together are counted without a model, so these findings
+# then get another text if they pass.
 MODEL_FINDINGS = (QUALITY_GATE, NO_WORSE)
 # The findings of earlier steps. An edition keeps such a finding only if its level is not good.
 DATA_FINDINGS = (SOURCE_WITHOUT_ERASED, SUCCESS_KNOWN, NOT_SHRUNK)
@@ -129,7 +130,7 @@ class Publishing:
 
     @property
     def measured_on(self) -> str:
-        """A fingerprint of the interactions that the model's metrics count.
+        """A fingerprint of the settings that select the interactions, and of the events that count.
 
         Metrics are only compared if their fingerprints are the same.
         """
@@ -276,9 +277,10 @@ def read_data_findings(work: Work, *, publish_anyway: bool) -> list[Finding]:
 
 
 def repeat_findings(edition: Edition, judged_again: Sequence[Finding]) -> list[Finding]:
-    """Return the findings of an unchanged edition: new and stored findings that still hold.
+    """Return the new findings about an unchanged edition, and stored findings that still hold.
 
-    A stored finding that is repeated names the day on which it was found.
+    A stored finding that is repeated names the day on which it was found. A stored finding about
+    the data is left out if there is no new finding of the same name.
 
     judged_again: the new findings about the edition's model and data. A new finding replaces the
         stored finding of the same name. If the new finding does not block, two kinds of stored

@@ -42,7 +42,7 @@ class RatingsFormat(BaseModel, frozen=True):
     types: dict[str, str]
     """The type of each column."""
     roles: dict[str, str]
-    """The role of each column that has one."""
+    """The role of each column that has a role. A role names the use of a column."""
     recognised: dict[str, str]
     """The column of each role that was recognised and not declared, by role."""
     warnings: tuple[str, ...]

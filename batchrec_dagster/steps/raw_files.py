@@ -129,9 +129,10 @@ def copy_raw(
     """Copy the new and changed files of a source, and return the record of all its files.
 
     Also return the copying that this run did. A file is copied if it is new or changed since the
-    last run, or if its copy has changed. If the content of any file differs from the last run, all
-    files are inspected. At the end, copies of files that are no longer in the source are deleted.
-    If an error is raised, these copies stay, because the last run's record still names them.
+    last run, or if its copy has changed. All files are inspected if the content of any file or a
+    version in `inspected_with` differs from the last run. At the end, copies of files that are no
+    longer in the source are deleted. If an error is raised, these copies stay, because the last
+    run's record still names them.
 
     inspected_with: the versions of everything that an inspection depends on besides the files, by
         name.
@@ -211,7 +212,8 @@ def delete_copies(work: Work, asset: str, source: RowSource, record: RawRecord[S
     """Delete the copies of the files, because they have rows of erased users.
 
     The downloads of the source are removed too. The record notes the deletion, and the next run
-    copies the files again.
+    copies the files again. Files that are read in place stay. If all files are read in place, the
+    record does not change.
 
     asset: the asset that copies the files.
     """

@@ -136,8 +136,8 @@ def divide(work: Work, published: PublishedList, requested: Requested) -> Divide
     """Divide the requested users between lists of the model, lists of popular items, and no list.
 
     Newcomers, the users without interactions, get the list that the setting `newcomers` asks for.
-    The control arm of an experiment gets popular items or no list. All other users get a list of
-    the model.
+    The control arm of an experiment gets popular items or no list. If the control arm gets no list,
+    its newcomers get no list either. All other users get a list of the model.
 
     Items and segments always get a list of the model. Raises UserError, for example if the model
     has no user to make lists for.

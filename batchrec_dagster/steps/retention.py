@@ -123,8 +123,9 @@ def _delete_outputs(
 ) -> None:
     """Delete the outputs of batch jobs for this kind of list that nothing needs.
 
-    Outputs stay if a kept edition or the current run uses them, or if their job is unfinished. If
-    lists share jobs, outputs of the newest data stay too.
+    Outputs stay if a kept edition or the current run uses them, or if their job is unfinished.
+    Several lists of users may share jobs. So if the pipeline has several, their outputs of jobs
+    created since the newest import stay too.
 
     Raises UserError, ClientError, BotoCoreError or OSError.
     """

@@ -286,7 +286,8 @@ class AbsentUsers:
     def description(self) -> str:
         """A sentence about the dropped users; empty if no user is absent or erased.
 
-        If absent users stay, the sentence says why.
+        If absent users stay, the sentence says why. If the current users are not known, there is
+        always a sentence.
         """
         erased_count = len(self.erased)
         erased = f"{erased_count:,} erased users were dropped"

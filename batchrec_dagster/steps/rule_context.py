@@ -55,9 +55,9 @@ class RuleContext:
     today: date
     """The day of the run. Settings with a last day are in effect up to that day."""
     items: pl.DataFrame | None = None
-    """ITEM_ID and the columns of the Items dataset; None if no items are declared."""
+    """ITEM_ID and the columns of the Items dataset; None if no rule reads these columns."""
     users: pl.DataFrame | None = None
-    """USER_ID and the columns of the Users dataset; None if no users are declared."""
+    """USER_ID and the columns of the Users dataset; None if no rule reads these columns."""
     popular: pl.Series | None = None
     """The ids of popular items, the most popular first. They fill lists that are too short."""
     fills_lists_of_model: bool = True

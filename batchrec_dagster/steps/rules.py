@@ -27,8 +27,9 @@ PINNED = "pinned"
 # The rules that leave out candidates, in the order of application.
 SEEN, BLOCK, ONLY, TITLE, PRICE = FILTERS = ("exclude_seen", "block", "only", "title", "price")
 MAX_PER, PIN = "max_per", "pin"
-# The number of popular items that can fill lists, and the number that is tried first, because few
-# lists need more. Items that the rules leave out for everybody do not count.
+# The largest number of popular items that are offered to a short list, and the number that is
+# offered first. Few lists need more than the first offer. Items that the rules leave out for
+# everybody do not count.
 MOST_POPULAR, FIRST_POPULAR = 1_000, 100
 # The number of lists that the rules are applied to at once.
 LISTS_AT_ONCE = 2_000
@@ -228,7 +229,7 @@ class PreparedRules:
     def _pin(self, allowed: pl.DataFrame, subjects: Subjects) -> pl.DataFrame:
         """Return the pinned items of all lists: the columns list, item and rank.
 
-        If several pins have the same rank, the first pin that can put an item on the list counts.
+        If several pins have the same rank, the first pin that can put an item on the list is used.
 
         allowed: the candidates that the rules allow.
         """

@@ -1,6 +1,9 @@
 """The grouping of a pipeline's lists that share a batch inference job.
 
-Lists share a job if they have the same users and the same filter.
+Lists share a job if they have the same users and the same filter. With the recipe
+User-Personalization, lists with an exploration weight above 0 must also have the same weight and
+the same num_results, and all or none of them must have rules. A list with an experiment has its own
+job.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ class SinkRecord(BaseModel):
     """The sink's key in the YAML."""
     settings: dict[str, Any]
     place: str | None
-    """The setting that says where the place is; None if it is in the pipeline's own storage."""
+    """The setting that says where the place is; None for a place in the pipeline's own storage."""
     erased_users: str | None = None
     """The version of the list of erased users who were left out of the last write.
 

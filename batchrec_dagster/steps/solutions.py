@@ -26,8 +26,8 @@ def build_version_stem(
     force_run: the id of a run that trains in any case; None for other runs. The id is part of the
         names, so that only this run and its retries find its solution versions.
     """
-    # With a pipeline name of 32 characters and a number of four digits, the whole name stays
-    # within Personalize's limit of 63 characters.
+    # A number follows this prefix. With a pipeline name of 32 characters and a number of four
+    # digits, the whole name stays within Personalize's limit of 63 characters.
     stem = f"{pipeline}-{data_version[:DATA_DIGITS]}-{SHORT_NAMES[recipe]}"
     return f"{stem}-{force_run[:6]}" if force_run else stem
 

@@ -44,7 +44,7 @@ from batchrec_dagster.storage.records import save
 
 REUSABLE = (ACTIVE, "CREATE PENDING", "CREATE IN_PROGRESS")
 # The runs of a schedule do not all reach the training at the same minute of the day. So a model is
-# due this long before its age reaches the declared number of days.
+# trained again this long before its age reaches the number of days in solution.retrain.
 EARLY = timedelta(hours=6)
 
 

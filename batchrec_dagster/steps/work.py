@@ -91,7 +91,10 @@ class StepRecord(Record, frozen=True):
     findings: tuple[Finding, ...] = ()
 
     def is_stored(self, store: ObjectStore) -> bool:
-        """Return whether the step's output is still in the storage, unchanged. Raises UserError."""
+        """Return whether the step's output is still in the storage, unchanged. Raises UserError.
+
+        Here the result is always True. PreparedRecord, the record of a file, checks the file.
+        """
         return True
 
 

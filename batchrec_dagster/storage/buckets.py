@@ -27,7 +27,7 @@ MAX_PUT_BYTES = 5 * 1024 * MB
 BUFFER_BYTES = 12 * CHUNK_BYTES
 # Requests are retried through minutes of throttling, server errors and broken connections. Each
 # pause is random, up to `base` times the last pause. With the usual base of 2 the pauses would not
-# grow.
+# grow on average.
 RETRIES: RetryConfig = {
     "max_retries": 100,
     "retry_timeout": timedelta(minutes=5),
@@ -90,6 +90,6 @@ def choose_upload(key: str, data: bytes | Path | Iterable[bytes]) -> dict[str, A
 def choose_part_size(size: int) -> int:
     """Return the size in bytes of each part of a put of `size` bytes.
 
-    The size is a whole number of MB, so that there are at most MAX_PARTS parts.
+    The size is a whole number of MB, and large enough for at most MAX_PARTS parts.
     """
     return max(CHUNK_BYTES, -(-size // (MAX_PARTS * MB)) * MB)

@@ -123,7 +123,7 @@ class Storage:
         if service == "s3":
             endpoint = self.s3.endpoint_url
         try:
-            session: Any = self._session  # The type stubs only know literal names.
+            session: Any = self._session  # The type stubs accept only literal service names.
             client = session.client(service, endpoint_url=endpoint, config=config)
             if session.get_credentials() is None:
                 raise NoCredentialsError

@@ -171,7 +171,10 @@ def lock_created(descriptor: int, path: Path) -> bool:
 
 
 def remove_unlocked(path: Path) -> None:
-    """Remove the file or folder unless a process has a lock on it."""
+    """Remove the file or folder unless a process has a lock on it.
+
+    Another user's folder stays, and so does a path that cannot be opened or removed.
+    """
     with suppress(OSError):  # The path is gone, is another user's, or its process is alive.
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
@@ -224,7 +227,8 @@ def exclusive_lock(path: Path) -> Iterator[None]:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
-        # Closing is not enough: a child forked in the meantime has the file open too.
+        # Closing is not enough: a child process that was forked meanwhile has the file open too,
+        # and would keep the lock.
         fcntl.flock(descriptor, fcntl.LOCK_UN)
         os.close(descriptor)
 

@@ -13,8 +13,8 @@ from batchrec_dagster.storage.estimate import Estimate
 from batchrec_dagster.storage.list_subjects import SUBJECTS
 from batchrec_dagster.storage.measured_ndcg import GroupSums, MeasuredPopularity
 
-# `good` if nothing speaks against publication, `watch` if somebody should look, `refuse` if no
-# later step may run. The levels are ordered from the best to the worst.
+# A level is `good` if nothing speaks against publication, `watch` if somebody should look, and
+# `refuse` if no later step may run. The levels are ordered from the best to the worst.
 Level = Literal["good", "watch", "refuse"]
 Numbers = dict[str, int | float]
 
@@ -316,7 +316,7 @@ class Edition(BaseModel, frozen=True):
     results_asked_for: int | None = None
     """The number of results that the job was asked for, for each user or item."""
     inference_cost_usd: float | None = None
-    """The cost of the job in US dollars where Amazon runs it."""
+    """The price of the job at Amazon in US dollars, even if another engine ran the job."""
 
     solution_version_arn: str | None = None
     """The ARN of the model's solution version."""

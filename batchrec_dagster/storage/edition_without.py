@@ -22,7 +22,8 @@ def drop_users(editions: Editions, edition: Edition, users: pl.Series) -> int:
 
     If none of the users has a row, the file stays as it is.
 
-    edition: the live edition or a kept one. Copies of the file elsewhere do not change.
+    edition: the live edition or a kept one. Only the file at its URI changes: if the live edition
+        is also kept, the other file stays.
     users: the ids. Ids without rows are allowed.
     The caller must hold the list's lock. Without the lock, another run could replace the file
     meanwhile.

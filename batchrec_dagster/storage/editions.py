@@ -99,8 +99,9 @@ class Editions:
         """
         with self.store.open(self.uri) as file:
             edition = self._read_opened(file, self.uri)
-            # Polars keeps this file open when it is closed and replaced here. Given a path, Polars
-            # could read the footer of one edition and the rows of another.
+            # Polars keeps this file open for itself, even after this block closes it and a newer
+            # edition replaces it. From a path, Polars could read the footer of one edition and the
+            # rows of another.
             return edition, pl.scan_parquet(file)
 
     def read_rows(self, edition: Edition) -> pl.LazyFrame:

@@ -1,9 +1,10 @@
-"""The users who were erased from a pipeline, kept as salted hashes so that they stay out.
+"""The users who were erased from a pipeline, kept as salted hashes so that runs leave them out.
 
 A source may still have these users. The hashes are HMAC-SHA-256, with a random salt of the pipeline
 as the key. They are pseudonymous, not anonymous. Ids are often small numbers, so whoever can read
 the storage can hash guesses and find out whether a person was erased, but cannot read an id. A
-slower hash would make guesses more expensive, but every night hashes all users of the source.
+slower hash would make guesses more expensive. It would also slow down each nightly run, which
+hashes all users of the source.
 
 The module is sent to the workers of Spark. So it imports the modules that open files only when a
 file is read.

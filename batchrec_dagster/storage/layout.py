@@ -144,9 +144,9 @@ class PipelineKeys:
 class ListKeys(PipelineKeys):
     """The storage keys of a list's published files and records, and of its pipeline's files.
 
-    A list with a name has its own folder in the pipeline's folder. The only list of a pipeline has
-    no name and uses the pipeline's folder. The segments use the pipeline's folder too, and their
-    table has another name.
+    A list with a name has its own folder in the pipeline's folder. If a pipeline has only one list
+    of users, that list has no name and uses the pipeline's folder. The segments use the pipeline's
+    folder too, but their table has the name `user_segments`.
     """
 
     def __init__(self, address: str) -> None:

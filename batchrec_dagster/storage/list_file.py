@@ -18,9 +18,10 @@ Model = TypeVar("Model", bound=BaseModel)
 
 # The key of the description in Parquet's metadata. The description is JSON.
 FOOTER_KEY = "batchrec"
-# The number of bytes at the end of a Parquet file: the footer's length, and four letters.
+# The number of bytes after the footer of a Parquet file. They hold the footer's length and four
+# letters.
 FOOTER_END_BYTES = 8
-# The number of rows in memory at a time.
+# The number of rows that are read at a time.
 ROWS_AT_ONCE = 100_000
 
 
@@ -52,7 +53,10 @@ class ListWriter(ExitStack):
 
 
 def read_footer(file: Path | IO[bytes], model: type[Model]) -> Model:
-    """Return the description in the file's footer. Raises ValueError if there is none."""
+    """Return the description in the file's footer.
+
+    Raises ValueError if there is no description, or if it does not fit the model.
+    """
     import pyarrow.parquet as pq
 
     metadata = pq.read_metadata(file).metadata or {}
@@ -64,7 +68,7 @@ def read_footer_length(end: bytes) -> int:
 
     The length includes the length field itself and the four letters after it.
 
-    end: the last 8 bytes of the file, or more.
+    end: at least the last 8 bytes of the file.
     """
     return int.from_bytes(end[-8:-4], "little") + FOOTER_END_BYTES
 
@@ -98,7 +102,7 @@ def _iterate_pieces(source: pq.ParquetFile, subject: str) -> Iterator[pl.DataFra
     """Yield the rows in order, in pieces of whole lists. There is at least one piece."""
     unfinished_list = pl.DataFrame(source.schema_arrow.empty_table())
     for group in range(source.num_row_groups):
-        # An iterator over all groups would keep the data of every group in memory until its end.
+        # An iterator over all groups would keep in memory the data of all groups that it has read.
         for batch in source.iter_batches(ROWS_AT_ONCE, row_groups=[group]):
             rows = pl.concat([unfinished_list, pl.DataFrame(batch)])
             ids = rows.get_column(subject)

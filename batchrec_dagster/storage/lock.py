@@ -170,7 +170,7 @@ class _Content(BaseModel, frozen=True):
 
 
 class _BucketLock:
-    """A lock in a bucket: an object that only a run that knows its version can replace."""
+    """A lock in a bucket: an object that a run can replace only if it names the version."""
 
     def __init__(
         self,

@@ -19,7 +19,8 @@ from batchrec_dagster.storage.estimate import Estimate, measure_error
 
 # An interval needs at least this many tested users.
 LEAST_USERS = 10
-# Half of a 95% interval, in standard errors. For 100 groups, Student's t is nearly the same.
+# Half of a 95% interval in standard errors, by the normal distribution. Student's t distribution
+# for 100 groups gives nearly the same number.
 STANDARD_ERRORS = 1.96
 
 

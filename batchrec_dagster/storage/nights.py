@@ -11,7 +11,7 @@ from batchrec_dagster.storage.edition import Edition, Finding, Withdrawn
 from batchrec_dagster.storage.estimate import Estimate
 
 # The number of nights without a publication that are kept: enough for a year and a month of daily
-# runs. Only a pipeline that fails every hour has more of them.
+# runs. If several runs a day publish nothing, the record covers a shorter time.
 MOST_OTHER_NIGHTS = 400
 
 
@@ -115,7 +115,7 @@ class EditionsRecord(BaseModel, frozen=True):
     withdrawn: tuple[Withdrawn, ...] = ()
     """The lists that were rolled back. No run publishes them again by itself."""
     judged: tuple[Finding, ...] = ()
-    """The newest run's findings about the live edition, if the run would have made it again.
+    """The findings of the newest run that would have made the live edition again.
 
     Empty if no run has judged the edition again since it became live.
     """

@@ -13,7 +13,7 @@ from batchrec_dagster.storage.permissions import (
     explain_missing_permission,
 )
 
-# The permission that each verb of a message needs.
+# The S3 action that each operation needs, by the operation's verb in messages.
 IAM_ACTIONS = {
     "read": "GetObject",
     "write": "PutObject",
@@ -33,7 +33,7 @@ _TEMPORARY = re.compile(
 def is_missing_object(error: Exception, verb: str) -> bool:
     """Return whether the error says that the object is missing, rather than the bucket.
 
-    A write or a listing can only fail for a missing bucket. For other requests, the server's answer
+    In a write or a listing, only the bucket can be missing. For other requests, the server's answer
     in the error's text says whether the object or the bucket is missing.
     """
     return _is_missing(error) and verb not in ("write", "list") and "NoSuchBucket" not in str(error)

@@ -89,12 +89,12 @@ def split_uri(uri: str) -> tuple[str, str]:
     bucket, _, key = path.partition("/")
     if scheme != "s3" or not separator or not bucket:
         raise UserError(f"{uri!r} is not a storage URI: write s3://bucket/key")
-    # Joined to a folder, a key that starts with a slash would be a path of the whole machine.
     if {".", ".."} & {*key.split("/"), bucket} or _NOT_IN_KEYS.search(path):
         raise UserError(
             f"{uri!r} has a part that is not allowed in a storage URI (., .., \\ or a control"
             " character)"
         )
+    # If a key that starts with a slash were joined to a folder, the path would ignore the folder.
     if "//" in f"/{key}":
         raise UserError(f"{uri!r} has an empty part: write one slash where there are two")
     return bucket, key
@@ -200,8 +200,8 @@ class ObjectStore:
         etag: ABSENT if there must not be an object yet.
         Raises ObjectReplacedError if the object is another version by now.
         In a folder, another run may write between the check of the ETag and the write, unless the
-        object is new. In S3, this holds for every object that is too large for one put. In these
-        cases, callers hold a lock that keeps other runs from writing.
+        object is new. In S3, another run may do so if the object is too large for one put, even if
+        it is new. In these cases, callers hold a lock that keeps other runs from writing.
         """
         store, key = self._locate(uri)
         replaced = ObjectReplacedError(f"{uri} was replaced by another run")
@@ -227,8 +227,8 @@ class ObjectStore:
                 # The answer to an earlier attempt may have been lost.
                 if current and self._has_content(uri, data):
                     return current
-                # S3 may refuse two concurrent attempts, so that both fail. The object then has its
-                # old ETag, and this run tries again.
+                # S3 may refuse both of two concurrent puts. The object then has its old ETag, and
+                # this run tries again.
                 if current != etag:
                     raise replaced from None
             time.sleep(_PAUSE)
@@ -246,7 +246,10 @@ class ObjectStore:
         return False
 
     def copy(self, source: str, target: str) -> str:
-        """Copy an object and return the copy's ETag. Within a bucket the server makes the copy."""
+        """Copy an object and return the copy's ETag.
+
+        Within a bucket, S3 itself makes the copy, unless the object is too large for that.
+        """
         path = self.local_path(source)
         (bucket, key), (target_bucket, target_key) = split_uri(source), split_uri(target)
         is_local = path is not None or self.local_path(target) is not None

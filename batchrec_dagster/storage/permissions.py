@@ -1,8 +1,8 @@
 """Advice for calls that AWS denies: the missing permission, and the resource it is for.
 
-AWS's message mostly names the permission and the resource. The answer to a HEAD request has no
-body, so the permission and the resource are derived from the call. Expired credentials, unknown
-credentials and a wrong clock get their own messages.
+AWS's message mostly names the permission and the resource. If it does not, the call tells them: the
+answer to a HEAD request, for example, has no body. Expired credentials, unknown credentials and a
+wrong clock get their own messages.
 """
 
 from __future__ import annotations

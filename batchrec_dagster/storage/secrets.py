@@ -9,7 +9,7 @@ HIDDEN = "***"
 
 # The value of an environment variable with such a name is a secret.
 _NAMES = re.compile(r"SECRET|TOKEN|PASSW|KEY|WEBHOOK|CREDENTIAL|DATABASE_URL|DSN", re.IGNORECASE)
-# Shorter values would hide ordinary words.
+# Shorter values stay in the text, because hiding them would also hide ordinary words.
 _MIN_LENGTH = 6
 _PATTERNS = (
     # The user and password in a URL.

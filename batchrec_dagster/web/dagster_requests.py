@@ -19,7 +19,7 @@ from batchrec_dagster.web.server import read_body
 
 
 class DagsterRequests:
-    """ASGI middleware that refuses paths that run scripts, and POST requests without JSON.
+    """ASGI middleware that refuses unsafe paths, bodies that are not JSON, and GraphQL by GET.
 
     Websockets are passed on.
 

@@ -74,10 +74,10 @@ def write_ratings(
 ) -> Path:
     """Write a small CSV of ratings that a model can learn from.
 
-    Users have two tastes. Each taste has a half of the items. A user rates items of their taste's
-    half, mostly high, and a few items of the other half.
+    Users with odd ids like odd items, and users with even ids like even items. A user gives high
+    ratings to items of their own half, and mixed ratings to items of the other half.
 
-    own, other: the number of items that a user rates in each half.
+    own, other: the number of items that a user rates in their own half, and in the other half.
     """
     chance = random.Random(seed)
     lines = ["userId,movieId,rating,timestamp"]
@@ -248,7 +248,8 @@ def refresh(
     """Run a pipeline's refresh job in this process.
 
     assets: the assets to run; None or empty for all.
-    report: whether to make the report, which takes a third of a small run's time.
+    report: whether to make the report, which takes a third of a small run's time. It has no effect
+        if `assets` has names.
     """
     with definitions(project) as defs:
         job = defs.resolve_job_def(f"{name}_refresh")

@@ -16,8 +16,8 @@ def write_example_shop(folder: Path, *, with_sinks: bool = False) -> dict[str, A
     The attributes have no name. The newsletter is the only list, and the recipe is
     aws-user-personalization.
 
-    with_sinks: whether the pipeline has sinks, with the sink for PostgreSQL, which the example has
-        as a comment.
+    with_sinks: whether the pipeline has the example's sinks. Then it also has the sink for
+        PostgreSQL, which the example has only as a comment.
     """
     texts = make_example_shop("example")
     declaration_text = texts.pop("example/defs/shop/defs.yaml")
@@ -36,5 +36,6 @@ def write_example_shop(folder: Path, *, with_sinks: bool = False) -> dict[str, A
     attributes["recommendations"] = newsletter
     if with_sinks:
         attributes["sinks"] = sinks
-    # Without this block, the tests' declarations count only ratings from 3.5 on.
+    # With the empty block `interactions`, all ratings count. The function `declaration` would
+    # otherwise count only ratings from 3.5 on.
     return {**attributes, "solution": {"recipe": "aws-user-personalization"}, "interactions": {}}

@@ -14,7 +14,7 @@ def repeats(nightly: int, per_commit: int = 1) -> int:
     """Return the number of examples, kills or requests of a test.
 
     nightly: the number in `make test-long`.
-    per_commit: the number in `make test`; the default tries one of each kind.
+    per_commit: the number in `make test`.
     """
     return nightly if IS_LONG else per_commit
 

@@ -22,7 +22,8 @@ def build_lists_table(
 
     lists: the items of each user; an item is an id, or a pair of an id and a title.
     titles: whether the table has the column title.
-    score: the score of the first item of a list; None for no scores.
+    score: the score of the first item of a list; None for no scores. The item at rank n has this
+        score divided by n.
     """
     rows = []
     for user, items in lists.items():

@@ -52,7 +52,8 @@ VIEW, BUY = HOSTILE[0], HOSTILE[4]
 DESCRIPTION = f"{HOSTILE[1]} {ADDRESSES}"
 # Nobody has had the last thirty items.
 ITEM_COUNT, LIST_LENGTH = 110, 5
-# The users who get lists. The first hundred have a history, and FEW have had three items.
+# The users who get lists. In the end, the first hundred have a long history, and the users in FEW
+# have had three items.
 REQUESTED = range(21, 241)
 FEW = range(200, 207)
 # The users that the report must show: a user with a history, and a user without.
@@ -273,10 +274,10 @@ def _write_interactions(
 
 
 def _choose_later(folder: Path, rows: pl.DataFrame) -> dict[int, int]:
-    """Return the item that each user chooses after the second night.
+    """Return the item that each of the users up to 100 chooses after the second night.
 
-    Half of the users choose the first item of their list. The other users choose an item that they
-    did not have and that was not on their list.
+    Half of these users choose the first item of their list. The other users choose an item that
+    they did not have and that was not on their list.
     """
     lists = ShopNight(folder / "nights" / "strict").lists
     numbers = {name_item(item): item for item in range(1, ITEM_COUNT + 1)}

@@ -94,7 +94,7 @@ def _check_settings(copy: Path) -> Iterator[Readiness]:
 
 @contextmanager
 def _set_dagster_home(home: Path) -> Iterator[None]:
-    """Set DAGSTER_HOME to this folder during the block, because the dagster.yaml may use it."""
+    """Set DAGSTER_HOME to this folder during the block: dagster.yaml may use the variable."""
     previous_home = os.environ.get("DAGSTER_HOME")
     os.environ["DAGSTER_HOME"] = str(home)
     try:

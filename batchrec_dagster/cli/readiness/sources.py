@@ -1,7 +1,7 @@
 """Checks of a pipeline's sources: they can be opened, and have the declared columns.
 
-Only the first lines of a long text are read, and a large file of another format is not opened. The
-rows of an asset are known only to a run, and the built-in sample needs no check.
+Only the first lines of a long text file are read, and a large file that is not text is not opened.
+The rows of an asset are known only to a run, and the built-in sample needs no check.
 """
 
 from __future__ import annotations

@@ -61,7 +61,8 @@ def embedded_client(
     filter_interactions: the number of a user's latest interactions of an event type that a filter
         considers.
 
-    Raises CatalogueError, UserError, and OSError if the folder cannot be created.
+    Raises CatalogueError, UserError if an optional dependency is missing, and OSError if the folder
+    cannot be created.
     """
     require("local", "the embedded Personalize")
     # The libraries for training are imported only if a Personalize runs, and not if pipelines are

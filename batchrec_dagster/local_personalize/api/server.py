@@ -1,6 +1,7 @@
 """The local Personalize over HTTP, for any AWS SDK and the `aws` command.
 
-Point a client at it with AWS_ENDPOINT_URL_PERSONALIZE. It answers as the embedded client does.
+Point a client at the server with AWS_ENDPOINT_URL_PERSONALIZE. The responses are equal to those of
+the embedded client.
 """
 
 from __future__ import annotations

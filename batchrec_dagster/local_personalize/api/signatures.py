@@ -43,7 +43,7 @@ class SignatureError(Exception):
 
 @dataclass(frozen=True)
 class AccessKey:
-    """The only key that may use the service."""
+    """The only access key with which clients may use the service."""
 
     key_id: str
     secret: str = field(repr=False)

@@ -1,4 +1,4 @@
-"""The validation of requests against botocore's service model, as AWS does first.
+"""The validation of requests against botocore's service model, before all other checks, as on AWS.
 
 botocore's client checks only types, required members and minimum sizes. A service must also check
 maximum sizes, patterns and enumerations.
@@ -72,7 +72,7 @@ def find_output_members(operation: str) -> Mapping[str, Shape]:
 
 
 def prune(value: Any, shape: Shape) -> Any:
-    """Return the value with only the members in its shape, without None."""
+    """Return the value with only the members in its shape, without members that are None."""
     if isinstance(shape, StructureShape):
         members = {name: value.get(name) for name in shape.members}
         return {

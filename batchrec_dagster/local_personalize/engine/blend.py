@@ -57,8 +57,8 @@ FEW_ROWS = 250_000
 # that co-occurrence in either order adds nothing.
 LONG_HISTORIES = 100
 MANY_TIES = 0.2
-# The weights that co-occurrence keeps per item. From MANY_ROWS interactions on, NEIGHBORS_OF_MANY
-# weights give the same accuracy.
+# The number of weights that co-occurrence keeps per item. From MANY_ROWS interactions on, it keeps
+# only NEIGHBORS_OF_MANY weights, which are then as accurate as NEIGHBORS weights.
 NEIGHBORS = 500
 MANY_ROWS = 2_500_000
 NEIGHBORS_OF_MANY = 200
@@ -69,13 +69,13 @@ FACTOR_ROWS = 10_000_000
 # tested users, because the model without them is as good.
 FEW_TESTED = 0.02
 
-# The blend for data without users to select a blend on: no users can be held out, or they had
-# nothing new. With the weight 10, the softmax of the scores spreads the probability over about as
-# many items as with a selected blend.
+# The blend if there are no users to select a blend on, because no users can be held out, or they
+# had nothing new. With the weight 10, the softmax of the scores spreads the probability over about
+# as many items as with a selected blend.
 DEFAULT_BLEND = Blend({COOCCURRENCE: 10.0}, {COOCCURRENCE: 0.9})
 
-# Only this many new items are kept, the newest first. Scoring a new item takes as long as scoring
-# any other item.
+# Only this many new items are kept, the newest first. More new items would slow down all lists,
+# because scoring a new item takes as long as scoring any other item.
 MAX_NEW_ITEMS = 10_000
 
 

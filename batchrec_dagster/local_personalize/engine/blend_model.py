@@ -38,7 +38,8 @@ EXPLORATION_WEIGHT = 0.3
 MAX_AGE = 30.0  # The largest age in days. Items without a creation time have no largest age.
 NEW_ITEMS = "new-items"
 NEW_ITEMS_RECENCY = 0.3
-COMPARED = 10  # A new item must suit the user as well as this many items at a list's start.
+# A new item must suit the user at least as well as the median of this many first items of a list.
+COMPARED = 10
 
 
 @dataclass(frozen=True)
@@ -173,7 +174,7 @@ class BlendModel:
         return self.new_items.choose(scores, history, k)
 
     def with_exploration(self, weight: float, max_age: float) -> BlendModel:
-        """Return the model with only the new items that are young enough.
+        """Return the model with another share of new items, and only the young enough new items.
 
         weight: the largest share of new items in a list. With 0, the model has no new items.
         max_age: the largest age of a new item in days. Items of unknown age stay.

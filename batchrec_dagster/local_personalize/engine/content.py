@@ -28,14 +28,16 @@ from .parallel import one_blas_thread
 # the cube of the number of features.
 MAX_FEATURES = 500
 MAX_ENTRIES = 64  # The largest number of an item's features in a column.
-BUCKETS = 10  # The buckets of a column of numbers, with about the same number of items each.
+# The number of buckets of a column of numbers. Each bucket has about the same number of items.
+BUCKETS = 10
 
-MAX_USERS = 20_000  # The users to fit on: enough for the weights of at most 500 features.
+# The largest number of users to fit on. It is enough for the weights of at most 500 features.
+MAX_USERS = 20_000
 USER_REGULARIZATION = 0.01  # This is multiplied by the number of users.
 ITEM_REGULARIZATION = 1.0
 
-# Takes the name of a column of the Items dataset, and returns ITEM_ID and that column. If an item
-# has several rows, its last row counts.
+# A function that takes the name of a column of the Items dataset, and returns ITEM_ID and that
+# column. If an item has several rows, its last row counts.
 ReadColumn = Callable[[str], pl.DataFrame]
 
 

@@ -359,7 +359,7 @@ def _read_block(
     """Return the histories of users. User u has the interactions first[u]:last[u]."""
     lengths = last - first
     owner = np.repeat(np.arange(len(first), dtype=np.int32), lengths)
-    # Row numbers in `data`, newest first within each user.
+    # These are row numbers in `data`, with the newest row of each user first.
     rows = np.repeat(last + np.cumsum(lengths) - lengths, lengths) - 1 - np.arange(len(owner))
     items = model_items[data.items[rows]]
     is_model_item = items >= 0
@@ -389,7 +389,7 @@ def _find_newest_entries(owner: Int32, items: Int32, n_users: int, n_items: int)
     """
     starts = starts_of(np.bincount(owner, minlength=n_users))
     entries = np.arange(len(items), dtype=np.int32)
-    # A counting sort by item, then user, then entry.
+    # The conversion to CSC is a counting sort by item, then user, then entry.
     by_item = csr_matrix((entries, items, starts), shape=(n_users, n_items)).tocsc()
     is_first = np.diff(by_item.indices, prepend=-1) != 0
     item_starts = by_item.indptr[:-1]

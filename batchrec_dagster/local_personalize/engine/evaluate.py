@@ -60,8 +60,8 @@ class Tested:
     def take(self, users: int) -> Tested:
         """Return a sample of at most `users` users who have items in `truth`.
 
-        The sample is even, because users are in the order of their ids, which may say when or
-        where they joined.
+        The sample is spread evenly over all these users. They are in the order of their ids, which
+        may say when or where a user joined.
         """
         taken = np.flatnonzero(np.diff(self.truth.indptr) > 0)
         if users < len(taken):

@@ -155,8 +155,9 @@ class _WindowPairs:
         """Return the pairs of a block of items, for all entries of the items.
 
         The four arrays are each entry's row in the block, of shape (entries,); the items that
-        follow the entry, of shape (entries, window); the count of each pair, of the same shape;
-        and the weight of each entry's event, of shape (entries,), to multiply the counts by.
+        follow the entry, of shape (entries, window); the count of each pair, of shape (entries,
+        window); and the weight of each entry's event, of shape (entries,), to multiply the counts
+        by.
         """
         places = self.places[self.starts[block.start] : self.starts[block.stop]]
         row = np.repeat(np.arange(block.stop - block.start), self.counts[block])
@@ -230,7 +231,7 @@ def fit_related(
     number of the column item's users to the power `discount`. The fraction makes small numbers
     count less, because they may be chance.
 
-    discount: the larger, the less similar are popular items.
+    discount: with a larger discount, popular items are less similar to other items.
     least_users: the number of common users that a pair needs.
     """
     n = history.n_items

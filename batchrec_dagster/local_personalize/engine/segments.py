@@ -80,7 +80,7 @@ class SegmentModel:
         return list(_keep_best(parts, size)[0])
 
     def _compute_affinities(self, interactions: Interactions, users: Int32) -> Float32:
-        """Return expected numbers of interactions up to a common factor, shape (users, n_items)."""
+        """Return expected interactions up to a common factor, of shape (users, n_items)."""
         history = read_histories(interactions, self.item_ids, users)
         logits = replace(self.model, repeats=None).score(history)
         # For items that a user already had, repeats alone say how likely the items come again. The
@@ -127,7 +127,7 @@ def measure(test_model: BlendModel, held_out: HeldOut) -> Measurements:
 
     There is a segment for each item, as a segment job has a segment for each line. Every tested
     user with a held-out interaction with the item counts as a hit, even if the user had the item
-    before, because a segment job would have ranked the users in the same way.
+    before, because a segment job ranks users who had the item, too.
 
     Source: developer guide, "Evaluating a solution version with metrics". It defines hits and
     recall as averages over segments. It does not define the coverage of segments. Here, coverage

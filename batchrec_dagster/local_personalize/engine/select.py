@@ -42,7 +42,7 @@ POPULARITY_SHARES = (0.0, 0.15, 0.3)
 CONTENT_SHARES = (0.15, 0.3, 0.6)
 
 MOST_USERS = 2_000
-MOST_SCORES = 2 << 20  # Users times items. With many items, fewer users are tested.
+MOST_SCORES = 2 << 20  # The limit of users times items. With many items, fewer users count.
 MOST_ITEMS = 3_000  # Only the most popular items count. More items do not select better.
 TEMPERATURE_USERS = 100
 REPEAT_USERS = 400
@@ -50,7 +50,7 @@ LEAST_REPEATS = 0.01  # Repeats are ignored if they are a smaller share of the h
 REPEAT_EXPONENTS = (0.0, 0.3, 0.6, 0.9)
 
 T = TypeVar("T")
-Weights = Mapping[str, float]  # By the name of the component.
+Weights = Mapping[str, float]  # Weights or exponents, by the name of the component.
 
 
 class Scorer(Protocol):
@@ -62,7 +62,7 @@ class Scorer(Protocol):
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
     def add(self, scores: Float32, history: History, exponent: float, weight: float) -> None:
-        """Add the weighted scores of all items to `scores`, in place. Higher is better.
+        """Add the weighted scores of all items to `scores`, in place. Higher scores are better.
 
         scores: shape (users, n_items).
         exponent: the recency exponent of `History.recency_weights`. With a higher exponent, older

@@ -21,13 +21,14 @@ from .data import (
 )
 from .parallel import ordered_map
 
-# Takes the slice of the requests in a chunk, and the chunk's scores of shape (chunk, n_items). Sets
-# the scores of items that must not be recommended to -inf.
+# A function that takes the slice of the requests in a chunk, and the chunk's scores of shape
+# (chunk, n_items). It sets the scores of items that must not be recommended to -inf.
 Exclude = Callable[[slice, Float32], None]
 
-CHUNK_SCORES = 2 << 20  # The scores of a chunk. With many items, a chunk has fewer users.
-LEAST_CHUNK, LARGEST_CHUNK = 64, 256  # The limits of the users in a chunk.
-CACHED_SCORES = 1 << 17  # The scores that logsumexp reads at once, so that they stay in the cache.
+CHUNK_SCORES = 2 << 20  # The number of scores in a chunk. With many items, a chunk has fewer users.
+LEAST_CHUNK, LARGEST_CHUNK = 64, 256  # The limits of the number of users in a chunk.
+# The number of scores that logsumexp reads at once, so that they stay in the cache.
+CACHED_SCORES = 1 << 17
 GROUPS = 32  # top_k makes this many groups of columns for each item of a list.
 LEAST_SCORE = np.finfo(np.float32).min
 

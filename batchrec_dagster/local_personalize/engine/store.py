@@ -1,4 +1,4 @@
-"""Models as NumPy files. NumPy checks the files' checksums when it reads them."""
+"""Models saved as a NumPy file and a JSON file. NumPy checks its file's checksums on reading."""
 
 from __future__ import annotations
 

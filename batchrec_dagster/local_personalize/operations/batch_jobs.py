@@ -93,7 +93,7 @@ class TrainedVersion(NamedTuple):
 def run_batch_job(
     job: Job, make_answers: Callable[[Job, TrainedVersion], AnswerLines]
 ) -> JobResult:
-    """Answer all input files, then upload the outputs, and finally the marker.
+    """Answer all input files, then upload the outputs, and finally write CHECK_MARKER.
 
     make_answers: loads the data for the answers, and returns the function that answers lines. It
         raises JobFailedError.
@@ -117,7 +117,10 @@ def run_batch_job(
 
 
 def give_up_model(transaction: CatalogueTransaction, version: Resource) -> None:
-    """Take the model from the version, and tag the version as expired. The model's file stays."""
+    """Take the model from the version, and tag the version as expired.
+
+    The caller removes the file of the model.
+    """
     state = {name: value for name, value in version.state.items() if name != "model"}
     tags = {**version.tags, MODEL_TAG: EXPIRED}
     transaction.save(replace(version, state=state, tags=tags))
@@ -127,7 +130,8 @@ def _list_input_files(job: Job, source: str, target: str) -> list[ObjectInfo]:
     """Return the input files. Raises JobFailedError if there is none."""
     files = job.list_objects(source)
     if target.startswith(source):
-        # The output is under the input's prefix, so the output of an earlier job is not input.
+        # The output is under the input's prefix. So the list may have the output of an earlier job,
+        # which is not input.
         files = [file for file in files if not file.uri.startswith(target)]
         if not files:
             raise JobFailedError(f"{INVALID_LOCATION} There is no input at {source}")

@@ -1,8 +1,8 @@
 """Data deletion jobs, which erase users from a dataset group.
 
 Such a job erases the users from the imported data, and rewrites the catalogue's file. After that,
-no id of the users is left in the home, because models have no user ids. Amazon documents less about
-the data that it erases. Models keep what they learned from all users together until they are
+no id of the users is left in the home, because models have no user ids. Amazon does not document
+exactly which data it erases. Models keep what they learned from all users together until they are
 trained again, on AWS too.
 
 Source of the rules: developer guide, "Deleting users and their data with a data deletion job".

@@ -9,7 +9,10 @@ from ..resources import ApiRequest, answer_page
 from ..trained_recipes import RECIPES, Recipe, get_recipe
 
 _RELEASE_TIME = 1_559_779_200.0
-"""The times of every recipe, in epoch seconds: the day Amazon Personalize became available."""
+"""The creation and update time of every recipe, in epoch seconds.
+
+It is the day on which Amazon Personalize became available.
+"""
 
 
 def list_recipes(request: ApiRequest) -> dict[str, Any]:

@@ -157,7 +157,7 @@ def get_metrics(request: ApiRequest) -> dict[str, Any]:
     The header is a JSON object. Its member `groups` is the NDCG@25 by groups of tested users, as a
     `GroupSums`, or null for user segments.
 
-    If the request names event types in the header of the same name, metrics and groups count only
+    If the request has a header of the same name with event types, metrics and groups count only
     events of these types, and the member `success` repeats the types. If the version has no record
     of event types, metrics and groups count all events, and `success` is empty.
 

@@ -1,4 +1,4 @@
-"""Solutions: recipes with a configuration, which solution versions are trained with."""
+"""Solutions: recipes with a configuration, from which solution versions are trained."""
 
 from __future__ import annotations
 

@@ -70,7 +70,8 @@ def read_histories(job: Job, version: Resource) -> Interactions:
 def read_item_features(job: Job) -> ItemFeatures | None:
     """Return the features of the Items dataset.
 
-    Returns None if the dataset has no data, or the recipe does not read features.
+    Returns None if the dataset has no data, if no column tells items apart, or if the recipe does
+    not read features.
     """
     version = job.resource.body
     if RECIPES[version["recipeArn"]].type != PERSONALIZATION:
@@ -98,7 +99,7 @@ def add_event_types(job: Job, choices: pl.DataFrame) -> pl.DataFrame:
     """Return the choices without ids, with a list of the types of their events in EVENT_TYPE.
 
     If the data have no event types, the result has no such column. A chosen item is new to its
-    user. So all events of the user with the item belong to the choice.
+    user. So all events of the user with the item that match an event rule belong to the choice.
 
     choices: the table `Measurements.choices`.
 

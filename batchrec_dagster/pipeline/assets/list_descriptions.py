@@ -187,7 +187,8 @@ def build_metadata(
         "results_asked_for": edition.results_asked_for or 0,
     }
     if published.subject == "item":
-        # Other lists contain ids of people, and Dagster's history would never forget them.
+        # Users' lists and segments contain ids of people, and Dagster's history would never forget
+        # the ids.
         metadata["sample"] = build_sample(result.sample)
     if model is not None:
         metadata |= build_dataset_group_link(model.dataset_group_arn, on_aws=work.ensure.on_aws)
@@ -242,7 +243,7 @@ def _describe_columns(published: PublishedList) -> dict[str, tuple[str, str]]:
 
 
 def _describe_rules(edition: Edition) -> dict[str, Any]:
-    """Return the effect of each rule, the number of rows by reason, and the popular items."""
+    """Return the metadata about rules, filled lists, reasons, popular items and newcomers."""
     filled, newcomers = edition.filled, edition.newcomers
     return {
         "rules": [asdict(counts) for counts in edition.rules],

@@ -1,4 +1,4 @@
-"""The asset interactions, which Personalize learns from, and batch_users, the users with lists."""
+"""The asset interactions, which Personalize learns from, and batch_users, who get lists."""
 
 import time
 from functools import partial

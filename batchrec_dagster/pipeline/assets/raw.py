@@ -49,7 +49,7 @@ class DataConfig(dg.Config):
 
 
 def build_size_check(part: Part) -> dict[str, str]:
-    """Return the check that this part of the data has not shrunk."""
+    """Return the description of the check that this part of the data has not shrunk, by name."""
     return {
         NOT_SHRUNK: f"There are nearly as many {part} as the published lists were made from:"
         " gate.max_shrink."
@@ -80,7 +80,8 @@ def raw_ratings(pipeline: Pipeline) -> PipelineAsset:
         deps=[*map(dg.AssetKey, ratings.upstream)],
         stage=RAW,
         storage_key=keys.record("raw_ratings"),
-        # The rules of interactions are left out, because they do not change the copies.
+        # The version does not depend on the rules of interactions, because they do not change the
+        # copies.
         code_version=f"{RATINGS_VERSION}-{fingerprint(ratings)}",
         io_manager="record_io",
         checks={"rows_readable": "The declared columns are there, and their values can be read."},

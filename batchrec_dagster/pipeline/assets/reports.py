@@ -89,7 +89,7 @@ def recommendation_outcomes(published: PublishedList) -> PipelineAsset:
         io_manager="parquet_io",
     )
     def recommendation_outcomes(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
-        # Imported here because they need SciPy and NumPy.
+        # The imports are here, because they need SciPy and NumPy.
         from batchrec_dagster.steps.arms import MODEL
         from batchrec_dagster.steps.outcomes import measure_outcomes
 
@@ -153,7 +153,7 @@ def recommendation_report(
 
     @_declare_report(published)
     def recommendation_report(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
-        # Imported here because they need SciPy and Jinja.
+        # The imports are here, because they need SciPy and Jinja.
         from batchrec_dagster.pipeline.report import build_page
         from batchrec_dagster.reporting.stored_page import put_page
 
@@ -174,7 +174,7 @@ def recommendation_report(
 
 
 def _declare_report(published: PublishedList) -> Callable[[Step], PipelineAsset]:
-    """Return the decorator with the options of the report's asset."""
+    """Return the decorator that turns a step into the asset of the report."""
     required = (
         "solution_version",
         "interactions",

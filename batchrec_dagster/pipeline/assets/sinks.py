@@ -22,7 +22,8 @@ from batchrec_dagster.storage.list_subjects import ListSubject, find_subject
 
 CODE_VERSION = "2"
 
-# The assets do not have this policy themselves, because Dagster would then retry bugs too.
+# The retries if a sink's service is unavailable. The assets do not declare this policy, because
+# Dagster would then retry bugs too.
 RETRIES = dg.RetryPolicy(max_retries=3, delay=10, backoff=dg.Backoff.LINEAR)
 
 

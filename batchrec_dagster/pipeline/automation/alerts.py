@@ -52,7 +52,7 @@ def alert_on_failure(context: dg.RunFailureSensorContext) -> None:
     " late_after_hours after they were due, and, with published, when it has new ones.",
 )
 def alert_on_lists(context: dg.SensorEvaluationContext) -> dg.SensorResult:
-    # Imported here because it needs PyArrow and NumPy.
+    # The import is here, because it needs PyArrow and NumPy.
     from batchrec_dagster.pipeline.automation.list_alerts import (
         MEMORIES,
         Memory,

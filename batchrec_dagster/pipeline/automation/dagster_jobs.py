@@ -88,7 +88,7 @@ def rollback_job(
     tags: Mapping[str, str],
     loggers: Mapping[str, Any],
 ) -> dg.UnresolvedAssetJobDefinition:
-    """Return `NAME_rollback`, which publishes older lists again and updates their dependents."""
+    """Return the job that publishes older lists again and updates the assets made from them."""
     lists = dg.AssetSelection.assets(asset_key(published, published.asset))
     return dg.define_asset_job(
         name=published.keys.rollback_job,

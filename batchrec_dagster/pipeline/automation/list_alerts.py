@@ -1,8 +1,8 @@
 """The text of alerts about published lists: they are late, or there are new ones.
 
-Alerts are based on the published editions in the pipeline's own storage. Dagster's events of the
-asset would not do. The event of a night without new data looks like new lists, and a pipeline with
-the same name in another code location has the same asset key.
+Alerts are based on the published editions in the pipeline's own storage, not on Dagster's events of
+the asset. The event of a night without new data looks like new lists, and a pipeline with the same
+name in another code location has the same asset key.
 """
 
 from __future__ import annotations
@@ -202,7 +202,7 @@ def describe_late_lists(
 ) -> Message:
     """Return an alert about late lists.
 
-    due: the scheduled time at which no lists were made.
+    due: the scheduled time after which no lists were made.
     made_at: the time at which the published lists were made; None if there are none.
     """
     last = f"{made_at.astimezone(due.tzinfo):%Y-%m-%d %H:%M}" if made_at else "never"

@@ -15,8 +15,8 @@ from batchrec_dagster.reporting.views.plain import escape_invisible
 from batchrec_dagster.storage.extras import require
 from batchrec_dagster.storage.secrets import redact
 
-# The characters that begin a mention, a command or a link in a chat. Another character after them
-# prevents that.
+# The characters that begin a mention, a command or a link in a chat. Followed by _NO_SPACE, which
+# is a zero-width space, they begin nothing.
 _MARKS_OF_CHATS = re.compile(r"@(?=[^\W\d])|[<\]]")
 _NO_SPACE = "\u200b"
 
@@ -59,7 +59,7 @@ def send_alert(alerts: Alerts, message: Message, receivers: Sequence[str] | None
     Raises AlertError if delivery to any URL fails, and UserError if Apprise is not installed.
     """
     require("alerts", "alerts")
-    # Imported here because it is an optional dependency.
+    # The import is here, because Apprise is an optional dependency.
     import apprise
 
     # Apprise's log messages may contain parts of the URLs.

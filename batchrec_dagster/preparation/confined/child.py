@@ -36,8 +36,9 @@ def main() -> None:
     # Text that a library prints goes to standard error, so that it does not get into the answers.
     os.dup2(2, 1)
     _end_with_parent()
-    # Python ignores this signal, and then C++ libraries report the error in words of their own. The
-    # default action ends this process, and the signal tells the parent which limit was reached.
+    # The kernel sends SIGXFSZ when a file grows beyond the limit. Python ignores the signal, and
+    # then C++ libraries report the failed write in words of their own. The default action ends this
+    # process, and the signal tells the parent which limit was reached.
     signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
     _set_limit(resource.RLIMIT_CORE, 0)
     if sys.platform == "linux":

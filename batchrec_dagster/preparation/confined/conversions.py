@@ -63,7 +63,10 @@ class Conversion:
 
 
 def _choose_sheet(names: Sequence[str], sheet: str | None) -> str:
-    """Return the wanted sheet, or the only one. Raises FileError if there is no such sheet."""
+    """Return the wanted sheet, or the only sheet if `sheet` is None.
+
+    Raises FileError if there is no such sheet, or if `sheet` is None and there are several sheets.
+    """
     listed_names = ", ".join(names)
     if sheet is not None and sheet not in names:
         raise FileError(f"it has no sheet {sheet!r}; it has: {listed_names}")
@@ -138,7 +141,8 @@ def _convert_json_array(file: ForeignFile, target: Path) -> int:
 def _read_elements(file: TextIO, most: int) -> Iterator[str]:
     """Yield the elements of the array.
 
-    The last element may be text that is not JSON, or that is cut off.
+    If the rest of the file is not JSON, the rest is yielded as the last element. If only the
+    closing bracket is missing, the last element is `(cut off)`.
 
     most: the largest number of characters that an element may have.
     """
@@ -181,7 +185,7 @@ def _list_delta_files(file: ForeignFile, target: Path) -> int:
 def _convert_delta(file: ForeignFile, target: Path) -> int:
     """Write the current rows of a Delta table.
 
-    The table's folder has links to the files that the table names, and no other files.
+    The table's folder has only links to the files that the table names, or downloads of them.
     """
     import polars as pl
 

@@ -27,7 +27,7 @@ def rewrite_parquet(path: Path, target: Path, limits: Limits, packed: int) -> No
 
     packed: the size in bytes of the file as it came.
 
-    Raises LimitError if there are more rows than such a file can hold.
+    Raises LimitError if the rows take more bytes than a file of `packed` bytes may unpack to.
     """
     rows = 0
     waiting: list[pa.RecordBatch] = []

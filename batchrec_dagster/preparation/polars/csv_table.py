@@ -28,7 +28,8 @@ from batchrec_dagster.preparation.file_form import (
 from batchrec_dagster.preparation.polars.row_table import FLAW, ROW, TEXT, RowTable
 
 DELIMITERS = ("::", "\t", ",", ";", "|")
-# Reading more columns takes minutes and gigabytes, although only a few are used.
+# The largest number of columns of a file. Reading more columns would take minutes and gigabytes,
+# although only a few columns are used.
 MOST_COLUMNS = 2_000
 _BEYOND = "beyond"
 _GROUPED_DIGITS = r"^[ \t]*[+-]?[0-9]{1,3}(?:(?:\.[0-9]{3})+,[0-9]*|(?:\.[0-9]{3}){2,})[ \t]*$"

@@ -77,7 +77,7 @@ def open_file(
     """Return the file ready to be read.
 
     folder: the folder for unpacked and converted files. It is needed as long as the file is read.
-    reader: converts files that are neither text nor packed text.
+    reader: the reader that converts files that are neither text nor packed text.
 
     Raises PreparationError if the file cannot be unpacked, is too large, or has a format that is
     not read.
@@ -119,8 +119,8 @@ def _decode(opened: OpenedFile, encoding: Encoding, folder: Path) -> OpenedFile:
     Raises LimitError if a line is too long, because every reader would hold the line in memory.
     """
     limits = Limits.from_environment()
-    # The csv module's own limit on a field is smaller. Without a limit, a quote that does not end
-    # would take the rest of the file into memory.
+    # The csv module's own limit on a field is smaller than the limit on a line. Without any limit,
+    # a quote that does not end would take the rest of the file into memory.
     csv.field_size_limit(limits.line_bytes)
     size, unfinished = 0, 0
     # The special bytes that were found in the file.

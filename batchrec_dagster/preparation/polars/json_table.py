@@ -1,6 +1,6 @@
 """Tables in files of JSON Lines, which have one object a line.
 
-Lines are read by Polars, or by `parse_json` if Polars may read them differently.
+Polars reads most lines. `parse_json` reads the lines for which Polars may give another result.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ _NUMERIC_ROLE = "rating"
 _CHANGED_NUMBERS = (
     r"-0|-?[0-9]+(?:\.[0-9]*)?[eE]|-?[0-9]+\.[0-9]*0(?:[\s,}]|$)|-?[0-9]{9,}\.|-?[0-9]+\.[0-9]{7}"
 )
-# The pattern of an escape within a name, which may spell the name of a column, or of an escape of
-# half a surrogate pair.
+# The pattern of two kinds of escapes. One is an escape within a name, because the name may be the
+# name of a wanted column. The other is an escape of half a surrogate pair.
 _ESCAPES = r'\\[^"]*"\s*:|\\u[dD][89a-fA-F]'
 NESTED_RECIPE = 'write a query, as under "Nested JSON" in docs/own-data.md'
 

@@ -115,7 +115,7 @@ class OpenedRatings:
         """Write the rows that are kept as Personalize's interactions CSV, in the source's order.
 
         The file appears at the destination once it is complete. With `on_bad_rows: fail`, a bad row
-        is an error.
+        is an error. If all rows are bad, it is always an error.
         """
         part = destination.with_name(f"{destination.name}.part")
         try:

@@ -96,7 +96,8 @@ def list_number_problems(
 ) -> Iterator[Problem]:
     """Yield the problems of a cell that is not a number.
 
-    comma_setting: the setting that lets numbers have a comma; None if it does not help.
+    comma_setting: the setting that lets numbers have a comma. If the number has a comma, the
+    problem names this setting. None to name no setting.
     """
     if comma_setting is not None:
         has_comma = text.str.contains(r"^[ \t]*[-+0-9.]*,[0-9]+[ \t]*$")
@@ -160,8 +161,8 @@ def list_time_problems(columns: Columns, unit: str) -> Iterator[Problem]:
 def list_mixed_times(columns: Columns, unit: str) -> dict[str, str]:
     """Return, for each form other than `unit`, the problem of a time in that form.
 
-    A single row with such a time is an error. The result is empty if the form of the times is
-    declared.
+    A single row with such a time is an error even if bad rows are skipped. The result is empty if
+    the form of the times is declared.
     """
     if columns.time_form != AUTO:
         return {}

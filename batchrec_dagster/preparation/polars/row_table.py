@@ -163,7 +163,8 @@ class ParquetTable(RowTable):
 
     def _cast(self, role: str, name: str, target_type: pl.DataType) -> pl.Expr:
         kind = self.schema[name]
-        # Other values are cast from their text, so that they mean the same as in a text file.
+        # Only whole numbers, numbers of the target type, and times are cast directly. Other values
+        # are cast from their text, so that they mean the same as in a text file.
         if target_type.is_numeric() and (kind.is_integer() or kind == target_type):
             return pl.col(name).cast(target_type)
         if role == "timestamp" and target_type.is_numeric() and kind in (pl.Datetime, pl.Date):

@@ -137,7 +137,8 @@ def evaluate_filter(
 ) -> pl.LazyFrame:
     """Return the cells, with IN_FILTER if there is a filter.
 
-    columns: the columns that the filter names. They may have the same names as roles.
+    columns: an expression for each column that the filter names, by the column's name. A column may
+    have the same name as a role.
     """
     if rules.filter is None:
         return cells

@@ -12,7 +12,8 @@ from batchrec_dagster.preparation.polars import times
 
 _DAYS = (
     *("%d.%m.%Y", "%d.%m.%y", "%d/%m/%Y", "%m/%d/%Y", "%d/%m/%y", "%m/%d/%y"),
-    # With this format in the list, 24/01/05 is ambiguous.
+    # %d/%m/%y also reads 24/01/05. With this format in the list, such a date counts as ambiguous,
+    # and is not silently misread.
     "%y/%m/%d",
     *("%d-%m-%Y", "%m-%d-%Y", "%Y-%m-%d", "%Y/%m/%d", "%Y.%m.%d"),
     *("%d-%b-%Y", "%d-%b-%y", "%d %B %Y", "%B %d, %Y", "%a, %d %b %Y"),
@@ -67,8 +68,8 @@ def _find_readers(cells: pl.Series, formats: tuple[str, ...]) -> tuple[str, ...]
     """Return the formats that read all of the cells."""
     if not formats:
         return ()
-    # With %Y, a year of two digits is a year long before 1970. With %y, strptime would also read a
-    # single digit.
+    # With %Y, a year of two digits is read as a year long before 1970, so the time is below 0. With
+    # %y, strptime would also read a single digit, so the pattern requires two digits.
     reads_all = pl.select(
         (times.parse_seconds(pl.lit(cells), text) >= 0)
         .fill_null(value=False)

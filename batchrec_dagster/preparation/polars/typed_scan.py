@@ -59,8 +59,8 @@ def write_clean(
     erased: the ids in the tables that belong to erased users. The rows of these users are passed
     over.
 
-    Returns None if a row is odd, or if a cell that must be a number is not one. Then the content of
-    the target must be ignored.
+    Returns None if a row is odd, if a cell that must be a number is not one, if there is no row, or
+    if `_choose_types` returns None. Then the content of the target must be ignored.
     """
     types = _choose_types(columns, unit)
     if types is None:
@@ -105,10 +105,12 @@ def write_clean(
 def _choose_types(columns: Columns, unit: str) -> dict[str, pl.DataType] | None:
     """Return the types, by role, of the columns that are not text.
 
-    The result is None if a column would have two types.
+    The result is None if a column would have two types. It is also None if the form of the times is
+    `datetime` and a time zone is declared.
     """
     if unit == DATETIME and columns.timezone is not None:
-        return None  # A column may have its own time zone.
+        # The declared zone is for columns without a zone of their own. `rows` tells them apart.
+        return None
     types: dict[str, pl.DataType] = {"rating": pl.Float64()}
     if unit in (DATETIME, *EPOCH_UNITS):
         types["timestamp"] = pl.Int64()
@@ -126,7 +128,8 @@ def _list_odd_conditions(
 ) -> Iterator[pl.Expr]:
     """Yield the conditions for an odd row.
 
-    An odd row has a missing cell, or a cell that has to be read as text.
+    A row is odd if a needed cell is missing, too long or out of range. It is also odd if a cell has
+    a forbidden character, may be a null value, or is not of its type.
     """
     latest = (
         FIRST_SENTINEL - 1 if columns.latest is None else min(columns.latest, FIRST_SENTINEL - 1)

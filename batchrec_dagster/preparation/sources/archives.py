@@ -41,7 +41,7 @@ class Member(RowSource):
     """The path in the archive, or the name of the sheet; empty for an archive's only file."""
 
     def files(self, context: SourceContext) -> list[ListedFile]:
-        """Return the file, without opening the archive: the file may not be there.
+        """Return the file without opening the archive, so the archive may not have the file.
 
         Raises UserError.
         """

@@ -66,7 +66,7 @@ def _explain_types() -> Iterator[None]:
 
 
 def _simplify(value: Any) -> Any:
-    """Return the value as None, a bool, a 64-bit integer, a float, a text, a date or a time."""
+    """Return the value as None, a bool, a 64-bit integer, a float, a text, a date or a datetime."""
     match value:
         case int() if not -(2**63) <= value < 2**63:
             return str(value)

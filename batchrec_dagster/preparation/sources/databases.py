@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 SCHEME, DUCKDB = "sql+env://", "duckdb:///"
 BATCH = 50_000
 VERSION_ROWS = 1_000
-# For each plain name of a database: the driver that SQLAlchemy uses, and the package to install.
+# The driver that SQLAlchemy uses and the package to install, for each plain name of a database.
 DRIVERS = {
     "postgres": ("postgresql+psycopg2", "batchrec-dagster[postgres]"),
     "postgresql": ("postgresql+psycopg2", "batchrec-dagster[postgres]"),

@@ -53,7 +53,7 @@ def _find_or_write_start(file: ListedFile, folder: Path) -> Path | None:
 def _cut_at_line_end(start: bytes) -> bytes:
     """Cut off the last line of a text, which may be incomplete.
 
-    In UTF-16, only an incomplete last character is cut off.
+    A text without a line end stays whole. In UTF-16, only an incomplete last character is cut off.
     """
     if start.startswith(file_formats.UTF16):
         # A character has two bytes, and either byte alone may look like a line end.

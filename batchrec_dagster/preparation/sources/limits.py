@@ -1,6 +1,7 @@
-"""The limits on unpacking and reading files, and on queries: one budget for all formats.
+"""The limits on unpacking and reading files, and on queries.
 
-The settings are environment variables, because they protect the machine and not a pipeline.
+The same limits hold for all formats. The settings are environment variables, because they protect
+the machine and not a pipeline.
 """
 
 from __future__ import annotations
@@ -63,10 +64,10 @@ class Limits:
     """The most bytes of a line of text."""
 
     file_memory: int = DEFAULT_FILE_MEMORY_GB * GB
-    """The most bytes of memory of the process that reads one file of a complex format."""
+    """The most bytes of memory of the child process that converts files; see `confined`."""
 
     file_seconds: float = DEFAULT_FILE_MINUTES * 60
-    """The most seconds of CPU time of the process that reads one file of a complex format."""
+    """The most seconds of CPU time that the child process may take for one file."""
 
     query_memory: int = DEFAULT_QUERY_MEMORY_GB * GB
     """The most bytes of memory that a query may take."""

@@ -22,7 +22,7 @@ from batchrec_dagster.preparation.sources.limits import Limits
 from batchrec_dagster.storage.durable import CHUNK
 
 ENCRYPTED = 0x1
-# Other methods may take as much memory as the file demands.
+# The methods of zip that are unpacked. Other methods may take as much memory as the file demands.
 PLAIN_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 DATA_SUFFIXES = {
     *(".csv", ".dat", ".data", ".inter", ".tab", ".tsv", ".txt"),

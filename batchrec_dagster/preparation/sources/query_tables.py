@@ -141,7 +141,8 @@ def _recognise_starts(files: Sequence[OpenedFile], form: FileForm, sql: str) -> 
     Whether line 1 names the columns is decided once for all files. If line 1 may be either a header
     or a row, it counts as a row if line 1 of another file is surely a row.
 
-    Raises FileError if some files have a header and others have none.
+    Raises FileError if line 1 is surely a header in one file and a row in another, and no header is
+    declared. Also raises FileError if the query uses a name that several columns have.
     """
     starts = []
     rows: dict[bool, str] = {}

@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 # piece of the file starts the count again.
 ATTEMPTS = 4
 # The unit of urllib3's exponential backoff in seconds. The pause is 0 before the second attempt,
-# then 2, 4 and 8 times PAUSE.
+# 2 times PAUSE before the third, and 4 times PAUSE before the fourth.
 PAUSE = 1.0
 LONGEST_PAUSE = 60
 
@@ -109,7 +109,7 @@ def _describe(url: str) -> tuple[str | None, int | None]:
         version = response.headers.get("ETag") or response.headers.get("Last-Modified")
         return version, response.length_remaining
 
-    # GET and not HEAD, because an address that is signed for GET refuses HEAD.
+    # The request is a GET, because an address that is signed for GET refuses HEAD.
     return _ask(url, read_headers)
 
 

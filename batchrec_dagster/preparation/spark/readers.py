@@ -199,7 +199,7 @@ def _describe_csv(
     text = start[skipped].decode(encoding, "replace") if len(start) > skipped else ""
     if not text.strip():
         raise build_empty_line_error(name, f"line {skipped + 1}", skipped)
-    # The csv module's own limit on a field is smaller.
+    # The csv module's own limit on a field is smaller than the limit on a line.
     csv.field_size_limit(task.limits.line_bytes)
     fields = [field.strip() for field in split_line(text, delimiter, form.quoted)]
     if not columns.are_named:
@@ -207,8 +207,8 @@ def _describe_csv(
     hint = f" (read with the delimiter {delimiter!r})"
     indexes = locate_columns(columns.wanted, fields, name, hint)
     # Spark does not show line ends. Each line was counted with a line end, so a file without the
-    # last line end is one byte shorter than the count. A BOM, which Spark takes off, makes the file
-    # longer.
+    # last line end is one byte shorter than the count. The count lacks a BOM, because Spark takes
+    # the BOM off.
     excess = sum(block[_UNFOLDED] for block in blocks) - blocks[0][_SIZE]
     has_last_end = excess not in (1, 1 - len(codecs.BOM_UTF8))
     return CsvFile(indexes, len(fields), None if has_last_end else blocks[-1]["last"])

@@ -158,7 +158,7 @@ def read_csv_lines(
         _refuse_broken_quotes(rows, syntax.delimiter)
     lines = "".join(f"{line}\n" for line in rows.get_column(TEXT))
     fields = scan_fields(BytesIO(lines.encode()), syntax).collect()
-    # Polars raises an error here if the numbers of rows differ.
+    # Polars raises an error here if `fields` and `rows` have different numbers of rows.
     fields = fields.with_columns(rows.get_column(ROW))
     return read_csv_cells(fields.lazy(), syntax, file.indexes, cut_row)
 
@@ -186,7 +186,8 @@ def read_parquet_rows(rows: pl.DataFrame, *, columns: Columns, cell_bytes: int) 
 
     cell_bytes: the largest number of bytes that a cell may have.
 
-    Raises PreparationError if the times have lost their zone because Spark reads them as numbers.
+    Raises PreparationError if a time zone is declared and Spark reads the times as numbers, which
+    do not show whether the times have a zone of their own.
     """
     if columns.time_form == DATETIME and rows.schema["timestamp"] == pl.Int64:
         # Spark has no times in nanoseconds, and reads such times as whole numbers.

@@ -13,7 +13,7 @@ from batchrec_dagster.steps.thresholds import FEW_TESTED
 def describe_engine(engine: str | None) -> str:
     """Return the name of the engine that trained and measured a model.
 
-    The embedded engine answers like Amazon's, but must not be taken for Amazon's.
+    The name of the embedded engine says that Amazon did not measure the model.
     """
     if engine == EMBEDDED_ENGINE:
         return "batchrec's embedded engine, not by Amazon"

@@ -35,7 +35,10 @@ class ListedNight(Night):
     is_live: bool = False
     """Whether the edition has been live since this night."""
     until: datetime | None = None
-    """The time at which another edition became live; None if no other edition has."""
+    """The time at which another edition became live.
+
+    None if no other edition has become live, or if no edition became live in this night.
+    """
 
     @property
     def is_publication(self) -> bool:
@@ -181,8 +184,8 @@ def describe_success(newest: Sequence[ListedNight]) -> str:
 def describe_changed_settings(nights: Iterable[ListedNight]) -> str:
     """Return a warning if the metrics of these nights cannot be compared; empty if they can.
 
-    The warning is about changed settings. `describe_success` is about nights that count other
-    events.
+    The warning is about changed settings. `describe_success` compares the events that the nights
+    count.
     """
     measured_on = {
         (night.success, night.measured_on) for night in nights if night.measured_on is not None

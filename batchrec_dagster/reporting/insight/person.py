@@ -68,7 +68,7 @@ class Recommendation:
     """The item of the history that explains this item best; None if there is none."""
     because_title: str | None
     users_with_both: int
-    """The number of counted people who have both items."""
+    """The number of counted people who have this item and the item `because`; 0 if not counted."""
     padding: bool
     """Whether this is a popular item without a score that Personalize added to a short list."""
     reason: str | None

@@ -64,7 +64,10 @@ def _is_proof(finding: Finding) -> bool:
 
 
 def _join_headlines(headlines: Sequence[str]) -> str:
-    """Return the first headlines, as many as are short enough, and the number of further ones."""
+    """Return headlines of at most MOST_WORDS words, and the number of headlines left out.
+
+    The first headline is always there, and may be longer.
+    """
     named: list[str] = []
     for headline in headlines:
         if named and sum(len(text.split()) for text in [*named, headline]) > MOST_WORDS:

@@ -21,7 +21,7 @@ class Bar(NamedTuple):
 
     number: Number
     largest: float
-    """The value at the end of the longest bar beside this one, which is not 0."""
+    """The value that a bar of full length would show. It is not 0."""
     is_quiet: bool = False
     """Whether the bar is only there for comparison with another bar."""
     fact: str = ""
@@ -110,7 +110,7 @@ class Lines:
 
     @property
     def largest(self) -> float:
-        """The largest value or upper end of an interval, which is not 0."""
+        """The largest value in the chart, or upper end of an interval; at least 1e-6."""
         numbers = [number for line in self.lines for number in line.points if number is not None]
         values = [number.value if number.high is None else number.high for number in numbers]
         return max([*values, 1e-6])

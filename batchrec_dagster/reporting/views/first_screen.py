@@ -44,8 +44,8 @@ def build_strip(page: Page) -> Iterator[Tile]:
 def _judge_night(night: ListedNight) -> str:
     """Return the level of the tile of a night: a run that ended, or a rollback.
 
-    The level is `refuse` if people kept their previous lists, `watch` if a step failed after the
-    publication, and otherwise empty.
+    The level is `refuse` if the night was refused, failed or was stopped, `watch` if a step failed
+    after the publication, and otherwise empty.
     """
     if night.status in ENDED_BADLY:
         return "refuse"
@@ -53,7 +53,7 @@ def _judge_night(night: ListedNight) -> str:
 
 
 def explain_last_night(page: Page) -> Judged | None:
-    """Return the text on a last run that was refused, failed or was stopped; else None."""
+    """Return a text on the last night if it was refused, failed or stopped; None otherwise."""
     night = page.last_night
     if night is None or night.status not in ENDED_BADLY:
         return None

@@ -59,8 +59,8 @@ def render_html(page: Page) -> str:
 def _choose_people(people: People) -> list[int]:
     """Return the indexes of the people that the page shows without a script.
 
-    They are an even sample. The first one is the person with the median number of interactions,
-    among the people with a history.
+    They are an even sample, after the person with the median number of interactions. The median is
+    that of the people with a history, or of all people if nobody has one.
     """
     with_history = [index for index, person in enumerate(people.people) if person.history]
     indexes = with_history or [*range(len(people.people))]

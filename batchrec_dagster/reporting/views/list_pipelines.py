@@ -24,7 +24,9 @@ def describe_night(night: ListedNight) -> str:
 def print_overviews(
     terminal: Terminal, overviews: Sequence[ListOverview], unended: Mapping[str, str]
 ) -> None:
-    """Print a line for each list, and why the last nights of some lists published nothing.
+    """Print a line for each list, and the reasons of last nights that did not go well.
+
+    Such a night was refused or stopped, or a step failed.
 
     unended: the texts for lists with a last run that has not ended, by address.
     """

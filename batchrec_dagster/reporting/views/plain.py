@@ -131,7 +131,7 @@ def fit_terminal(text: str, *, start: str = "", indentation: str = "") -> str:
     """Return a message with each of its lines wrapped to fit the terminal.
 
     In a terminal, declarations are named by their path from the working folder. In a pipe, the
-    lines stay as they are.
+    lines are only indented.
 
     start: the text that will be printed before the message, and takes room in the first line.
     indentation: the text at the start of each line.

@@ -32,7 +32,8 @@ STYLES: Mapping[StageStatus, str] = {
 }
 # A function that shows all stages of a run, and the stages that have ended since its last call.
 ShowStages = Callable[[Collection[Stage], Sequence[Stage]], None]
-# A command that is this many letters longer than the shortest command moves only its own comment.
+# If a command is longer than the shortest command by more than this many letters, its comment is
+# not aligned with the other comments.
 MOST_INDENTATION = 40
 
 
@@ -161,7 +162,7 @@ def print_next_commands(
 def align_comments(commands: Mapping[str, str]) -> list[str]:
     """Return a line for each command with its comment, with the comments below each other.
 
-    A very long command, for example with a long user id, moves only its own comment.
+    A very long command, for example with a long user id, does not move the other comments.
     """
     longest = min(map(len, commands)) + MOST_INDENTATION
     width = max(len(command) for command in commands if len(command) <= longest)

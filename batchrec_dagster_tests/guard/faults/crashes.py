@@ -1,4 +1,4 @@
-"""Crashes of a call before any of its durable writes, as if the process had ended there.
+"""Crashes of a call before one of its durable writes, as if the process had ended there.
 
 A durable write changes the state that another process finds: a file gets its name or is deleted, or
 an object is put or deleted in a bucket. A process that ends right after a write leaves the same

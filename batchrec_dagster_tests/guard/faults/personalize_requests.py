@@ -114,5 +114,5 @@ class Misbehaviour:
         return None
 
     def change(self, request: Request, answer: Answer) -> Answer | None:
-        """Return the answer that the client gets instead; None cuts the connection."""
+        """Return the answer that the client gets in place of this one; None cuts the connection."""
         return answer

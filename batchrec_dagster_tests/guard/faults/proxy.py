@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 # The first line of a request for an object.
 GET = re.compile(rb"^GET ([^ ?]+)[^ ]* HTTP/1", re.MULTILINE)
-RESET = b""  # no answer: the connection is cut
+RESET = b""  # This fault cuts the connection without an answer.
 
 
 def answer(status: str, content_type: str, body: str) -> bytes:

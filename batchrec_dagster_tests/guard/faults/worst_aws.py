@@ -122,7 +122,7 @@ def _ask_client(client: PersonalizeClient, headers: Mapping[str, str], body: byt
 def misbehave(
     client: PersonalizeClient, *misbehaviours: Misbehaviour, attempts: int = 1
 ) -> tuple[PersonalizeClient, WorstAws]:
-    """Return a client of the same embedded Personalize that misbehaves, and its counts.
+    """Return a misbehaving client of this client's embedded Personalize, and counts of requests.
 
     attempts: the maximum number of times that botocore sends a request.
     """

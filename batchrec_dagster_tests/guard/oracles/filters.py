@@ -259,7 +259,7 @@ def holds_for_compare(test: Compare, row: Row) -> bool:
     cell = row.get(test.name)
     if cell is None:
         return False
-    if isinstance(cell, set):  # A set has event types.
+    if isinstance(cell, set):  # The cell of the event types is a set.
         hit = "*" in test.operands or any(value.lower() in cell for value in test.operands)
         return hit == (test.sign in ("IN", "="))
     if isinstance(cell, str):

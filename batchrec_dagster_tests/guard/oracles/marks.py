@@ -10,7 +10,7 @@ from pathlib import Path
 
 import polars as pl
 
-# A part of the marked ids that occurs in no other text, so that a search of all bytes finds them.
+# A part of each marked id. No other text has it, so a search of all bytes finds only marked ids.
 MARK = "zqmark"
 # The encodings of texts in files, and in arrays of fixed width.
 ENCODINGS = ("latin-1", "utf-16-le", "utf-32-le")

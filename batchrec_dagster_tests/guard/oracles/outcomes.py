@@ -45,8 +45,7 @@ def count_outcomes(
     exclude_seen: whether lists leave out items that the user had. Such items are then no outcomes
         either.
     success: the only event types that count; empty if all count.
-    days: the number of days before the edition from which popular items are computed. The events
-        need to include no earlier days.
+    days: the number of days up to `known_until` over which popular items are counted.
     """
     kinds = [kind.lower() for kind in success]
     popular = Counter(

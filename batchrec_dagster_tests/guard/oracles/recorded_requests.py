@@ -131,7 +131,7 @@ def validate(requests: Sequence[RecordedRequest]) -> None:
 
 
 def _find_breaches(value: Any, shape: Shape, path: str) -> Iterator[str]:
-    """Yield the breaches of the service model in a value that botocore itself does not check."""
+    """Yield the breaches of those rules of the service model that botocore does not check."""
     if isinstance(shape, StructureShape):
         for name, member in value.items():
             yield from _find_breaches(member, shape.members[name], f"{path}.{name}")

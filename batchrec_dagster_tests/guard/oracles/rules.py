@@ -160,7 +160,7 @@ def _pin(
     filters: dict[str, Callable[[str], bool]],
     candidates: Sequence[str],
 ) -> tuple[dict[int, str], bool]:
-    """Return the pinned items by rank, and whether no candidate meets the condition of a pin."""
+    """Return the pinned items by rank, and whether a pin with a condition finds no candidate."""
     pinned: dict[int, str] = {}
     unmet = False
     for pin in rules.get("pin", ()):

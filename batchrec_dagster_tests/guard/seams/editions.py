@@ -45,6 +45,8 @@ DEFAULTS: Mapping[str, Any] = {
 def make_edition(facts: Mapping[str, Any]) -> Edition:
     """Return an edition with these facts, and defaults for its other fields.
 
+    If the facts have no `ndcg`, it is the mean of `groups`, or else the NDCG of `metrics`.
+
     facts: values by the names of the edition's fields.
     """
     stated = {**DEFAULTS, **facts}

@@ -1,4 +1,4 @@
-"""The quality gate: decides from measurements whether lists may be published."""
+"""The quality gate, which decides from measurements whether lists may be published."""
 
 from __future__ import annotations
 
@@ -50,10 +50,12 @@ def judge_model(
 
     gate: the settings of the block `gate`.
     ndcg, coverage: the model's metrics.
-    popular, recent_popular: the NDCG of the most popular items, of all time and of the last days.
+    popular, recent_popular: the NDCG of the most popular items of all time, and of the last 30
+        days. Only the higher NDCG counts. None if it was not measured.
     published_ndcg: the NDCG of the model of the published lists; None if no lists are published.
     is_published: whether the model of the published lists is this model.
-    is_comparable: whether the published model was measured on the same kind of interactions.
+    is_comparable: whether the published model and this model were measured on the same kind of
+        interactions.
     tested_users: the number of users that the model was measured on.
     engine: the engine that measured the model. Only the embedded engine reports measurements for
         groups of tested users.
@@ -91,7 +93,7 @@ def judge_model(
 def judge_next_model(before: Mapping[str, float], now: Mapping[str, float]) -> tuple[bool, str]:
     """Return whether the published lists' model was better than the new model, and the text.
 
-    If it was, somebody should look.
+    If the published model was better, somebody should look at the new lists.
 
     before, now: the NDCG@25 of each tested user with the published and the new model, by user id.
     """

@@ -66,8 +66,9 @@ class RuledLists:
     """Counts of the rules' effects, such as `only removed`, `pin added` and `only emptied`.
 
     The counts also include `lists of model` (the number of lists of the model's items), `short of
-    model` (the number of such lists with too few items), and `popular rows` (the number of popular
-    items that filled lists).
+    model` (the number of such lists with too few items), `popular rows` (the number of popular
+    items that filled lists), `empty` (the number of lists without an item), and `seen` (the number
+    of listed items that `exclude_seen` should have left out).
     """
 
 
@@ -81,7 +82,8 @@ def apply_rules(
 ) -> RuledLists:
     """Apply the rules to the candidates, and return the lists.
 
-    candidates: pieces of users; each piece has the users' items with their scores, best first.
+    candidates: the users' items in several pieces. A piece has the items of some users with their
+        scores, best first.
     rules, exclude_seen: the blocks of a pipeline's YAML.
     are_popular: whether the candidates are the popular items that newcomers get, in place of the
         model's items.
@@ -114,7 +116,7 @@ def apply_rules(
         lines = pl.DataFrame(rows, schema=schema, orient="row")
         if are_popular:
             lines = lines.with_columns(reason=pl.lit("popular"))
-        # Small parts make these few lists take the same paths as many lists and popular items do.
+        # With these small limits, a few lists and popular items take the code paths of many.
         with patch.multiple(rules_of_lists, LISTS_AT_ONCE=2, FIRST_POPULAR=2):
             pieces.append(prepared.apply(lines))
     counts = {
@@ -216,7 +218,7 @@ def count_popular_items(
     success: Sequence[str] = (),
     by: Mapping[str, str] | None = None,
 ) -> pl.DataFrame:
-    """Count the users who had each item in the last days.
+    """Count the users who had each item in the last `days` days.
 
     Return ITEM_ID and popularity, and with `by` also group, the most popular items first.
 
@@ -240,7 +242,7 @@ def find_bought_together(
 
     Return item_id, similar_item_id and score, best first.
 
-    within_days: the maximum number of days between the two interactions.
+    within_days: the maximum number of days between a user's interactions with the two items.
     num_results: the maximum number of similar items for an item.
     events: the event types that count; empty for all.
     events_at_once: the number of interactions that are paired at once.
@@ -264,8 +266,8 @@ def explain_lists(
 ) -> pl.DataFrame:
     """Return for each row why it is on its list: reason, reason_item, reason_title, reason_event.
 
-    lists: the columns user_id, item_id, score and reason, and in an experiment arm. The column
-        reason has the reasons that rules have set already, or null.
+    lists: the columns user_id, item_id, score and reason, and in an experiment also arm. The
+        column reason has the reasons that rules have set already, or null.
     event_weights, success: the settings of a pipeline's solution.
     titles: the titles by item id; None for no titles.
     """

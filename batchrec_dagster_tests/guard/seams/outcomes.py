@@ -30,14 +30,17 @@ from batchrec_dagster_tests.guard.seams.editions import (
 def assign_arm(user: str, experiment: Mapping[str, Any]) -> str:
     """Return the arm of a user, `model` or `control`.
 
-    experiment: the block of a pipeline's YAML.
+    experiment: the block `experiment` of a pipeline's YAML.
     """
     return arms.assign_arm(user, Experiment.model_validate(experiment))
 
 
 @dataclass(frozen=True)
 class Effect:
-    """A measure per user and day in the two arms of an experiment, with 95% intervals."""
+    """A measure per user and day in the two arms of an experiment.
+
+    `difference` and `lift` are the two ends of 95% intervals. `lift` is None if it is unknown.
+    """
 
     measure: str
     model: float
@@ -148,11 +151,11 @@ class ListHistory:
         return self._measure(interactions).table
 
     def pool(self, interactions: pl.DataFrame) -> tuple[float, float, float, int] | None:
-        """Return the lead of all editions' lists over popular items, pooled.
+        """Return the lead of the lists over popular items, pooled over all editions.
 
         The lead is the gain in the share of active users who had an item of their list, compared
         with lists of popular items. Return the lead, the two ends of its 95% interval, and the
-        number of active users; None if the lead is unknown.
+        number of active users; None if the lead or its interval is unknown.
         """
         sums = self._measure(interactions).sums
         behaviour = pool_outcomes(sums, self.success)

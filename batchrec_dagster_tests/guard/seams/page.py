@@ -141,7 +141,7 @@ def _read_cell(parts: tuple[str | float, ...]) -> Cell:
 
 
 class _PageReader(HTMLParser):
-    """A parser of the page's values for programs, the rows of its tables, and its verdict."""
+    """A parser that collects the page's numbers, tables, verdict and strip, and its users' data."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -249,16 +249,22 @@ class JudgedFacts:
     """Half the width of the model's and the popular items' 95% intervals; None for no intervals."""
     tested_users: int = 211
     ndcg_before: float | None = None
-    """The NDCG of the live edition's model, measured in the same way; None without one."""
+    """The NDCG of the live edition's model, measured in the same way.
+
+    None without a live edition.
+    """
     requested_users: int = 2_000
     served_users: int = 2_000
     full_lists: int = 2_000
     rows: int = 50_000
     rows_without_title: int = 0
     heaviest_share: float = 0.01
-    """The share of all interactions that one user has."""
+    """The share of all interactions that the most active user has."""
     users_before: int | None = None
-    """The number of users with interactions in the live edition's data. There are 2,000 now."""
+    """The number of users with interactions in the live edition's data.
+
+    None without a live edition. The new data have 2,000 such users.
+    """
     warnings: tuple[str, ...] = ()
     """The names of the checks that warn."""
     overruled: tuple[str, ...] = ()
@@ -270,7 +276,10 @@ class JudgedFacts:
     unknown.
     """
     top_lists: float = 0.2
-    """The share of the lists' rows that the top 1% of items take; in histories it is always 0.1."""
+    """The share of the lists' rows that the top 1% of items take.
+
+    The items' share of the histories is always 0.1.
+    """
     age_days: float = 1.0
     """The age of the newest interaction, in days."""
     max_age_days: float | None = None

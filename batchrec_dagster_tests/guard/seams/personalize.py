@@ -192,7 +192,7 @@ class Resources:
 
         Raises PersonalizeFailure.
 
-        folder: the URI of the folder for the list of users, which exists only during the job.
+        folder: the URI of the folder for the list of users. The list exists only during the job.
         request: the name of the request, which the names of the jobs contain.
         """
         groups = self.find_groups()

@@ -80,7 +80,7 @@ class Attributes:
     metadata: pl.DataFrame
     """The columns of the good rows that Personalize gets."""
     titles: pl.DataFrame
-    """For items: item_id and title, and image and link if they are declared. Else empty."""
+    """For items: item_id and title, and image and link if they are declared. Empty for users."""
     rows_read: int
     left_out: dict[str, int]
     bad_rows: tuple[str, ...]
@@ -214,7 +214,7 @@ def prepare(
 
 @contextmanager
 def parts_of(rows: int) -> Iterator[None]:
-    """Make rows be read and counted this many at a time, as for a very large file."""
+    """Make preparation read and count rows in parts of this size, as for a very large file."""
     with (
         patch.object(row_filters, "PART_ROWS", rows),
         patch.object(counting, "PIECE_ROWS", rows),

@@ -111,7 +111,10 @@ class Editions:
         return [self._read(edition) for edition in self._table.older()]
 
     def before(self) -> int | None:
-        """Return the number of the edition that the live one is compared with; None if not kept."""
+        """Return the number of the edition that the report compares with the live edition.
+
+        Return None if there is no live edition, or if the other edition is not kept.
+        """
         live = self._table.live()
         if live is None:
             return None

@@ -31,7 +31,7 @@ def paid_personalize() -> Iterator[None]:
 
 @contextmanager
 def clock_of_trainings(**time: float) -> Iterator[None]:
-    """Move the clock forward that runs use to compute a model's age.
+    """Move forward the clock that runs use to compute a model's age.
 
     time: the distance, such as `days=6`.
     """

@@ -105,6 +105,6 @@ class Store:
 def drop_erased_users(erased: Iterable[str], rows: pl.DataFrame, column: str) -> pl.DataFrame:
     """Return the rows of users who are not erased.
 
-    The erased users are encoded as their file and decoded first, as in a run.
+    The erased users are first encoded as the file that stores them, and decoded again, as in a run.
     """
     return ErasedUsers.decode(NOBODY.add(erased).encode()).drop_from(rows, column)

@@ -1,4 +1,4 @@
-"""A pipeline that runs as on AWS: doors before S3 and Personalize check its permissions."""
+"""A pipeline that runs as on AWS, with servers (doors) that check its permissions."""
 
 from __future__ import annotations
 
@@ -73,7 +73,10 @@ class Account:
         return permissions
 
     def run(self, step: str) -> str:
-        """Run one step, and return its error messages if it fails, or else its warnings."""
+        """Run one step, and return its error messages if it fails, or else its warnings.
+
+        The warnings of a teardown are not returned.
+        """
         if step == "teardown":
             command = tear_down(self.project, "shop", self.instance, "--storage")
             return f"{command.output}{command.exception}" if command.exit_code else ""

@@ -72,7 +72,7 @@ FOLLOW = """(url) => {
 def go(page: Any, url: str) -> None:
     """Go to a page of the UI as the UI's own links do.
 
-    Loading all scripts again would take seconds.
+    Loading all scripts again would take seconds, so only the first page of a server loads them.
     """
     if page.url.split("/")[2:3] == url.split("/")[2:3]:
         page.evaluate(FOLLOW, url)

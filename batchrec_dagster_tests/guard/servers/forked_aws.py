@@ -1,4 +1,4 @@
-"""The `aws` command, with each call in a process forked from one that has imported the AWS CLI.
+"""The `aws` command, which forks a process with an imported AWS CLI for each call.
 
 The start of the AWS CLI takes a third of a second of CPU time, and the walkthrough calls it dozens
 of times.

@@ -1,4 +1,4 @@
-"""Processes for tests that start many, forked from a process that has imported everything."""
+"""A quick start of many processes: they are forked from a process that has imported everything."""
 
 import multiprocessing
 

@@ -96,7 +96,10 @@ class GuardedServer:
             connection.close()
 
     def post(self, body: bytes, path: str = "", headers: Headers = ()) -> tuple[int, bytes]:
-        """Post a body to the path of the change, and return the answer's status and body."""
+        """Post a body, and return the answer's status and body.
+
+        path: the path of the request; empty for the path of the change.
+        """
         pairs = [*headers.items()] if isinstance(headers, Mapping) else [*headers]
         return self.ask(
             "POST", path or self.change_path, body, [*self.change_headers.items(), *pairs]

@@ -42,7 +42,7 @@ DEADLINE_SECONDS = 300.0
 def poll_until_deadline(seconds: float = DEADLINE_SECONDS) -> Iterator[None]:
     """Yield each time that the caller should look at the state again, until the seconds are over.
 
-    The pauses grow, because a look takes as much CPU time as five milliseconds of a job's work.
+    The pauses grow, because one look costs as much CPU time as a job uses in five milliseconds.
     """
     give_up, pause = time.monotonic() + seconds, 0.005
     while time.monotonic() < give_up:

