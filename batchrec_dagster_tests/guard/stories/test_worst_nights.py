@@ -66,7 +66,9 @@ class Start:
     failing: dict[str, Sequence[str]] = field(default_factory=dict)
     """The reasons why the next resources fail, by operation.
 
-    A run starts a failed resource once more, so it survives one failure but not two."""
+    A run starts a failed resource once more, so it survives one failure but not two. It starts no
+    resource once more if the failure would repeat, such as a missing permission.
+    """
     damaged_outputs: int = 0
     """The number of outputs with failed lines. The next run starts a job for each output."""
 
@@ -87,7 +89,7 @@ NIGHTS = (
     (
         Start(
             lost="CreateDatasetImportJob",
-            failing={"CreateDatasetImportJob": [NO_ACCESS] * 2},
+            failing={"CreateDatasetImportJob": [NO_ACCESS]},
             fix=("s3:GetObject", "in the bucket's policy", "deploy/aws.yaml", "run again"),
         ),
         Start(
