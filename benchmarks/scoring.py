@@ -54,7 +54,7 @@ def score_by_product(
     users: Float32, items: Float32, seen_matrix: csr_matrix, choose: Callable[[Float32, int], Int32]
 ) -> Int32:
     """Return the top k like `serve.recommend`: score a chunk, mask seen items, choose."""
-    columns = np.ascontiguousarray(items.T)  # the same product as in FactorScorer
+    columns = np.ascontiguousarray(items.T)  # FactorScorer multiplies by such a copy, too
     parts = split_requests(len(users), len(items))
     threads_own = threading.local()
 

@@ -69,7 +69,7 @@ def _expire_versions(ensure: Ensure, pipeline: str, solution: str, keep: int) ->
             if error.response["Error"]["Code"] != IN_USE:
                 raise
             ensure.log.info(f"retention: the model of {arn} stays until no job uses it")
-            # Newer versions keep their models too, because all versions older than a tagged one
-            # must be tagged.
+            # The newer versions are not tagged either. If one were, the loop above would stop there
+            # in later runs, and would never reach this older version again.
             return
         ensure.log_resource(f"retention: deleted the model of {arn}; its metrics stay")

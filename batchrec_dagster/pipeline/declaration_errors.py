@@ -33,9 +33,9 @@ class Origin(NamedTuple):
     """The context of the component's YAML; None for a pipeline that Python code builds."""
 
     def describe_problem(self, keys: Keys, message: str) -> str:
-        """Return a line for an error message that tells the problem with a setting.
+        """Return a one-line error message about a setting, with the setting's position.
 
-        Without a context, the line names only the file.
+        Without a context, the message names the file, but neither the line nor the setting.
         """
         positions = self.context and self.context.source_position_tree
         if not positions:
@@ -86,9 +86,9 @@ def _find_repeated_keys(file: Path, keys: Iterable[yaml.Node]) -> Iterator[str]:
 
 
 def explain_error(error: BaseException) -> list[str]:
-    """Return a line for each problem that the error or its causes name with file and line.
+    """Return the problems that the error and its causes locate in a file, one per line.
 
-    The list is empty if neither the error nor its causes name a file.
+    The list is empty if neither the error nor its causes locate a problem in a file.
     """
     lines: list[str] = []
     cause: BaseException | None = error
@@ -99,7 +99,7 @@ def explain_error(error: BaseException) -> list[str]:
 
 
 def _explain_cause(cause: BaseException) -> Iterator[str]:
-    """Yield a line for each problem that this single error names with file and line."""
+    """Yield the problems that this single error locates in a file, one per line."""
     if isinstance(cause, DeclarationError):
         yield from str(cause).splitlines()
     elif isinstance(cause, yaml.MarkedYAMLError) and (mark := cause.problem_mark):

@@ -69,7 +69,7 @@ def add_article(noun: str) -> str:
 def make_titles(rng: np.random.Generator, genres: Sequence[str]) -> list[str]:
     """Return a unique title for each movie.
 
-    From the second movie with the same title on, the title gets a number.
+    If several movies draw the same title, a number is appended for all but the first.
 
     genres: the first genre of each movie.
     """

@@ -122,7 +122,10 @@ class ObjectStore:
         return self._read(uri, {})
 
     def tail(self, uri: str, length: int) -> bytes:
-        """Return the last bytes of the object, at most `length`, all of one version."""
+        """Return the last `length` bytes of the object, or the whole object if it is shorter.
+
+        All bytes are from the same version of the object.
+        """
         return self._read(uri, {"range": {"suffix": length}})
 
     def _read(self, uri: str, options: GetOptions) -> bytes:
@@ -364,7 +367,7 @@ class ObjectStore:
         """Return the answer to a request of obstore. Repeat the request while connections break.
 
         obstore itself does not repeat a request that might then run twice. It also does not repeat
-        some of the requests that are cut off while the answer begins.
+        some requests if the connection breaks just as the answer begins to arrive.
 
         verb: the operation on the object: read, write, list or delete.
         """

@@ -45,7 +45,7 @@ class DagsterRequests:
         await self.app(scope, receive, send)
 
     async def _require_answerable_path(self, path: str) -> None:
-        """Refuse the paths of notebooks, of runs that do not exist, and of impossible logs.
+        """Refuse the paths of notebooks, of runs that do not exist, and of malformed log paths.
 
         Dagster shows a notebook of a code location as a page of its own, and the page's scripts
         run.
@@ -61,7 +61,8 @@ class DagsterRequests:
             if not (run_id.isprintable() and await run_in_threadpool(self.has_run, run_id)):
                 raise HTTPException(404, "There is no such run.")
         if path.startswith("/logs/"):
-            # A possible path is /logs/FOLDER/.../EXTENSION, and stays within the folder of logs.
+            # A valid path has the form /logs/FOLDER/.../EXTENSION and does not leave the folder of
+            # logs.
             parts = path.removeprefix("/logs/").split("/")
             if len(parts) == 1 or ".." in parts or "\0" in path:
                 raise HTTPException(404, "There is no such log.")

@@ -1,7 +1,8 @@
 """The unpacking of gzip and zstd files, and of files in a zip archive.
 
-A file is unpacked piece by piece, and its bytes are counted, so that a decompression bomb writes no
-more than its limit. No size that a file states about itself is trusted.
+A file is unpacked piece by piece, and the unpacked bytes are counted. So the unpacking of a
+decompression bomb stops at the limit on the unpacked size. No size that a file states about itself
+is trusted.
 """
 
 from __future__ import annotations

@@ -101,7 +101,7 @@ def get_terminal_width() -> int | None:
 
 
 def wrap(text: str, width: int | None, *, start: str = "", hang: int = 2) -> str:
-    """Return the text after `start`, in lines that fit, with words, paths and commands kept whole.
+    """Return `start` and the text in lines that fit, with words, paths and commands kept whole.
 
     In commands in backticks, `batchrec` is replaced by the command that starts it here.
 
@@ -143,5 +143,6 @@ def fit_terminal(text: str, *, start: str = "", indentation: str = "") -> str:
         wrap(line, width, start=indentation, hang=len(indentation) + 2)
         for line in f"{start}{shorten_declarations(text)}".splitlines()
     ]
-    # A long first word is moved to a new line, without a space before it.
+    # The caller prints `start` itself. A space follows it, unless the first word of the message was
+    # too long for the first line.
     return "\n".join(lines).removeprefix(f"{indentation}{start.rstrip()}").removeprefix(" ")

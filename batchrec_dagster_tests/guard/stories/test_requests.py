@@ -128,8 +128,9 @@ PIPELINES = {
         {**SHOP, "recommendations": RULES, "similar_items": SIMILAR_ITEMS},
         tags="team=data",
     ),
-    # There are a training and two jobs: home and app are for the same users with the same filter.
-    # Items bought together need no request.
+    # The three lists need one training and two jobs. Home and app share a job, because they have
+    # the same users and the same filter. The similar items are items bought together, which need
+    # no request.
     "three lists": RecordedPipeline(
         {
             **{name: SHOP[name] for name in ("name", "ratings", "users")},
@@ -251,7 +252,8 @@ def test_whole_runs_on_aws_send_the_committed_create_requests(
 
 @pytest.mark.parametrize("name", PIPELINES)
 def test_without_aws_the_same_is_created(recordings: dict[str, Recording], name: str) -> None:
-    # Filters on AWS know the last 100 interactions of a user, so numResults is larger.
+    # On AWS, filters know only a user's last 100 interactions. So the jobs there ask for more
+    # results, and numResults is not compared.
     on_aws, embedded = (
         [NUM_RESULTS.sub("", line) for line in list_created(lines)]
         for lines in (recordings[name].first_on_aws, recordings[name].first_embedded)
