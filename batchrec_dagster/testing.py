@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from types_boto3_personalize import PersonalizeClient
 
     from batchrec_dagster.cli.project import Project
-    from batchrec_dagster.config import Pipeline, PublishedList
+    from batchrec_dagster.config import ListTable, Pipeline
     from batchrec_dagster.pipeline.component import BatchRecommendations
     from batchrec_dagster.pipeline.deployment import Deployment
 
@@ -197,8 +197,8 @@ class PipelineRun:
                 return self._read(published)
         raise KeyError(f"{self._pipeline.name} has no list {name}")
 
-    def _read(self, published: PublishedList) -> pl.DataFrame:
-        from batchrec_dagster.storage.layout import ListFiles
+    def _read(self, published: ListTable) -> pl.DataFrame:
+        from batchrec_dagster.editions.files import ListFiles
 
         files = ListFiles(self._deployment.open_storage(), published.keys)
         _, frame = files.editions.read()

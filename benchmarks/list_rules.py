@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from recommendation_table import ITEMS, check, declare_list, generate, start_table
+from recommendation_table import ITEMS, check, declare_list, generate
 from report import RESULTS, ROOT, table, write
 
 WITHOUT, WITHOUT_AS_LONG, WITH_RULES = "without", "without, as long", "all rules"
@@ -67,43 +67,45 @@ def generate_items(folder: Path) -> None:
 def prepare(
     folder: Path, results: int, users: Any, interactions: Any, *, has_rules: bool
 ) -> tuple[Any, Any]:
-    """Return the prepared rules and their context; without rules, only seen items are left out."""
+    """Return the prepared rules and their inputs; without rules, only seen items are left out."""
     import polars as pl
 
-    from batchrec_dagster.config.rules import ExcludeSeen, ListRules
-    from batchrec_dagster.steps.list_counts import count_histories
-    from batchrec_dagster.steps.popular_items import count_popular_items
-    from batchrec_dagster.steps.rule_context import RuleContext
-    from batchrec_dagster.steps.rules import PreparedRules
+    from batchrec_dagster.config.rules import ExcludeSeen, RuleSettings
+    from batchrec_dagster.steps.data.popular_items import PopularItems, count_popular_items
+    from batchrec_dagster.steps.lists.counts import count_histories
+    from batchrec_dagster.steps.lists.inputs import ListInputs
+    from batchrec_dagster.steps.lists.rules import Rules
 
     items_had = count_histories(interactions).items.get_column("item")
     if not has_rules:
-        context = RuleContext(results, users, interactions, items_had, NOW, date(2026, 1, 1))
-        return PreparedRules(ListRules(), ExcludeSeen(), context), context
-    rules = ListRules.model_validate(DECLARED)
-    context = RuleContext(
+        inputs = ListInputs(results, users, interactions, items_had, NOW, date(2026, 1, 1))
+        return Rules(RuleSettings(), ExcludeSeen(), inputs), inputs
+    rules = RuleSettings.model_validate(DECLARED)
+    popular = count_popular_items(interactions, 30, {})
+    inputs = ListInputs(
         num_results=results,
-        user_ids=users,
+        subject_ids=users,
         interactions=interactions,
         items_had=items_had,
         data_until=NOW,
         today=date(2026, 1, 1),
         items=pl.read_parquet(folder / "items.parquet"),
-        popular=count_popular_items(interactions, 30, {}).get_column("ITEM_ID"),
+        popular=PopularItems(popular.get_column("ITEM_ID"), days=30),
         blocked=pl.Series(range(0, ITEMS, 500)).cast(pl.String),
         pinned=[pin.item for pin in rules.pin if pin.item is not None],
     )
-    return PreparedRules(rules, ExcludeSeen.model_validate(SEEN), context), context
+    return Rules(rules, ExcludeSeen.model_validate(SEEN), inputs), inputs
 
 
 def make_table(name: str, folder: Path, results: int) -> dict[str, Any]:
     """Do the asset's work from the job's output to the published table, and return the figures."""
     import polars as pl
 
+    from batchrec_dagster.editions.list_file import ListWriter
     from batchrec_dagster.personalize.formats import scan_interactions
-    from batchrec_dagster.steps.job_output import JobOutput
+    from batchrec_dagster.steps.lists.job_output import JobOutput
+    from batchrec_dagster.steps.lists.rows import RowBuilder
     from batchrec_dagster.storage.connection import S3Connection, Storage
-    from batchrec_dagster.storage.list_file import ListWriter
     from batchrec_dagster_tests.guard.seams.editions import make_edition
 
     start = time.perf_counter()
@@ -111,10 +113,10 @@ def make_table(name: str, folder: Path, results: int) -> dict[str, Any]:
     users = pl.read_ndjson(folder / "users.json").get_column("userId")
     interactions = scan_interactions(folder / "interactions.csv")
     has_rules = name == WITH_RULES
-    rules, context = prepare(folder, results, users, interactions, has_rules=has_rules)
+    rules, inputs = prepare(folder, results, users, interactions, has_rules=has_rules)
     prepared = time.perf_counter()
     published = declare_list(results, **({"rules": {"max_per": {}}} if has_rules else {}))
-    lists = start_table(published, context, rules)
+    lists = RowBuilder(published, inputs, rules, None)
     job = {"jobOutput": {"s3DataDestination": {"path": storage.uri("out/")}}}
     with tempfile.TemporaryDirectory() as passing, ListWriter(Path(passing) / "t") as writer:
         lists.write(JobOutput(storage, job).lines(), writer)

@@ -48,7 +48,7 @@ dg.Definitions.merge(*shops).get_repository_def().load_all_definitions()
 """
 # The further imports of a step's process, for training and inference.
 STEP = f"""{OURS}
-import batchrec_dagster.local_personalize.api.service, batchrec_dagster.steps.lists
+import batchrec_dagster.local_personalize.api.service, batchrec_dagster.steps.lists.make
 """
 
 

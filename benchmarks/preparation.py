@@ -73,11 +73,11 @@ def prepare_by_product(source: Path, folder: Path) -> tuple[int, int]:
     from batchrec_dagster.preparation.id_lists import list_distinct_users
     from batchrec_dagster.preparation.polars.decoding import RawFile
     from batchrec_dagster.preparation.polars.prepare import open_ratings
-    from batchrec_dagster.preparation.row_rules import Rules
+    from batchrec_dagster.preparation.row_rules import RowRules
 
     target = folder / "interactions.csv"
     with open_ratings(
-        [RawFile(source, source.name)], FileForm(), Columns(), Rules(min_rating=MIN_RATING)
+        [RawFile(source, source.name)], FileForm(), Columns(), RowRules(min_rating=MIN_RATING)
     ) as ratings:
         result = ratings.write_interactions(target)
     types = choose_csv_types(make_interactions_schema(event_type=False).columns)

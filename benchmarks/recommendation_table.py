@@ -98,34 +98,13 @@ def declare_list(results: int, **settings: Any) -> Any:
     return Pipeline.model_validate(declared).user_lists[0]
 
 
-def start_table(published: Any, context: Any, rules: Any) -> Any:
-    """Return the list's empty table.
-
-    context: the facts about users and items for the rules.
-    """
-    from batchrec_dagster.steps.list_context import ListContext
-    from batchrec_dagster.steps.list_table import ListTable
-
-    made_with = ListContext(
-        interactions=context.interactions,
-        until=context.now,
-        rules=rules,
-        rule_context=context,
-        item_columns=None,
-        popular=None,
-        reasons=None,
-    )
-    return ListTable(published, made_with)
-
-
 def check(published: Any, table: Any, users: Any, results: int) -> list[Any]:
     """Return the findings about the written table."""
-    from batchrec_dagster.steps.list_checks import check_table
+    from batchrec_dagster.steps.lists.checks import check_table
 
-    work: Any = SimpleNamespace(
-        pipeline=published.pipeline, ensure=SimpleNamespace(max_results=500)
-    )
-    return check_table(work, published, users, table, results)
+    resources = SimpleNamespace(max_results=500)
+    step: Any = SimpleNamespace(pipeline=published.pipeline, resources=resources)
+    return check_table(step, published, users, table, results)
 
 
 # --- the contenders: from the folder to a table under storage/ ---
@@ -133,15 +112,15 @@ def check(published: Any, table: Any, users: Any, results: int) -> list[Any]:
 
 def run_product(folder: Path, results: int) -> dict[str, Any]:
     """Do the asset's work, and return the figures."""
-    from batchrec_dagster.config.rules import ExcludeSeen, ListRules
+    from batchrec_dagster.editions.editions import Editions
+    from batchrec_dagster.editions.list_file import ListWriter
     from batchrec_dagster.pipeline.io_managers import InteractionsIOManager, UsersIOManager
     from batchrec_dagster.pipeline.storage_resource import S3ConnectionResource, StorageResource
-    from batchrec_dagster.steps.job_output import JobOutput
-    from batchrec_dagster.steps.list_counts import CountedItems, count_audience, count_histories
-    from batchrec_dagster.steps.rule_context import RuleContext
-    from batchrec_dagster.steps.rules import PreparedRules
-    from batchrec_dagster.storage.editions import Editions
-    from batchrec_dagster.storage.list_file import ListWriter
+    from batchrec_dagster.steps.lists.counts import CountedItems, count_audience, count_histories
+    from batchrec_dagster.steps.lists.inputs import ListInputs
+    from batchrec_dagster.steps.lists.job_output import JobOutput
+    from batchrec_dagster.steps.lists.rows import RowBuilder
+    from batchrec_dagster.steps.lists.rules import prepare_rules
     from batchrec_dagster_tests.guard.seams.editions import ALONE, make_edition
 
     start_seconds = time.perf_counter()
@@ -154,9 +133,9 @@ def run_product(folder: Path, results: int) -> dict[str, Any]:
     interactions = csv.open_table(storage.uri("interactions.csv"))
     histories = count_histories(interactions)
     items_had = histories.items.get_column("item")
-    context = RuleContext(results, users, interactions, items_had, 0, date(2026, 1, 1))
+    inputs = ListInputs(results, users, interactions, items_had, 0, date(2026, 1, 1))
     published = declare_list(results)
-    lists = start_table(published, context, PreparedRules(ListRules(), ExcludeSeen(), context))
+    lists = RowBuilder(published, inputs, prepare_rules(published, inputs), None)
     job = {"jobOutput": {"s3DataDestination": {"path": storage.uri("out/")}}}
     table = Editions(
         storage.store, storage.uri(f"storage/lists/{TABLE}"), storage.uri("editions.json")

@@ -16,7 +16,7 @@ from batchrec_dagster.preparation.file_sample import FileSample
 from batchrec_dagster.preparation.polars import times
 from batchrec_dagster.preparation.polars.csv_table import CsvTable
 from batchrec_dagster.preparation.polars.time_formats import find_time_formats
-from batchrec_dagster.steps.checks import check_timestamps_plausible
+from batchrec_dagster.steps.data.checks import check_timestamps_plausible
 
 # A number, perhaps with points between thousands, and perhaps with a decimal comma.
 _NUMBER_WITH_COMMA = r"^[+-]?(?:[0-9]+|[0-9]{1,3}(?:\.[0-9]{3})+)(?:,[0-9]+)?$"

@@ -14,8 +14,8 @@ from batchrec_dagster.cli.published_lists import explain_nothing_published, find
 
 if TYPE_CHECKING:
     from batchrec_dagster.cli.project import Project
-    from batchrec_dagster.storage.edition import Edition
-    from batchrec_dagster.storage.layout import ListFiles
+    from batchrec_dagster.editions.edition import Edition
+    from batchrec_dagster.editions.files import ListFiles
 
 
 @click.command(
@@ -97,7 +97,8 @@ def _choose_lists(
     Raises click.UsageError unless there are two names, and UnknownNameError if a list has published
     nothing.
     """
-    from batchrec_dagster.storage.layout import ListFiles, ListKeys
+    from batchrec_dagster.editions.files import ListFiles
+    from batchrec_dagster.storage.layout import ListKeys
 
     if len(names) != 2 or pipeline is not None or any(name.isdecimal() for name in names):
         raise click.UsageError("name two pipelines, or editions of one: --pipeline NAME 12 14")

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from batchrec_dagster.reporting.views.terminal import Terminal
+    from batchrec_dagster.steps.context import StepContext
     from batchrec_dagster.steps.erasure import Trace
-    from batchrec_dagster.steps.work import PersonalizeWork
 
 # Words in the first line of a file of ids that are a header, not an id.
 HEADERS = {"user", "users", "user_id", "userid", "id", "ids"}
@@ -84,34 +84,34 @@ def forget(
     loaded.require_any()
     for name in names:
         loaded.require(name)
-    all_works = loaded.open_works(log)
-    works = [all_works[name] for name in sorted(names or all_works)]
-    if rows and rows[0].strip().lower() in HEADERS.union(*map(_name_user_column, works)):
+    all_steps = loaded.open_steps("forget", log)
+    steps = [all_steps[name] for name in sorted(names or all_steps)]
+    if rows and rows[0].strip().lower() in HEADERS.union(*map(_name_user_column, steps)):
         rows = rows[1:]
     people = {*users, *rows}
     if not people:
         raise click.UsageError(f"{file} has no ids")
     if "" in people:
         raise click.UsageError("an id is empty")
-    traces = {work.pipeline.name: find_traces(work, people) for work in works}
+    traces = {step.pipeline.name: find_traces(step, people) for step in steps}
     terminal = Terminal()
     _print_traces(terminal, traces)
-    for work in works:
-        for sentence in _describe_consequences(work, traces[work.pipeline.name]):
-            terminal.print_line(f"{work.pipeline.name}: {sentence}")
+    for step in steps:
+        for sentence in _describe_consequences(step, traces[step.pipeline.name]):
+            terminal.print_line(f"{step.pipeline.name}: {sentence}")
     if not names:
-        _print_undeclared(terminal, all_works)
+        _print_undeclared(terminal, all_steps)
     if dry_run:
         return
-    _require_no_runs(loaded, works)
+    _require_no_runs(loaded, steps)
     if not yes:
         click.confirm(f"Erase {_count_people(len(people))}? This cannot be undone", abort=True)
-    owners = find_sink_owners([work.pipeline for work in all_works.values()])
-    _erase(works, people, owners, log)
+    owners = find_sink_owners([step.pipeline for step in all_steps.values()])
+    _erase(steps, people, owners, log)
 
 
 def _erase(
-    works: Sequence[PersonalizeWork],
+    steps: Sequence[StepContext],
     people: set[str],
     owners: Mapping[str, str],
     log: logging.Logger,
@@ -125,9 +125,9 @@ def _erase(
     from batchrec_dagster.steps.erasure import erase
 
     failures = []
-    for work in works:
+    for step in steps:
         try:
-            receipt = erase(work, people, owners, log)
+            receipt = erase(step, people, owners, log)
         except UserError as error:
             # The people are still erased from the other pipelines.
             failures.append(str(error))
@@ -140,7 +140,7 @@ def _erase(
             click.echo(f"  {name}: {amount}")
         for sentence in receipt.remains:
             click.echo(f"  {sentence}")
-        click.echo(f"Receipt: {work.storage.where(work.files.uri(receipt.key))}")
+        click.echo(f"Receipt: {step.storage.where(step.files.uri(receipt.key))}")
     if failures:
         raise UserError("\n".join(failures))
 
@@ -166,21 +166,21 @@ def _print_traces(terminal: Terminal, traces: Mapping[str, Sequence[Trace]]) -> 
     )
 
 
-def _describe_consequences(work: PersonalizeWork, traces: Sequence[Trace]) -> Iterator[str]:
+def _describe_consequences(step: StepContext, traces: Sequence[Trace]) -> Iterator[str]:
     """Yield sentences on the data that remain, and on the next refresh."""
     from batchrec_dagster.steps.erasure import describe_remains, estimate_next_refresh
 
-    name, days = work.pipeline.name, work.pipeline.solution.retrain.every_days
-    yield from describe_remains(work)
+    name, days = step.pipeline.name, step.pipeline.solution.retrain.every_days
+    yield from describe_remains(step)
     if days is not None:
         yield (
             f"the model is trained without them when it is {days} days old"
             f" (solution.retrain.every_days), or at once: batchrec run {name} --train"
         )
-    if work.ensure.on_aws and any(trace.is_of_people and trace.number for trace in traces):
+    if step.resources.on_aws and any(trace.is_of_people and trace.number for trace in traces):
         yield (
             "the next refresh makes lists again from what it imports:"
-            f" {estimate_next_refresh(work)}"
+            f" {estimate_next_refresh(step)}"
         )
 
 
@@ -196,9 +196,9 @@ def _print_undeclared(terminal: Terminal, declared: Collection[str]) -> None:
         )
 
 
-def _require_no_runs(loaded: LoadedPipelines, works: Sequence[PersonalizeWork]) -> None:
+def _require_no_runs(loaded: LoadedPipelines, steps: Sequence[StepContext]) -> None:
     """Raise UserError if a run of one of the pipelines is under way."""
-    running = [line for work in works for line in describe_runs_under_way(loaded, work)]
+    running = [line for step in steps for line in describe_runs_under_way(loaded, step)]
     if running:
         raise UserError(
             f"nothing was erased: {'; '.join(running)}, and could write again what is erased."
@@ -225,8 +225,8 @@ def _read_ids(file: Path) -> list[str]:
     return [row[0] for row in rows]
 
 
-def _name_user_column(work: PersonalizeWork) -> set[str]:
+def _name_user_column(step: StepContext) -> set[str]:
     """Return the name of the user column in the ratings, in lower case, if it is declared."""
-    columns = work.pipeline.ratings.columns
+    columns = step.pipeline.ratings.columns
     column = None if columns is None else columns.user
     return {column.lower()} if isinstance(column, str) else set()

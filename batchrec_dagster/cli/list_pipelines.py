@@ -23,8 +23,8 @@ from batchrec_dagster.cli.published_lists import read_ended_runs_if_any
 if TYPE_CHECKING:
     import dagster as dg
 
+    from batchrec_dagster.editions.files import ListFiles
     from batchrec_dagster.reporting.insight.overview import ListOverview
-    from batchrec_dagster.storage.layout import ListFiles
 
 
 @click.command("list", short_help="List the pipelines, the verdict on each, and the last night.")
@@ -47,8 +47,9 @@ def list_pipelines(names: tuple[str, ...], editions: bool, as_json: bool) -> Non
       batchrec list shop --editions
       batchrec list --json | jq -r '.[] | select(.last_run.status == "FAILURE") | .pipeline'
     """  # noqa: D301
+    from batchrec_dagster.editions.files import ListFiles
     from batchrec_dagster.reporting.insight.published_tables import find_published
-    from batchrec_dagster.storage.layout import ListFiles, ListKeys
+    from batchrec_dagster.storage.layout import ListKeys
 
     loaded = load_pipelines(enter_project())
     storage = load_storage()

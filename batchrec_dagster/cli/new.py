@@ -93,7 +93,7 @@ def new(name: str, ratings: str, items: str | None, users: str | None, **options
     from batchrec_dagster.cli.recognise_attributes import recognise_attributes
     from batchrec_dagster.cli.write_declaration import build_text, find_line, write_declaration
     from batchrec_dagster.config.new_declaration import format_block, ignore_home_in_git
-    from batchrec_dagster.steps.raw_files import open_listed
+    from batchrec_dagster.steps.data.raw_files import open_listed
 
     skip = options["on_bad_rows"] == "skip"
     source = _choose_declared_source(ratings, folder, project)
@@ -193,7 +193,7 @@ def _list_files(source: str, project: Project) -> list[ListedFile]:
     Raises UserError.
     """
     from batchrec_dagster.preparation.sources.parsing import parse_source
-    from batchrec_dagster.steps.raw_files import make_source_context
+    from batchrec_dagster.steps.data.raw_files import make_source_context
 
     return parse_source(source).files(make_source_context(load_storage(), project.root))
 
@@ -202,7 +202,7 @@ def _recognise_ratings(
     source: str, project: Project, given: Mapping[str, Column], options: Mapping[str, Any]
 ) -> RecognisedSource:
     from batchrec_dagster.cli.recognise_ratings import recognise_ratings
-    from batchrec_dagster.steps.raw_files import open_listed
+    from batchrec_dagster.steps.data.raw_files import open_listed
 
     listed_files = _list_files(source, project)
     unread_count = max(0, len(listed_files) - MOST_FILES)

@@ -64,8 +64,9 @@ def _find_report(project: Project | None, pipeline: str | None) -> Path:
 
     Raises click.ClickException if there is no report on this machine.
     """
+    from batchrec_dagster.editions.files import ListFiles
     from batchrec_dagster.reporting.insight.published_tables import find_published
-    from batchrec_dagster.storage.layout import ListFiles, ListKeys
+    from batchrec_dagster.storage.layout import ListKeys
 
     storage = load_storage()
     if pipeline is not None and "/" in pipeline:

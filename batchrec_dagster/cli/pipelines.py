@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     import dagster as dg
 
     from batchrec_dagster.config import Pipeline
-    from batchrec_dagster.steps.work import PersonalizeWork
+    from batchrec_dagster.steps.context import StepContext
 
 NO_PIPELINES = "No pipeline is declared. Declare one: `batchrec new NAME --ratings FILE`"
 
@@ -92,25 +93,32 @@ class LoadedPipelines:
         if address not in self.addresses:
             raise make_undeclared_error(address, self.addresses)
 
-    def open_works(self, log: logging.Logger) -> dict[str, PersonalizeWork]:
-        """Return the settings, storage and Personalize resources of each pipeline, by name.
+    def open_steps(self, command: str, log: logging.Logger) -> dict[str, StepContext]:
+        """Return the context in which the command works on each pipeline, by the pipeline's name.
 
-        An erasure or a teardown works with these. Raises click.ClickException if the project does
-        not load.
+        command: the name of the command, such as `forget`. The locks that it takes name it.
+
+        Raises click.ClickException if the project does not load.
         """
-        from batchrec_dagster.pipeline.deployment import resource_key
-        from batchrec_dagster.steps.work import PersonalizeWork
+        from batchrec_dagster.pipeline.asset_keys import resource_key
+        from batchrec_dagster.steps.context import Run, StepContext
 
         if self.definitions is None:
             raise click.ClickException("\n".join(self.errors))
-        resources = self.definitions.resources or {}
-        works = {}
-        for name, pipeline in self.pipelines.items():
-            personalize = resources[resource_key("personalize")]
-            storage = resources[resource_key("storage")].opened
-            ensure = personalize.ensure(log, pipeline.tags)
-            works[name] = PersonalizeWork(pipeline, storage, ensure, personalize.read_prices())
-        return works
+        opened = self.definitions.resources or {}
+        personalize = opened[resource_key("personalize")]
+        storage = opened[resource_key("storage")].opened
+        run = f"{command}-{uuid.uuid4().hex[:8]}"
+        return {
+            name: StepContext(
+                pipeline,
+                storage,
+                Run(run, run),
+                personalize.open_resources(log, pipeline.tags),
+                personalize.read_prices(),
+            )
+            for name, pipeline in self.pipelines.items()
+        }
 
     def list_assets(self, name: str) -> list[dg.AssetKey]:
         """Return the keys of the pipeline's assets."""
@@ -148,7 +156,7 @@ def load_pipelines(project: Project) -> LoadedPipelines:
     )
 
 
-def describe_runs_under_way(loaded: LoadedPipelines, work: PersonalizeWork) -> list[str]:
+def describe_runs_under_way(loaded: LoadedPipelines, step: StepContext) -> list[str]:
     """Return a line for each run that writes files of the pipeline, or soon will.
 
     A line is `run ID of JOB is under way`. Raises the same errors as `open_dagster_instance`.
@@ -156,8 +164,8 @@ def describe_runs_under_way(loaded: LoadedPipelines, work: PersonalizeWork) -> l
     from batchrec_dagster.pipeline.automation import runs_under_way
 
     with open_dagster_instance() as instance:
-        assets = loaded.list_assets(work.pipeline.name)
-        return runs_under_way.describe_runs_under_way(work, assets, instance)
+        assets = loaded.list_assets(step.pipeline.name)
+        return runs_under_way.describe_runs_under_way(step, assets, instance)
 
 
 def find_definitions_errors(project: Project) -> list[str]:

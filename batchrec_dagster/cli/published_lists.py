@@ -19,9 +19,9 @@ from batchrec_dagster.cli.project import load_storage
 
 if TYPE_CHECKING:
     from batchrec_dagster.cli.project import Project
+    from batchrec_dagster.editions.files import ListFiles
+    from batchrec_dagster.editions.nights import Night
     from batchrec_dagster.storage.connection import Storage
-    from batchrec_dagster.storage.layout import ListFiles
-    from batchrec_dagster.storage.nights import Night
 
 
 def find_lists(project: Project | None, pipeline: str | None) -> list[ListFiles]:

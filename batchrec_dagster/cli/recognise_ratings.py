@@ -23,6 +23,7 @@ from batchrec_dagster.cli.recognised_source import (
     list_columns,
     open_sample,
 )
+from batchrec_dagster.editions.edition import Finding
 from batchrec_dagster.personalize.formats import scan_interactions
 from batchrec_dagster.personalize.schemas import ITEM_ID, USER_ID
 from batchrec_dagster.preparation.counting import count_rows
@@ -45,13 +46,12 @@ from batchrec_dagster.preparation.row_rules import (
     BELOW_MIN_RATING,
     InteractionCounts,
     PreparationResult,
-    Rules,
+    RowRules,
 )
 from batchrec_dagster.preparation.sources.source import hide_query
 from batchrec_dagster.reporting.views.plain import align, escape_invisible
-from batchrec_dagster.steps.checks import check_enough_interactions, check_timestamps_plausible
+from batchrec_dagster.steps.data.checks import check_enough_interactions, check_timestamps_plausible
 from batchrec_dagster.storage.durable import temporary_folder
-from batchrec_dagster.storage.edition import Finding
 
 ROLES = ("user", "item", "rating", "timestamp", "event_type", "event_value")
 
@@ -98,7 +98,7 @@ def recognise_ratings(
         time_form=(time_form or AUTO) if "timestamp" in roles else NO_TIMES,
         decimal=decimal if "rating" in roles else ".",
     )
-    rules = Rules(
+    rules = RowRules(
         min_rating=min_rating, on_bad_rows="skip", event_type="event_type" in columns.roles
     )
     with temporary_folder() as folder, open_ratings(files, form, columns, rules) as ratings:

@@ -16,8 +16,8 @@ from batchrec_dagster.errors import UserError
 from batchrec_dagster.storage.durable import temporary_folder
 
 if TYPE_CHECKING:
-    from batchrec_dagster.storage.edition import Edition
-    from batchrec_dagster.storage.editions import Editions
+    from batchrec_dagster.editions.edition import Edition
+    from batchrec_dagster.editions.editions import Editions
 
 
 @click.command(short_help="Publish an older edition of the recommendations again.")
@@ -46,14 +46,15 @@ def rollback(address: str, to: str | None, yes: bool) -> None:
     """  # noqa: D301
     import dagster as dg
 
+    from batchrec_dagster.editions.files import ListFiles
     from batchrec_dagster.pipeline.run_history import DagsterRuns
-    from batchrec_dagster.steps.rollback import (
+    from batchrec_dagster.steps.lists.rollback import (
         PREVIOUS,
         build_rollback_config,
         choose_edition,
         find_unfinished,
     )
-    from batchrec_dagster.storage.layout import ListFiles, ListKeys
+    from batchrec_dagster.storage.layout import ListKeys
 
     project = enter_project()
     files = ListFiles(load_storage(), ListKeys(address))
@@ -102,7 +103,7 @@ def _print_published(address: str, editions: Editions) -> None:
 
 
 def _describe_published(edition: Edition | None) -> str:
-    from batchrec_dagster.steps.rollback import describe_rows_against_only
+    from batchrec_dagster.steps.lists.rollback import describe_rows_against_only
 
     if edition is None:
         return "no edition is published"
@@ -117,7 +118,7 @@ def _describe_published(edition: Edition | None) -> str:
 
 def _list_editions(editions: Editions, live: Edition, edition: Edition) -> str:
     """Return the published and the kept editions as lines, with an arrow at the chosen edition."""
-    from batchrec_dagster.steps.publish import summarize_edition
+    from batchrec_dagster.steps.lists.publish import summarize_edition
 
     record = editions.record()
     lines = [f"published: {summarize_edition(live)}"]

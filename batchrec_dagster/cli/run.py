@@ -99,10 +99,10 @@ def run(
 
 def _print_result(loaded: LoadedPipelines, name: str, storage: Storage, job: WatchedJob) -> None:
     """Print the editions that the run published, and the commands that show more."""
+    from batchrec_dagster.editions.files import ListFiles
     from batchrec_dagster.reporting.insight.overview import read_overview
     from batchrec_dagster.reporting.views import run as views
     from batchrec_dagster.reporting.views.terminal import Terminal
-    from batchrec_dagster.storage.layout import ListFiles
 
     assert job.stages is not None
     run_id, duration = job.stages.run.run_id, job.duration

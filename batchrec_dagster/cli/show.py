@@ -16,8 +16,8 @@ from batchrec_dagster.cli.project import enter_project_if_any
 from batchrec_dagster.cli.published_lists import find_lists, read_ended_runs_if_any
 
 if TYPE_CHECKING:
+    from batchrec_dagster.editions.files import ListFiles
     from batchrec_dagster.reporting.insight.person import PersonDetails
-    from batchrec_dagster.storage.layout import ListFiles
 
 
 @click.command(short_help="Show a user, an item, or the quality of the recommendations.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +19,7 @@ from batchrec_dagster.storage.durable import delete_empty_folders
 
 if TYPE_CHECKING:
     from batchrec_dagster.config import Pipeline
-    from batchrec_dagster.personalize.ensure import Ensure
+    from batchrec_dagster.personalize.resources import Resources
     from batchrec_dagster.storage.connection import Storage
     from batchrec_dagster.storage.objects import ObjectInfo
 
@@ -53,18 +52,18 @@ def teardown(name: str, with_files: bool, yes: bool) -> None:
     project = enter_project_if_any()
     deployment = load_deployment()
     storage = deployment.open_storage()
-    ensure = deployment.personalize_resource.ensure(log, {PIPELINE_TAG: name})
-    work, running, stays = None, [], []
+    resources = deployment.personalize_resource.open_resources(log, {PIPELINE_TAG: name})
+    step, running, stays = None, [], []
     loaded = None if project is None else load_pipelines(project)
     # This raises an error if the project does not load: the project may declare this pipeline, and
     # a teardown has to take the pipeline's locks.
-    works = {} if loaded is None else loaded.open_works(log)
-    if loaded is not None and name in works:
-        work = works[name]
-        running = describe_runs_under_way(loaded, work)
-        stays = _describe_what_stays(work.pipeline, loaded.files[name])
-    pipeline = work.pipeline if work is not None else None
-    plan, files = plan_teardown(ensure, name), _list_files(storage, name, pipeline, with_files)
+    steps = {} if loaded is None else loaded.open_steps("teardown", log)
+    if loaded is not None and name in steps:
+        step = steps[name]
+        running = describe_runs_under_way(loaded, step)
+        stays = _describe_what_stays(step.pipeline, loaded.files[name])
+    pipeline = step.pipeline if step is not None else None
+    plan, files = plan_teardown(resources, name), _list_files(storage, name, pipeline, with_files)
     root = storage.uri(f"{name}/")
     click.echo(
         "\n".join(plan.describe([info.size for info in files], storage.where(root), running))
@@ -82,9 +81,9 @@ def teardown(name: str, with_files: bool, yes: bool) -> None:
     if not yes:
         click.confirm("Delete this?", abort=True)
     with ExitStack() as locks:
-        if work is not None:
-            hold_locks(locks, work, f"teardown-{uuid.uuid4().hex[:8]}")
-        _delete(ensure, storage, name, pipeline, with_files)
+        if step is not None:
+            hold_locks(locks, step)
+        _delete(resources, storage, name, pipeline, with_files)
     if with_files:
         for uri in list_lock_uris(storage, pipeline) if pipeline is not None else ():
             storage.store.delete(uri)
@@ -94,7 +93,7 @@ def teardown(name: str, with_files: bool, yes: bool) -> None:
 
 
 def _delete(
-    ensure: Ensure,
+    resources: Resources,
     storage: Storage,
     name: str,
     pipeline: Pipeline | None,
@@ -106,7 +105,7 @@ def _delete(
     """
     from batchrec_dagster.personalize.cleanup import delete, plan_teardown
 
-    delete(ensure, plan_teardown(ensure, name))
+    delete(resources, plan_teardown(resources, name))
     for info in _list_files(storage, name, pipeline, with_files):
         storage.store.delete(info.uri)
 

@@ -18,6 +18,13 @@ from pydantic import (
 
 from batchrec_dagster.config.fitting_blocks import find_misfits
 from batchrec_dagster.config.items_and_users import BatchUsers, ItemSettings, UserSettings
+from batchrec_dagster.config.list_table import (
+    ItemLists,
+    ListTable,
+    SegmentLists,
+    UserLists,
+    flatten_settings,
+)
 from batchrec_dagster.config.lists import (
     ListSettings,
     NamedLists,
@@ -26,7 +33,6 @@ from batchrec_dagster.config.lists import (
 )
 from batchrec_dagster.config.problems import locate_problems, raise_problems
 from batchrec_dagster.config.publication import Experiment, Gate, ReportSettings, Retention
-from batchrec_dagster.config.published_list import PublishedList, flatten_settings
 from batchrec_dagster.config.ratings import InteractionSettings, RatingsSettings
 from batchrec_dagster.config.running import (
     Alerts,
@@ -49,7 +55,7 @@ from batchrec_dagster.personalize.schemas import (
     Schema,
     make_interactions_schema,
 )
-from batchrec_dagster.preparation.row_rules import Rules
+from batchrec_dagster.preparation.row_rules import RowRules
 from batchrec_dagster.sinks import Sinks
 from batchrec_dagster.storage.layout import SEGMENTS, SIMILAR_ITEMS, PipelineKeys
 
@@ -153,19 +159,18 @@ class Pipeline(Settings):
                 sources.append(published.settings.rules.block)
         return [source for source in sources if source is not None]
 
-    def published_lists(self) -> tuple[PublishedList, ...]:
+    def published_lists(self) -> tuple[ListTable, ...]:
         """Return all tables that the pipeline publishes, for users, items and segments."""
-        optional = [self.similar_items_list, self.segments_list]
+        optional: list[ListTable | None] = [self.similar_items_list, self.segments_list]
         return (*self.user_lists, *(published for published in optional if published is not None))
 
     @property
-    def user_lists(self) -> tuple[PublishedList, ...]:
+    def user_lists(self) -> tuple[UserLists, ...]:
         """The lists of users: a list without a name, or a list for each key of `lists`."""
         if not self.lists:
-            only_list = PublishedList(
+            only_list = UserLists(
                 pipeline=self,
                 name="",
-                subject="user",
                 description=self.description,
                 settings=self.recommendations,
                 batch_users=self.batch_users,
@@ -177,11 +182,10 @@ class Pipeline(Settings):
             return (only_list,)
         return tuple(self._build_user_list(name, settings) for name, settings in self.lists.items())
 
-    def _build_user_list(self, name: str, settings: ListSettings) -> PublishedList:
-        return PublishedList(
+    def _build_user_list(self, name: str, settings: ListSettings) -> UserLists:
+        return UserLists(
             pipeline=self,
             name=name,
-            subject="user",
             description=settings.description or self.description,
             settings=settings.recommendations,
             batch_users=settings.users or self.batch_users,
@@ -192,15 +196,15 @@ class Pipeline(Settings):
         )
 
     @property
-    def similar_items_list(self) -> PublishedList | None:
+    def similar_items_list(self) -> ItemLists | None:
         """The table of similar items; None if it is not declared."""
         settings = self.similar_items
         if settings is None:
             return None
-        return PublishedList(
+        return ItemLists(
             pipeline=self,
             name=SIMILAR_ITEMS,
-            subject="item",
+            similar_items=settings,
             settings=settings.recommendations,
             # The pipeline's gate limits the metrics of users' lists only.
             gate=settings.gate or Gate(),
@@ -209,15 +213,15 @@ class Pipeline(Settings):
         )
 
     @property
-    def segments_list(self) -> PublishedList | None:
+    def segments_list(self) -> SegmentLists | None:
         """The table of segments; None if no segments are declared."""
         settings = self.segments
         if settings is None:
             return None
-        return PublishedList(
+        return SegmentLists(
             pipeline=self,
             name=SEGMENTS,
-            subject="segment",
+            segments=settings,
             settings=settings.recommendations,
             gate=Gate(),
             # One older edition is enough, because nothing rolls segments back.
@@ -254,7 +258,7 @@ class Pipeline(Settings):
         return self.items is not None and bool(self.items.layout.addresses)
 
     @property
-    def rules(self) -> Rules:
+    def rules(self) -> RowRules:
         """The rules that decide which rows of the ratings become interactions."""
         columns = self.ratings.columns
         has_event_type = columns is not None and columns.event_type is not None
@@ -331,4 +335,5 @@ def _build_schema() -> dict[str, Any]:
 
 
 # The type of the field `pipeline` is known from here on.
-PublishedList.model_rebuild()
+for kind in (ListTable, UserLists, ItemLists, SegmentLists):
+    kind.model_rebuild()

@@ -17,10 +17,10 @@ from batchrec_dagster.config.list_columns import (
     find_columns_problem,
     find_similar_items_columns_problem,
 )
+from batchrec_dagster.config.list_table import ListTable
 from batchrec_dagster.config.lists import ListSettings, PopularBy
 from batchrec_dagster.config.problems import Keys
-from batchrec_dagster.config.published_list import PublishedList
-from batchrec_dagster.config.rules import ListRules
+from batchrec_dagster.config.rules import RuleSettings
 from batchrec_dagster.config.segments import Segments
 from batchrec_dagster.config.similar_items import SimilarItems
 from batchrec_dagster.personalize.conditions import add_age
@@ -143,7 +143,7 @@ def _find_settings_without_effect(pipeline: Pipeline) -> Problems:
                 )
 
 
-def _find_in_list(published: PublishedList, schemas: Mapping[str, Schema]) -> Problems:
+def _find_in_list(published: ListTable, schemas: Mapping[str, Schema]) -> Problems:
     """Yield settings of a list of users that do not fit the declared columns, with the problems."""
     pipeline, settings = published.pipeline, published.settings
     keys: Keys = tuple(published.setting.split("."))
@@ -183,7 +183,7 @@ def _find_in_list(published: PublishedList, schemas: Mapping[str, Schema]) -> Pr
 
 
 def _find_in_rules(
-    rules: ListRules, schemas: Mapping[str, Schema], has_event_types: bool
+    rules: RuleSettings, schemas: Mapping[str, Schema], has_event_types: bool
 ) -> Problems:
     """Yield rules that do not fit the declared columns, with the problems.
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+from batchrec_dagster.editions import subjects as list_subjects
 from batchrec_dagster.preparation.attributes import AttributesLayout
-from batchrec_dagster.storage import list_subjects
 
 # The columns that give reasons: why the item is on the list, the item in the user's history that
 # explains it, the title of that earlier item, and the user's event with that earlier item.
@@ -17,7 +17,7 @@ REASONS = (REASON, REASON_ITEM, REASON_TITLE, REASON_EVENT)
 FIXED_COLUMNS = ("user_id", "rank", "item_id", "score", "arm")
 # The column of a similar item's id. In tables of similar items, `item_id` is the item that the list
 # is for.
-SIMILAR_ITEM_COLUMN = list_subjects.ITEMS.item_column
+SIMILAR_ITEM_COLUMN = list_subjects.ITEMS.member_column
 # Columns of the items that Personalize does not get.
 FOR_PEOPLE = ("title", "image", "link")
 

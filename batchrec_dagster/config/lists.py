@@ -12,7 +12,7 @@ from batchrec_dagster.config.expressions import explain_open_filter, find_filter
 from batchrec_dagster.config.items_and_users import BatchUsers
 from batchrec_dagster.config.problems import raise_problems
 from batchrec_dagster.config.publication import Experiment, Gate, Retention
-from batchrec_dagster.config.rules import ExcludeSeen, ListRules
+from batchrec_dagster.config.rules import ExcludeSeen, RuleSettings
 from batchrec_dagster.config.settings import Settings
 from batchrec_dagster.personalize.filters import EXCLUDE_SEEN, MAX_LENGTH
 from batchrec_dagster.personalize.formats import MAX_RESULTS
@@ -108,7 +108,7 @@ class RecommendationSettings(Settings):
         examples=["popular"],
     )
 
-    rules: ListRules | None = Field(
+    rules: RuleSettings | None = Field(
         default=None,
         description="What a shop says of its lists. The rules are applied after inference, to a"
         " longer list.",
@@ -168,13 +168,13 @@ class RecommendationSettings(Settings):
         return ExcludeSeen() if self.exclude_seen else None
 
     @property
-    def applied_rules(self) -> ListRules | None:
+    def applied_rules(self) -> RuleSettings | None:
         """The rules that are applied after inference, to a longer list; None without rules.
 
         exclude_seen is applied together with the rules if it is a block of settings.
         """
         if self.rules is None and isinstance(self.exclude_seen, ExcludeSeen):
-            return ListRules()
+            return RuleSettings()
         return self.rules
 
     @property

@@ -21,7 +21,7 @@ from batchrec_dagster.preparation.file_form import (
 )
 from batchrec_dagster.preparation.polars.row_conditions import list_filter_columns
 from batchrec_dagster.preparation.polars.times import require_time_format, require_timezone
-from batchrec_dagster.preparation.row_rules import Rules
+from batchrec_dagster.preparation.row_rules import RowRules
 
 
 class Window(Settings):
@@ -64,12 +64,12 @@ class InteractionSettings(Settings):
         default=None, ge=1, description="Drop items with fewer interactions.", examples=[5]
     )
 
-    def rules(self, on_bad_rows: Literal["fail", "skip"], *, event_type: bool) -> Rules:
+    def rules(self, on_bad_rows: Literal["fail", "skip"], *, event_type: bool) -> RowRules:
         """Return the rules in the form that the preparation uses.
 
         event_type: whether interactions get a column EVENT_TYPE.
         """
-        return Rules(
+        return RowRules(
             on_bad_rows=on_bad_rows,
             window_days=self.window.days if self.window else None,
             event_type=event_type,

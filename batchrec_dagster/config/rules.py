@@ -1,6 +1,6 @@
-"""The settings of rules: one block for each rule, and `ListRules` with all of them.
+"""The settings of rules: one block for each rule, and `RuleSettings` with all of them.
 
-The rules are applied in steps/rules.py.
+The rules are applied in steps/lists/rules.py.
 """
 
 from __future__ import annotations
@@ -188,7 +188,7 @@ class ItemRules(Settings):
     )
 
 
-class ListRules(ItemRules):
+class RuleSettings(ItemRules):
     """A shop's rules for its lists. They apply in the order of these settings, to a longer list.
 
     A list that the rules leave short is filled from the longer list, then with popular items, which

@@ -11,7 +11,7 @@ from batchrec_dagster.config.items_and_users import ItemIds
 from batchrec_dagster.config.lists import RecommendationSettings
 from batchrec_dagster.config.problems import Keys, raise_problems
 from batchrec_dagster.config.publication import Gate, Retention
-from batchrec_dagster.config.rules import ItemRules, ListRules
+from batchrec_dagster.config.rules import ItemRules, RuleSettings
 from batchrec_dagster.config.settings import Settings
 from batchrec_dagster.personalize.formats import MAX_RESULTS
 from batchrec_dagster.personalize.recipes import SIMILAR_ITEMS as SIMILAR_ITEMS_RECIPE
@@ -136,7 +136,7 @@ class SimilarItems(Settings):
         return RecommendationSettings.model_construct(
             num_results=self.num_results,
             exclude_seen=False,
-            rules=None if self.rules is None else ListRules(**dict(self.rules)),
+            rules=None if self.rules is None else RuleSettings(**dict(self.rules)),
             columns=self.columns,
         )
 

@@ -41,7 +41,7 @@ from batchrec_dagster.personalize.api import (
     PersonalizeError,
     ResourceKind,
 )
-from batchrec_dagster.personalize.ensure import Ensure
+from batchrec_dagster.personalize.resources import Resources
 
 # Deleting a solution deletes its versions. Jobs cannot be deleted; finished ones cost nothing.
 ORDER = (FILTER, SOLUTION, DATASET, SCHEMA, DATASET_GROUP)
@@ -116,29 +116,29 @@ class TeardownPlan:
         ]
 
 
-def plan_teardown(ensure: Ensure, pipeline: str) -> TeardownPlan:
+def plan_teardown(resources: Resources, pipeline: str) -> TeardownPlan:
     """Return a plan to delete everything that the pipeline created.
 
     An earlier teardown may have left the resources in any state.
     """
     plan = TeardownPlan()
-    for group in list_groups(ensure, pipeline):
+    for group in list_groups(resources, pipeline):
         with _ignore_missing():
-            if is_ours(ensure, group, pipeline):
-                _add(ensure, pipeline, group, plan)
+            if is_ours(resources, group, pipeline):
+                _add(resources, pipeline, group, plan)
             else:
-                tags = ensure.tags_of(group.arn)
+                tags = resources.tags_of(group.arn)
                 owner = ", ".join(
                     f"{key}={tags.get(key, '')}" for key in (PIPELINE_TAG, STORAGE_TAG)
                 )
                 plan.left_alone.append(f"{group} belongs to somebody else: {owner}")
-    _add_schemas(ensure, _GROUP_NAME.format(re.escape(pipeline)), plan)
-    _add_jobs(ensure, plan)
+    _add_schemas(resources, _GROUP_NAME.format(re.escape(pipeline)), plan)
+    _add_jobs(resources, plan)
     plan.pieces.sort(key=lambda piece: ORDER.index(piece.kind))
     return plan
 
 
-def delete(ensure: Ensure, plan: TeardownPlan) -> None:
+def delete(resources: Resources, plan: TeardownPlan) -> None:
     """Wait for work under way, then delete the resources and wait until they are gone.
 
     Raises PersonalizeError if the deadline passes. If something is in the way, PersonalizeError is
@@ -150,17 +150,17 @@ def delete(ensure: Ensure, plan: TeardownPlan) -> None:
             " teardown again"
         )
     for piece in plan.work:
-        _wait_until_idle(ensure, piece)
+        _wait_until_idle(resources, piece)
     for kind in ORDER:
         pieces = [piece for piece in plan.pieces if piece.kind is kind]
         for piece in pieces:
-            _delete(ensure, piece)
+            _delete(resources, piece)
         for piece in pieces:
-            ensure.wait_until_gone(piece.kind, piece.arn)
+            resources.wait_until_gone(piece.kind, piece.arn)
 
 
 def prune(
-    ensure: Ensure,
+    resources: Resources,
     pipeline: str,
     group: str,
     in_use: Collection[str],
@@ -177,69 +177,71 @@ def prune(
     Raises PersonalizeError, and botocore's ClientError.
     """
     plan = TeardownPlan()
-    for dataset_group in list_groups(ensure, pipeline):
+    for dataset_group in list_groups(resources, pipeline):
         if dataset_group.name == group:
             for kind in (FILTER, SOLUTION):
-                summaries = ensure.list(kind, datasetGroupArn=dataset_group.arn)
+                summaries = resources.list(kind, datasetGroupArn=dataset_group.arn)
                 unused = [summary for summary in summaries if summary[kind.name] not in in_use]
                 unused.sort(key=lambda summary: summary["creationDateTime"], reverse=True)
                 for piece in _to_resources(kind, unused[SPARE_RESOURCES:]):
-                    _add_idle(ensure, pipeline, piece, plan)
+                    _add_idle(resources, pipeline, piece, plan)
         elif dataset_group.name not in other_groups:
-            _add_idle(ensure, pipeline, dataset_group, plan)
-    delete(ensure.with_deadline(PRUNE_SECONDS), plan)
+            _add_idle(resources, pipeline, dataset_group, plan)
+    delete(resources.with_deadline(PRUNE_SECONDS), plan)
     return plan.pieces
 
 
-def _add_idle(ensure: Ensure, pipeline: str, piece: ListedResource, plan: TeardownPlan) -> None:
+def _add_idle(
+    resources: Resources, pipeline: str, piece: ListedResource, plan: TeardownPlan
+) -> None:
     """Add a resource and its contents to the plan, if the resource is the pipeline's and idle.
 
     A resource is left out if work is under way in it, or if it holds resources of somebody else.
     """
     own_plan = TeardownPlan()
     with _ignore_missing():
-        if not is_ours(ensure, piece, pipeline):
+        if not is_ours(resources, piece, pipeline):
             return
-        _add(ensure, pipeline, piece, own_plan)
+        _add(resources, pipeline, piece, own_plan)
         if piece.kind is DATASET_GROUP:
-            _add_schemas(ensure, re.escape(piece.name), own_plan)
-        _add_jobs(ensure, own_plan)
+            _add_schemas(resources, re.escape(piece.name), own_plan)
+        _add_jobs(resources, own_plan)
     if not own_plan.work and not own_plan.in_the_way:
         plan.pieces.extend(own_plan.pieces)
 
 
-def _add(ensure: Ensure, pipeline: str, piece: ListedResource, plan: TeardownPlan) -> None:
+def _add(resources: Resources, pipeline: str, piece: ListedResource, plan: TeardownPlan) -> None:
     """Add a resource, its contents, the work under way in it, and foreign resources inside it."""
     plan.pieces.append(piece)
     parent = {piece.kind.arn: piece.arn}
     for kind in CONTENT.get(piece.kind, ()):
-        for child in list_resources(ensure, kind, **parent):
+        for child in list_resources(resources, kind, **parent):
             with _ignore_missing():
-                if is_ours(ensure, child, pipeline):
-                    _add(ensure, pipeline, child, plan)
+                if is_ours(resources, child, pipeline):
+                    _add(resources, pipeline, child, plan)
                 else:
                     plan.in_the_way.append(
                         f"{child} in {piece.name} was not created by the pipeline {pipeline}"
                     )
     for kind in WORK.get(piece.kind, ()):
-        plan.work.extend(_to_resources(kind, filter(is_busy, ensure.list(kind, **parent))))
+        plan.work.extend(_to_resources(kind, filter(is_busy, resources.list(kind, **parent))))
     for kind in FOREIGN.get(piece.kind, ()):
-        foreign = list_resources(ensure, kind, **parent)
+        foreign = list_resources(resources, kind, **parent)
         plan.in_the_way.extend(f"{resource} belongs to {piece}" for resource in foreign)
 
 
-def _add_schemas(ensure: Ensure, group_name: str, plan: TeardownPlan) -> None:
+def _add_schemas(resources: Resources, group_name: str, plan: TeardownPlan) -> None:
     """Add the schemas of the groups with matching names, unless somebody else uses them."""
     own_name = re.compile(rf"{group_name}-(interactions|items|users)")
     schemas = [
-        schema for schema in list_resources(ensure, SCHEMA) if own_name.fullmatch(schema.name)
+        schema for schema in list_resources(resources, SCHEMA) if own_name.fullmatch(schema.name)
     ]
     if not schemas:
         return
     datasets = {piece.arn for piece in plan.pieces}
     used = {
-        ensure.describe(DATASET, other.arn)["schemaArn"]: other
-        for other in list_resources(ensure, DATASET)
+        resources.describe(DATASET, other.arn)["schemaArn"]: other
+        for other in list_resources(resources, DATASET)
         if other.arn not in datasets
     }
     for schema in schemas:
@@ -249,35 +251,37 @@ def _add_schemas(ensure: Ensure, group_name: str, plan: TeardownPlan) -> None:
             plan.pieces.append(schema)
 
 
-def _add_jobs(ensure: Ensure, plan: TeardownPlan) -> None:
+def _add_jobs(resources: Resources, plan: TeardownPlan) -> None:
     """Add the batch jobs under way that use models of the plan's solutions."""
     solutions = [piece.arn for piece in plan.pieces if piece.kind is SOLUTION]
     for kind in (BATCH_INFERENCE_JOB, BATCH_SEGMENT_JOB) if solutions else ():
         jobs = [
             job
-            for job in ensure.list(kind)
+            for job in resources.list(kind)
             if job["solutionVersionArn"].rpartition("/")[0] in solutions and is_busy(job)
         ]
         plan.work.extend(_to_resources(kind, jobs))
 
 
-def list_groups(ensure: Ensure, pipeline: str) -> list[ListedResource]:
+def list_groups(resources: Resources, pipeline: str) -> list[ListedResource]:
     """Return the dataset groups with the pipeline's name, including groups of earlier settings.
 
     A listed group may belong to somebody else: check it with `is_ours`.
     """
     name = re.compile(_GROUP_NAME.format(re.escape(pipeline)))
-    return [group for group in list_resources(ensure, DATASET_GROUP) if name.fullmatch(group.name)]
+    return [
+        group for group in list_resources(resources, DATASET_GROUP) if name.fullmatch(group.name)
+    ]
 
 
-def is_ours(ensure: Ensure, piece: ListedResource, pipeline: str) -> bool:
+def is_ours(resources: Resources, piece: ListedResource, pipeline: str) -> bool:
     """Return whether the pipeline created the resource, judging by its tags."""
     if piece.status.startswith("DELETE"):
         # An earlier teardown or somebody else is deleting the resource, which may have no tags any
         # more. Count it as ours, so that the caller waits for its deletion.
         return True
-    tags = ensure.tags_of(piece.arn)
-    our_tags = (pipeline, ensure.tags.get(STORAGE_TAG))
+    tags = resources.tags_of(piece.arn)
+    our_tags = (pipeline, resources.tags.get(STORAGE_TAG))
     return (tags.get(PIPELINE_TAG), tags.get(STORAGE_TAG)) == our_tags
 
 
@@ -286,12 +290,12 @@ def is_busy(summary: Mapping[str, Any]) -> bool:
     return summary["status"] not in (*READY, *FAILED)
 
 
-def list_resources(ensure: Ensure, kind: ResourceKind, **within: str) -> list[ListedResource]:
+def list_resources(resources: Resources, kind: ResourceKind, **within: str) -> list[ListedResource]:
     """Return all resources of a kind, whoever created them.
 
     within: List's filter, for example a dataset group.
     """
-    return _to_resources(kind, ensure.list(kind, **within))
+    return _to_resources(kind, resources.list(kind, **within))
 
 
 def _to_resources(kind: ResourceKind, summaries: Iterable[Description]) -> list[ListedResource]:
@@ -317,22 +321,22 @@ def _ignore_missing() -> Iterator[None]:
             raise
 
 
-def _wait_until_idle(ensure: Ensure, piece: ListedResource) -> None:
+def _wait_until_idle(resources: Resources, piece: ListedResource) -> None:
     """Wait until a training or job has ended. Raises PersonalizeError at the deadline."""
-    while (description := ensure.describe_if_shown(piece.kind, piece.arn)) is not None and is_busy(
-        description
-    ):
-        ensure.sleep(ensure.poll_seconds, f"{piece} is {description['status']}")
+    while (
+        description := resources.describe_if_shown(piece.kind, piece.arn)
+    ) is not None and is_busy(description):
+        resources.sleep(resources.poll_seconds, f"{piece} is {description['status']}")
 
 
-def _delete(ensure: Ensure, piece: ListedResource) -> None:
+def _delete(resources: Resources, piece: ListedResource) -> None:
     """Request the deletion, and repeat the request while another resource needs this one.
 
     Raises PersonalizeError if Personalize refuses the deletion, or at the deadline.
     """
     while True:
         try:
-            getattr(ensure.client, f"delete_{piece.kind.snake}")(**{piece.kind.arn: piece.arn})
+            getattr(resources.client, f"delete_{piece.kind.snake}")(**{piece.kind.arn: piece.arn})
         except ClientError as error:
             code, message = error.response["Error"]["Code"], error.response["Error"]["Message"]
             if code == NOT_FOUND:
@@ -341,10 +345,10 @@ def _delete(ensure: Ensure, piece: ListedResource) -> None:
                 raise PersonalizeError(
                     f"Personalize refused to delete {piece}: {message} ({code})"
                 ) from error
-            description = ensure.describe_if_shown(piece.kind, piece.arn)
+            description = resources.describe_if_shown(piece.kind, piece.arn)
             if description and str(description.get("status")).startswith("DELETE"):
                 return
-            ensure.sleep(ensure.poll_seconds, f"{piece} cannot be deleted yet: {message}")
+            resources.sleep(resources.poll_seconds, f"{piece} cannot be deleted yet: {message}")
         else:
-            ensure.log.info(f"deleting {piece}")
+            resources.log.info(f"deleting {piece}")
             return

@@ -32,7 +32,7 @@ from batchrec_dagster.personalize.api import (
     ResourceKind,
 )
 from batchrec_dagster.personalize.cleanup import is_busy, is_ours, list_groups
-from batchrec_dagster.personalize.ensure import Ensure, StartedResource
+from batchrec_dagster.personalize.resources import Resources, StartedResource
 from batchrec_dagster.personalize.schemas import USER_ID
 
 MAX_USER_BYTES = 50_000_000
@@ -51,17 +51,17 @@ class InputStorage(Protocol):
         """Delete the object, if it exists."""
 
 
-def find_dataset_groups(ensure: Ensure, pipeline: str) -> list[str]:
+def find_dataset_groups(resources: Resources, pipeline: str) -> list[str]:
     """Return the ARNs of the pipeline's dataset groups, including groups of earlier settings."""
     return [
         group.arn
-        for group in list_groups(ensure, pipeline)
-        if not group.status.startswith("DELETE") and is_ours(ensure, group, pipeline)
+        for group in list_groups(resources, pipeline)
+        if not group.status.startswith("DELETE") and is_ours(resources, group, pipeline)
     ]
 
 
 def erase_users_from_groups(
-    ensure: Ensure,
+    resources: Resources,
     storage: InputStorage,
     folder: str,
     dataset_group_arns: Collection[str],
@@ -83,24 +83,24 @@ def erase_users_from_groups(
     Returns the imports, trainings and batch jobs that started in the groups while the jobs ran. If
     there are any, Amazon does not guarantee that the users are gone from the models, and recommends
     another job: call again with another `request`.
-    Raises PersonalizeError if a job failed or if `ensure.deadline_seconds` passed, and any error of
-    the storage. After a failure, another call starts another job.
+    Raises PersonalizeError if a job failed or if `resources.deadline_seconds` passed, and any error
+    of the storage. After a failure, another call starts another job.
     """
     # A job may take a day, so start all jobs before waiting for any of them.
     stems = {arn: _make_stem(arn, request) for arn in dataset_group_arns}
     jobs = {
-        arn: _start(ensure, storage, f"{folder}{stem}.csv", arn, users, stem)
+        arn: _start(resources, storage, f"{folder}{stem}.csv", arn, users, stem)
         for arn, stem in stems.items()
     }
     return [
         work
         for arn, job in jobs.items()
-        for work in _finish(ensure, storage, f"{folder}{stems[arn]}.csv", arn, job)
+        for work in _finish(resources, storage, f"{folder}{stems[arn]}.csv", arn, job)
     ]
 
 
 def _start(
-    ensure: Ensure,
+    resources: Resources,
     storage: InputStorage,
     uri: str,
     dataset_group_arn: str,
@@ -112,20 +112,20 @@ def _start(
     uri: the URI of the input file.
     stem: the job's name without its number.
     """
-    jobs = ensure.list(DATA_DELETION_JOB, datasetGroupArn=dataset_group_arn)
-    arn = ensure.find(DATA_DELETION_JOB, jobs, stem)
+    jobs = resources.list(DATA_DELETION_JOB, datasetGroupArn=dataset_group_arn)
+    arn = resources.find(DATA_DELETION_JOB, jobs, stem)
     if arn is not None:
         return StartedResource(arn, created=False)
     data = format_input(users)
-    _wait_until_idle(ensure, dataset_group_arn)
+    _wait_until_idle(resources, dataset_group_arn)
     storage.put(uri, data)
     arguments = {
         "datasetGroupArn": dataset_group_arn,
         "dataSource": {"dataLocation": uri},
-        "roleArn": ensure.role_arn,
+        "roleArn": resources.role_arn,
     }
     try:
-        return ensure.start(
+        return resources.start(
             DATA_DELETION_JOB, stem, lambda _: arguments, datasetGroupArn=dataset_group_arn
         )
     except (PersonalizeError, ClientError):
@@ -135,7 +135,7 @@ def _start(
 
 
 def _finish(
-    ensure: Ensure,
+    resources: Resources,
     storage: InputStorage,
     uri: str,
     dataset_group_arn: str,
@@ -143,7 +143,7 @@ def _finish(
 ) -> list[str]:
     """Wait until the job has ended, delete its input file, and name the work started meanwhile."""
     try:
-        description = ensure.wait_until_ready(DATA_DELETION_JOB, job).description
+        description = resources.wait_until_ready(DATA_DELETION_JOB, job).description
     except PersonalizeError as error:
         if error.details.get("status") in FAILED:
             storage.delete(uri)
@@ -152,7 +152,7 @@ def _finish(
     start, end = description["creationDateTime"], description["lastUpdatedDateTime"]
     return [
         _name_work(kind, summary)
-        for kind, summary in _list_work(ensure, dataset_group_arn)
+        for kind, summary in _list_work(resources, dataset_group_arn)
         if start <= summary["creationDateTime"] <= end
     ]
 
@@ -192,19 +192,19 @@ def _make_stem(dataset_group_arn: str, request: str) -> str:
     return f"{group[-room:].lstrip('-_')}-{request}"
 
 
-def _wait_until_idle(ensure: Ensure, dataset_group_arn: str) -> None:
+def _wait_until_idle(resources: Resources, dataset_group_arn: str) -> None:
     """Wait until no work uses the users' data. Raises PersonalizeError at the deadline."""
     while True:
         busy = [
             _name_work(kind, summary)
-            for kind, summary in _list_work(ensure, dataset_group_arn)
+            for kind, summary in _list_work(resources, dataset_group_arn)
             if is_busy(summary)
         ]
         if not busy:
             return
         waiting_for = f"users are erased when this has ended: {', '.join(busy)}"
-        ensure.log.info(waiting_for)
-        ensure.sleep(ensure.poll_seconds, waiting_for)
+        resources.log.info(waiting_for)
+        resources.sleep(resources.poll_seconds, waiting_for)
 
 
 def _name_work(kind: ResourceKind, summary: Description) -> str:
@@ -213,18 +213,18 @@ def _name_work(kind: ResourceKind, summary: Description) -> str:
 
 
 def _list_work(
-    ensure: Ensure, dataset_group_arn: str
+    resources: Resources, dataset_group_arn: str
 ) -> Iterator[tuple[ResourceKind, Description]]:
     """Yield the summaries of the imports, trainings and batch jobs in the dataset group."""
-    for dataset in ensure.list(DATASET, datasetGroupArn=dataset_group_arn):
-        for job in ensure.list(IMPORT_JOB, datasetArn=dataset[DATASET.arn]):
+    for dataset in resources.list(DATASET, datasetGroupArn=dataset_group_arn):
+        for job in resources.list(IMPORT_JOB, datasetArn=dataset[DATASET.arn]):
             yield IMPORT_JOB, job
     versions = set()
-    for solution in ensure.list(SOLUTION, datasetGroupArn=dataset_group_arn):
-        for version in ensure.list(SOLUTION_VERSION, solutionArn=solution[SOLUTION.arn]):
+    for solution in resources.list(SOLUTION, datasetGroupArn=dataset_group_arn):
+        for version in resources.list(SOLUTION_VERSION, solutionArn=solution[SOLUTION.arn]):
             versions.add(version[SOLUTION_VERSION.arn])
             yield SOLUTION_VERSION, version
     for kind in (BATCH_INFERENCE_JOB, BATCH_SEGMENT_JOB) if versions else ():
-        for job in ensure.list(kind):
+        for job in resources.list(kind):
             if job[SOLUTION_VERSION.arn] in versions:
                 yield kind, job

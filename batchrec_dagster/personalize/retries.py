@@ -21,7 +21,7 @@ def correct_retries(client: Any) -> None:
 
     The client no longer repeats a request that a quota refuses. botocore takes a
     LimitExceededException for throttling, because other services use it that way, so it slows down
-    and repeats the request. `Ensure` waits where waiting helps.
+    and repeats the request. `Resources` waits where waiting helps.
     """
 
     def decide(response: Any, operation: Any, attempts: int, **_: Any) -> float | None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dagster as dg
 
-from batchrec_dagster.config import Pipeline, PublishedList
+from batchrec_dagster.config import ListTable, Pipeline
 from batchrec_dagster.config.running import OpSettings
 
 
-def asset_key(owner: Pipeline | PublishedList, asset: str) -> dg.AssetKey:
+def asset_key(owner: Pipeline | ListTable, asset: str) -> dg.AssetKey:
     """Return the key of an asset of a pipeline or a list.
 
     asset: the asset's name, such as interactions.
@@ -21,7 +21,7 @@ def asset_name(key: dg.AssetKey) -> str:
     return "/".join(key.path[1:])
 
 
-def op_name(owner: Pipeline | PublishedList, asset: str) -> str:
+def op_name(owner: Pipeline | ListTable, asset: str) -> str:
     """Return the name of the asset's step in a run's config."""
     return asset_key(owner, asset).to_python_identifier()
 
@@ -35,3 +35,8 @@ def find_op_settings(pipeline: Pipeline, key: dg.AssetKey) -> OpSettings:
     of_all, of_asset = (pipeline.op.get(name, OpSettings()) for name in names)
     overrides = {name: getattr(of_asset, name) for name in of_asset.model_fields_set}
     return of_all.model_copy(update=overrides)
+
+
+def resource_key(name: str) -> str:
+    """Return the key of a resource or IO manager in a code location."""
+    return f"batchrec_{name}"

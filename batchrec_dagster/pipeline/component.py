@@ -27,6 +27,7 @@ from batchrec_dagster.pipeline.declared import mark_declaration
 from batchrec_dagster.pipeline.deployment import Deployment
 from batchrec_dagster.pipeline.loading import OwnTree
 from batchrec_dagster.pipeline.results import AssetResult
+from batchrec_dagster.pipeline.run_step import build_asset
 from batchrec_dagster.pipeline.scaffolding import PipelineScaffolder
 
 
@@ -95,7 +96,7 @@ class BatchRecommendations(Pipeline, dg.Component):
 
     def build_assets(self, table: Iterable[PipelineAsset]) -> list[dg.AssetsDefinition]:
         """Return Dagster's assets for a table, with the specs and the steps of this class."""
-        return [asset.build(self.get_asset_spec(asset), self.execute) for asset in table]
+        return [build_asset(asset, self.get_asset_spec(asset), self.execute) for asset in table]
 
     def get_asset_spec(self, asset: PipelineAsset) -> dg.AssetSpec:
         """Return the spec of an asset. A subclass can change everything in it except the key.

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import wraps
 from typing import Any
 
 import dagster as dg
 
-from batchrec_dagster.config import Pipeline, PublishedList
-from batchrec_dagster.config.running import OpSettings, Retries
-from batchrec_dagster.pipeline.asset_keys import asset_key, asset_name, find_op_settings
-from batchrec_dagster.pipeline.declared import PIPELINE
-from batchrec_dagster.pipeline.deployment import resource_key
-from batchrec_dagster.pipeline.io_managers import STORAGE_KEY
-from batchrec_dagster.pipeline.results import AssetResult
-from batchrec_dagster.pipeline.run_step import Execute, run_step
+from batchrec_dagster.config import ListTable, Pipeline
+from batchrec_dagster.config.running import OpSettings
+from batchrec_dagster.pipeline.asset_keys import (
+    asset_key,
+    asset_name,
+    find_op_settings,
+    resource_key,
+)
+from batchrec_dagster.pipeline.declared import PIPELINE, STORAGE_KEY
 from batchrec_dagster.reporting.markdown import escape
-from batchrec_dagster.steps.cost import WITHIN_BUDGET
+from batchrec_dagster.steps.model.cost import WITHIN_BUDGET
 
 # The values of an asset's tag `stage`, from ratings to results.
 RAW, PREPARED, MODEL, RESULT = "raw", "prepared", "model", "result"
@@ -45,34 +45,9 @@ class PipelineAsset:
         """The asset's name in settings, such as newsletter/recommendations."""
         return asset_name(self.spec.key)
 
-    def build(self, spec: dg.AssetSpec, execute: Execute) -> dg.AssetsDefinition:
-        """Return Dagster's asset.
-
-        spec: the spec of this asset, which a subclass of BatchRecommendations may have changed,
-            except the key. The metadata of this asset's own spec is kept, because the IO manager
-            reads it.
-        """
-        spec = spec.merge_attributes(metadata=self.spec.metadata)
-
-        @wraps(self.step)
-        def run(context: dg.AssetExecutionContext, **inputs: Any) -> Iterator[AssetResult]:
-            yield from run_step(self, execute, context, inputs)
-
-        build_asset = dg.multi_asset(
-            name=self.spec.key.to_python_identifier(),
-            specs=[spec],
-            check_specs=self.checks,
-            ins=self.inputs,
-            required_resource_keys=self.resources,
-            op_tags=self.op.tags,
-            pool=self.op.pool,
-            retry_policy=_make_retry_policy(self.op.retries),
-        )
-        return build_asset(run)
-
 
 def asset_of(
-    owner: Pipeline | PublishedList,
+    owner: Pipeline | ListTable,
     name: str,
     *,
     description: str,
@@ -98,7 +73,7 @@ def asset_of(
         Leave them out for an asset that stores nothing in the pipeline's storage.
     checks, warnings: the descriptions of the checks, by name. Warnings do not block.
     """
-    pipeline = owner.pipeline if isinstance(owner, PublishedList) else owner
+    pipeline = owner.pipeline if isinstance(owner, ListTable) else owner
     key = asset_key(owner, name)
     if not isinstance(inputs, Mapping):
         inputs = {asset: asset_key(owner, asset) for asset in inputs}
@@ -133,13 +108,7 @@ def asset_of(
     return declare
 
 
-def _make_retry_policy(retries: Retries | None) -> dg.RetryPolicy | None:
-    if retries is None:
-        return None
-    return dg.RetryPolicy(retries.max_retries, retries.delay_seconds, dg.Backoff.EXPONENTIAL)
-
-
-def _find_address(owner: Pipeline | PublishedList, name: str) -> str:
+def _find_address(owner: Pipeline | ListTable, name: str) -> str:
     """Return the address under which the outcome of the asset's step is recorded."""
     if isinstance(owner, Pipeline):
         return owner.name

@@ -17,6 +17,8 @@ from batchrec_dagster.pipeline.declaration_errors import Origin
 
 # The metadata key of the pipeline's name, on every asset of a pipeline.
 PIPELINE = "batchrec/pipeline"
+# The metadata key of the storage key of an asset's value, which its IO manager reads.
+STORAGE_KEY = "batchrec/storage_key"
 # The metadata key of the declaration, on the first asset. The value is a Python object, like
 # dagster-dbt's manifest. Dagster's page shows only the name of the object's class.
 DECLARATION = "batchrec/declaration"

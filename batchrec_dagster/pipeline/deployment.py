@@ -14,16 +14,12 @@ from pydantic import PrivateAttr, ValidationError, model_validator
 from batchrec_dagster.config.environment import Environment, describe_problems
 from batchrec_dagster.config.tags import parse_tags
 from batchrec_dagster.pipeline import io_managers
+from batchrec_dagster.pipeline.asset_keys import resource_key
 from batchrec_dagster.pipeline.personalize_resource import PersonalizeResource
 from batchrec_dagster.pipeline.s3_resource import read_s3_resource
 from batchrec_dagster.pipeline.storage_resource import S3ConnectionResource, StorageResource
 from batchrec_dagster.storage import durable
 from batchrec_dagster.storage.connection import Storage
-
-
-def resource_key(name: str) -> str:
-    """Return the key of a resource or IO manager in a code location."""
-    return f"batchrec_{name}"
 
 
 class DeploymentError(ValueError):

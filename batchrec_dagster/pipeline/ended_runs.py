@@ -8,15 +8,15 @@ from typing import Literal
 
 import dagster as dg
 
+from batchrec_dagster.editions.files import ListFiles
+from batchrec_dagster.editions.nights import Night
 from batchrec_dagster.pipeline.automation.runs_under_way import (
     RUN_STORAGE_TAG,
     filter_refreshes,
     find_assets_of_run,
 )
 from batchrec_dagster.reporting.insight.stages import name_stage
-from batchrec_dagster.storage.layout import ListFiles
 from batchrec_dagster.storage.lock import is_held
-from batchrec_dagster.storage.nights import Night
 
 # The number of runs to read, starting with the latest.
 MOST_RUNS = 100

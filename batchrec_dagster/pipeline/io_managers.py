@@ -16,20 +16,19 @@ import dagster as dg
 import polars as pl
 from pydantic import BaseModel, TypeAdapter
 
+from batchrec_dagster.editions.editions import Editions
 from batchrec_dagster.errors import UserError
 from batchrec_dagster.personalize.formats import scan_interactions
 from batchrec_dagster.personalize.schemas import ITEM_ID, USER_ID
+from batchrec_dagster.pipeline.declared import STORAGE_KEY
 from batchrec_dagster.pipeline.expected_failure import errors_as_failures
 from batchrec_dagster.pipeline.storage_resource import StorageResource
 from batchrec_dagster.pipeline.table_kinds import convert_table, to_polars
 from batchrec_dagster.storage.connection import Storage
-from batchrec_dagster.storage.editions import Editions
 from batchrec_dagster.storage.layout import MAKE_AGAIN
 from batchrec_dagster.storage.objects import DamagedObjectError, ObjectNotFoundError
 from batchrec_dagster.storage.records import parse
 
-# The metadata key of the asset's storage key.
-STORAGE_KEY = "batchrec/storage_key"
 # The validator of a record of any kind.
 _OBJECT = TypeAdapter(dict[str, Any])
 

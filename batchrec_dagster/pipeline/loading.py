@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import dagster as dg
 
-from batchrec_dagster.config import PublishedList
+from batchrec_dagster.config import ListTable
 from batchrec_dagster.pipeline.component_files import list_component_files
 from batchrec_dagster.pipeline.declaration_errors import (
     DeclarationError,
@@ -129,7 +129,7 @@ def _require_own_places(pipelines: Sequence[DeclaredPipeline]) -> None:
     Such sinks would overwrite each other's rows.
     """
     # The lists that write to each place, with the origins of their declarations.
-    writers: dict[str, list[tuple[PublishedList, Origin]]] = {}
+    writers: dict[str, list[tuple[ListTable, Origin]]] = {}
     for pipeline, origin in pipelines:
         for published in pipeline.published_lists():
             for sink in published.sinks.declared.values():

@@ -8,9 +8,9 @@ from typing import Any
 
 import dagster as dg
 
-from batchrec_dagster.pipeline.declared import PIPELINE
-from batchrec_dagster.pipeline.deployment import Deployment, resource_key
-from batchrec_dagster.pipeline.io_managers import STORAGE_KEY
+from batchrec_dagster.pipeline.asset_keys import resource_key
+from batchrec_dagster.pipeline.declared import PIPELINE, STORAGE_KEY
+from batchrec_dagster.pipeline.deployment import Deployment
 from batchrec_dagster.storage.layout import ListKeys
 
 

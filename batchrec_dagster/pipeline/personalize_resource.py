@@ -16,9 +16,9 @@ from pydantic import Field
 from batchrec_dagster.config.environment import AWS, EMBEDDED, LOCAL_ROLE_ARN
 from batchrec_dagster.local_personalize.api.client import embedded_client
 from batchrec_dagster.personalize.api import STORAGE_TAG
-from batchrec_dagster.personalize.ensure import Ensure
 from batchrec_dagster.personalize.formats import MAX_RESULTS
 from batchrec_dagster.personalize.prices import Prices
+from batchrec_dagster.personalize.resources import Resources
 from batchrec_dagster.personalize.retries import correct_retries
 from batchrec_dagster.personalize.schemas import FILTER_HISTORY
 from batchrec_dagster.pipeline.storage_resource import StorageResource
@@ -101,15 +101,15 @@ class PersonalizeResource(dg.ConfigurableResource[Any]):
         """Return the prices of the deployment. Raises PricesError."""
         return Prices.read(Path(self.prices)) if self.prices else Prices()
 
-    def ensure(
+    def open_resources(
         self, log: logging.Logger, tags: dict[str, str], seconds_waited: float = 0
-    ) -> Ensure:
-        """Return an Ensure, which finds, adopts or creates resources and waits for them.
+    ) -> Resources:
+        """Return the pipeline's resources, which are found, adopted or created, and waited for.
 
-        tags: tags for the resources that it creates, besides the deployment's tags.
+        tags: tags for the resources that are created, besides the deployment's tags.
         seconds_waited: the part of the deadline that has already passed.
         """
-        return Ensure(
+        return Resources(
             client=self.client,
             log=log,
             tags={**self.storage.tags, **tags, STORAGE_TAG: self.storage_tag},

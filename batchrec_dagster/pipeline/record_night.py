@@ -1,4 +1,4 @@
-"""Records of nights (runs) that published nothing. The step that ended the run writes them.
+"""Records of nights (runs) that failed. The step that ended the run writes them.
 
 A killed process records nothing. ended_runs.py reads the fate of such runs from Dagster.
 """
@@ -12,14 +12,14 @@ from typing import Literal
 
 import dagster as dg
 
+from batchrec_dagster.editions.edition import Finding
+from batchrec_dagster.editions.files import ListFiles
+from batchrec_dagster.editions.nights import Night
 from batchrec_dagster.errors import Refused, UserError
 from batchrec_dagster.pipeline.run_history import find_root_run, find_run_start
-from batchrec_dagster.steps.cost import read_run_cost
-from batchrec_dagster.steps.model_records import read_model
-from batchrec_dagster.steps.run_facts import measure_seconds
-from batchrec_dagster.storage.edition import Finding
-from batchrec_dagster.storage.layout import ListFiles
-from batchrec_dagster.storage.nights import Night
+from batchrec_dagster.steps.context import measure_seconds
+from batchrec_dagster.steps.model.cost import read_run_cost
+from batchrec_dagster.steps.records import read_model
 
 # The most characters of a reason that fit into a list of nights.
 MOST_CHARACTERS = 200
@@ -68,11 +68,6 @@ def _shorten(message: str) -> str:
     return line if len(line) <= MOST_CHARACTERS else f"{line[:MOST_CHARACTERS]}…"
 
 
-def record_unchanged(context: dg.AssetExecutionContext, files: ListFiles) -> None:
-    """Record that the run had nothing new to publish."""
-    _record(context, files, "unchanged")
-
-
 def forget_failure(context: dg.AssetExecutionContext, files: ListFiles) -> None:
     """Delete the record of the step's failure, if this step is a successful retry."""
     is_retry = context.run.root_run_id is not None or context.retry_number > 0
@@ -85,7 +80,7 @@ def forget_failure(context: dg.AssetExecutionContext, files: ListFiles) -> None:
 def _record(
     context: dg.AssetExecutionContext,
     files: ListFiles,
-    ended: Literal["refused", "failed", "stopped", "unchanged"],
+    ended: Literal["refused", "failed", "stopped"],
     findings: Sequence[Finding] = (),
     reason: str = "",
 ) -> None:
@@ -114,8 +109,7 @@ def _record(
                 seconds=measure_seconds(find_run_start(context)),
             )
         )
-        if ended != "unchanged":
-            # The import is here, because it needs NumPy and Jinja.
-            from batchrec_dagster.reporting.stored_page import show_last_night
+        # The import is here, because it needs NumPy and Jinja.
+        from batchrec_dagster.reporting.stored_page import show_last_night
 
-            show_last_night(files)
+        show_last_night(files)

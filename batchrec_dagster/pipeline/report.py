@@ -7,20 +7,20 @@ from datetime import UTC, datetime
 
 import dagster as dg
 
-from batchrec_dagster.config import PublishedList
+from batchrec_dagster.config import ListTable
+from batchrec_dagster.editions.edition import Level
+from batchrec_dagster.editions.files import ListFiles
 from batchrec_dagster.pipeline.ended_runs import read_ended_runs
 from batchrec_dagster.reporting.insight.describe_list import describe_list
 from batchrec_dagster.reporting.insight.nights import read_other_nights
 from batchrec_dagster.reporting.insight.page import CheckResult, Page
 from batchrec_dagster.reporting.markdown import unescape
-from batchrec_dagster.steps.work import Work
-from batchrec_dagster.storage.edition import Level
-from batchrec_dagster.storage.layout import ListFiles
+from batchrec_dagster.steps.context import StepContext
 
 
 def build_page(
-    work: Work,
-    published: PublishedList,
+    step: StepContext,
+    published: ListTable,
     checks: Sequence[dg.AssetCheckSpec],
     instance: dg.DagsterInstance,
 ) -> Page:
@@ -28,7 +28,7 @@ def build_page(
 
     checks: the specs of all checks of the assets that the list is made from.
     """
-    remember_ended_runs(work.files_of(published), instance)
+    remember_ended_runs(step.files_of(published), instance)
     results = read_check_results(instance, checks)
     names = {(result.asset, result.check) for result in results}
     missing = [
@@ -36,7 +36,7 @@ def build_page(
         for spec in checks
         if (spec.asset_key.path[-1], spec.name) not in names
     ]
-    return describe_list(work, published, results, missing)
+    return describe_list(step, published, results, missing)
 
 
 def remember_ended_runs(files: ListFiles, instance: dg.DagsterInstance) -> None:

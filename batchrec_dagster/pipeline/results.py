@@ -9,12 +9,12 @@ from urllib.parse import quote
 import dagster as dg
 import polars as pl
 
+from batchrec_dagster.editions.edition import Finding
 from batchrec_dagster.personalize.prices import Cost
 from batchrec_dagster.reporting.markdown import escape
-from batchrec_dagster.steps.checks import require_passed
-from batchrec_dagster.steps.work import Result
+from batchrec_dagster.steps.findings import require_passed
+from batchrec_dagster.steps.records import Result
 from batchrec_dagster.storage.connection import Storage
-from batchrec_dagster.storage.edition import Finding
 
 # The results that an asset's step gives to Dagster.
 AssetResult = dg.MaterializeResult[Any] | dg.AssetCheckResult

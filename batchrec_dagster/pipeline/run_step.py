@@ -1,42 +1,68 @@
-"""The run of an asset's step, with the pipeline, storage and Personalize that the step needs.
+"""The asset of a declared step in Dagster, and the run of the step.
 
 A step stores its results itself, so it hands no value to Dagster's IO managers.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from functools import partial, wraps
+from typing import Any
 
 import dagster as dg
 from botocore.exceptions import ClientError
 
-from batchrec_dagster.config import Pipeline
+from batchrec_dagster.config.running import Retries
+from batchrec_dagster.editions.files import ListFiles
 from batchrec_dagster.errors import Refused, UserError
 from batchrec_dagster.personalize.api import is_temporary
+from batchrec_dagster.pipeline.declare_asset import PipelineAsset
 from batchrec_dagster.pipeline.expected_failure import (
     INTERRUPTS,
     ExpectedFailure,
     Interrupted,
     make_failure,
 )
-from batchrec_dagster.pipeline.personalize_resource import PersonalizeResource
 from batchrec_dagster.pipeline.record_night import forget_failure, record_failure
 from batchrec_dagster.pipeline.results import AssetResult, build_check_results
-from batchrec_dagster.pipeline.run_history import find_run_start
-from batchrec_dagster.steps.work import PersonalizeWork, Work
-from batchrec_dagster.storage.layout import ListFiles, ListKeys
-
-if TYPE_CHECKING:
-    from batchrec_dagster.pipeline.declare_asset import PipelineAsset
+from batchrec_dagster.storage.layout import ListKeys
 
 # A function that runs a step with its inputs bound, such as `BatchRecommendations.execute`.
 Execute = Callable[
-    ["PipelineAsset", dg.AssetExecutionContext, Callable[[], dg.MaterializeResult[Any]]],
+    [PipelineAsset, dg.AssetExecutionContext, Callable[[], dg.MaterializeResult[Any]]],
     Iterator[AssetResult],
 ]
+
+
+def build_asset(asset: PipelineAsset, spec: dg.AssetSpec, execute: Execute) -> dg.AssetsDefinition:
+    """Return Dagster's asset, which runs the step.
+
+    spec: the spec of this asset, which a subclass of BatchRecommendations may have changed, except
+        the key. The metadata of this asset's own spec is kept, because the IO manager reads it.
+    """
+    spec = spec.merge_attributes(metadata=asset.spec.metadata)
+
+    @wraps(asset.step)
+    def run(context: dg.AssetExecutionContext, **inputs: Any) -> Iterator[AssetResult]:
+        yield from run_step(asset, execute, context, inputs)
+
+    build = dg.multi_asset(
+        name=asset.spec.key.to_python_identifier(),
+        specs=[spec],
+        check_specs=asset.checks,
+        ins=asset.inputs,
+        required_resource_keys=asset.resources,
+        op_tags=asset.op.tags,
+        pool=asset.op.pool,
+        retry_policy=_make_retry_policy(asset.op.retries),
+    )
+    return build(run)
+
+
+def _make_retry_policy(retries: Retries | None) -> dg.RetryPolicy | None:
+    if retries is None:
+        return None
+    return dg.RetryPolicy(retries.max_retries, retries.delay_seconds, dg.Backoff.EXPONENTIAL)
 
 
 def run_step(
@@ -97,35 +123,3 @@ def _find_failure(error: BaseException, retry_policy: dg.RetryPolicy | None) -> 
     if isinstance(error, dg.Failure) and not error.allow_retries:
         return ExpectedFailure(error.description or "", error.metadata)
     return None
-
-
-def get_work(pipeline: Pipeline, context: dg.AssetExecutionContext) -> Work:
-    """Return the pipeline with its storage. Raises UserError if the asset is partitioned."""
-    _refuse_partitions(pipeline, context)
-    return Work(pipeline, context.resources.batchrec_storage.opened)
-
-
-def get_personalize_work(pipeline: Pipeline, context: dg.AssetExecutionContext) -> PersonalizeWork:
-    """Return the pipeline with its storage and Personalize.
-
-    Raises UserError if the asset is partitioned.
-    """
-    _refuse_partitions(pipeline, context)
-    personalize: PersonalizeResource = context.resources.batchrec_personalize
-    # The deadline is for the whole run, however many steps and resources it waits for.
-    start = find_run_start(context)
-    # Dagster notes the start by the same clock. If the clock was set back since, count no time as
-    # passed.
-    seconds = 0.0 if start is None else max(0.0, time.time() - start.timestamp())
-    ensure = personalize.ensure(context.log, pipeline.tags, seconds)
-    return PersonalizeWork(pipeline, personalize.storage.opened, ensure, personalize.read_prices())
-
-
-def _refuse_partitions(pipeline: Pipeline, context: dg.AssetExecutionContext) -> None:
-    # Every partition would contain the same lists, made from all ratings.
-    if context.assets_def.partitions_def is not None:
-        raise UserError(
-            f"{pipeline.name} has no partitions: each run makes the lists of all ratings. Remove"
-            " partitions_def from its post_processing; to use part of the ratings, set"
-            " interactions.window"
-        )

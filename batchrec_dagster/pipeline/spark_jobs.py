@@ -19,9 +19,9 @@ from dagster._core.errors import DagsterPipesExecutionError
 
 from batchrec_dagster.config.running import PreparationSettings
 from batchrec_dagster.errors import UserError
-from batchrec_dagster.preparation.row_rules import PreparationResult
+from batchrec_dagster.pipeline.spark_results import make_job_failure, read_result
 from batchrec_dagster.preparation.spark.task import SparkTask
-from batchrec_dagster.steps.interactions import Prepared
+from batchrec_dagster.steps.data.interactions import Prepared
 from batchrec_dagster.storage.connection import Storage
 from batchrec_dagster.storage.extras import require
 
@@ -73,20 +73,3 @@ def run_here(
     except DagsterPipesExecutionError as error:
         raise make_job_failure("see its output in the run's compute logs") from error
     return read_result(completed), {}
-
-
-def make_job_failure(reason: str) -> dg.Failure:
-    """Return the failure of a Spark job that ran and failed."""
-    return dg.Failure(f"the Spark job failed: {reason}", allow_retries=False)
-
-
-def read_result(completed: dg.PipesClientCompletedInvocation) -> PreparationResult:
-    """Return the result that the job reported.
-
-    Raises UserError if the job refused the files, and dg.Failure if it reported nothing.
-    """
-    for message in completed.get_custom_messages():
-        if "refused" in message:
-            raise UserError(message["refused"])
-        return PreparationResult(**message)
-    raise dg.Failure("the Spark job ended without reporting a result")

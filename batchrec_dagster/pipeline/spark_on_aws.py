@@ -22,10 +22,10 @@ from dagster_aws.pipes import PipesGlueClient, PipesS3ContextInjector, PipesS3Me
 
 from batchrec_dagster.config.running import PreparationSettings
 from batchrec_dagster.errors import UserError
-from batchrec_dagster.pipeline.spark_jobs import make_job_failure, read_result
+from batchrec_dagster.pipeline.spark_results import make_job_failure, read_result
 from batchrec_dagster.preparation import spark
 from batchrec_dagster.preparation.spark.task import SparkTask
-from batchrec_dagster.steps.interactions import Prepared
+from batchrec_dagster.steps.data.interactions import Prepared
 from batchrec_dagster.storage.connection import Storage
 from batchrec_dagster.storage.objects import split_uri
 

@@ -179,7 +179,7 @@ class Columns:
     """
 
     types: Mapping[str, str] = field(default_factory=dict)
-    """The types of the columns that `Rules.filter` names: string, long, double or boolean.
+    """The types of the columns that `RowRules.filter` names: string, long, double or boolean.
 
     A boolean is true or false; capitals count as small letters. A cell that does not fit its type
     is a problem.

@@ -46,7 +46,7 @@ from batchrec_dagster.preparation.polars.time_formats import (
     find_time_formats,
     is_text_without_form,
 )
-from batchrec_dagster.preparation.row_rules import Rules
+from batchrec_dagster.preparation.row_rules import RowRules
 
 Table = CsvTable | JsonTable | ParquetTable
 
@@ -127,7 +127,7 @@ def _count_skipped_lines(opened: OpenedFile, header: Header | None, *, has_heade
     return skipped
 
 
-def recognise(opened: OpenedFile, form: FileForm, columns: Columns, rules: Rules) -> Recognised:
+def recognise(opened: OpenedFile, form: FileForm, columns: Columns, rules: RowRules) -> Recognised:
     """Recognise the form and the columns of files such as this one.
 
     form, columns: the declared settings.
@@ -192,7 +192,7 @@ def _require_no_csv_settings(table: JsonTable | ParquetTable, columns: Columns) 
 
 
 def _choose_roles(
-    table: Table, form: FileForm, columns: Columns, rules: Rules
+    table: Table, form: FileForm, columns: Columns, rules: RowRules
 ) -> dict[str, Column]:
     """Return the column of each role: the declared column, or else a column with a known name.
 

@@ -35,7 +35,7 @@ EVENT_TYPE_VALUE = "rating"
 
 
 @dataclass(frozen=True)
-class Rules:
+class RowRules:
     """The rules that decide which rows are kept.
 
     The rules are applied in the order of the fields. The rows of erased users are left out before

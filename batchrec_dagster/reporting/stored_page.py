@@ -5,10 +5,11 @@ The page is made again from the record after a night that published nothing.
 
 from __future__ import annotations
 
+from batchrec_dagster.editions.files import ListFiles
 from batchrec_dagster.reporting.insight.nights import list_nights
 from batchrec_dagster.reporting.insight.page import Page
 from batchrec_dagster.reporting.views.html import render_html
-from batchrec_dagster.storage.layout import ListFiles, ListKeys
+from batchrec_dagster.storage.layout import ListKeys
 from batchrec_dagster.storage.records import load, save
 
 

@@ -32,10 +32,11 @@ from boto3.dynamodb.table import BatchWriter
 from botocore import exceptions
 from pydantic import Field, field_validator
 
+from batchrec_dagster.editions.files import ListFiles
 from batchrec_dagster.errors import Retry, UserError
 from batchrec_dagster.personalize.schemas import SECONDS_A_DAY
 from batchrec_dagster.sinks import sink
-from batchrec_dagster.storage.layout import ListFiles, ListKeys
+from batchrec_dagster.storage.layout import ListKeys
 
 EXPIRES = "expires_at"
 OWNER = "batchrec:lists-of"

@@ -17,19 +17,21 @@ import polars as pl
 from polars import selectors as cs
 from pydantic import Field, field_validator
 
+from batchrec_dagster.editions.subjects import ITEMS, USERS, find_subject
 from batchrec_dagster.errors import UserError
 from batchrec_dagster.sinks import sink
 from batchrec_dagster.storage.connection import Storage
 from batchrec_dagster.storage.durable import temporary_folder
 from batchrec_dagster.storage.layout import ListKeys
-from batchrec_dagster.storage.list_subjects import ITEMS, USERS, find_subject
 from batchrec_dagster.storage.objects import ObjectStore, split_uri
 
 # The last four characters are full-width forms of =, +, - and @, which spreadsheets in East Asian
 # settings treat in the same way.
 FORMULA = "^[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]"
 # The columns of ids. In a user's row they have numbers: item_1, item_2 …
-ID_COLUMNS = f"^({USERS.column}|{ITEMS.column}|{ITEMS.item_column}|item_\\d+|reason_item(_\\d+)?)$"
+ID_COLUMNS = (
+    f"^({USERS.column}|{ITEMS.column}|{ITEMS.member_column}|item_\\d+|reason_item(_\\d+)?)$"
+)
 
 
 class ExportSink(sink.Sink):
@@ -191,7 +193,7 @@ def _name_field(column: str) -> str:
 
     column: the name of the column in the table of lists.
     """
-    return "item" if column in (USERS.item_column, ITEMS.item_column) else column
+    return "item" if column in (USERS.member_column, ITEMS.member_column) else column
 
 
 def _open_store(path: str, storage: Storage) -> tuple[ObjectStore, str]:

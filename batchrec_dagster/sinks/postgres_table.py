@@ -22,10 +22,10 @@ from psycopg2.extensions import connection as Connection  # noqa: N812
 from psycopg2.extensions import cursor as Cursor  # noqa: N812
 from psycopg2.extensions import make_dsn, parse_dsn
 
+from batchrec_dagster.editions.subjects import find_subject
 from batchrec_dagster.errors import Retry, UserError
 from batchrec_dagster.sinks import sink
 from batchrec_dagster.sinks.postgres_errors import LOCK_SECONDS, RIGHTS_HINT, explain
-from batchrec_dagster.storage.list_subjects import find_subject
 from batchrec_dagster.storage.secrets import choose_safe_defaults
 
 # The end of the primary key's name in every table that the sink makes. The sink recognises its own

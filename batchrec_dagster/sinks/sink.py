@@ -4,7 +4,7 @@ The table is a LazyFrame. Its columns are user_id, rank (1 is the best), item_id
 recommendations.columns (by default the title, if there are titles), score and, in an experiment,
 the user's arm. The next edition may have other columns. The rows of a user stand together, in order
 of rank. Lists of similar items have the columns item_id and similar_item_id in place of user_id and
-item_id: see `storage/list_subjects.py`.
+item_id: see `editions/subjects.py`.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from typing import Any, ClassVar, NamedTuple
 import polars as pl
 from pydantic import BaseModel, ConfigDict
 
+from batchrec_dagster.editions.subjects import USERS, ListSubject, find_subject
 from batchrec_dagster.errors import Retry
 from batchrec_dagster.storage.connection import Storage
-from batchrec_dagster.storage.list_subjects import USERS, ListSubject, find_subject
 
 BATCH_ROWS = 100_000
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import logging
 import time
-import uuid
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -22,14 +21,14 @@ import polars as pl
 from pydantic import BaseModel
 
 from batchrec_dagster.config import Pipeline
+from batchrec_dagster.editions.files import ListFiles
 from batchrec_dagster.errors import UserError
 from batchrec_dagster.personalize.data_deletion import erase_users_from_groups, find_dataset_groups
 from batchrec_dagster.personalize.prices import summarize_costs
 from batchrec_dagster.sinks import SinkContext
-from batchrec_dagster.steps.cost import estimate_results, estimate_trainings
-from batchrec_dagster.steps.locks import LOCK_SECONDS, hold_locks
-from batchrec_dagster.steps.sinks import count_sinks, write_sinks_again
-from batchrec_dagster.steps.user_rows import (
+from batchrec_dagster.steps.context import StepContext
+from batchrec_dagster.steps.lists.sinks import count_sinks, write_sinks_again
+from batchrec_dagster.steps.lists.user_rows import (
     count_edition_rows,
     count_table_rows,
     erase_from_editions,
@@ -38,9 +37,10 @@ from batchrec_dagster.steps.user_rows import (
     list_tables,
     list_users_of_sinks,
 )
-from batchrec_dagster.steps.work import PersonalizeWork
+from batchrec_dagster.steps.locks import LOCK_SECONDS, hold_locks
+from batchrec_dagster.steps.model.cost import estimate_results, estimate_trainings
 from batchrec_dagster.storage.erased import ErasedUsers, add_erased_users, read_erased_users
-from batchrec_dagster.storage.layout import ListFiles, PipelineKeys
+from batchrec_dagster.storage.layout import PipelineKeys
 from batchrec_dagster.storage.records import save
 
 REMAINS_ON_AWS = (
@@ -99,38 +99,38 @@ class Receipt(BaseModel, frozen=True):
         )
 
 
-def find_traces(work: PersonalizeWork, people: Collection[str]) -> list[Trace]:
+def find_traces(step: StepContext, people: Collection[str]) -> list[Trace]:
     """Find the pipeline's data about the people, place by place."""
     ids = _make_series(people)
     traces = [
         *(
             Trace(name, number, "rows", "rows removed")
-            for name, number in count_table_rows(work, ids).items()
+            for name, number in count_table_rows(step, ids).items()
         ),
         Trace(
             "copied and intermediate files, reports",
-            len([*_list_files_made_again(work)]),
+            len([*_list_files_made_again(step)]),
             "files",
             "deleted; the next refresh makes them again",
             is_of_people=False,
         ),
         Trace(
             "Personalize",
-            len(find_dataset_groups(work.ensure, work.pipeline.name)),
+            len(find_dataset_groups(step.resources, step.pipeline.name)),
             "dataset groups",
             "a data deletion job for each dataset group, of up to a day"
-            if work.ensure.on_aws
+            if step.resources.on_aws
             else "datasets and models without them",
             is_of_people=False,
         ),
     ]
-    for files in find_lists_of_users(work):
+    for files in find_lists_of_users(step):
         of_list = f" of {files.keys.name}" if files.keys.name else ""
         rows = count_edition_rows(files.editions, ids)
         traces.append(
             Trace(f"published lists{of_list}", rows, "rows", "rows removed; the editions stay")
         )
-        sinks = count_sinks(_make_sink_context(work, files))
+        sinks = count_sinks(_make_sink_context(step, files))
         traces.append(
             Trace(f"sinks{of_list}", sinks, "places", "written again", is_of_people=False)
         )
@@ -138,7 +138,7 @@ def find_traces(work: PersonalizeWork, people: Collection[str]) -> list[Trace]:
 
 
 def erase(
-    work: PersonalizeWork,
+    step: StepContext,
     people: Collection[str],
     sink_owners: Mapping[str, str],
     log: logging.Logger,
@@ -152,39 +152,39 @@ def erase(
     Raises UserError.
     """
     started_at = datetime.now(UTC)
-    store, ids = work.storage.store, _make_series(people)
+    store, ids = step.storage.store, _make_series(people)
     with ExitStack() as locks:
-        hold_locks(locks, work, f"forget-{uuid.uuid4().hex[:8]}")
-        traces = find_traces(work, people)
-        erased = add_erased_users(work.files, people)
-        for uri in [*_list_files_made_again(work)]:
+        hold_locks(locks, step)
+        traces = find_traces(step, people)
+        erased = add_erased_users(step.files, people)
+        for uri in [*_list_files_made_again(step)]:
             store.delete(uri)
-        log.info(f"{work.pipeline.name}: deleted what the next refresh makes again")
-        remains = [*describe_remains(work), *_erase_from_personalize(work, people)]
-        log.info(f"{work.pipeline.name}: erased from Personalize")
-        for files in find_lists_of_users(work):
+        log.info(f"{step.pipeline.name}: deleted what the next refresh makes again")
+        remains = [*describe_remains(step), *_erase_from_personalize(step, people)]
+        log.info(f"{step.pipeline.name}: erased from Personalize")
+        for files in find_lists_of_users(step):
             erase_from_editions(files.editions, ids)
-        for table in list_tables(work):
-            erase_from_table(work, table, ids)
-        log.info(f"{work.pipeline.name}: erased from tables and published lists")
+        for table in list_tables(step):
+            erase_from_table(step, table, ids)
+        log.info(f"{step.pipeline.name}: erased from tables and published lists")
         # Sinks come last, because a place that cannot be reached ends the erasure.
-        for files in find_lists_of_users(work):
-            remains += _write_sinks(work, files, sink_owners)
+        for files in find_lists_of_users(step):
+            remains += _write_sinks(step, files, sink_owners)
         # The DynamoDB sink remembers the users that it wrote, to delete users who left the lists.
         # So the tables of remembered users lose the people only after the sink was written.
-        for table in list_users_of_sinks(work):
-            erase_from_table(work, table, ids)
-        _clear_cache(work)
-        log.info(f"{work.pipeline.name}: wrote the sinks again")
-        for trace in find_traces(work, people):
+        for table in list_users_of_sinks(step):
+            erase_from_table(step, table, ids)
+        _clear_cache(step)
+        log.info(f"{step.pipeline.name}: wrote the sinks again")
+        for trace in find_traces(step, people):
             if trace.is_of_people and trace.number:
                 raise UserError(
-                    f"{work.pipeline.name}: {trace.name}: there still are {trace.amount}, because"
+                    f"{step.pipeline.name}: {trace.name}: there still are {trace.amount}, because"
                     " something writes there. Stop it, and run batchrec forget again with the same"
                     " ids"
                 )
         receipt = Receipt(
-            pipeline=work.pipeline.name,
+            pipeline=step.pipeline.name,
             started_at=started_at,
             ended_at=datetime.now(UTC),
             people=len(people),
@@ -197,26 +197,26 @@ def erase(
             left_out=len(erased),
             remains=tuple(remains),
         )
-        save(store, work.files.uri(receipt.key), receipt)
+        save(store, step.files.uri(receipt.key), receipt)
     return receipt
 
 
-def describe_remains(work: PersonalizeWork) -> Iterator[str]:
+def describe_remains(step: StepContext) -> Iterator[str]:
     """Yield sentences on data that an erasure leaves in AWS, and on when they are deleted."""
-    if work.ensure.on_aws:
+    if step.resources.on_aws:
         yield REMAINS_ON_AWS
-    if work.storage.in_s3:
+    if step.storage.in_s3:
         yield REMAINS_IN_S3
 
 
-def estimate_next_refresh(work: PersonalizeWork) -> str:
+def estimate_next_refresh(step: StepContext) -> str:
     """Return in words the cost of the next refresh on AWS, without its import.
 
     The training is left out if the pipeline sets solution.retrain.every_days.
     """
-    costs = estimate_results(work)
-    if work.pipeline.solution.retrain.every_days is None:
-        costs = [*estimate_trainings(work, [work.pipeline.solution.recipe]), *costs]
+    costs = estimate_results(step)
+    if step.pipeline.solution.retrain.every_days is None:
+        costs = [*estimate_trainings(step, [step.pipeline.solution.recipe]), *costs]
     return summarize_costs(costs)
 
 
@@ -235,9 +235,9 @@ def _make_series(people: Collection[str]) -> pl.Series:
     return pl.Series("user_id", sorted(people), pl.String)
 
 
-def _list_files_made_again(work: PersonalizeWork) -> Iterator[str]:
+def _list_files_made_again(step: StepContext) -> Iterator[str]:
     """Yield the URIs of files that may mention people and that the next refresh makes again."""
-    keys = work.pipeline.keys
+    keys = step.pipeline.keys
     prefixes = [
         keys.raw("ratings"),
         keys.raw("users"),
@@ -245,29 +245,27 @@ def _list_files_made_again(work: PersonalizeWork) -> Iterator[str]:
         keys.job_output("batch_segments"),
         keys.work,
     ]
-    for files in find_lists_of_users(work):
+    for files in find_lists_of_users(step):
         prefixes += [
             files.keys.all_arm_users,
             f"{files.keys.report.rpartition('/')[0]}/",
         ]
     for prefix in dict.fromkeys(prefixes):
-        for info in work.storage.store.list(work.files.uri(prefix)):
+        for info in step.storage.store.list(step.files.uri(prefix)):
             yield info.uri
 
 
-def _make_sink_context(work: PersonalizeWork, files: ListFiles) -> SinkContext:
-    return SinkContext(files.keys.address, work.storage, work.pipeline.project)
+def _make_sink_context(step: StepContext, files: ListFiles) -> SinkContext:
+    return SinkContext(files.keys.address, step.storage, step.pipeline.project)
 
 
-def _write_sinks(
-    work: PersonalizeWork, files: ListFiles, sink_owners: Mapping[str, str]
-) -> list[str]:
+def _write_sinks(step: StepContext, files: ListFiles, sink_owners: Mapping[str, str]) -> list[str]:
     """Write the live lists to their sinks again, and return sentences on remaining data."""
-    context = _make_sink_context(work, files)
+    context = _make_sink_context(step, files)
     if not count_sinks(context):
         return []
     if files.editions.live() is None:
-        records = work.storage.where(files.uri(files.keys.sink_record()))
+        records = step.storage.where(files.uri(files.keys.sink_record()))
         raise UserError(
             f"{context.address} has no published lists from which its sinks could be written again:"
             f" run the refresh, or, if nobody reads them any more, delete {records}. Then run"
@@ -278,36 +276,36 @@ def _write_sinks(
     return [result.remains for result in results if result.remains]
 
 
-def _clear_cache(work: PersonalizeWork) -> None:
+def _clear_cache(step: StepContext) -> None:
     """Remove downloads of sources and copies of objects, once no other run reads them.
 
     The pipelines of a deployment share the cache. Raises UserError if a file stays open.
     """
     deadline = time.monotonic() + LOCK_SECONDS
-    while open_files := work.storage.clear_cache():
+    while open_files := step.storage.clear_cache():
         if time.monotonic() > deadline:
             raise UserError(
-                f"{work.pipeline.name}: {open_files[0]} may have rows of these people, and another"
+                f"{step.pipeline.name}: {open_files[0]} may have rows of these people, and another"
                 " process is reading it. Wait until that process ends, and run batchrec forget"
                 " again with the same ids"
             )
-        time.sleep(min(1, work.ensure.poll_seconds))
+        time.sleep(min(1, step.resources.poll_seconds))
 
 
-def _erase_from_personalize(work: PersonalizeWork, people: Collection[str]) -> Iterator[str]:
+def _erase_from_personalize(step: StepContext, people: Collection[str]) -> Iterator[str]:
     """Erase the people from the datasets and models, and yield sentences on remaining data.
 
     The deletion jobs are named after the hashed ids, so that another call for the same people
     finds these jobs.
     """
-    salt = read_erased_users(work.files).salt
+    salt = read_erased_users(step.files).salt
     request = ErasedUsers(salt).add(people).version
     assert request is not None, "there are people"
     overlapping_work = erase_users_from_groups(
-        work.ensure,
-        work.storage.store,
-        work.files.uri(work.pipeline.keys.erasure_inputs),
-        find_dataset_groups(work.ensure, work.pipeline.name),
+        step.resources,
+        step.storage.store,
+        step.files.uri(step.pipeline.keys.erasure_inputs),
+        find_dataset_groups(step.resources, step.pipeline.name),
         people,
         request=request,
     )

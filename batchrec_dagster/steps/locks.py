@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 
 from batchrec_dagster.config import Pipeline
-from batchrec_dagster.steps.work import PersonalizeWork
+from batchrec_dagster.steps.context import StepContext
 from batchrec_dagster.storage.connection import Storage
 
 # The assets that create resources in Personalize before the lists are made, in order.
@@ -24,23 +24,22 @@ STEPS = (
 LOCK_SECONDS = 120
 
 
-def hold_locks(locks: ExitStack, work: PersonalizeWork, owner: str) -> None:
-    """Take the locks of the steps and of all lists, so that runs have to wait.
+def hold_locks(locks: ExitStack, step: StepContext) -> None:
+    """Take the locks of the steps and of all lists, so that other runs have to wait.
 
     locks: the stack that releases the locks when it closes.
-    owner: the id that the locks are taken for.
     """
-    waiting = replace(work, ensure=replace(work.ensure, deadline_seconds=LOCK_SECONDS))
-    for step in STEPS:
-        locks.enter_context(waiting.lock(step, owner))
-    for published in work.pipeline.published_lists():
-        locks.enter_context(waiting.list_lock(published, owner))
+    waiting = replace(step, personalize=replace(step.resources, deadline_seconds=LOCK_SECONDS))
+    for name in STEPS:
+        locks.enter_context(waiting.lock(name))
+    for published in step.pipeline.published_lists():
+        locks.enter_context(waiting.list_lock(published))
 
 
 def list_lock_uris(storage: Storage, pipeline: Pipeline) -> tuple[str, ...]:
     """Return the URIs of the locks that `hold_locks` takes."""
     keys = [
-        *(pipeline.keys.lock(step) for step in STEPS),
+        *(pipeline.keys.lock(name) for name in STEPS),
         *(published.keys.list_lock(published.asset) for published in pipeline.published_lists()),
     ]
     return tuple(storage.uri(key) for key in keys)

@@ -16,7 +16,6 @@ from typing import Literal
 import polars as pl
 
 from batchrec_dagster.storage.connection import Storage
-from batchrec_dagster.storage.editions import Editions
 from batchrec_dagster.storage.objects import DamagedObjectError, ObjectNotFoundError
 from batchrec_dagster.storage.records import Record, load
 
@@ -329,20 +328,3 @@ class PipelineFiles:
         buffer = io.BytesIO()
         table.write_parquet(buffer)
         self.storage.store.put(self.uri(key), buffer.getvalue())
-
-
-@dataclass(frozen=True)
-class ListFiles(PipelineFiles):
-    """A list's files in the storage, and the files of its pipeline. The methods raise UserError."""
-
-    keys: ListKeys
-
-    @cached_property
-    def editions(self) -> Editions:
-        """The published editions of the list, live and kept."""
-        return Editions(
-            self.storage.store,
-            self.uri(self.keys.table),
-            self.uri(self.keys.list_record("editions")),
-            companions=self.uri(self.keys.users_without_lists()),
-        )

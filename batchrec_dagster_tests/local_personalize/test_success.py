@@ -21,8 +21,8 @@ from batchrec_dagster.local_personalize.api.service import LocalPersonalize
 from batchrec_dagster.local_personalize.engine.data import Interactions
 from batchrec_dagster.local_personalize.engine.evaluate import HeldOut, hold_out
 from batchrec_dagster.local_personalize.operations.solution_versions import CHOICES
+from batchrec_dagster.personalize.measured_ndcg import GroupSums
 from batchrec_dagster.personalize.measurements import NDCG, get_solution_metrics, read_header
-from batchrec_dagster.storage.measured_ndcg import GroupSums
 from batchrec_dagster.storage.objects import ObjectStore
 from batchrec_dagster_tests.guard.servers.personalize import Local
 from batchrec_dagster_tests.local_personalize.engine.support import popular_blends

@@ -1,4 +1,4 @@
-"""Tests of how `Ensure` waits for Personalize, and of its log."""
+"""Tests of how `Resources` waits for Personalize, and of its log."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from batchrec_dagster.personalize.api import (
     IMPORT_JOB,
     PersonalizeError,
 )
-from batchrec_dagster.personalize.ensure import Ensure, StartedResource
+from batchrec_dagster.personalize.resources import Resources, StartedResource
 
 ARN = "arn:aws:personalize:us-east-1:123456789012:dataset-import-job/shop-1"
 
@@ -60,8 +60,8 @@ def _no_time_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("random.uniform", lambda low, high: 1.0)
 
 
-def ensure(client: ScriptedPersonalize, *, deadline: float = 10_000) -> Ensure:
-    return Ensure(
+def make_resources(client: ScriptedPersonalize, *, deadline: float = 10_000) -> Resources:
+    return Resources(
         client=client,  # type: ignore[arg-type]
         log=logging.getLogger("test"),
         tags={"batchrec:pipeline": "shop"},
@@ -78,7 +78,7 @@ def test_each_change_of_status_and_a_heartbeat_are_logged(caplog: pytest.LogCapt
         statuses=["CREATE PENDING", *["CREATE IN_PROGRESS"] * 14, "ACTIVE"]
     )
     with caplog.at_level(logging.DEBUG):
-        ensure(client).wait_until_ready(IMPORT_JOB, StartedResource(ARN, created=True))
+        make_resources(client).wait_until_ready(IMPORT_JOB, StartedResource(ARN, created=True))
     messages = [
         record.message.removeprefix(f"dataset import job {ARN}: ") for record in caplog.records
     ]
@@ -97,7 +97,7 @@ def test_the_longer_it_takes_the_less_often_it_is_looked_at(
 ) -> None:
     seconds_slept: list[float] = []
     client = ScriptedPersonalize(statuses=["CREATE IN_PROGRESS"])
-    waiting = replace(ensure(client), deadline_seconds=24 * 3600)
+    waiting = replace(make_resources(client), deadline_seconds=24 * 3600)
     with monkeypatch.context() as patch:
         real = time.sleep
 
@@ -123,14 +123,14 @@ def test_waits_that_start_together_poll_at_different_times(monkeypatch: pytest.M
 
     monkeypatch.setattr("random.uniform", take_upper_bound)
     client = ScriptedPersonalize(statuses=["CREATE IN_PROGRESS", "ACTIVE"])
-    ensure(client).wait_until_ready(IMPORT_JOB, StartedResource(ARN, created=True))
+    make_resources(client).wait_until_ready(IMPORT_JOB, StartedResource(ARN, created=True))
     assert time.monotonic() == 12
     assert ranges == [(0.8, 1.2)]
 
 
 def test_on_aws_a_limit_that_no_waiting_changes_says_what_to_do() -> None:
     client = ScriptedPersonalize(statuses=["ACTIVE"], refuse=["LimitExceededException"])
-    on_aws = replace(ensure(client), on_aws=True)
+    on_aws = replace(make_resources(client), on_aws=True)
     with pytest.raises(PersonalizeError, match=r"delete one that nobody needs .* Service Quotas"):
         on_aws.start(DATASET_GROUP, "shop", lambda _: {})
 
@@ -148,5 +148,5 @@ def test_on_aws_a_limit_that_no_waiting_changes_says_what_to_do() -> None:
 def test_a_create_that_is_throttled_may_be_tried_again(code: str, is_temporary: bool) -> None:
     client = ScriptedPersonalize(statuses=["ACTIVE"], refuse=[code])
     with pytest.raises(PersonalizeError, match="rejected the dataset group shop") as error:
-        ensure(client).find_or_create(DATASET_GROUP, "shop", {})
+        make_resources(client).find_or_create(DATASET_GROUP, "shop", {})
     assert isinstance(error.value, Retry) is is_temporary

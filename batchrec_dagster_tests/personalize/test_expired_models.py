@@ -11,8 +11,8 @@ import boto3
 import pytest
 
 from batchrec_dagster.personalize.api import PIPELINE_TAG
-from batchrec_dagster.personalize.ensure import Ensure
 from batchrec_dagster.personalize.expired_models import EXPIRED, MODEL_TAG, expire_models, has_model
+from batchrec_dagster.personalize.resources import Resources
 from batchrec_dagster.personalize.schemas import make_interactions_schema
 from batchrec_dagster.testing import StartedPersonalize
 from batchrec_dagster_tests.guard.seams.personalize import held_downloads
@@ -42,12 +42,12 @@ def personalize(tmp_path: Path) -> Iterator[StartedPersonalize]:
 
 
 @pytest.fixture
-def ensure(personalize: StartedPersonalize) -> Ensure:
+def resources(personalize: StartedPersonalize) -> Resources:
     """Return the pipeline's client side, which reaches Personalize over HTTP."""
     client = boto3.Session("any", "any").client(
         "personalize", region_name="us-east-1", endpoint_url=personalize.endpoint_url
     )
-    return Ensure(
+    return Resources(
         client=client,
         log=logging.getLogger("models"),
         tags=TAGS,
@@ -113,33 +113,33 @@ def list_models(folder: Path) -> set[str]:
 
 
 def test_the_newest_of_each_solution_stay(
-    personalize: StartedPersonalize, ensure: Ensure, tmp_path: Path
+    personalize: StartedPersonalize, resources: Resources, tmp_path: Path
 ) -> None:
     group = create_group(personalize, "shop-0123abcd")
     solutions = [create_solution(personalize, group, f"shop-0123abcd-{n}") for n in range(2)]
     versions = [[create_version(personalize, solution) for _ in range(3)] for solution in solutions]
     foreign = create_version(personalize, solutions[0], "another")
-    expire_models(replace(ensure, on_aws=True), "shop", 1)
-    expire_models(ensure, "other", 1)
+    expire_models(replace(resources, on_aws=True), "shop", 1)
+    expire_models(resources, "other", 1)
     assert len(list_models(tmp_path)) == 7
     for _ in range(2):
-        expire_models(ensure, "shop", 2)
+        expire_models(resources, "shop", 2)
         kept = [*versions[0][1:], *versions[1][1:], foreign]
         assert list_models(tmp_path) == {arn.rpartition("/")[2] for arn in kept}
-    assert [has_model(ensure, version) for version in versions[0]] == [False, True, True]
-    assert has_model(replace(ensure, on_aws=True), versions[0][0])
+    assert [has_model(resources, version) for version in versions[0]] == [False, True, True]
+    assert has_model(replace(resources, on_aws=True), versions[0][0])
     # A model that somebody expired by hand does not count.
-    ensure.client.tag_resource(
+    resources.client.tag_resource(
         resourceArn=versions[0][2], tags=[{"tagKey": MODEL_TAG, "tagValue": EXPIRED}]
     )
-    expire_models(ensure, "shop", 1)
+    expire_models(resources, "shop", 1)
     kept = [versions[0][1], versions[1][2], foreign]
     assert list_models(tmp_path) == {arn.rpartition("/")[2] for arn in kept}
 
 
 def test_a_model_in_use_stays_with_the_newer_ones(
     personalize: StartedPersonalize,
-    ensure: Ensure,
+    resources: Resources,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -155,6 +155,6 @@ def test_a_model_in_use_stays_with_the_newer_ones(
             jobInput={"s3DataSource": {"path": personalize.put("users.json", b"{}")}},
             jobOutput={"s3DataDestination": {"path": personalize.uri("out/")}},
         )
-        expire_models(ensure, "shop", 1)
+        expire_models(resources, "shop", 1)
     assert list_models(tmp_path) == {arn.rpartition("/")[2] for arn in versions[1:]}
     assert f"the model of {versions[1]} stays until no job uses it" in caplog.text

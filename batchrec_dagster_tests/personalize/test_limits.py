@@ -45,7 +45,7 @@ CREATIONS: dict[str, tuple[str, Create]] = {
             jobName="shop", datasetArn=GROUP, dataSource={}, roleArn=ROLE
         ),
     ),
-    # `Ensure` itself waits for this limit.
+    # `Resources` itself waits for this limit.
     "training": (
         "More than 20 resources with PENDING or IN_PROGRESS status.",
         lambda client: client.create_solution_version(solutionArn=VERSION),

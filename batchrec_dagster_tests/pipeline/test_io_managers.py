@@ -9,8 +9,10 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
+from batchrec_dagster.editions.editions import Editions
+from batchrec_dagster.editions.list_file import ListWriter
+from batchrec_dagster.pipeline.declared import STORAGE_KEY
 from batchrec_dagster.pipeline.io_managers import (
-    STORAGE_KEY,
     AttributesIOManager,
     InteractionsIOManager,
     ParquetIOManager,
@@ -20,10 +22,8 @@ from batchrec_dagster.pipeline.io_managers import (
     UsersIOManager,
 )
 from batchrec_dagster.pipeline.storage_resource import S3ConnectionResource, StorageResource
-from batchrec_dagster.steps.model_records import DatasetRecord
+from batchrec_dagster.steps.records import DatasetRecord
 from batchrec_dagster.storage.connection import Storage
-from batchrec_dagster.storage.editions import Editions
-from batchrec_dagster.storage.list_file import ListWriter
 from batchrec_dagster_tests.guard.seams.editions import ALONE, make_edition
 
 TABLE = pl.DataFrame({"USER_ID": ["007", "ü"], "ITEM_ID": ["1e5", "a,b"], "TIMESTAMP": [1, 2]})

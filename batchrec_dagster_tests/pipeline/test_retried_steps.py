@@ -13,15 +13,16 @@ import dagster as dg
 import pytest
 from botocore.exceptions import ClientError
 
+from batchrec_dagster.editions.editions import Editions
+from batchrec_dagster.editions.files import ListFiles
 from batchrec_dagster.personalize.api import SOLUTION, Description, ResourceKind
-from batchrec_dagster.personalize.ensure import Ensure
+from batchrec_dagster.personalize.resources import Resources
 from batchrec_dagster.pipeline.io_managers import StoredIOManager
 from batchrec_dagster.preparation.sources import web as web_source
-from batchrec_dagster.steps import work
+from batchrec_dagster.steps import context as work
 from batchrec_dagster.storage.buckets import RETRIES
 from batchrec_dagster.storage.connection import Storage
-from batchrec_dagster.storage.editions import Editions
-from batchrec_dagster.storage.layout import ListFiles, ListKeys
+from batchrec_dagster.storage.layout import ListKeys
 from batchrec_dagster.storage.lock import Lock, hold_lock
 from batchrec_dagster.storage.objects import ObjectStore
 from batchrec_dagster_tests.guard.builders import (
@@ -271,14 +272,14 @@ def test_a_personalize_that_throttles_costs_a_retry_and_a_missing_permission_cos
     retries: int,
 ) -> None:
     refusals = [ClientError({"Error": {"Code": code, "Message": "not now"}}, "ListSolutions")]
-    list_resources = Ensure.list
+    list_resources = Resources.list
 
-    def refuse_once(self: Ensure, kind: ResourceKind, **within: str) -> list[Description]:
+    def refuse_once(self: Resources, kind: ResourceKind, **within: str) -> list[Description]:
         if kind is SOLUTION and refusals:
             raise refusals.pop()
         return list_resources(self, kind, **within)
 
-    monkeypatch.setattr(Ensure, "list", refuse_once)
+    monkeypatch.setattr(Resources, "list", refuse_once)
     write_ratings(project.root / "ratings.csv")
     declare(project)
     result = refresh(project, "shop", instance)

@@ -9,6 +9,7 @@ import dagster as dg
 import pytest
 
 from batchrec_dagster.config import Pipeline
+from batchrec_dagster.editions.files import ListFiles
 from batchrec_dagster.errors import UserError
 from batchrec_dagster.pipeline import ended_runs
 from batchrec_dagster.pipeline.automation.runs_under_way import (
@@ -17,9 +18,9 @@ from batchrec_dagster.pipeline.automation.runs_under_way import (
     describe_runs_under_way,
 )
 from batchrec_dagster.pipeline.ended_runs import read_ended_runs
-from batchrec_dagster.steps.work import Work
+from batchrec_dagster.steps.context import Run, StepContext
 from batchrec_dagster.storage.connection import Storage
-from batchrec_dagster.storage.layout import ListFiles, ListKeys
+from batchrec_dagster.storage.layout import ListKeys
 from batchrec_dagster.storage.lock import hold_lock
 from batchrec_dagster_tests.guard.builders import Project, declaration, definitions, write_ratings
 
@@ -39,7 +40,7 @@ def test_a_run_is_under_way_if_it_makes_the_pipelines_assets_in_its_storage(
     project.declare(declaration("shop", "ratings.csv"))
     (project.package / "defs" / "mailing.py").write_text(OF_THE_TEAM)
     pipeline = Pipeline.model_validate(declaration("shop", "ratings.csv"))
-    work = Work(pipeline, Storage(str(project.storage)))
+    step = StepContext(pipeline, Storage(str(project.storage)), Run("run", "run"))
     with definitions(project) as defs:
         refresh = defs.resolve_job_def("shop_refresh")
         all_assets = defs.resolve_implicit_global_asset_job_def()
@@ -56,9 +57,9 @@ def test_a_run_is_under_way_if_it_makes_the_pipelines_assets_in_its_storage(
         ).run_id
 
     ours = {
-        start(all_assets, "", dg.AssetKey(work.pipeline.asset_key("recommendations"))),
+        start(all_assets, "", dg.AssetKey(step.pipeline.asset_key("recommendations"))),
         start(nightly),
-        start(refresh, work.storage.absolute_root),
+        start(refresh, step.storage.absolute_root),
     }
     # The team's own runs, and runs of another code location's pipeline with the same name.
     for job, storage, keys in (
@@ -68,7 +69,7 @@ def test_a_run_is_under_way_if_it_makes_the_pipelines_assets_in_its_storage(
     ):
         start(job, storage, *keys)
     assets = {*refresh.asset_layer.executable_asset_keys}
-    said = describe_runs_under_way(work, assets, instance)
+    said = describe_runs_under_way(step, assets, instance)
     assert {line.split()[1] for line in said} == ours
     assert all(line.endswith(" is under way") for line in said)
 

@@ -68,7 +68,7 @@ def test_the_guard_knows_of_batchrec_what_the_docs_show(file: str) -> None:
         ("from batchrec_dagster.cli import main", set()),
         ("from batchrec_dagster.testing import run_pipeline", set()),
         ("from batchrec_dagster_tests.guard.builders import Project", set()),
-        ("from batchrec_dagster.steps import rules", {"batchrec_dagster.steps.rules"}),
+        ("from batchrec_dagster.steps.lists import rules", {"batchrec_dagster.steps.lists.rules"}),
         ("import batchrec_dagster.steps", {"batchrec_dagster.steps"}),
         ("from batchrec_dagster import steps", {"batchrec_dagster.steps"}),
         ("patch('batchrec_dagster.web.guard.Guard')", {"batchrec_dagster.web.guard.Guard"}),

@@ -51,11 +51,22 @@ def test_each_module_that_the_page_names_is_there() -> None:
 
 
 def test_each_function_and_class_that_the_page_names_is_there() -> None:
-    """The page names, for example, `make_lists`, `PublishedList` and `Rules._find_rule`."""
+    """The page names, for example, `make_lists`, `ListTable` and `Rules._find_rule`."""
     code = "\n".join(path.read_text() for path in PRODUCT.rglob("*.py"))
     names = re.findall(r"`(?:[A-Z]\w+\.)?([A-Z][A-Za-z]+|_?[a-z]+_[a-z_]+|[A-Z]{6,})`", PAGE)
     assert len(names) > 10
     assert [name for name in names if not re.search(rf"\b{name}\b", code)] == []
+
+
+def test_each_call_on_the_path_of_a_list_is_in_a_module_beside_it() -> None:
+    table = PAGE.partition("| call |")[2].partition("\n\n")[0]
+    rows = re.findall(r"^\| (`.+?) \| .+? \| (`.+`) \|$", table, re.MULTILINE)
+    assert len(rows) > 10
+    for calls, modules in rows:
+        paths = re.findall(r"`([\w/]+\.py)`", modules)
+        code = "\n".join((PRODUCT / path).read_text() for path in paths)
+        for call in re.findall(r"`(?:\w+\.)?(\w+)`", calls):
+            assert re.search(rf"(def|class) {call}\b", code), f"{call} is not in {paths}"
 
 
 def read_edges() -> set[tuple[str, str]]:

@@ -5,9 +5,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from batchrec_dagster.config.rules import ExcludeSeen
-from batchrec_dagster.steps import checks
-from batchrec_dagster.steps.rule_checks import check_no_seen_items
-from batchrec_dagster.storage.edition import Finding
+from batchrec_dagster.editions.edition import Finding
+from batchrec_dagster.steps.data import checks
+from batchrec_dagster.steps.lists.rule_checks import check_no_seen_items
 
 BOUGHT = ExcludeSeen(events=["purchase"], days=60)
 NOW = datetime(2026, 11, 25, tzinfo=UTC)

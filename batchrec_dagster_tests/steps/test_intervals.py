@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 from batchrec_dagster.config.publication import Experiment
 from batchrec_dagster.personalize.split import GROUPS, assign_groups
-from batchrec_dagster.steps.arms import CONTROL, assign_arm, assign_arms
-from batchrec_dagster.steps.intervals import (
+from batchrec_dagster.steps.judge.intervals import (
     estimate_ratio,
     estimate_share,
     find_student_quantile,
 )
+from batchrec_dagster.steps.outcomes.arms import CONTROL, assign_arm, assign_arms
 
 USERS = pl.Series([f"user {number}" for number in range(20_000)])
 

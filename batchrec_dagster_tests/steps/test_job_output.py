@@ -8,7 +8,7 @@ import polars as pl
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchrec_dagster.steps.job_output import JobOutput, split_at_lines
+from batchrec_dagster.steps.lists.job_output import JobOutput, split_at_lines
 from batchrec_dagster.storage.connection import Storage
 
 

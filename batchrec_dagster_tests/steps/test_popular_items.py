@@ -20,12 +20,12 @@ from batchrec_dagster.local_personalize.engine.data import (
 )
 from batchrec_dagster.local_personalize.engine.evaluate import hold_out, measure
 from batchrec_dagster.personalize import split
-from batchrec_dagster.steps.measure_popularity import (
+from batchrec_dagster.steps.data.popular_items import count_popular_items
+from batchrec_dagster.steps.model.measure_popularity import (
     LIST_LENGTH,
     measure_lists,
     measure_popularity,
 )
-from batchrec_dagster.steps.popular_items import count_popular_items
 from batchrec_dagster_tests.local_personalize.engine.support import PopularItems as PopularLists
 
 DAY = 86_400

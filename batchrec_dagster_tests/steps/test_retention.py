@@ -15,14 +15,14 @@ import pyarrow as pa
 import pytest
 
 from batchrec_dagster.config import Pipeline
+from batchrec_dagster.editions.list_file import ListWriter
 from batchrec_dagster.personalize.api import ACTIVE, IMPORT_JOB, ResourceKind
-from batchrec_dagster.personalize.ensure import Ensure
 from batchrec_dagster.personalize.prices import Prices
-from batchrec_dagster.steps.model_records import DatasetRecord, ImportedFile
-from batchrec_dagster.steps.retention import delete_unneeded
-from batchrec_dagster.steps.work import PersonalizeWork
+from batchrec_dagster.personalize.resources import Resources
+from batchrec_dagster.steps.context import Run, StepContext
+from batchrec_dagster.steps.lists.retention import delete_unneeded
+from batchrec_dagster.steps.records import DatasetRecord, ImportedFile
 from batchrec_dagster.storage.connection import S3Connection, Storage
-from batchrec_dagster.storage.list_file import ListWriter
 from batchrec_dagster.storage.records import save
 from batchrec_dagster_tests.guard.builders import declaration
 from batchrec_dagster_tests.guard.seams.editions import ALONE, make_edition
@@ -36,7 +36,7 @@ ITEMS = {"source": "items.csv", "columns": {"item": "id", "title": "title"}}
 
 
 @dataclass(frozen=True)
-class FakeEnsure(Ensure):
+class FakeResources(Resources):
     """Resources on AWS with the given batch jobs, so that no models are given up."""
 
     statuses: dict[str, str] = field(default_factory=dict)
@@ -84,9 +84,9 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     return Place(f"s3://{s3.create_bucket()}/batchrec", s3)
 
 
-def make_work(storage: Storage, statuses: Any = (), **settings: Any) -> PersonalizeWork:
+def make_step(storage: Storage, statuses: Any = (), **settings: Any) -> StepContext:
     pipeline = Pipeline.model_validate(declaration("shop", "ratings.csv", **settings))
-    ensure = FakeEnsure(
+    resources = FakeResources(
         client=None,  # type: ignore[arg-type]
         log=logging.getLogger("retention"),
         tags={},
@@ -97,25 +97,25 @@ def make_work(storage: Storage, statuses: Any = (), **settings: Any) -> Personal
         on_aws=True,
         statuses=dict(statuses),
     )
-    return PersonalizeWork(pipeline, storage, ensure, Prices())
+    return StepContext(pipeline, storage, Run("run", "run"), resources, Prices())
 
 
-def publish(work: PersonalizeWork, folder: Path, name: str = "", **facts: Any) -> None:
+def publish(step: StepContext, folder: Path, name: str = "", **facts: Any) -> None:
     """Publish the next edition of the list, made from the job with the same number."""
-    (published,) = (candidate for candidate in work.pipeline.user_lists if candidate.name == name)
-    table = work.files_of(published).editions
+    (published,) = (candidate for candidate in step.pipeline.user_lists if candidate.name == name)
+    table = step.files_of(published).editions
     number = table.next_number()
     facts = {"job_arn": f"{JOB}shop-{number}", **facts}
     with ListWriter(folder / "lists.parquet") as writer:
         writer.write(pa.table({"user_id": ["1"]}))
         writer.finish(make_edition({"number": number, "version": f"v{number}", **facts}))
-    table.publish(writer.path, work.pipeline.retention.editions, ALONE)
+    table.publish(writer.path, step.pipeline.retention.editions, ALONE)
 
 
-def write_output(work: PersonalizeWork, job: str) -> None:
+def write_output(step: StepContext, job: str) -> None:
     for name in ("users_0001.json.out", "users_0002.json.out", "_CHECK"):
         key = f"shop/curated/batch_inference/{job}/{name}"
-        work.storage.store.put(work.storage.uri(key), b"{}\n")
+        step.storage.store.put(step.storage.uri(key), b"{}\n")
 
 
 def list_keys(storage: Storage, prefix: str) -> list[str]:
@@ -133,24 +133,24 @@ def list_jobs(storage: Storage) -> list[str]:
     return sorted(names)
 
 
-def delete_for_users(work: PersonalizeWork) -> None:
+def delete_for_users(step: StepContext) -> None:
     """Delete unneeded files after the first list of users was published."""
-    delete_unneeded(work, work.pipeline.user_lists[0])
+    delete_unneeded(step, step.pipeline.user_lists[0])
 
 
 def test_outputs_go_with_their_editions(place: Place, tmp_path: Path) -> None:
     storage = place.open()
     jobs = {"shop-9": "CREATE IN_PROGRESS", "shop-8": "CREATE FAILED", "shop-7": ACTIVE}
-    work = make_work(storage, jobs, retention={"editions": 2})
+    step = make_step(storage, jobs, retention={"editions": 2})
     for number in range(1, 5):
-        write_output(work, f"shop-{number}")
-        publish(work, tmp_path)
+        write_output(step, f"shop-{number}")
+        publish(step, tmp_path)
     for name in (*jobs, "shop-6"):
-        write_output(work, name)
+        write_output(step, name)
     # The outputs of the current edition's job, of two older editions' jobs, of this run's job and
     # of a job under way stay. Edition 1 is gone, and the remaining jobs were never published.
     for _ in range(2):
-        delete_unneeded(work, work.pipeline.user_lists[0], f"{JOB}shop-6")
+        delete_unneeded(step, step.pipeline.user_lists[0], f"{JOB}shop-6")
         assert list_jobs(storage) == ["shop-2", "shop-3", "shop-4", "shop-6", "shop-9"]
     assert len(list_keys(storage, "shop/curated/batch_inference/")) == 15
 
@@ -158,7 +158,7 @@ def test_outputs_go_with_their_editions(place: Place, tmp_path: Path) -> None:
 def test_outputs_that_another_list_needs_or_will_adopt_stay(tmp_path: Path) -> None:
     storage = Place(str(tmp_path / "storage")).open()
     jobs = dict.fromkeys(("home", "app", "gone", "new"), ACTIVE)
-    work = make_work(storage, jobs, lists={"home": {}, "app": {}})
+    step = make_step(storage, jobs, lists={"home": {}, "app": {}})
     imported = {"interactions": ImportedFile(dataset_arn="d", import_job_arn="i")}
     record = DatasetRecord(
         made_of={},
@@ -167,13 +167,13 @@ def test_outputs_that_another_list_needs_or_will_adopt_stay(tmp_path: Path) -> N
         dataset_group_name="shop-1",
         imports=imported,
     )
-    save(storage.store, work.files.record_uri("personalize_dataset"), record)
+    save(storage.store, step.files.record_uri("personalize_dataset"), record)
     for name in jobs:
-        write_output(work, name)
+        write_output(step, name)
     for name in ("home", "app"):
-        publish(work, tmp_path, name, job_arn=f"{JOB}{name}")
+        publish(step, tmp_path, name, job_arn=f"{JOB}{name}")
     # A list that is made later in the run, or at the same time, adopts jobs on the same data.
-    delete_for_users(work)
+    delete_for_users(step)
     assert list_jobs(storage) == ["app", "home", "new"]
 
 
@@ -214,7 +214,7 @@ def test_files_of_removed_settings_are_deleted(
 ) -> None:
     storage = Place(str(tmp_path / "storage")).open()
     write_undeclared(storage)
-    delete_for_users(make_work(storage, **settings))
+    delete_for_users(make_step(storage, **settings))
     keys_kept = [*OTHER_FILES, *(key for name in kept for key in UNDECLARED[name])]
     assert list_keys(storage, "shop/") == sorted(keys_kept)
     folders = {path.name for path in (tmp_path / "storage/shop").rglob("*") if path.is_dir()}
@@ -230,13 +230,13 @@ def test_undeletable_objects_are_named_and_fail_nothing(
     s3: S3Server, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     place = Place(f"s3://{s3.create_bucket()}/batchrec", s3)
-    work = make_work(place.open(), retention={"editions": 1})
+    step = make_step(place.open(), retention={"editions": 1})
     for number in range(1, 4):
-        write_output(work, f"shop-{number}")
-        publish(work, tmp_path)
+        write_output(step, f"shop-{number}")
+        publish(step, tmp_path)
     write_undeclared(place.open())
     keys = list_keys(place.open(), "shop/")
-    delete_for_users(make_work(place.open(READER), retention={"editions": 1}))
+    delete_for_users(make_step(place.open(READER), retention={"editions": 1}))
     assert list_keys(place.open(), "shop/") == keys
     outputs, removed = (record.getMessage() for record in caplog.records)
     assert outputs.startswith("retention: outputs of batch jobs could not be deleted, and")

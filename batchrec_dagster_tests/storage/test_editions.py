@@ -16,15 +16,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from batchrec_dagster.editions import list_file
+from batchrec_dagster.editions.edition import Edition
+from batchrec_dagster.editions.editions import Editions
+from batchrec_dagster.editions.list_file import ListWriter
+from batchrec_dagster.editions.nights import EditionsRecord, Night
+from batchrec_dagster.editions.without_users import drop_users, write_without
 from batchrec_dagster.errors import UserError
-from batchrec_dagster.storage import list_file
 from batchrec_dagster.storage.durable import temporary_folder
-from batchrec_dagster.storage.edition import Edition
-from batchrec_dagster.storage.edition_without import drop_users, write_without
-from batchrec_dagster.storage.editions import Editions
-from batchrec_dagster.storage.list_file import ListWriter
 from batchrec_dagster.storage.lock import Lock, hold_lock
-from batchrec_dagster.storage.nights import EditionsRecord, Night
 from batchrec_dagster.storage.objects import ObjectReplacedError, ObjectStore
 from batchrec_dagster.storage.records import load
 from batchrec_dagster_tests.guard.seams.editions import ALONE, make_edition, restore

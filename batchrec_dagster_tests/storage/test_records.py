@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchrec_dagster.steps.model_records import ModelRecord
+from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.storage.objects import ObjectStore
 from batchrec_dagster.storage.records import load, save
 

@@ -13,10 +13,11 @@ from pathlib import Path
 
 import dagster as dg
 
+from batchrec_dagster.editions.files import ListFiles
 from batchrec_dagster.pipeline.deployment import Deployment
 from batchrec_dagster.pipeline.run_history import DagsterRuns
-from batchrec_dagster.steps.interactions import remove_dead_work
-from batchrec_dagster.storage.layout import ListFiles, ListKeys
+from batchrec_dagster.steps.data.interactions import remove_dead_work
+from batchrec_dagster.storage.layout import ListKeys
 
 HOLD = """
 import sys

@@ -15,7 +15,6 @@ from batchrec_dagster.sinks import Sink, SinkContext
 from batchrec_dagster.sinks.sink import SinkDescription
 from batchrec_dagster.storage.connection import Storage
 from batchrec_dagster.storage.extras import require
-from batchrec_dagster.storage.list_subjects import ITEMS, USERS
 from batchrec_dagster.storage.secrets import redact
 
 
@@ -77,8 +76,7 @@ def _check_alerts(pipeline: Pipeline) -> Iterator[Readiness]:
 def _check_sinks(pipeline: Pipeline, storage: Storage, project: Path) -> Iterator[Readiness]:
     """Yield a finding for each sink that writes outside the pipeline's storage."""
     for published in pipeline.published_lists():
-        subject = ITEMS if published.subject == "item" else USERS
-        context = SinkContext(published.address, storage, project, subject=subject)
+        context = SinkContext(published.address, storage, project, subject=published.subject)
         for key, sink in published.sinks.declared.items():
             description = sink.describe(project)
             if description.place:

@@ -35,7 +35,7 @@ from batchrec_dagster.preparation.sources.source import ListedFile, RowSource, S
 from batchrec_dagster.preparation.sources.web import WebFile
 from batchrec_dagster.reporting.insight.numbers import format_count
 from batchrec_dagster.reporting.insight.readiness import Readiness, failed, ok
-from batchrec_dagster.steps.raw_files import make_source_context
+from batchrec_dagster.steps.data.raw_files import make_source_context
 from batchrec_dagster.storage.connection import Storage
 from batchrec_dagster.storage.durable import temporary_folder
 
@@ -81,11 +81,11 @@ def _list_blocks(pipeline: Pipeline) -> Iterator[tuple[str, Callable[[], _Block]
         yield f"{pipeline.name} items", partial(_make_attributes_block, items)
     if users is not None:
         yield f"{pipeline.name} users", partial(_make_attributes_block, users)
-    for published in pipeline.user_lists:
-        if published.batch_users.source is not None:
+    for user_lists in pipeline.user_lists:
+        if user_lists.batch_users.source is not None:
             yield (
-                f"{published.address} batch_users",
-                partial(_make_ids_block, published.batch_users, "user"),
+                f"{user_lists.address} batch_users",
+                partial(_make_ids_block, user_lists.batch_users, "user"),
             )
     for published in pipeline.published_lists():
         rules = published.settings.rules

@@ -16,8 +16,8 @@ import polars as pl
 from scipy.sparse import csr_matrix
 
 from batchrec_dagster.personalize import split
+from batchrec_dagster.personalize.measured_ndcg import GroupSums
 from batchrec_dagster.personalize.schemas import ITEM_ID, USER_ID
-from batchrec_dagster.storage.measured_ndcg import GroupSums
 
 from .data import (
     Bool,

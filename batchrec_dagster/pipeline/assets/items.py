@@ -10,17 +10,17 @@ from batchrec_dagster.config import Pipeline
 from batchrec_dagster.personalize.schemas import CREATION_TIMESTAMP, ITEM_ID
 from batchrec_dagster.pipeline.assets.raw import describe_attribute_columns, raw_attributes
 from batchrec_dagster.pipeline.declare_asset import PREPARED, PipelineAsset, asset_of
+from batchrec_dagster.pipeline.open_step import open_step
 from batchrec_dagster.pipeline.results import (
     build_sample,
     build_table_metadata,
     result_to_dagster,
 )
-from batchrec_dagster.pipeline.run_step import get_work
 from batchrec_dagster.preparation.attributes import AttributesLayout
-from batchrec_dagster.steps.attributes import fingerprint_layout
-from batchrec_dagster.steps.data_sizes import RawAttributes
-from batchrec_dagster.steps.items import prepare_item_titles, prepare_items
-from batchrec_dagster.steps.stored_files import TableRecord
+from batchrec_dagster.steps.data.attributes import fingerprint_layout
+from batchrec_dagster.steps.data.data_sizes import RawAttributes
+from batchrec_dagster.steps.data.items import prepare_item_titles, prepare_items
+from batchrec_dagster.steps.data.stored_files import TableRecord
 
 TITLES = {
     "item_id": ("string", "The item's id."),
@@ -64,12 +64,12 @@ def items(pipeline: Pipeline, layout: AttributesLayout) -> PipelineAsset:
     def items(
         context: dg.AssetExecutionContext, raw_items: RawAttributes
     ) -> dg.MaterializeResult[Any]:
-        work = get_work(pipeline, context)
-        result = prepare_items(work, raw_items, layout)
+        step = open_step(pipeline, context)
+        result = prepare_items(step, raw_items, layout)
         table = result.record
         return result_to_dagster(
             result,
-            work.files.uri(key),
+            step.files.uri(key),
             {
                 "empty": table.missing,
                 **_build_table_metadata(table, _describe_columns(layout)),
@@ -98,11 +98,11 @@ def item_titles(pipeline: Pipeline, layout: AttributesLayout) -> PipelineAsset:
     def item_titles(
         context: dg.AssetExecutionContext, raw_items: RawAttributes
     ) -> dg.MaterializeResult[Any]:
-        work = get_work(pipeline, context)
-        result = prepare_item_titles(work, raw_items, layout)
+        step = open_step(pipeline, context)
+        result = prepare_item_titles(step, raw_items, layout)
         return result_to_dagster(
             result,
-            work.files.uri(key),
+            step.files.uri(key),
             {
                 "without_title": result.record.missing["title"],
                 **_build_table_metadata(result.record, TITLES),

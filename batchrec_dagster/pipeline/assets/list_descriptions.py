@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 import polars as pl
 
-from batchrec_dagster.config import PublishedList
+from batchrec_dagster.config import ListTable
 from batchrec_dagster.config.list_columns import name_published_column
+from batchrec_dagster.config.list_table import ItemLists, SegmentLists, UserLists
+from batchrec_dagster.editions.edition import Edition, ListCounts
+from batchrec_dagster.editions.files import ListFiles
 from batchrec_dagster.personalize.measurements import COVERAGE, NDCG
 from batchrec_dagster.pipeline.results import (
     build_cost_metadata,
@@ -21,16 +25,13 @@ from batchrec_dagster.pipeline.results import (
 )
 from batchrec_dagster.reporting.insight.verdict import give_verdict
 from batchrec_dagster.reporting.markdown import escape, format_numbered_list
-from batchrec_dagster.steps.items import list_attribute_columns
-from batchrec_dagster.steps.judge import DATA_ARE_FRESH, NO_WORSE
-from batchrec_dagster.steps.model_records import ModelRecord
-from batchrec_dagster.steps.work import PersonalizeWork
-from batchrec_dagster.storage.edition import Edition, ListCounts
-from batchrec_dagster.storage.layout import ListFiles
-from batchrec_dagster.storage.list_subjects import SUBJECTS
+from batchrec_dagster.steps.context import StepContext
+from batchrec_dagster.steps.data.items import list_attribute_columns
+from batchrec_dagster.steps.judge.verdicts import DATA_ARE_FRESH, NO_WORSE
+from batchrec_dagster.steps.records import ModelRecord
 
 if TYPE_CHECKING:
-    from batchrec_dagster.steps.lists import ListsResult
+    from batchrec_dagster.steps.lists.make import ListsResult
 
 # The type and the description of the columns that lists can have, apart from item columns.
 COLUMNS = {
@@ -65,43 +66,30 @@ COLUMNS = {
         "The user's arm of the experiment: model, or control, which gets popular items or nothing.",
     ),
 }
-# The descriptions that differ for similar items and for segments.
-OTHER_COLUMNS: dict[str, dict[str, tuple[str, str]]] = {
-    "item": {
-        "item_id": ("string", "The item whose list it is."),
-        "rank": ("int", "1 goes with it best."),
-        "similar_item_id": ("string", "The item that goes with it."),
-        "score": (
-            "float",
-            "Of items bought together: from 0 to 1, how much the people who had both are more than"
-            " chance. Null: a recipe gives none.",
-        ),
-    },
-    "segment": {
-        "segment": ("string", "What the users belong to: an item's id, or an expression on items."),
-        "rank": ("int", "1 is the user who belongs to the segment most."),
-    },
-}
 
 
-def describe_asset(published: PublishedList) -> str:
-    """Return a description of the lists' asset, in words."""
-    settings, pipeline = published.settings, published.pipeline
-    columns = "".join(f", {name_published_column(name)}" for name in published.columns)
-    if published.subject == "segment":
-        return (
-            f"The {settings.num_results:,} users who belong most to each segment, as one table of"
-            " segment, rank and user_id."
-        )
-    if published.subject == "item":
-        recipe = pipeline.similar_items_recipe
-        similarity = f"are similar, by the recipe {recipe}"
-        if recipe is None:
-            similarity = "people had together, as batchrec counts them"
-        return (
-            f"The published table: up to {settings.num_results} items for each item, which"
-            f" {similarity}, as item_id, rank, similar_item_id and score{columns}."
-        )
+@dataclass(frozen=True)
+class KindDescription:
+    """The texts on Dagster's page that depend on the kind of lists."""
+
+    describe: Callable[[Any], str]
+    """A function that describes the asset of the lists in words."""
+    columns: Mapping[str, tuple[str, str]]
+    """The columns whose type or description differs from that in COLUMNS."""
+    members: str
+    """The name of the number of different ids on the lists, in the metadata."""
+    job: str
+    """The prefix of the batch job's names in the metadata."""
+    listed: str
+    """The plural noun for the ids on the lists, in the preview."""
+    example: str | None
+    """The beginning of the preview's example, which may have the id of a subject.
+
+    None for no example: Dagster's history would never forget a user."""
+
+
+def _describe_user_lists(published: UserLists) -> str:
+    settings = published.settings
     purpose = ""
     if published.name and published.description:
         purpose = f"{published.description.rstrip('.')}. "
@@ -111,36 +99,105 @@ def describe_asset(published: PublishedList) -> str:
         without_seen = " Items that a user already had are left out."
     return (
         f"{purpose}The published table: the top {settings.num_results} items for every user, as"
-        f" user_id, rank, item_id and score{columns}{arm}."
+        f" user_id, rank, item_id and score{_list_columns(published)}{arm}."
         f"{without_seen}"
     )
 
 
-def list_checks(published: PublishedList) -> dict[str, str]:
+def _describe_item_lists(published: ItemLists) -> str:
+    similarity = f"are similar, by the recipe {published.recipe}"
+    if published.recipe is None:
+        similarity = "people had together, as batchrec counts them"
+    return (
+        f"The published table: up to {published.settings.num_results} items for each item, which"
+        f" {similarity}, as item_id, rank, similar_item_id and score{_list_columns(published)}."
+    )
+
+
+def _describe_segment_lists(published: SegmentLists) -> str:
+    return (
+        f"The {published.settings.num_results:,} users who belong most to each segment, as one"
+        " table of segment, rank and user_id."
+    )
+
+
+def _list_columns(published: ListTable) -> str:
+    return "".join(f", {name_published_column(name)}" for name in published.columns)
+
+
+KINDS: Mapping[type[ListTable], KindDescription] = {
+    UserLists: KindDescription(
+        describe=_describe_user_lists,
+        columns={},
+        members="items",
+        job="batch_inference",
+        listed="items",
+        example="One of them",
+    ),
+    ItemLists: KindDescription(
+        describe=_describe_item_lists,
+        columns={
+            "item_id": ("string", "The item whose list it is."),
+            "rank": ("int", "1 goes with it best."),
+            "similar_item_id": ("string", "The item that goes with it."),
+            "score": (
+                "float",
+                "Of items bought together: from 0 to 1, how much the people who had both are more"
+                " than chance. Null: a recipe gives none.",
+            ),
+        },
+        members="similar_items",
+        job="batch_inference",
+        listed="items",
+        example="Item {}",
+    ),
+    SegmentLists: KindDescription(
+        describe=_describe_segment_lists,
+        columns={
+            "segment": (
+                "string",
+                "What the users belong to: an item's id, or an expression on items.",
+            ),
+            "rank": ("int", "1 is the user who belongs to the segment most."),
+        },
+        members="users",
+        job="batch_segment",
+        listed="users",
+        example=None,
+    ),
+}
+
+
+def describe_asset(published: ListTable) -> str:
+    """Return a description of the lists' asset, in words."""
+    return KINDS[type(published)].describe(published)
+
+
+def list_checks(published: ListTable) -> dict[str, str]:
     """Return the description of each blocking check of published lists, by check name."""
-    subject = published.subject
+    noun = published.subject.noun
     checks = {
         "quality_gate": "The model is good enough to publish its lists.",
-        f"every_{subject}_answered": f"Every requested {subject} has exactly one result, and some"
-        f" {subject} a list.",
-        f"no_failed_{subject}s": f"Few enough {subject}s have an error instead of a list.",
+        f"every_{noun}_answered": f"Every requested {noun} has exactly one result, and some"
+        f" {noun} a list.",
+        f"no_failed_{noun}s": f"Few enough {noun}s have an error instead of a list.",
         "no_duplicates": "No list contains an item twice.",
     }
     seen = published.settings.seen_items
-    if subject == "user" and seen is not None:
+    if seen is not None:
         checks["no_seen_items"] = f"No list contains {seen.description}."
     max_age = published.gate.max_age_days
     if max_age is not None:
         checks[DATA_ARE_FRESH] = f"The newest interaction is at most {max_age:g} days old."
-    if subject == "user" and published.settings.applied_rules is not None:
+    if published.is_for_people and published.settings.applied_rules is not None:
         checks["lists_not_emptied"] = "The rules leave nearly everybody a list."
     return checks
 
 
-def list_warnings(published: PublishedList) -> dict[str, str]:
+def list_warnings(published: ListTable) -> dict[str, str]:
     """Return the description of each check that only warns, by the check's name."""
     warnings = {NO_WORSE: "The model is no worse than that of the lists before."}
-    if published.subject == "user":
+    if published.is_for_people:
         length = published.settings.num_results
         warnings |= {
             "lists_full": f"Nearly every user has all {length} items.",
@@ -155,22 +212,22 @@ def list_warnings(published: PublishedList) -> dict[str, str]:
                 " pins.",
                 "results_enough_for_rules": "The rules leave nearly all users enough results.",
             }
-    if published.subject == "item":
+    if isinstance(published, ItemLists):
         warnings |= {
             "items_have_lists": "Most of the requested items have a list.",
             "requested_items_known": "All requested items are in the interactions or the items"
             " file.",
         }
-    if published.subject != "segment" and "title" in published.columns:
+    if published.shows_titles:
         warnings["rows_titled"] = "Nearly all results for the lists have a title."
-    if published.subject != "segment" and published.pipeline.items:
+    if published.has_items and published.pipeline.items:
         warnings["items_known"] = "Most items in the lists are in the items file."
     return warnings
 
 
 def build_metadata(
-    work: PersonalizeWork,
-    published: PublishedList,
+    step: StepContext,
+    published: ListTable,
     result: ListsResult,
     model: ModelRecord | None,
 ) -> dict[str, Any]:
@@ -180,38 +237,36 @@ def build_metadata(
         "preview": _build_list_preview(published, result),
         "outcome": result.outcome,
         "verdict": escape(str(give_verdict(result.findings))),
-        **build_edition_metadata(work.files_of(published), edition),
+        **build_edition_metadata(step.files_of(published), edition),
         **_describe_rules(edition),
         **build_table_metadata(counts.rows, _describe_columns(published), result.sample.columns),
         **_build_counts(published, counts),
         "results_asked_for": edition.results_asked_for or 0,
     }
-    if published.subject == "item":
-        # Users' lists and segments contain ids of people, and Dagster's history would never forget
-        # the ids.
+    if not published.subject.names_users:
+        # Dagster's history would never forget the ids of users.
         metadata["sample"] = build_sample(result.sample)
     if model is not None:
-        metadata |= build_dataset_group_link(model.dataset_group_arn, on_aws=work.ensure.on_aws)
-    kind = "batch_segment" if published.subject == "segment" else "batch_inference"
-    metadata[f"{kind}_job_arn"] = edition.job_arn
+        metadata |= build_dataset_group_link(model.dataset_group_arn, on_aws=step.resources.on_aws)
+    prefix = KINDS[type(published)].job
+    metadata[f"{prefix}_job_arn"] = edition.job_arn
     if job is not None:
-        metadata[f"{kind}_output"] = job.output(work.storage).folder
+        metadata[f"{prefix}_output"] = job.output(step.storage).folder
         metadata["inference_seconds"] = job.resource.seconds
     cost = [] if job is None else job.cost
-    metadata |= build_cost_metadata("cost_usd", cost, on_aws=work.ensure.on_aws)
-    return {**metadata, **build_storage_links("table", work.storage, edition.uri)}
+    metadata |= build_cost_metadata("cost_usd", cost, on_aws=step.resources.on_aws)
+    return {**metadata, **build_storage_links("table", step.storage, edition.uri)}
 
 
-def _build_counts(published: PublishedList, counts: ListCounts) -> dict[str, int]:
+def _build_counts(published: ListTable, counts: ListCounts) -> dict[str, int]:
     """Return the table's counts, under names that suit users' lists, items' lists or segments."""
-    subjects = SUBJECTS[published.subject].name
-    members = {"user": "items", "item": "similar_items", "segment": "users"}[published.subject]
+    subjects = published.subject.name
     numbers = {
         subjects: counts.subjects,
-        members: counts.items,
+        KINDS[type(published)].members: counts.items,
         f"failed_{subjects}": counts.failed,
     }
-    if published.subject == "user":
+    if published.is_for_people:
         numbers["seen_items_dropped"] = counts.seen_items_dropped
         numbers["items_without_score"] = counts.items_without_score
     return numbers
@@ -228,7 +283,7 @@ def build_edition_metadata(files: ListFiles, edition: Edition) -> dict[str, Any]
     }
 
 
-def _describe_columns(published: PublishedList) -> dict[str, tuple[str, str]]:
+def _describe_columns(published: ListTable) -> dict[str, tuple[str, str]]:
     """Return the type and the description of each column that the lists can have."""
     items = published.pipeline.items
     numbers = items.layout.numbers if items else {}
@@ -239,7 +294,7 @@ def _describe_columns(published: PublishedList) -> dict[str, tuple[str, str]]:
         )
         for name in list_attribute_columns(published)
     }
-    return {**COLUMNS, **OTHER_COLUMNS.get(published.subject, {}), **item_columns}
+    return {**COLUMNS, **KINDS[type(published)].columns, **item_columns}
 
 
 def _describe_rules(edition: Edition) -> dict[str, Any]:
@@ -255,23 +310,18 @@ def _describe_rules(edition: Edition) -> dict[str, Any]:
     }
 
 
-def _build_list_preview(published: PublishedList, result: ListsResult) -> dg.MetadataValue[Any]:
+def _build_list_preview(published: ListTable, result: ListsResult) -> dg.MetadataValue[Any]:
     """Return the number of subjects with a list, and an example list."""
-    counts, sample, names = result.edition.counts, result.sample, SUBJECTS[published.subject]
-    members = "users" if published.subject == "segment" else "items"
+    counts, sample, subject = result.edition.counts, result.sample, published.subject
+    kind = KINDS[type(published)]
     numbers = (
-        f"**{counts.subjects:,} {names.name}** have a list.",
-        f"{counts.items:,} different {members} are in them.",
+        f"**{counts.subjects:,} {subject.name}** have a list.",
+        f"{counts.items:,} different {kind.listed} are in them.",
     )
-    if not sample.height or published.subject == "segment":
-        # The preview names no user, because Dagster's history would never forget the user.
+    if not sample.height or kind.example is None:
         return build_preview(*numbers)
-    first = sample.item(0, names.column)
-    rows = sample.filter(pl.col(names.column) == first).iter_rows(named=True)
-    listed = [row.get("title") or row[names.item_column] for row in rows]
-    whose = (
-        "One of them"
-        if published.subject == "user"
-        else f"{published.subject.title()} {escape(first)}"
-    )
-    return build_preview(*numbers, f"{whose} gets:", format_numbered_list(listed))
+    first = sample.item(0, subject.column)
+    rows = sample.filter(pl.col(subject.column) == first).iter_rows(named=True)
+    listed = [row.get("title") or row[subject.member_column] for row in rows]
+    example = kind.example.format(escape(first))
+    return build_preview(*numbers, f"{example} gets:", format_numbered_list(listed))

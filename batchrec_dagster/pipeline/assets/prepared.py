@@ -6,30 +6,27 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from batchrec_dagster.config import Pipeline, PublishedList, fingerprint
+from batchrec_dagster.config import ListTable, Pipeline, fingerprint
 from batchrec_dagster.config.items_and_users import BatchUsers
 from batchrec_dagster.personalize import schemas
 from batchrec_dagster.personalize.formats import USER_FIELD
 from batchrec_dagster.pipeline.asset_keys import asset_key
 from batchrec_dagster.pipeline.assets.raw import DataConfig, build_size_check
 from batchrec_dagster.pipeline.declare_asset import PREPARED, PipelineAsset, asset_of
+from batchrec_dagster.pipeline.open_step import open_step
 from batchrec_dagster.pipeline.results import build_table_metadata, result_to_dagster
 from batchrec_dagster.pipeline.run_history import DagsterRuns
-from batchrec_dagster.pipeline.run_step import get_work
 from batchrec_dagster.pipeline.spark_jobs import choose_spark
 from batchrec_dagster.pipeline.upstream import find_upstream
-from batchrec_dagster.preparation.row_rules import PreparationResult, Rules
-from batchrec_dagster.steps.checks import SOURCE_WITHOUT_ERASED
-from batchrec_dagster.steps.data_sizes import SizeComparison
-from batchrec_dagster.steps.interactions import (
-    InteractionsRecord,
-    fingerprint_preparation,
-    prepare_interactions,
-)
-from batchrec_dagster.steps.ratings import RawRatings
+from batchrec_dagster.preparation.row_rules import PreparationResult, RowRules
+from batchrec_dagster.steps.data.checks import SOURCE_WITHOUT_ERASED
+from batchrec_dagster.steps.data.data_sizes import SizeComparison
+from batchrec_dagster.steps.data.interactions import fingerprint_preparation, prepare_interactions
+from batchrec_dagster.steps.data.interactions_record import InteractionsRecord
+from batchrec_dagster.steps.data.ratings import RawRatings
 
 if TYPE_CHECKING:
-    from batchrec_dagster.steps.batch_users import BatchUsersRecord
+    from batchrec_dagster.steps.data.batch_users import BatchUsersRecord
 
 USERS_VERSION = "2"
 
@@ -72,20 +69,19 @@ def interactions(pipeline: Pipeline) -> PipelineAsset:
         context: dg.AssetExecutionContext, config: DataConfig, raw_ratings: RawRatings
     ) -> dg.MaterializeResult[Any]:
         start = time.monotonic()
-        work = get_work(pipeline, context)
+        step = open_step(pipeline, context)
         spark = choose_spark(pipeline.preparation)
         result = prepare_interactions(
-            work,
+            step,
             raw_ratings,
-            SizeComparison(work, "interactions", publish_anyway=config.publish_anyway),
-            partial(spark, context, work.storage) if spark else None,
-            run=context.run.run_id,
-            runs=DagsterRuns(context.instance),
+            SizeComparison(step, "interactions", publish_anyway=config.publish_anyway),
+            DagsterRuns(context.instance),
+            partial(spark, context, step.storage) if spark else None,
         )
         if not result.is_unchanged:
             _log_result(context, result.record.rows, time.monotonic() - start)
         return result_to_dagster(
-            result, work.files.interactions, _build_interactions_metadata(pipeline, result.record)
+            result, step.files.interactions, _build_interactions_metadata(pipeline, result.record)
         )
 
     return interactions
@@ -119,13 +115,13 @@ def _build_interactions_metadata(pipeline: Pipeline, record: InteractionsRecord)
     }
 
 
-def _describe_rules(rules: Rules) -> str:
+def _describe_rules(rules: RowRules) -> str:
     if rules.min_rating is None:
         return "All ratings count." if rules.filter is None else f"Only rows with {rules.filter}."
     return f"Ratings below {rules.min_rating:g} are left out."
 
 
-def batch_users(published: PublishedList) -> PipelineAsset:
+def batch_users(published: ListTable) -> PipelineAsset:
     """Declare the asset of the users who get this list.
 
     Lists without users of their own share this asset.
@@ -151,13 +147,13 @@ def batch_users(published: PublishedList) -> PipelineAsset:
         io_manager="batch_users_io",
     )
     def batch_users(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
-        from batchrec_dagster.steps.batch_users import list_users  # NumPy
+        from batchrec_dagster.steps.data.batch_users import list_users  # NumPy
 
-        work = get_work(published.pipeline, context)
+        step = open_step(published.pipeline, context)
         source = settings.declared_rows
         if source is not None:
             source = find_upstream(source, context)
-        result = list_users(work, published, source, code_version)
+        result = list_users(step, published, source, code_version)
         users = result.record
         if users.erased:
             context.log.warning(
@@ -166,7 +162,7 @@ def batch_users(published: PublishedList) -> PipelineAsset:
             )
         return result_to_dagster(
             result,
-            work.files.uri(published.users_key),
+            step.files.uri(published.users_key),
             {
                 **_count_not_matching(settings, users),
                 "erased_users_in_source": users.erased or None,

@@ -10,29 +10,30 @@ from pydantic import Field
 from batchrec_dagster.config import Pipeline, fingerprint
 from batchrec_dagster.config.items_and_users import AttributesSource
 from batchrec_dagster.pipeline.declare_asset import RAW, PipelineAsset, asset_of
+from batchrec_dagster.pipeline.open_step import open_step
 from batchrec_dagster.pipeline.results import result_to_dagster
-from batchrec_dagster.pipeline.run_step import get_work
 from batchrec_dagster.pipeline.upstream import find_upstream
 from batchrec_dagster.preparation.attributes import AttributesLayout
 from batchrec_dagster.preparation.file_form import Column
 from batchrec_dagster.reporting.markdown import escape
-from batchrec_dagster.steps.attributes import inspect_attributes
-from batchrec_dagster.steps.data_sizes import (
+from batchrec_dagster.steps.context import StepContext
+from batchrec_dagster.steps.data.attributes import inspect_attributes
+from batchrec_dagster.steps.data.data_sizes import (
     NOT_SHRUNK,
     Part,
     RawAttributes,
     SizeComparison,
     copy_attributes,
 )
-from batchrec_dagster.steps.ratings import CODE_VERSION as RATINGS_VERSION
-from batchrec_dagster.steps.ratings import (
+from batchrec_dagster.steps.data.ratings import CODE_VERSION as RATINGS_VERSION
+from batchrec_dagster.steps.data.ratings import (
     RatingsFormat,
     RawRatings,
     fingerprint_inspection,
     inspect_ratings,
 )
-from batchrec_dagster.steps.raw_files import CopyResult, RawSource, copy_raw
-from batchrec_dagster.steps.work import Result, Work
+from batchrec_dagster.steps.data.raw_files import CopyResult, RawSource, copy_raw
+from batchrec_dagster.steps.records import Result
 from batchrec_dagster.storage.erased import NOBODY, read_erased_users
 
 ATTRIBUTES_VERSION = "1"
@@ -87,8 +88,8 @@ def raw_ratings(pipeline: Pipeline) -> PipelineAsset:
         checks={"rows_readable": "The declared columns are there, and their values can be read."},
     )
     def raw_ratings(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
-        work = get_work(pipeline, context)
-        erased_users = read_erased_users(work.files)
+        step = open_step(pipeline, context)
+        erased_users = read_erased_users(step.files)
         source = RawSource(
             "raw_ratings",
             find_upstream(ratings.rows, context),
@@ -100,25 +101,25 @@ def raw_ratings(pipeline: Pipeline) -> PipelineAsset:
             "erased": erased_users.version or "",
         }
         result, copy_result = copy_raw(
-            work,
+            step,
             source,
             RawRatings,
             inspected_with,
-            lambda copies: inspect_ratings(work, copies, erased_users),
+            lambda copies: inspect_ratings(step, copies, erased_users),
         )
         seen = result.record.seen
         if not result.is_unchanged:
             for warning in seen.format.warnings:
                 context.log.warning(warning)
         return _materialize_raw(
-            work, "raw_ratings", result, copy_result, _build_ratings_metadata(result.record)
+            step, "raw_ratings", result, copy_result, _build_ratings_metadata(result.record)
         )
 
     return raw_ratings
 
 
 def _materialize_raw(
-    work: Work,
+    step: StepContext,
     asset: str,
     result: Result[Any],
     copy_result: CopyResult,
@@ -130,7 +131,7 @@ def _materialize_raw(
     """
     record = result.record
     uris = [file.stored.uri for file in record.files]
-    where = work.storage.where(uris[0])
+    where = step.storage.where(uris[0])
     one_file = len(uris) == 1
     of_files = {
         "outcome": copy_result.outcome,
@@ -138,7 +139,7 @@ def _materialize_raw(
         "file": dg.MetadataValue.path(where) if one_file else f"{len(uris):,} files",
         "files": len(uris),
     }
-    return result_to_dagster(result, work.files.record_uri(asset), {**metadata, **of_files})
+    return result_to_dagster(result, step.files.record_uri(asset), {**metadata, **of_files})
 
 
 def _build_ratings_metadata(record: RawRatings) -> dict[str, Any]:
@@ -199,22 +200,22 @@ def raw_attributes(
     def raw_attributes(
         context: dg.AssetExecutionContext, config: DataConfig
     ) -> dg.MaterializeResult[Any]:
-        work = get_work(pipeline, context)
+        step = open_step(pipeline, context)
         inspected_with, erased_users = {"settings": code_version}, NOBODY
         if layout.subject == "user":
-            erased_users = read_erased_users(work.files)
+            erased_users = read_erased_users(step.files)
             inspected_with["erased"] = erased_users.version or ""
         result, copy_result = copy_attributes(
-            work,
+            step,
             RawSource(asset, find_upstream(source, context), partial(pipeline.keys.raw, part)),
             inspected_with,
             lambda copies: inspect_attributes(
-                copies, work.storage, layout, settings.on_bad_rows, erased_users
+                copies, step.storage, layout, settings.on_bad_rows, erased_users
             ),
-            SizeComparison(work, part, publish_anyway=config.publish_anyway),
+            SizeComparison(step, part, publish_anyway=config.publish_anyway),
         )
         return _materialize_raw(
-            work, asset, result, copy_result, _build_attributes_metadata(result.record, layout)
+            step, asset, result, copy_result, _build_attributes_metadata(result.record, layout)
         )
 
     return raw_attributes

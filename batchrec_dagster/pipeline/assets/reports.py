@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 import polars as pl
 
-from batchrec_dagster.config import PublishedList, fingerprint
+from batchrec_dagster.config import ListTable, fingerprint
 from batchrec_dagster.pipeline.asset_keys import asset_key
 from batchrec_dagster.pipeline.declare_asset import PipelineAsset, Step, asset_of
+from batchrec_dagster.pipeline.open_step import open_step
 from batchrec_dagster.pipeline.results import (
     build_preview,
     build_sample,
@@ -19,7 +20,6 @@ from batchrec_dagster.pipeline.results import (
     build_table_metadata,
     to_dagster,
 )
-from batchrec_dagster.pipeline.run_step import get_work
 from batchrec_dagster.reporting.insight.outcomes import (
     NOTHING_YET,
     REPLAYED,
@@ -27,11 +27,11 @@ from batchrec_dagster.reporting.insight.outcomes import (
     describe_result,
 )
 from batchrec_dagster.reporting.markdown import escape
-from batchrec_dagster.steps.outcomes import SCHEMA, Outcome
+from batchrec_dagster.steps.outcomes.outcomes import SCHEMA, Outcome
 
 if TYPE_CHECKING:
     from batchrec_dagster.reporting.insight.page import Page
-    from batchrec_dagster.steps.outcomes import MeasuredOutcomes
+    from batchrec_dagster.steps.outcomes.outcomes import MeasuredOutcomes
 
 
 CODE_VERSION = "1"
@@ -74,7 +74,7 @@ PLOTTED = (
 )
 
 
-def recommendation_outcomes(published: PublishedList) -> PipelineAsset:
+def recommendation_outcomes(published: ListTable) -> PipelineAsset:
     """Declare the asset of the outcomes of each published edition."""
 
     @asset_of(
@@ -90,12 +90,12 @@ def recommendation_outcomes(published: PublishedList) -> PipelineAsset:
     )
     def recommendation_outcomes(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
         # The imports are here, because they need SciPy and NumPy.
-        from batchrec_dagster.steps.arms import MODEL
-        from batchrec_dagster.steps.outcomes import measure_outcomes
+        from batchrec_dagster.steps.outcomes.arms import MODEL
+        from batchrec_dagster.steps.outcomes.outcomes import measure_outcomes
 
-        work = get_work(published.pipeline, context)
-        outcomes = measure_outcomes(work, published)
-        work.files.write_parquet(published.keys.outcomes, outcomes.table)
+        step = open_step(published.pipeline, context)
+        outcomes = measure_outcomes(step, published)
+        step.files.write_parquet(published.keys.outcomes, outcomes.table)
         model_outcomes = [outcome for outcome in outcomes.outcomes if outcome.arm == MODEL]
         newest = model_outcomes[-1] if model_outcomes else None
         lines = [*describe_outcome(newest)] if newest else [NOTHING_YET]
@@ -103,11 +103,11 @@ def recommendation_outcomes(published: PublishedList) -> PipelineAsset:
             lines.append(REPLAYED)
         if outcomes.experiment is not None:
             lines += describe_result(outcomes.experiment)
-        uri = work.files.uri(published.keys.outcomes)
+        uri = step.files.uri(published.keys.outcomes)
         metadata = {
             "preview": build_preview(*map(escape, lines)),
             **_build_outcomes_metadata(outcomes, newest),
-            **build_storage_links("table", work.storage, uri),
+            **build_storage_links("table", step.storage, uri),
             "dagster/uri": uri,
         }
         return to_dagster(metadata, fingerprint(*outcomes.outcomes))
@@ -147,7 +147,7 @@ def _describe_column(column: str) -> str:
 
 
 def recommendation_report(
-    published: PublishedList, checks: Sequence[dg.AssetCheckSpec]
+    published: ListTable, checks: Sequence[dg.AssetCheckSpec]
 ) -> PipelineAsset:
     """Declare the asset of the report, which shows these checks."""
 
@@ -157,15 +157,15 @@ def recommendation_report(
         from batchrec_dagster.pipeline.report import build_page
         from batchrec_dagster.reporting.stored_page import put_page
 
-        work = get_work(published.pipeline, context)
-        page = build_page(work, published, checks, context.instance)
+        step = open_step(published.pipeline, context)
+        page = build_page(step, published, checks, context.instance)
         log = context.log.info if page.verdict.level == "good" else context.log.warning
         log(f"edition {page.edition.number} is live. {page.verdict}")
-        html = put_page(work.files_of(published), page)
-        uri = work.files.uri(published.keys.report)
+        html = put_page(step.files_of(published), page)
+        uri = step.files.uri(published.keys.report)
         metadata = {
             **_describe_page(page, html),
-            **build_storage_links("report", work.storage, uri),
+            **build_storage_links("report", step.storage, uri),
             "dagster/uri": uri,
         }
         return to_dagster(metadata)
@@ -173,7 +173,7 @@ def recommendation_report(
     return recommendation_report
 
 
-def _declare_report(published: PublishedList) -> Callable[[Step], PipelineAsset]:
+def _declare_report(published: ListTable) -> Callable[[Step], PipelineAsset]:
     """Return the decorator that turns a step into the asset of the report."""
     required = (
         "solution_version",

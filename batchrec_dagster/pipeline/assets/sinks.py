@@ -10,15 +10,16 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
-from batchrec_dagster.config import PublishedList, fingerprint
+from batchrec_dagster.config import ListTable, fingerprint
+from batchrec_dagster.editions.subjects import ListSubject, find_subject
 from batchrec_dagster.errors import Retry, UserError
 from batchrec_dagster.pipeline.asset_keys import asset_key
 from batchrec_dagster.pipeline.declare_asset import PipelineAsset, asset_of
+from batchrec_dagster.pipeline.open_step import open_step
 from batchrec_dagster.pipeline.results import to_dagster
-from batchrec_dagster.pipeline.run_step import find_retry_policy, get_work
+from batchrec_dagster.pipeline.run_step import find_retry_policy
 from batchrec_dagster.sinks import Sink, SinkContext, SinkResult
-from batchrec_dagster.steps.sinks import write_sink
-from batchrec_dagster.storage.list_subjects import ListSubject, find_subject
+from batchrec_dagster.steps.lists.sinks import write_sink
 
 CODE_VERSION = "2"
 
@@ -27,12 +28,12 @@ CODE_VERSION = "2"
 RETRIES = dg.RetryPolicy(max_retries=3, delay=10, backoff=dg.Backoff.LINEAR)
 
 
-def sink_assets(published: PublishedList) -> list[PipelineAsset]:
+def sink_assets(published: ListTable) -> list[PipelineAsset]:
     """Return an asset for each sink that the list declares."""
     return [declare_sink(published, key, sink) for key, sink in published.sinks.declared.items()]
 
 
-def declare_sink(published: PublishedList, key: str, sink: Sink) -> PipelineAsset:
+def declare_sink(published: ListTable, key: str, sink: Sink) -> PipelineAsset:
     """Declare the asset of a sink.
 
     key: the sink's key in the YAML.
@@ -51,11 +52,11 @@ def declare_sink(published: PublishedList, key: str, sink: Sink) -> PipelineAsse
     def write_lists(
         context: dg.AssetExecutionContext, recommendations: pl.LazyFrame
     ) -> dg.MaterializeResult[Any]:
-        work = get_work(published.pipeline, context)
+        step = open_step(published.pipeline, context)
         subject = find_subject(recommendations.collect_schema().names())
         sink_context = SinkContext(
             address=published.address,
-            storage=work.storage,
+            storage=step.storage,
             project=published.pipeline.project,
             run_id=context.run.run_id,
             subject=subject,
@@ -69,7 +70,7 @@ def declare_sink(published: PublishedList, key: str, sink: Sink) -> PipelineAsse
     return write_lists
 
 
-def name_sink_asset(published: PublishedList, sink: Sink) -> str:
+def name_sink_asset(published: ListTable, sink: Sink) -> str:
     """Return the name of a sink's asset for these lists, such as recommendations_in_postgres."""
     return sink.asset.replace("recommendations", published.asset, 1)
 

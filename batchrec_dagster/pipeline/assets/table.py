@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from batchrec_dagster.config import Pipeline, PublishedList
+from batchrec_dagster.config import ListTable, Pipeline
 from batchrec_dagster.pipeline.assets.items import item_assets
-from batchrec_dagster.pipeline.assets.lists import published_lists
+from batchrec_dagster.pipeline.assets.lists import build_list_asset
 from batchrec_dagster.pipeline.assets.prepared import batch_users, interactions
 from batchrec_dagster.pipeline.assets.raw import raw_ratings
 from batchrec_dagster.pipeline.assets.reports import recommendation_outcomes, recommendation_report
@@ -44,7 +44,7 @@ def list_assets(
         assets.append(segment_solution_version(pipeline, pipeline.segments))
     if recipe is not None:
         assets.append(similar_items_solution_version(pipeline, recipe))
-    assets += map(published_lists, pipeline.published_lists())
+    assets += map(build_list_asset, pipeline.published_lists())
     if report:
         assets += [_show_checks(published, assets) for published in user_lists]
     if sinks:
@@ -60,7 +60,7 @@ def _list_batch_users(pipeline: Pipeline) -> list[PipelineAsset]:
     return [*map(batch_users, [*sharing[:1], *own_users])]
 
 
-def _show_checks(published: PublishedList, assets: Sequence[PipelineAsset]) -> PipelineAsset:
+def _show_checks(published: ListTable, assets: Sequence[PipelineAsset]) -> PipelineAsset:
     """Declare the asset of the report, which shows the checks of the assets behind its list."""
     folders = [[published.pipeline.name], published.asset_key("recommendations")[:-1]]
     checks = [

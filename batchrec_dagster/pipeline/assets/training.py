@@ -5,6 +5,7 @@ similar_items_solution_version.
 """
 
 from collections.abc import Mapping
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -20,28 +21,28 @@ from batchrec_dagster.pipeline.declare_asset import (
     asset_of,
     build_budget_check,
 )
+from batchrec_dagster.pipeline.open_step import open_step
 from batchrec_dagster.pipeline.results import (
     build_cost_metadata,
     build_dataset_group_link,
     to_dagster,
 )
-from batchrec_dagster.pipeline.run_history import find_root_run
 from batchrec_dagster.pipeline.run_options import is_training_forced
-from batchrec_dagster.pipeline.run_step import get_personalize_work
 from batchrec_dagster.reporting.insight.measured import (
     describe_counted_events,
     describe_tested_users,
 )
-from batchrec_dagster.steps.import_dataset import (
+from batchrec_dagster.steps.context import StepContext
+from batchrec_dagster.steps.data.success import SUCCESS_KNOWN
+from batchrec_dagster.steps.lists.publish import is_refused
+from batchrec_dagster.steps.model.import_dataset import (
     DatasetImport,
     fingerprint_schemas,
     import_dataset,
     list_dataset_files,
 )
-from batchrec_dagster.steps.model_records import DatasetRecord
-from batchrec_dagster.steps.success import SUCCESS_KNOWN
-from batchrec_dagster.steps.training import TrainingResult, train
-from batchrec_dagster.steps.work import PersonalizeWork
+from batchrec_dagster.steps.model.training import TrainingResult, train
+from batchrec_dagster.steps.records import DatasetRecord
 
 CODE_VERSION = "1"
 
@@ -76,15 +77,15 @@ def personalize_dataset(pipeline: Pipeline) -> PipelineAsset:
     def personalize_dataset(
         context: dg.AssetExecutionContext, config: ImportConfig
     ) -> dg.MaterializeResult[Any]:
-        work = get_personalize_work(pipeline, context)
-        with work.lock("personalize_dataset", context.run.run_id):
+        step = open_step(pipeline, context)
+        with step.lock("personalize_dataset"):
             dataset_import = import_dataset(
-                work,
-                run=find_root_run(context),
+                step,
+                partial(is_refused, step),
                 force=config.force_import,
                 forced_trainings=_find_forced_trainings(pipeline, context),
             )
-        metadata = _build_import_metadata(work, dataset_import)
+        metadata = _build_import_metadata(step, dataset_import)
         return to_dagster(metadata, dataset_import.record.version, dataset_import.checks)
 
     return personalize_dataset
@@ -100,7 +101,7 @@ def _find_forced_trainings(pipeline: Pipeline, context: dg.AssetExecutionContext
     }
 
 
-def _build_import_metadata(work: PersonalizeWork, dataset_import: DatasetImport) -> dict[str, Any]:
+def _build_import_metadata(step: StepContext, dataset_import: DatasetImport) -> dict[str, Any]:
     record = dataset_import.record
     return {
         **{
@@ -108,16 +109,18 @@ def _build_import_metadata(work: PersonalizeWork, dataset_import: DatasetImport)
             for part in dataset_import.imports
         },
         "import_seconds": sum(part.job.seconds for part in dataset_import.imports),
-        **build_cost_metadata("estimated_usd", dataset_import.estimate, on_aws=work.ensure.on_aws),
-        **build_cost_metadata("cost_usd", dataset_import.cost, on_aws=work.ensure.on_aws),
+        **build_cost_metadata(
+            "estimated_usd", dataset_import.estimate, on_aws=step.resources.on_aws
+        ),
+        **build_cost_metadata("cost_usd", dataset_import.cost, on_aws=step.resources.on_aws),
         "dataset_group_arn": record.dataset_group_arn,
         "dataset_group_name": record.dataset_group_name,
         "data_version": record.version,
         **{
             f"{asset}_import_job_arn": file.import_job_arn for asset, file in record.imports.items()
         },
-        **build_dataset_group_link(record.dataset_group_arn, on_aws=work.ensure.on_aws),
-        "dagster/uri": work.files.record_uri("personalize_dataset"),
+        **build_dataset_group_link(record.dataset_group_arn, on_aws=step.resources.on_aws),
+        "dagster/uri": step.files.record_uri("personalize_dataset"),
     }
 
 
@@ -191,16 +194,16 @@ def _declare_model(
         config: TrainingConfig,
         personalize_dataset: DatasetRecord,
     ) -> dg.MaterializeResult[Any]:
-        work = get_personalize_work(pipeline, context)
-        with work.lock(name, context.run.run_id):
+        step = open_step(pipeline, context)
+        with step.lock(name):
             training = train(
-                work,
+                step,
                 name,
                 personalize_dataset,
-                run=find_root_run(context),
+                partial(is_refused, step),
                 force=config.force_train,
             )
-        metadata = _build_training_metadata(work, name, training)
+        metadata = _build_training_metadata(step, name, training)
         return to_dagster(metadata, training.record.version, training.checks)
 
     return model
@@ -215,14 +218,14 @@ def _describe_retraining(pipeline: Pipeline) -> str:
 
 
 def _build_training_metadata(
-    work: PersonalizeWork, asset: str, training: TrainingResult
+    step: StepContext, asset: str, training: TrainingResult
 ) -> dict[str, Any]:
     record, version = training.record, training.version.description
     metrics = _shorten_names(record.metrics)
-    recipe, parameters = work.pipeline.trainings[asset]
+    recipe, parameters = step.pipeline.trainings[asset]
     popularity = record.measured_popularity
     counted_events = describe_counted_events(
-        work.pipeline.solution.success, record.success, record.engine
+        step.pipeline.solution.success, record.success, record.engine
     )
     return {
         "outcome": training.outcome,
@@ -239,13 +242,13 @@ def _build_training_metadata(
         **metrics,
         "popularity_ndcg_at_25": popularity.ndcg if popularity is not None else None,
         "popularity_days": popularity.days if popularity is not None else None,
-        **build_cost_metadata("cost_usd", training.cost, on_aws=work.ensure.on_aws),
+        **build_cost_metadata("cost_usd", training.cost, on_aws=step.resources.on_aws),
         "success": list(record.success),
-        "interactions": work.pipeline.interactions.model_dump(mode="json"),
+        "interactions": step.pipeline.interactions.model_dump(mode="json"),
         "solution_version_arn": record.solution_version_arn,
         "solution_arn": version["solutionArn"],
-        **build_dataset_group_link(record.dataset_group_arn, on_aws=work.ensure.on_aws),
-        "dagster/uri": work.files.record_uri(asset),
+        **build_dataset_group_link(record.dataset_group_arn, on_aws=step.resources.on_aws),
+        "dagster/uri": step.files.record_uri(asset),
     }
 
 

@@ -9,13 +9,13 @@ from batchrec_dagster.config import Pipeline
 from batchrec_dagster.personalize.schemas import USER_ID
 from batchrec_dagster.pipeline.assets.raw import describe_attribute_columns, raw_attributes
 from batchrec_dagster.pipeline.declare_asset import PREPARED, PipelineAsset, asset_of
+from batchrec_dagster.pipeline.open_step import open_step
 from batchrec_dagster.pipeline.results import build_table_metadata, result_to_dagster
-from batchrec_dagster.pipeline.run_step import get_work
 from batchrec_dagster.preparation.attributes import AttributesLayout
-from batchrec_dagster.steps.attributes import fingerprint_layout
-from batchrec_dagster.steps.checks import SOURCE_WITHOUT_ERASED
-from batchrec_dagster.steps.data_sizes import RawAttributes
-from batchrec_dagster.steps.user_attributes import prepare_users
+from batchrec_dagster.steps.data.attributes import fingerprint_layout
+from batchrec_dagster.steps.data.checks import SOURCE_WITHOUT_ERASED
+from batchrec_dagster.steps.data.data_sizes import RawAttributes
+from batchrec_dagster.steps.data.user_attributes import prepare_users
 
 
 def user_assets(pipeline: Pipeline) -> list[PipelineAsset]:
@@ -48,12 +48,12 @@ def users(pipeline: Pipeline, layout: AttributesLayout) -> PipelineAsset:
     def users(
         context: dg.AssetExecutionContext, raw_users: RawAttributes
     ) -> dg.MaterializeResult[Any]:
-        work = get_work(pipeline, context)
-        result = prepare_users(work, raw_users, layout)
+        step = open_step(pipeline, context)
+        result = prepare_users(step, raw_users, layout)
         table = result.record
         return result_to_dagster(
             result,
-            work.files.uri(key),
+            step.files.uri(key),
             {
                 "empty": table.missing,
                 "frequent_values": table.frequent_values,

@@ -14,11 +14,11 @@ import dagster as dg
 
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.errors import UserError
+from batchrec_dagster.pipeline.asset_keys import resource_key
 from batchrec_dagster.pipeline.automation.failure_alerts import describe_failure
 from batchrec_dagster.pipeline.automation.runs_under_way import find_assets_of_run
 from batchrec_dagster.pipeline.automation.send_alert import AlertError, Message, send_alert
 from batchrec_dagster.pipeline.declared import PIPELINE, find_declared_pipelines
-from batchrec_dagster.pipeline.deployment import resource_key
 from batchrec_dagster.storage.connection import Storage
 
 

@@ -7,12 +7,12 @@ from typing import Any
 
 import dagster as dg
 
-from batchrec_dagster.config import Pipeline, PublishedList
+from batchrec_dagster.config import ListTable, Pipeline
 from batchrec_dagster.pipeline.asset_keys import asset_key, op_name
 from batchrec_dagster.pipeline.automation.new_files import new_files_sensor
 from batchrec_dagster.pipeline.automation.runs_under_way import build_job_tags
 from batchrec_dagster.pipeline.run_options import build_job_config
-from batchrec_dagster.steps.rollback import PREVIOUS, build_rollback_config
+from batchrec_dagster.steps.lists.rollback import PREVIOUS, build_rollback_config
 from batchrec_dagster.storage.connection import Storage
 
 
@@ -82,7 +82,7 @@ def refresh_schedule(
 
 
 def rollback_job(
-    published: PublishedList,
+    published: ListTable,
     assets: Collection[dg.AssetKey],
     executor: dg.ExecutorDefinition | None,
     tags: Mapping[str, str],

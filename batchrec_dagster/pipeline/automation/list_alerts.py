@@ -14,13 +14,13 @@ from typing import NamedTuple
 import dagster as dg
 from pydantic import BaseModel, TypeAdapter
 
-from batchrec_dagster.config import Pipeline, PublishedList
+from batchrec_dagster.config import ListTable, Pipeline
+from batchrec_dagster.editions.edition import Edition
+from batchrec_dagster.editions.files import ListFiles
 from batchrec_dagster.errors import UserError
 from batchrec_dagster.pipeline.automation.send_alert import AlertError, Message, send_alert
 from batchrec_dagster.reporting.insight.verdict import give_verdict
 from batchrec_dagster.storage.connection import Storage
-from batchrec_dagster.storage.edition import Edition
-from batchrec_dagster.storage.layout import ListFiles
 
 # The time that the announcement of new lists waits for the report, which says what changed. After
 # this time, the lists are announced without the report.
@@ -74,7 +74,7 @@ class Look(NamedTuple):
 class _LiveList(NamedTuple):
     """A list, with the edition that readers see now."""
 
-    published: PublishedList
+    published: ListTable
     files: ListFiles
     edition: Edition | None
     """The live edition; None if the list was never published."""
@@ -197,9 +197,7 @@ def find_due_time(pipeline: Pipeline, now: datetime) -> datetime:
     return window.end
 
 
-def describe_late_lists(
-    published: PublishedList, due: datetime, made_at: datetime | None
-) -> Message:
+def describe_late_lists(published: ListTable, due: datetime, made_at: datetime | None) -> Message:
     """Return an alert about late lists.
 
     due: the scheduled time after which no lists were made.
@@ -218,9 +216,7 @@ def describe_late_lists(
     )
 
 
-def describe_new_lists(
-    published: PublishedList, files: ListFiles, edition: Edition
-) -> Message | None:
+def describe_new_lists(published: ListTable, files: ListFiles, edition: Edition) -> Message | None:
     """Return an alert about lists that have just been published.
 
     None if the report, which says what changed, may still be on its way.

@@ -10,9 +10,9 @@ import dagster as dg
 
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.errors import UserError
-from batchrec_dagster.pipeline.deployment import resource_key
-from batchrec_dagster.steps.ratings import RawRatings
-from batchrec_dagster.steps.raw_files import digest_files, digest_source
+from batchrec_dagster.pipeline.asset_keys import resource_key
+from batchrec_dagster.steps.data.ratings import RawRatings
+from batchrec_dagster.steps.data.raw_files import digest_files, digest_source
 from batchrec_dagster.storage.connection import Storage
 from batchrec_dagster.storage.records import load
 

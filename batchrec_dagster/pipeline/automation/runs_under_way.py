@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 import dagster as dg
 
 from batchrec_dagster.config import Pipeline
-from batchrec_dagster.steps.work import Work
+from batchrec_dagster.steps.context import StepContext
 from batchrec_dagster.storage.connection import Storage
 from batchrec_dagster.storage.layout import PipelineFiles
 
@@ -72,7 +72,7 @@ def find_assets_of_run(instance: dg.DagsterInstance, run: dg.DagsterRun) -> set[
 
 
 def describe_runs_under_way(
-    work: Work, assets: Collection[dg.AssetKey], instance: dg.DagsterInstance
+    step: StepContext, assets: Collection[dg.AssetKey], instance: dg.DagsterInstance
 ) -> list[str]:
     """Return `run ID of JOB is under way` for each run that writes the pipeline's files, or will.
 
@@ -81,7 +81,7 @@ def describe_runs_under_way(
     of the given assets. Runs of the pipeline's own jobs always count, even if the pipeline's
     declaration, and so its assets, are gone.
     """
-    here, jobs = work.storage.absolute_root, list_job_names(work.pipeline)
+    here, jobs = step.storage.absolute_root, list_job_names(step.pipeline)
     runs = [
         record.dagster_run
         for record in instance.get_run_records(dg.RunsFilter(statuses=UNDER_WAY))

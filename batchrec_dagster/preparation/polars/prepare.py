@@ -48,7 +48,7 @@ from batchrec_dagster.preparation.polars.typed_scan import (
     write_clean,
 )
 from batchrec_dagster.preparation.recognition import Recognised, open_table, recognise
-from batchrec_dagster.preparation.row_rules import ERASED_USER, PreparationResult, Rules
+from batchrec_dagster.preparation.row_rules import ERASED_USER, PreparationResult, RowRules
 from batchrec_dagster.storage.durable import temporary_folder
 from batchrec_dagster.storage.erased import NOBODY, ErasedUsers
 
@@ -70,7 +70,7 @@ class OpenedRatings:
     recognised: Recognised
     """The form and the columns of the files, and warnings about them."""
 
-    rules: Rules
+    rules: RowRules
 
     empty: Sequence[str]
     """The names of the empty files."""
@@ -244,7 +244,7 @@ def open_ratings(
     files: Sequence[RawFile],
     form: FileForm,
     columns: Columns,
-    rules: Rules,
+    rules: RowRules,
     erased_users: ErasedUsers = NOBODY,
 ) -> Iterator[OpenedRatings]:
     """Yield the files ready to be read, in the given order.

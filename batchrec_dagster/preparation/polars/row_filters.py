@@ -18,7 +18,7 @@ from batchrec_dagster.preparation.row_rules import (
     FEW_OF_ITEM,
     FEW_OF_USER,
     NOT_LATEST,
-    Rules,
+    RowRules,
 )
 
 # Duplicates are sought among about this many rows at a time, which take a few hundred megabytes.
@@ -29,7 +29,7 @@ _ORDER = "order"
 _MOST_ROWS = 1 << 40
 
 
-def has_rules_across_rows(rules: Rules) -> bool:
+def has_rules_across_rows(rules: RowRules) -> bool:
     """Return whether any of the rules looks at more than one row."""
     return (
         rules.window_days is not None
@@ -43,7 +43,7 @@ def has_rules_across_rows(rules: Rules) -> bool:
 class RowFilter:
     """The rules across rows, which are applied one after the other in their order."""
 
-    rules: Rules
+    rules: RowRules
 
     folder: Path
     """The folder for intermediate files."""

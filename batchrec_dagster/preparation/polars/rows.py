@@ -28,7 +28,7 @@ from batchrec_dagster.preparation.polars.row_problems import (
     means_nothing,
 )
 from batchrec_dagster.preparation.polars.row_table import FLAW, ROW
-from batchrec_dagster.preparation.row_rules import BELOW_MIN_RATING, NOT_IN_FILTER, Rules
+from batchrec_dagster.preparation.row_rules import BELOW_MIN_RATING, NOT_IN_FILTER, RowRules
 
 # Columns of a parsed row, besides SECONDS and the columns of the roles.
 # The number of the row's file.
@@ -46,7 +46,7 @@ _PACKED = " row"
 
 
 def parse_rows(
-    cells: pl.LazyFrame, columns: Columns, rules: Rules, unit: str, *, plain: bool = False
+    cells: pl.LazyFrame, columns: Columns, rules: RowRules, unit: str, *, plain: bool = False
 ) -> pl.LazyFrame:
     """Return ROW, user, item, SECONDS, event_type, event_value, PROBLEM and REASON of every row.
 
@@ -133,7 +133,7 @@ def describe_read_error(name: str, error: Exception, row_filter: str | None = No
 
 
 def evaluate_filter(
-    cells: pl.LazyFrame, columns: Mapping[str, pl.Expr], rules: Rules
+    cells: pl.LazyFrame, columns: Mapping[str, pl.Expr], rules: RowRules
 ) -> pl.LazyFrame:
     """Return the cells, with IN_FILTER if there is a filter.
 
@@ -150,7 +150,7 @@ def evaluate_filter(
     return packed.select(pl.col(_PACKED).struct.unnest(), is_in_filter.alias(IN_FILTER))
 
 
-def _list_reasons_by_rules(rules: Rules) -> Iterator[Problem]:
+def _list_reasons_by_rules(rules: RowRules) -> Iterator[Problem]:
     if rules.min_rating is not None:
         yield parse_as(pl.col("rating"), "double") < rules.min_rating, BELOW_MIN_RATING
     if rules.filter is not None:

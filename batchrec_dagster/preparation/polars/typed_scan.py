@@ -37,7 +37,7 @@ from batchrec_dagster.preparation.row_rules import (
     EVENT_TYPE_VALUE,
     NOT_IN_FILTER,
     PreparationResult,
-    Rules,
+    RowRules,
 )
 
 # The column that says whether a row is odd: whether it may have a problem.
@@ -47,7 +47,7 @@ _ODD = "odd"
 def write_clean(
     tables: Sequence[RowTable],
     columns: Columns,
-    rules: Rules,
+    rules: RowRules,
     unit: str,
     target: Path | None,
     erased: pl.Series,
@@ -177,7 +177,7 @@ def _parse_seconds(columns: Columns, unit: str) -> pl.Expr:
     return times.parse_seconds(time, unit, None if unit == NO_TIMES else columns.timezone)
 
 
-def build_output_columns(columns: Columns, rules: Rules, seconds: pl.Expr) -> list[pl.Expr]:
+def build_output_columns(columns: Columns, rules: RowRules, seconds: pl.Expr) -> list[pl.Expr]:
     """Return the columns of Personalize's interactions CSV, computed from the columns of the roles.
 
     seconds: the time in whole seconds since 1970.
@@ -194,7 +194,7 @@ def build_output_columns(columns: Columns, rules: Rules, seconds: pl.Expr) -> li
     return [values[name].alias(name) for name in list_output_columns(columns, rules)]
 
 
-def list_output_columns(columns: Columns, rules: Rules) -> list[str]:
+def list_output_columns(columns: Columns, rules: RowRules) -> list[str]:
     """Return the names of the columns of the interactions CSV, in their order."""
     return schemas.make_interactions_schema(
         event_type=rules.event_type, event_value="event_value" in columns.roles

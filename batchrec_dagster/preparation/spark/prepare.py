@@ -29,7 +29,7 @@ from batchrec_dagster.preparation.row_rules import (
     FEW_OF_USER,
     NOT_LATEST,
     PreparationResult,
-    Rules,
+    RowRules,
 )
 from batchrec_dagster.preparation.spark.readers import FIX, open_files
 from batchrec_dagster.preparation.spark.rows import BLOCK, FATAL, PARSED_ROWS, RowParser
@@ -142,11 +142,11 @@ def _describe_bad_groups(groups: Sequence[Row], rows_read: int, task: SparkTask)
 
 
 def _apply_rules(
-    rows: DataFrame, count: int, rules: Rules, written: Sequence[str], left_out: Counter[str]
+    rows: DataFrame, count: int, rules: RowRules, written: Sequence[str], left_out: Counter[str]
 ) -> tuple[DataFrame, int]:
     """Apply the rules that look at more than one row, and return the kept rows and their number.
 
-    `Rules` describes the rules.
+    `RowRules` describes the rules.
 
     count: the number of the given rows.
     written: the written columns. Duplicates are equal in all written columns.

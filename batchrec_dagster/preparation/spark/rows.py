@@ -38,7 +38,7 @@ from batchrec_dagster.preparation.polars.rows import (
     is_of_erased_user,
     parse_rows,
 )
-from batchrec_dagster.preparation.row_rules import ERASED_USER, Rules
+from batchrec_dagster.preparation.row_rules import ERASED_USER, RowRules
 from batchrec_dagster.storage.erased import ErasedUsers
 
 # The start, in the row's file, of the block from which Spark read the row. ROW ascends within a
@@ -85,7 +85,7 @@ class RowParser:
     names: Sequence[str]
     """The names of the files in messages, by the file's number."""
     columns: Columns
-    rules: Rules
+    rules: RowRules
     unit: str
     """The form of the times: a value of `Columns.time_form` other than `auto`."""
     erased_users: ErasedUsers

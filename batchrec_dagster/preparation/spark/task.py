@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from batchrec_dagster.preparation.file_form import Columns, FileForm
-from batchrec_dagster.preparation.row_rules import Rules
+from batchrec_dagster.preparation.row_rules import RowRules
 from batchrec_dagster.preparation.sources.limits import Limits
 
 ERASED_USERS_FILE, PARTS = "erased_users.json", "parts"
@@ -22,7 +22,7 @@ class SparkTask:
 
     form: FileForm
     columns: Columns
-    rules: Rules
+    rules: RowRules
 
     unit: str
     """The form of the times: a value of `Columns.time_form` other than `auto`."""
@@ -42,5 +42,5 @@ class SparkTask:
 
         In `fields`, each nested dataclass is a mapping of its own fields.
         """
-        kinds = {"form": FileForm, "columns": Columns, "rules": Rules, "limits": Limits}
+        kinds = {"form": FileForm, "columns": Columns, "rules": RowRules, "limits": Limits}
         return cls(**{**fields, **{name: kind(**fields[name]) for name, kind in kinds.items()}})

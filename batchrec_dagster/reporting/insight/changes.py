@@ -8,11 +8,11 @@ from typing import Any
 import polars as pl
 from pydantic import BaseModel
 
+from batchrec_dagster.editions.edition import DataCounts, Edition
 from batchrec_dagster.personalize.measurements import COVERAGE, join_words, name_ndcg
 from batchrec_dagster.reporting.insight.numbers import Number
 from batchrec_dagster.reporting.insight.published_tables import read_users_with_lists
-from batchrec_dagster.steps.judge_quality import compare_models
-from batchrec_dagster.storage.edition import DataCounts, Edition
+from batchrec_dagster.steps.judge.quality import compare_models
 
 # The maximum number of users in the comparison. If there are more, the lists of an even sample of
 # users are compared.

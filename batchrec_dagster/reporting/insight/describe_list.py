@@ -10,7 +10,10 @@ from pathlib import Path
 
 import polars as pl
 
-from batchrec_dagster.config import PublishedList
+from batchrec_dagster.config import ListTable
+from batchrec_dagster.editions.edition import Edition
+from batchrec_dagster.editions.files import ListFiles
+from batchrec_dagster.editions.nights import EditionsRecord
 from batchrec_dagster.personalize.formats import scan_interactions
 from batchrec_dagster.reporting.insight.changes import Changes, compare_editions
 from batchrec_dagster.reporting.insight.explanations import PastInteractions
@@ -18,19 +21,16 @@ from batchrec_dagster.reporting.insight.nights import list_nights
 from batchrec_dagster.reporting.insight.outcomes import describe_control, describe_result
 from batchrec_dagster.reporting.insight.page import CheckResult, Page, select_model_outcomes
 from batchrec_dagster.reporting.insight.people import People, PeopleTables, collect_people
-from batchrec_dagster.steps.experiments import summarize_experiment
-from batchrec_dagster.steps.import_dataset import compute_data_version
-from batchrec_dagster.steps.outcomes import estimate_outcomes, read_sums
-from batchrec_dagster.steps.reasons import weigh_events
-from batchrec_dagster.steps.work import Work
-from batchrec_dagster.storage.edition import Edition
-from batchrec_dagster.storage.layout import ListFiles
-from batchrec_dagster.storage.nights import EditionsRecord
+from batchrec_dagster.steps.context import StepContext
+from batchrec_dagster.steps.lists.reasons import weigh_events
+from batchrec_dagster.steps.model.import_dataset import compute_data_version
+from batchrec_dagster.steps.outcomes.experiments import summarize_experiment
+from batchrec_dagster.steps.outcomes.outcomes import estimate_outcomes, read_sums
 
 
 def describe_list(
-    work: Work,
-    published: PublishedList,
+    work: StepContext,
+    published: ListTable,
     checks: Sequence[CheckResult] = (),
     missing_checks: Sequence[str] = (),
 ) -> Page:
@@ -98,7 +98,7 @@ def _describe_experiment(files: ListFiles, edition: Edition, sums: pl.DataFrame)
     return [*describe_result(result), *describe_control(editions, result.name)]
 
 
-def _read_people(work: Work, edition: Edition, lists: pl.LazyFrame) -> People:
+def _read_people(work: StepContext, edition: Edition, lists: pl.LazyFrame) -> People:
     """Return the people on the page.
 
     Raises UserError.

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from batchrec_dagster.editions.files import ListFiles
 from batchrec_dagster.reporting.insight.outcomes import NO_EXPERIMENT, describe_result
-from batchrec_dagster.steps.experiments import ExperimentResult, summarize_experiment
-from batchrec_dagster.steps.outcomes import read_sums
-from batchrec_dagster.storage.layout import ListFiles
+from batchrec_dagster.steps.outcomes.experiments import ExperimentResult, summarize_experiment
+from batchrec_dagster.steps.outcomes.outcomes import read_sums
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ import polars as pl
 
 from batchrec_dagster.config.list_columns import REASON
 from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
-from batchrec_dagster.steps.arms import CONTROL
-from batchrec_dagster.steps.item_pairs import count_pairs, number_histories
-from batchrec_dagster.steps.numbered_ids import NumberedIds
-from batchrec_dagster.steps.popular_items import POPULAR
-from batchrec_dagster.steps.reasons import BECAUSE, SpeakingItems, select_strongest
+from batchrec_dagster.steps.data.numbered_ids import NumberedIds
+from batchrec_dagster.steps.data.popular_items import POPULAR
+from batchrec_dagster.steps.lists.item_pairs import count_pairs, number_histories
+from batchrec_dagster.steps.lists.reasons import BECAUSE, SpeakingItems, select_strongest
+from batchrec_dagster.steps.outcomes.arms import CONTROL
 
 # The pairs of items that explain lists are counted over about this many people.
 MOST_HISTORIES = 20_000

@@ -7,6 +7,8 @@ from datetime import UTC, datetime
 
 import polars as pl
 
+from batchrec_dagster.editions.files import ListFiles
+from batchrec_dagster.editions.subjects import ITEMS
 from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
 from batchrec_dagster.reporting.insight.explanations import is_counted
 from batchrec_dagster.reporting.insight.person import NO_INTERACTIONS
@@ -17,9 +19,7 @@ from batchrec_dagster.reporting.insight.published_tables import (
     read_titles,
     scan_titles,
 )
-from batchrec_dagster.steps.item_pairs import number_histories, pair_histories
-from batchrec_dagster.storage.layout import ListFiles
-from batchrec_dagster.storage.list_subjects import ITEMS
+from batchrec_dagster.steps.lists.item_pairs import number_histories, pair_histories
 
 # The maximum numbers of users, of items that go with the item, and of title matches to show.
 FIRST_USERS = 10
@@ -126,7 +126,7 @@ def find_item(files: ListFiles, item: str) -> ItemDetails | None:
         histories = interactions.select(user_id=USER_ID, item=ITEM_ID).filter(is_counted(users))
         nearest, counted = _find_neighbours(histories, item)
     listed = _read_similar_items(files, item)
-    similar_ids = [] if listed is None else listed.get_column(ITEMS.item_column).to_list()
+    similar_ids = [] if listed is None else listed.get_column(ITEMS.member_column).to_list()
     titles = read_titles(files, [item, *nearest.get_column("other"), *similar_ids])
     return ItemDetails(
         pipeline=files.keys.address,
@@ -151,7 +151,9 @@ def find_item(files: ListFiles, item: str) -> ItemDetails | None:
         if listed is None
         else tuple(
             SimilarItem(rank, other, titles.get(other), score)
-            for rank, other, score in listed.select("rank", ITEMS.item_column, "score").iter_rows()
+            for rank, other, score in listed.select(
+                "rank", ITEMS.member_column, "score"
+            ).iter_rows()
         ),
     )
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from batchrec_dagster.personalize.measurements import EMBEDDED_ENGINE, join_words
 from batchrec_dagster.reporting.insight.numbers import format_count
-from batchrec_dagster.steps.judge_quality import NOBODY_TESTED
+from batchrec_dagster.steps.judge.quality import NOBODY_TESTED
 from batchrec_dagster.steps.thresholds import FEW_TESTED
 
 

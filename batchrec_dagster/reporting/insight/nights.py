@@ -12,10 +12,11 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Any, Literal
 
+from batchrec_dagster.editions.files import ListFiles
+from batchrec_dagster.editions.nights import Night
 from batchrec_dagster.personalize.measurements import join_words
 from batchrec_dagster.reporting.insight.numbers import Number
-from batchrec_dagster.storage.layout import ListFiles, ListKeys
-from batchrec_dagster.storage.nights import Night
+from batchrec_dagster.storage.layout import ListKeys
 
 NightStatus = Literal[
     "published", "rolled back", "restored", "refused", "failed", "stopped", "unchanged"

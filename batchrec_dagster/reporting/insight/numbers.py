@@ -7,7 +7,7 @@ from typing import Literal, Self
 
 from pydantic import BaseModel
 
-from batchrec_dagster.storage.estimate import Estimate
+from batchrec_dagster.personalize.estimate import Estimate
 
 Unit = Literal["count", "share", "score", "amount", "usd", "seconds"]
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
+from batchrec_dagster.editions.edition import Edition
+from batchrec_dagster.personalize.measured_ndcg import name_window
 from batchrec_dagster.reporting.insight.numbers import Number, format_count
-from batchrec_dagster.steps.experiments import Effect, ExperimentResult
-from batchrec_dagster.steps.outcomes import Outcome
-from batchrec_dagster.storage.edition import Edition
-from batchrec_dagster.storage.measured_ndcg import name_window
+from batchrec_dagster.steps.outcomes.experiments import Effect, ExperimentResult
+from batchrec_dagster.steps.outcomes.outcomes import Outcome
 
 NOTHING_YET = (
     "There are no later interactions yet, so nobody knows what users did after they got a list."

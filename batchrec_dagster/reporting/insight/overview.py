@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from batchrec_dagster.editions.edition import Edition
+from batchrec_dagster.editions.files import ListFiles
+from batchrec_dagster.editions.nights import Night
 from batchrec_dagster.reporting.insight.nights import (
     ENDED_BADLY,
     ListedNight,
@@ -13,9 +16,6 @@ from batchrec_dagster.reporting.insight.nights import (
     list_nights,
 )
 from batchrec_dagster.reporting.insight.verdict import Verdict, give_verdict
-from batchrec_dagster.storage.edition import Edition
-from batchrec_dagster.storage.layout import ListFiles
-from batchrec_dagster.storage.nights import Night
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def read_overview(files: ListFiles, ended_runs: Sequence[Night] = ()) -> ListOve
 
 
 def _find_example_user(files: ListFiles, edition: Edition) -> str | None:
-    if files.storage.in_s3 or edition.subject != "user":
+    if files.storage.in_s3 or edition.users is None:
         return None
     first = files.editions.read_rows(edition).select("user_id").head(1).collect().to_series()
     return str(first[0]) if len(first) else None

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
+from batchrec_dagster.editions.edition import Edition, Finding, Level
 from batchrec_dagster.personalize.measurements import COVERAGE, join_words, name_ndcg
 from batchrec_dagster.reporting.insight.changes import (
     Changes,
@@ -23,10 +24,9 @@ from batchrec_dagster.reporting.insight.nights import ListedNight
 from batchrec_dagster.reporting.insight.numbers import Number, Unit
 from batchrec_dagster.reporting.insight.people import People
 from batchrec_dagster.reporting.insight.verdict import Verdict, give_verdict
-from batchrec_dagster.steps.arms import MODEL
-from batchrec_dagster.steps.judge_quality import measure_lead
-from batchrec_dagster.steps.outcomes import Outcome
-from batchrec_dagster.storage.edition import Edition, Finding, Level
+from batchrec_dagster.steps.judge.quality import measure_lead
+from batchrec_dagster.steps.outcomes.arms import MODEL
+from batchrec_dagster.steps.outcomes.outcomes import Outcome
 
 # Sources of generated data start with this text.
 GENERATED = "sample://"

@@ -11,7 +11,10 @@ import polars as pl
 
 from batchrec_dagster.config.list_columns import REASON_ITEM
 from batchrec_dagster.config.publication import Experiment
+from batchrec_dagster.editions.edition import Edition
+from batchrec_dagster.editions.files import ListFiles
 from batchrec_dagster.errors import UserError
+from batchrec_dagster.personalize.measured_ndcg import name_window
 from batchrec_dagster.personalize.schemas import EVENT_TYPE, ITEM_ID, TIMESTAMP, USER_ID
 from batchrec_dagster.preparation.row_rules import EVENT_TYPE_VALUE
 from batchrec_dagster.reporting.insight.explanations import (
@@ -25,11 +28,8 @@ from batchrec_dagster.reporting.insight.published_tables import (
     read_rows,
     read_titles,
 )
-from batchrec_dagster.steps.arms import assign_arm
-from batchrec_dagster.steps.popular_items import POPULAR
-from batchrec_dagster.storage.edition import Edition
-from batchrec_dagster.storage.layout import ListFiles
-from batchrec_dagster.storage.measured_ndcg import name_window
+from batchrec_dagster.steps.data.popular_items import POPULAR
+from batchrec_dagster.steps.outcomes.arms import assign_arm
 
 # The maximum number of interactions to show, the latest ones.
 HISTORY = 25

@@ -7,10 +7,11 @@ from contextlib import contextmanager
 
 import polars as pl
 
+from batchrec_dagster.editions.edition import Edition
+from batchrec_dagster.editions.files import ListFiles
 from batchrec_dagster.personalize.formats import scan_interactions
 from batchrec_dagster.storage.connection import Storage
-from batchrec_dagster.storage.edition import Edition
-from batchrec_dagster.storage.layout import SEGMENTS, SIMILAR_ITEMS, ListFiles, ListKeys
+from batchrec_dagster.storage.layout import SEGMENTS, SIMILAR_ITEMS, ListKeys
 
 
 def find_published(storage: Storage, pipeline: str | None = None) -> list[ListFiles]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from batchrec_dagster.storage.edition import Finding, Level
+from batchrec_dagster.editions.edition import Finding, Level
 
 # The maximum number of words of a verdict after its opening. Pages list all findings.
 MOST_WORDS = 20

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from batchrec_dagster.editions.edition import Level
 from batchrec_dagster.reporting.insight.readiness import Readiness, ReadinessStatus
 from batchrec_dagster.reporting.views.plain import escape_invisible, shorten_declarations
 from batchrec_dagster.reporting.views.terminal import MARKS, Terminal
-from batchrec_dagster.storage.edition import Level
 
 # The word and the level of each status, the most urgent first.
 WORDS: Mapping[ReadinessStatus, tuple[str, Level]] = {

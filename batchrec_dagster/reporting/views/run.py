@@ -10,6 +10,7 @@ from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
+from batchrec_dagster.editions.edition import Edition
 from batchrec_dagster.reporting.insight.numbers import format_count, format_duration
 from batchrec_dagster.reporting.insight.overview import ListOverview
 from batchrec_dagster.reporting.insight.stages import Stage, StageStatus
@@ -21,7 +22,6 @@ from batchrec_dagster.reporting.views.plain import (
     shorten_location,
 )
 from batchrec_dagster.reporting.views.terminal import Terminal
-from batchrec_dagster.storage.edition import Edition
 
 STYLES: Mapping[StageStatus, str] = {
     "running": "bold",
@@ -103,7 +103,7 @@ def print_result(terminal: Terminal, overview: ListOverview, run: str, duration:
     else:
         made = format_time(edition.made_at.astimezone())
         terminal.print_outcome("good", f"{address}: unchanged ({duration}), {name} of {made} stays")
-    if overview.verdict is not None and edition.subject == "user":
+    if overview.verdict is not None and edition.users is not None:
         terminal.print_verdict(overview.verdict)
     if is_new:
         terminal.print_facts([("lists", describe_lists(edition)), *describe_rules(edition)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from batchrec_dagster.editions.edition import CategoryShare
 from batchrec_dagster.reporting.insight.changes import Change, Changes, ItemChange
 from batchrec_dagster.reporting.insight.nights import (
     ENDED_BADLY,
@@ -27,8 +28,7 @@ from batchrec_dagster.reporting.views.blocks import (
     Title,
 )
 from batchrec_dagster.reporting.views.first_screen import format_lead, format_time_in_utc
-from batchrec_dagster.steps.outcomes import Outcome
-from batchrec_dagster.storage.edition import CategoryShare
+from batchrec_dagster.steps.outcomes.outcomes import Outcome
 
 # The table of nights has at most MOST_NIGHTS rows. The newest few and the live edition are in view.
 # The chart has at most NIGHTS_IN_CHART nights.

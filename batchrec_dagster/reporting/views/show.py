@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator, Sequence
 
+from batchrec_dagster.editions.edition import Edition
 from batchrec_dagster.personalize.measurements import name_ndcg
 from batchrec_dagster.reporting.insight.changes import read_ndcg_number, read_popular_ndcg_number
 from batchrec_dagster.reporting.insight.item import ItemDetails, ItemMatches
@@ -21,7 +22,6 @@ from batchrec_dagster.reporting.views.plain import (
 )
 from batchrec_dagster.reporting.views.run import describe_lists, describe_rules
 from batchrec_dagster.reporting.views.terminal import Cell, Terminal
-from batchrec_dagster.storage.edition import Edition
 
 
 def print_person(terminal: Terminal, person: PersonDetails) -> None:

@@ -17,10 +17,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from batchrec_dagster.editions.edition import Level
 from batchrec_dagster.reporting.insight.numbers import Number
 from batchrec_dagster.reporting.insight.verdict import Verdict
 from batchrec_dagster.reporting.views.plain import escape_invisible, escape_line, wrap
-from batchrec_dagster.storage.edition import Level
 
 # A table in a pipe is as wide as its cells, so the console has to be wider than any table.
 BOUNDLESS = 10_000

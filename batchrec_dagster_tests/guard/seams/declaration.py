@@ -15,13 +15,14 @@ from unittest.mock import patch
 import dagster as dg
 import pyarrow as pa
 
+from batchrec_dagster.editions.files import ListFiles
+from batchrec_dagster.editions.list_file import ListWriter
+from batchrec_dagster.editions.nights import Night
 from batchrec_dagster.pipeline.automation import list_alerts
 from batchrec_dagster.pipeline.declaration_errors import DeclarationError
 from batchrec_dagster.storage.connection import S3Connection, Storage
 from batchrec_dagster.storage.durable import temporary_folder
-from batchrec_dagster.storage.layout import ListFiles, ListKeys, PipelineKeys
-from batchrec_dagster.storage.list_file import ListWriter
-from batchrec_dagster.storage.nights import Night
+from batchrec_dagster.storage.layout import ListKeys, PipelineKeys
 from batchrec_dagster_tests.guard.builders import Project, definitions
 from batchrec_dagster_tests.guard.seams.editions import ALONE, make_edition
 

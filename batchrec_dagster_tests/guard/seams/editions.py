@@ -11,16 +11,21 @@ from typing import Any
 
 import polars as pl
 
+from batchrec_dagster.editions.edition import Edition, Finding, Withdrawn
+from batchrec_dagster.editions.editions import Editions
+from batchrec_dagster.editions.files import ListFiles
+from batchrec_dagster.editions.list_file import ListWriter
+from batchrec_dagster.editions.nights import Night
+from batchrec_dagster.editions.without_users import write_without
+from batchrec_dagster.personalize.estimate import Estimate
+from batchrec_dagster.personalize.measured_ndcg import (
+    STANDARD_ERRORS,
+    GroupSums,
+    MeasuredPopularity,
+)
 from batchrec_dagster.personalize.measurements import NDCG
 from batchrec_dagster.pipeline.deployment import Deployment
-from batchrec_dagster.storage.edition import Edition, Finding, Withdrawn
-from batchrec_dagster.storage.edition_without import write_without
-from batchrec_dagster.storage.editions import Editions
-from batchrec_dagster.storage.estimate import Estimate
-from batchrec_dagster.storage.layout import ListFiles, ListKeys
-from batchrec_dagster.storage.list_file import ListWriter
-from batchrec_dagster.storage.measured_ndcg import STANDARD_ERRORS, GroupSums, MeasuredPopularity
-from batchrec_dagster.storage.nights import Night
+from batchrec_dagster.storage.layout import ListKeys
 
 Files = ListFiles
 """The files of a list."""

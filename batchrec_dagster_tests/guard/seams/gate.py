@@ -11,12 +11,12 @@ import polars as pl
 
 from batchrec_dagster.config.publication import Gate
 from batchrec_dagster.personalize import split
+from batchrec_dagster.personalize.measured_ndcg import GroupSums
 from batchrec_dagster.personalize.measurements import EMBEDDED_ENGINE, NDCG
-from batchrec_dagster.steps.data_sizes import DataSize, check_not_shrunk
-from batchrec_dagster.steps.judge import judge_change
-from batchrec_dagster.steps.judge_quality import ModelFacts, judge_quality
-from batchrec_dagster.steps.model_records import ModelRecord
-from batchrec_dagster.storage.measured_ndcg import GroupSums
+from batchrec_dagster.steps.data.data_sizes import DataSize, check_not_shrunk
+from batchrec_dagster.steps.judge.quality import ModelFacts, judge_quality
+from batchrec_dagster.steps.judge.verdicts import judge_change
+from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster_tests.guard.seams.editions import (
     make_edition,
     make_groups,

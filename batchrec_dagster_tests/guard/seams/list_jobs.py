@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from batchrec_dagster.config import Pipeline
-from batchrec_dagster.steps import list_jobs, shared_jobs
+from batchrec_dagster.config import Pipeline, shared_jobs
+from batchrec_dagster.steps.lists import job as list_jobs
 
 
 @dataclass(frozen=True)

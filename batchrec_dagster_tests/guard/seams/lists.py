@@ -15,20 +15,21 @@ import polars as pl
 
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.config.list_columns import REASONS
-from batchrec_dagster.config.rules import ExcludeSeen, ListRules
+from batchrec_dagster.config.rules import ExcludeSeen, RuleSettings
 from batchrec_dagster.config.solution import Solution
+from batchrec_dagster.editions.list_file import ListWriter
 from batchrec_dagster.personalize import conditions
 from batchrec_dagster.personalize.filters import parse_condition
 from batchrec_dagster.personalize.formats import read_output_lines
-from batchrec_dagster.steps import item_pairs, popular_items
-from batchrec_dagster.steps import rules as rules_of_lists
-from batchrec_dagster.steps.list_checks import check_table
-from batchrec_dagster.steps.list_context import ListContext
-from batchrec_dagster.steps.list_table import ListTable
-from batchrec_dagster.steps.reasons import Reasons, weigh_events
-from batchrec_dagster.steps.rule_context import RuleContext
-from batchrec_dagster.steps.rules import PreparedRules
-from batchrec_dagster.storage.list_file import ListWriter
+from batchrec_dagster.steps.data import popular_items
+from batchrec_dagster.steps.data.popular_items import PopularItems
+from batchrec_dagster.steps.lists import item_pairs
+from batchrec_dagster.steps.lists import rules as rules_of_lists
+from batchrec_dagster.steps.lists.checks import check_table
+from batchrec_dagster.steps.lists.inputs import ListInputs
+from batchrec_dagster.steps.lists.reasons import Reasons, weigh_events
+from batchrec_dagster.steps.lists.rows import RowBuilder
+from batchrec_dagster.steps.lists.rules import Rules, prepare_rules
 from batchrec_dagster_tests.guard.seams.list_jobs import PersonalizeLimits
 
 
@@ -88,23 +89,23 @@ def apply_rules(
     are_popular: whether the candidates are the popular items that newcomers get, in place of the
         model's items.
     """
-    declared = ListRules.model_validate(rules)
+    declared = RuleSettings.model_validate(rules)
     seen = None if exclude_seen is None else ExcludeSeen.model_validate(exclude_seen)
-    context = RuleContext(
+    inputs = ListInputs(
         num_results=data.num_results,
-        user_ids=pl.Series(data.user_ids, dtype=pl.String),
+        subject_ids=pl.Series(data.user_ids, dtype=pl.String),
         interactions=data.interactions.lazy(),
         items_had=data.interactions.get_column("ITEM_ID").unique(),
         data_until=data.now,
         today=data.today,
         items=data.items,
         users=data.users,
-        popular=pl.Series(data.popular, dtype=pl.String),
+        popular=PopularItems(pl.Series(data.popular, dtype=pl.String), days=30),
         blocked=pl.Series(data.blocked, dtype=pl.String) if declared.block else None,
         titled=None if data.titled is None else pl.Series(data.titled, dtype=pl.String),
         pinned=[pin.item for pin in declared.pin if pin.item is not None],
     )
-    prepared = PreparedRules(declared, seen, context)
+    prepared = Rules(declared, seen, inputs)
     lists = {"members": pl.List(pl.String), "scores": pl.List(pl.Float64)}
     schema = pl.Schema({"subject": pl.String(), **lists})
     pieces = []
@@ -174,8 +175,7 @@ def make_list(
     everyone = pl.Series(users, dtype=pl.String)
     interactions = pl.LazyFrame(seen or [], schema=schema, orient="row")
     items_had = interactions.collect().get_column("ITEM_ID").unique()
-    context = RuleContext(num_results, everyone, interactions, items_had, 0, date(2026, 12, 24))
-    rules = PreparedRules(ListRules(), None if seen is None else ExcludeSeen(), context)
+    inputs = ListInputs(num_results, everyone, interactions, items_had, 0, date(2026, 12, 24))
     settings = {
         "num_results": num_results,
         "max_failed_share": max_failed_share,
@@ -184,16 +184,7 @@ def make_list(
     attributes = {"name": "shop", "ratings": {"source": "r.csv"}, "recommendations": settings}
     pipeline = Pipeline.model_validate(attributes)
     published = pipeline.user_lists[0]
-    made_with = ListContext(
-        interactions=interactions,
-        until=0,
-        rules=rules,
-        rule_context=context,
-        item_columns=None,
-        popular=None,
-        reasons=None,
-    )
-    builder = ListTable(published, made_with)
+    builder = RowBuilder(published, inputs, prepare_rules(published, inputs), None)
     pieces = [
         read_output_lines("\n".join(lines[start : start + lines_at_once]).encode())
         for start in range(0, max(1, len(lines)), lines_at_once)
@@ -202,8 +193,8 @@ def make_list(
         with ListWriter(Path(folder) / "lists.parquet") as writer:
             builder.write(pieces, writer)
         rows = pl.read_parquet(writer.path)
-    work: Any = SimpleNamespace(pipeline=pipeline, ensure=PersonalizeLimits())
-    checks = check_table(work, published, everyone, builder, num_results)
+    step: Any = SimpleNamespace(pipeline=pipeline, resources=PersonalizeLimits())
+    checks = check_table(step, published, everyone, builder, num_results)
     return MadeList(
         rows,
         [check.name for check in checks if check.blocks],

@@ -13,13 +13,17 @@ import polars as pl
 
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.config.publication import Experiment
-from batchrec_dagster.steps import arms
-from batchrec_dagster.steps.outcomes import MeasuredOutcomes, measure_outcomes, pool_outcomes
-from batchrec_dagster.steps.work import Work
+from batchrec_dagster.editions.files import ListFiles
+from batchrec_dagster.editions.list_file import ListWriter
+from batchrec_dagster.personalize.estimate import Estimate
+from batchrec_dagster.steps.context import Run, StepContext
+from batchrec_dagster.steps.outcomes import arms
+from batchrec_dagster.steps.outcomes.outcomes import (
+    MeasuredOutcomes,
+    measure_outcomes,
+    pool_outcomes,
+)
 from batchrec_dagster.storage.connection import S3Connection, Storage
-from batchrec_dagster.storage.estimate import Estimate
-from batchrec_dagster.storage.layout import ListFiles
-from batchrec_dagster.storage.list_file import ListWriter
 from batchrec_dagster_tests.guard.seams.editions import (
     ALONE,
     make_edition,
@@ -71,7 +75,7 @@ class ListHistory:
     """The only event types that count; empty if all count."""
 
     @property
-    def _work(self) -> Work:
+    def _step(self) -> StepContext:
         columns = {"user": "u", "item": "i", "timestamp": "t"}
         if self.success:
             columns |= {"event_type": "e", "event_value": "v"}
@@ -82,12 +86,14 @@ class ListHistory:
                 "solution": {"success": [*self.success]},
             }
         )
-        return Work(pipeline, Storage(root=str(self.folder), s3=S3Connection()))
+        return StepContext(
+            pipeline, Storage(root=str(self.folder), s3=S3Connection()), Run("run", "run")
+        )
 
     @property
     def _files(self) -> ListFiles:
-        work = self._work
-        return work.files_of(work.pipeline.user_lists[0])
+        step = self._step
+        return step.files_of(step.pipeline.user_lists[0])
 
     def publish(
         self,
@@ -138,7 +144,7 @@ class ListHistory:
 
     def drop_kept_editions(self) -> None:
         """Delete all editions but the live one, as retention does after a while."""
-        store = self._work.storage.store
+        store = self._step.storage.store
         for edition in store.list(self._files.editions.history):
             store.delete(edition.uri)
 
@@ -188,9 +194,9 @@ class ListHistory:
         )
 
     def _measure(self, interactions: pl.DataFrame) -> MeasuredOutcomes:
-        work = self._work
-        work.storage.store.put(work.files.interactions, interactions.write_csv().encode())
-        return measure_outcomes(work, work.pipeline.user_lists[0])
+        step = self._step
+        step.storage.store.put(step.files.interactions, interactions.write_csv().encode())
+        return measure_outcomes(step, step.pipeline.user_lists[0])
 
 
 def _read_ends(estimate: Estimate) -> tuple[float, float]:

@@ -11,17 +11,17 @@ from typing import Any, Literal
 
 from batchrec_dagster.config.lists import RecommendationSettings
 from batchrec_dagster.config.publication import Gate
+from batchrec_dagster.editions.edition import DataCounts, Finding, ListCounts
+from batchrec_dagster.personalize.estimate import Estimate
 from batchrec_dagster.personalize.measurements import NDCG
 from batchrec_dagster.reporting.insight.verdict import UNPROVED_OPENING, give_verdict
 from batchrec_dagster.reporting.markdown import escape as escape_markdown
 from batchrec_dagster.reporting.views.html import encode_json
 from batchrec_dagster.reporting.views.plain import escape_invisible
-from batchrec_dagster.steps.judge import ListFacts, judge_lists, judge_model
-from batchrec_dagster.steps.judge_quality import Behaviour, ModelFacts
-from batchrec_dagster.steps.list_checks import check_lists_full, check_rows_titled
-from batchrec_dagster.steps.model_records import ModelRecord
-from batchrec_dagster.storage.edition import DataCounts, Finding, ListCounts
-from batchrec_dagster.storage.estimate import Estimate
+from batchrec_dagster.steps.judge.quality import Behaviour, ModelFacts
+from batchrec_dagster.steps.judge.verdicts import ListFacts, judge_lists, judge_model
+from batchrec_dagster.steps.lists.checks import check_lists_full, check_rows_titled
+from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster_tests.guard.seams.editions import (
     make_edition,
     make_groups,

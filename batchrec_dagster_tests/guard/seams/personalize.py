@@ -23,6 +23,7 @@ from batchrec_dagster.local_personalize.errors import CatalogueError
 from batchrec_dagster.local_personalize.filter_masks import ItemFilter
 from batchrec_dagster.local_personalize.imported_rows import ReadColumns
 from batchrec_dagster.personalize import api
+from batchrec_dagster.personalize import resources as personalize_resources
 from batchrec_dagster.personalize.api import (
     PIPELINE_TAG,
     STORAGE_TAG,
@@ -30,7 +31,7 @@ from batchrec_dagster.personalize.api import (
     ResourceKind,
 )
 from batchrec_dagster.personalize.data_deletion import erase_users_from_groups, find_dataset_groups
-from batchrec_dagster.personalize.ensure import Ensure, StartedResource
+from batchrec_dagster.personalize.resources import StartedResource
 from batchrec_dagster.storage.objects import ObjectStore
 
 if TYPE_CHECKING:
@@ -165,8 +166,8 @@ class Resources:
         """
         resource_kind, within = _find_kind(kind), dict(parent or {})
         if not resource_kind.is_numbered:
-            return self._ensure.find_or_create(resource_kind, name, params, **within).arn
-        (ready,) = self._ensure.start_and_wait(
+            return self._opened.find_or_create(resource_kind, name, params, **within).arn
+        (ready,) = self._opened.start_and_wait(
             resource_kind, lambda: [self._start(resource_kind, name, params, within)]
         )
         return ready.arn
@@ -179,11 +180,11 @@ class Resources:
         within: dict[str, Any],
         is_usable: bool = True,
     ) -> StartedResource:
-        return self._ensure.start(kind, name, lambda _: params, lambda _: is_usable, **within)
+        return self._opened.start(kind, name, lambda _: params, lambda _: is_usable, **within)
 
     def find_groups(self) -> list[str]:
         """Return the ARNs of the pipeline's dataset groups."""
-        return find_dataset_groups(self._ensure, self.pipeline)
+        return find_dataset_groups(self._opened, self.pipeline)
 
     def erase_users(
         self, store: ObjectStore, folder: str, users: Sequence[str], request: str
@@ -196,24 +197,24 @@ class Resources:
         request: the name of the request, which the names of the jobs contain.
         """
         groups = self.find_groups()
-        erase_users_from_groups(self._ensure, store, folder, groups, users, request=request)
+        erase_users_from_groups(self._opened, store, folder, groups, users, request=request)
         return [self._find_erasure(group, request) for group in groups]
 
     def _find_erasure(self, group: str, request: str) -> ErasedFromGroup:
         """Return the result of the request's newest job, as Personalize reports it."""
         kind = _find_kind("data deletion job")
-        for _ in self._ensure.attempts_until_shown("the job is not listed yet"):
-            for job in self._ensure.list(kind, datasetGroupArn=group):
+        for _ in self._opened.attempts_until_shown("the job is not listed yet"):
+            for job in self._opened.list(kind, datasetGroupArn=group):
                 if f"-{request}-" in job[kind.name]:
-                    description = self._ensure.describe(kind, job[kind.arn])
+                    description = self._opened.describe(kind, job[kind.arn])
                     return ErasedFromGroup(
                         job[kind.arn], description["status"], description["numDeleted"]
                     )
         raise AssertionError("there is no job of this request")
 
     @cached_property
-    def _ensure(self) -> Ensure:
-        return Ensure(
+    def _opened(self) -> personalize_resources.Resources:
+        return personalize_resources.Resources(
             client=self.client,
             log=logging.getLogger("guard"),
             tags={PIPELINE_TAG: self.pipeline, STORAGE_TAG: "s3://data/"},

@@ -34,7 +34,7 @@ from batchrec_dagster.preparation.sources import archives, packing
 from batchrec_dagster.preparation.sources.source import RowSource, SourceContext
 from batchrec_dagster.preparation.spark.task import ERASED_USERS_FILE, PARTS, SparkTask
 from batchrec_dagster.samples import generator
-from batchrec_dagster.steps.stored_files import put_stream
+from batchrec_dagster.steps.data.stored_files import put_stream
 from batchrec_dagster.storage.erased import NOBODY, ErasedUsers
 from batchrec_dagster.storage.objects import ObjectStore
 

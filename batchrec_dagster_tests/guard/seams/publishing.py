@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -18,26 +18,25 @@ from unittest.mock import patch
 import polars as pl
 
 from batchrec_dagster import sinks
-from batchrec_dagster.config import Pipeline, PublishedList
+from batchrec_dagster.config import ListTable, Pipeline
+from batchrec_dagster.editions import editions as editions_module
+from batchrec_dagster.editions.edition import Edition, ListCounts
+from batchrec_dagster.editions.files import ListFiles
+from batchrec_dagster.editions.list_file import ListWriter
+from batchrec_dagster.editions.subjects import ITEMS, USERS
 from batchrec_dagster.errors import Refused as Refused
 from batchrec_dagster.errors import Retry, UserError
 from batchrec_dagster.personalize.measurements import NDCG
 from batchrec_dagster.reporting.insight.describe_list import find_before
-from batchrec_dagster.steps import publish, rollback
-from batchrec_dagster.steps.checks import require_passed
-from batchrec_dagster.steps.model_records import ModelRecord
-from batchrec_dagster.steps.outcomes import measure_outcomes
-from batchrec_dagster.steps.publish import Publishing
-from batchrec_dagster.steps.rollback import PREVIOUS
-from batchrec_dagster.steps.run_facts import RunFacts
-from batchrec_dagster.steps.user_rows import erase_from_editions
-from batchrec_dagster.steps.work import Work
-from batchrec_dagster.storage import editions as editions_module
-from batchrec_dagster.storage.edition import Edition, ListCounts
+from batchrec_dagster.steps.context import Run, StepContext
+from batchrec_dagster.steps.findings import require_passed
+from batchrec_dagster.steps.lists import publish, rollback
+from batchrec_dagster.steps.lists.publish import EditionDraft
+from batchrec_dagster.steps.lists.rollback import PREVIOUS
+from batchrec_dagster.steps.lists.user_rows import erase_from_editions
+from batchrec_dagster.steps.outcomes.outcomes import measure_outcomes
+from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.storage.erased import add_erased_users
-from batchrec_dagster.storage.layout import ListFiles
-from batchrec_dagster.storage.list_file import ListWriter
-from batchrec_dagster.storage.list_subjects import ITEMS, USERS
 from batchrec_dagster.storage.objects import ObjectNotFoundError
 from batchrec_dagster_tests.guard.seams.editions import ALONE, make_groups, make_popularity
 from batchrec_dagster_tests.guard.seams.store import Store
@@ -147,22 +146,20 @@ class Editions:
         )
         run = f"run of {night.model}"
         with _at(night.time), TemporaryDirectory() as folder:
-            publishing = Publishing(
-                self._work, self._list, model, {"subjects": night.users_version}
-            )
-            require_passed(publishing.judge_model(publish_anyway=anyway))
+            step = replace(self._step, run=Run(run, run, publish_anyway=anyway))
+            draft = EditionDraft(step, self._list, model, {"subjects": night.users_version})
+            require_passed(draft.judge_model())
             with ListWriter(Path(folder) / "lists.parquet") as writer:
                 writer.write(night.lists.to_arrow())
                 version = re.sub(r"\W", "_", f"{night.model}_{night.users_version}")
-                made = publishing.describe(
+                made = draft.describe(
                     version,
-                    RunFacts(run, run, publish_anyway=anyway),
                     [],
                     counts=ListCounts(subjects=night.lists.get_column("user_id").n_unique()),
                     data_until=night.data_until,
                 )
                 writer.finish(made)
-            return publishing.publish(writer.path, ALONE).number
+            return draft.publish(writer.path, ALONE).number
 
     def count_against_only(self) -> int | None:
         """Return how many of the live edition's rows break the rule `only`.
@@ -193,7 +190,8 @@ class Editions:
         target = PREVIOUS if to is None else str(to)
         with _at(time):
             log = logging.getLogger("rollback")
-            restoration = rollback.roll_back(self._work, self._list, target, run, self, ALONE, log)
+            step = replace(self._step, run=Run(run, run))
+            restoration = rollback.roll_back(step, self._list, target, self, ALONE, log)
         return restoration.edition.number
 
     def set_users(self, users: Iterable[str]) -> None:
@@ -218,7 +216,7 @@ class Editions:
 
     def count_interactions(self) -> dict[int, int]:
         """Return the number of interactions that count for each edition in the outcomes."""
-        sums = measure_outcomes(self._work, self._list).sums
+        sums = measure_outcomes(self._step, self._list).sums
         return dict(sums.group_by("edition").agg(pl.col("interactions").sum()).rows())
 
     def is_unfinished(self, run_id: str) -> bool:
@@ -240,16 +238,16 @@ class Editions:
         return Pipeline.model_validate(blocks)
 
     @property
-    def _list(self) -> PublishedList:
+    def _list(self) -> ListTable:
         return self._pipeline.user_lists[0]
 
     @cached_property
-    def _work(self) -> Work:
-        return Work(self._pipeline, self.store.storage)
+    def _step(self) -> StepContext:
+        return StepContext(self._pipeline, self.store.storage, Run("run", "run"))
 
     @property
     def _files(self) -> ListFiles:
-        return self._work.files_of(self._list)
+        return self._step.files_of(self._list)
 
     @property
     def _table(self) -> editions_module.Editions:

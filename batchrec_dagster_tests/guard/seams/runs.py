@@ -9,7 +9,7 @@ from unittest.mock import patch
 
 from batchrec_dagster.pipeline import personalize_resource
 from batchrec_dagster.pipeline.personalize_resource import PersonalizeResource
-from batchrec_dagster.steps import training
+from batchrec_dagster.steps.model import training
 
 
 @contextmanager

@@ -7,7 +7,7 @@ FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(
     [
         "batchrec_dagster.local_personalize.api.service",
-        "batchrec_dagster.storage.editions",
+        "batchrec_dagster.editions.editions",
         "batchrec_dagster_tests.guard.servers.night",
         "batchrec_dagster_tests.guard.servers.personalize",
     ]

@@ -26,7 +26,7 @@ from batchrec_dagster.pipeline.spark_jobs import RunOnEngine
 from batchrec_dagster.preparation.file_form import Columns, FileForm
 from batchrec_dagster.preparation.polars.decoding import RawFile
 from batchrec_dagster.preparation.polars.prepare import open_ratings
-from batchrec_dagster.preparation.row_rules import Rules
+from batchrec_dagster.preparation.row_rules import RowRules
 from batchrec_dagster.preparation.spark.task import ERASED_USERS_FILE, PARTS, SparkTask
 from batchrec_dagster.storage.connection import S3Connection, Storage
 from batchrec_dagster.storage.erased import ErasedUsers
@@ -37,7 +37,7 @@ TASK = SparkTask(
     {"ratings.csv": "s3://shop/raw/ratings.csv"},
     FileForm("csv", ","),
     Columns({"user": "userId", "item": "movieId", "rating": "rating", "timestamp": "timestamp"}),
-    Rules(min_rating=3.5),
+    RowRules(min_rating=3.5),
     "s",
     "s3://shop/work",
 )

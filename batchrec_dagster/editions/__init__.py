@@ -1,0 +1,1 @@
+"""What was published and when, of what, and what was withdrawn."""

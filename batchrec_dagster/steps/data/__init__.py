@@ -1,0 +1,1 @@
+"""The data of a night: raw files, interactions, items, users and recipients."""

@@ -1,0 +1,1 @@
+"""Findings about models and lists: pure functions of facts."""

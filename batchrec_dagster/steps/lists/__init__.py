@@ -1,0 +1,1 @@
+"""The lists: audience, batch job, rules, rows, checks, publication and rollback."""

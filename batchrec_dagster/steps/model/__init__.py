@@ -1,0 +1,1 @@
+"""The import into Personalize, the trainings, their records and costs."""

@@ -1,0 +1,1 @@
+"""What people did with past editions, and the results of experiments."""
