@@ -105,6 +105,9 @@ class LoadedPipelines:
 
         if self.definitions is None:
             raise click.ClickException("\n".join(self.errors))
+        if not self.pipelines:
+            # Without a pipeline, the project has no resources of batchrec.
+            return {}
         opened = self.definitions.resources or {}
         personalize = opened[resource_key("personalize")]
         storage = opened[resource_key("storage")].opened
