@@ -94,9 +94,9 @@ class LoadedPipelines:
             raise make_undeclared_error(address, self.addresses)
 
     def open_steps(self, command: str, log: logging.Logger) -> dict[str, StepContext]:
-        """Return the context in which the command works on each pipeline, by the pipeline's name.
+        """Return a step's context for each pipeline, by the pipeline's name.
 
-        command: the name of the command, such as `forget`. The locks that it takes name it.
+        command: the name of the command, such as `forget`. Its locks show this name.
 
         Raises click.ClickException if the project does not load.
         """

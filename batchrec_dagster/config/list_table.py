@@ -34,7 +34,7 @@ class ListTable(BaseModel, frozen=True):
     """
 
     subject: ClassVar[ListSubject]
-    """What each list is for, and the columns of the table."""
+    """The kind of subject that gets a list, and the columns of the table."""
     job_kind: ClassVar[ResourceKind] = BATCH_INFERENCE_JOB
     """The kind of batch job that makes the lists."""
     job_folder: ClassVar[BatchJob]
@@ -46,7 +46,7 @@ class ListTable(BaseModel, frozen=True):
     rules leave them short.
     """
     has_items: ClassVar[bool] = True
-    """Whether the lists are of items, not of users."""
+    """Whether the lists contain items. The lists of segments contain users."""
     is_addressed: ClassVar[bool] = True
     """Whether commands, jobs and records of runs use the address of the table."""
     job_reads_new_data: ClassVar[bool] = True
@@ -194,7 +194,7 @@ class ListTable(BaseModel, frozen=True):
 
     @property
     def shows_titles(self) -> bool:
-        """Whether the lists are of items and show the items' titles."""
+        """Whether the lists contain items and show the items' titles."""
         return self.has_items and "title" in self.columns
 
     def order_columns(self, item_columns: Sequence[str]) -> list[str]:
@@ -338,7 +338,7 @@ class SegmentLists(ListTable, frozen=True):
     job_folder: ClassVar[BatchJob] = "batch_segments"
     has_items: ClassVar[bool] = False
     is_addressed: ClassVar[bool] = False
-    # A model of segments lists users by its training data only.
+    # A model of segments uses its training data alone.
     job_reads_new_data: ClassVar[bool] = False
     segments: Segments
     """The block of the declaration."""
@@ -366,7 +366,7 @@ class SegmentLists(ListTable, frozen=True):
 
     @property
     def has_item_columns(self) -> bool:
-        # A segment that is made by an expression is of no item.
+        # A segment that an expression defines belongs to no single item.
         return bool(self.segments.items)
 
     @property

@@ -1,1 +1,1 @@
-"""What was published and when, of what, and what was withdrawn."""
+"""The published editions of lists: their tables, their records, and withdrawn lists."""

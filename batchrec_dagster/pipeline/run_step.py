@@ -108,7 +108,7 @@ def run_step(
 
 
 def find_retry_policy(context: dg.AssetExecutionContext) -> dg.RetryPolicy | None:
-    """Return the policy by which Dagster retries the step: the asset's, or else its job's."""
+    """Return the step's retry policy in Dagster: the asset's, or else its job's."""
     policy: dg.RetryPolicy | None = context.get_step_execution_context().op_retry_policy
     return policy
 

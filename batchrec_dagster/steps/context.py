@@ -81,7 +81,7 @@ class StepContext:
         return PipelineFiles(self.storage, self.pipeline.keys)
 
     def files_of(self, published: ListTable) -> ListFiles:
-        """Return the files of one of the pipeline's lists in the storage."""
+        """Return the list's files in the storage."""
         return ListFiles(self.storage, published.keys)
 
     @property

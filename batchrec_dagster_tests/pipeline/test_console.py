@@ -11,6 +11,12 @@ from batchrec_dagster.definitions import load
 from batchrec_dagster_tests.guard.builders import Project, declaration, definitions
 
 
+@pytest.fixture(autouse=True)
+def in_the_project(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(project.root)
+    monkeypatch.setenv("BATCHREC_HOME", str(project.root / ".batchrec"))
+
+
 def test_it_is_in_json_or_in_lines_without_control_characters_but_for_a_teams(
     project: Project,
     instance: dg.DagsterInstance,
@@ -20,8 +26,6 @@ def test_it_is_in_json_or_in_lines_without_control_characters_but_for_a_teams(
     """The name of the only column has a bidirectional control character, so that the run fails."""
     (project.root / "ratings.csv").write_text("bell\u202e\n1\n")
     project.declare(declaration("shop", "ratings.csv"))
-    monkeypatch.syspath_prepend(project.root)
-    monkeypatch.setenv("BATCHREC_HOME", str(project.root / ".batchrec"))
 
     def log(defs: dg.Definitions) -> str:
         result = defs.resolve_job_def("shop_refresh").execute_in_process(
@@ -51,8 +55,6 @@ def test_a_rollback_logs_in_the_chosen_format(
 ) -> None:
     (project.root / "ratings.csv").write_text("user_id,item_id,timestamp\n1,2,1500000000\n")
     project.declare(declaration("shop", "ratings.csv"))
-    monkeypatch.syspath_prepend(project.root)
-    monkeypatch.setenv("BATCHREC_HOME", str(project.root / ".batchrec"))
     monkeypatch.setenv("BATCHREC_LOG_FORMAT", "json")
     job = load(project.package).resolve_job_def("shop_rollback")
     assert not job.execute_in_process(instance=instance, raise_on_error=False).success

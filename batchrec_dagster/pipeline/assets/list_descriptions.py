@@ -83,9 +83,10 @@ class KindDescription:
     listed: str
     """The plural noun for the ids on the lists, in the preview."""
     example: str | None
-    """The beginning of the preview's example, which may have the id of a subject.
+    """The words before "gets:" in the preview's example; `{}` stands for the subject's id.
 
-    None for no example: Dagster's history would never forget a user."""
+    None for no example: Dagster's history would never forget a user.
+    """
 
 
 def _describe_user_lists(published: UserLists) -> str:

@@ -52,7 +52,7 @@ def read_histories(
     histories = {}
     for name in conditions:
         is_selected_pair = pairs.drop_in_place(name)
-        # The last rule needs no copy of the pairs if it selects all of them.
+        # The last rule needs no copy if it selects all pairs.
         is_copy_needed = pairs.width or not is_selected_pair.all()
         selected = codes[is_selected_pair.to_numpy()] if is_copy_needed else codes
         histories[name] = _list_items(selected, len(user_ids))

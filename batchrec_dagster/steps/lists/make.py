@@ -181,16 +181,16 @@ def _judge_again(draft: EditionDraft, judged: Sequence[Finding]) -> ListsResult:
 def _record_unchanged(draft: EditionDraft) -> None:
     """Record that the run had nothing new to publish."""
     run = draft.step.run
-    night = Night(
-        run=run.root_id,
-        ended="unchanged",
-        time=datetime.now(UTC),
-        steps=(draft.published.asset,),
-        cost_usd=read_run_cost(draft.step.files, run.root_id),
-        seconds=measure_seconds(run.start),
-    )
     # The lists are as they should be, even if this night is missing in the record.
     with suppress(UserError):
+        night = Night(
+            run=run.root_id,
+            ended="unchanged",
+            time=datetime.now(UTC),
+            steps=(draft.published.asset,),
+            cost_usd=read_run_cost(draft.step.files, run.root_id),
+            seconds=measure_seconds(run.start),
+        )
         draft.editions.add_night(night)
 
 

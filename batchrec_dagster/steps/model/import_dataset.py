@@ -176,13 +176,7 @@ def import_dataset(
     def price_missing_imports() -> list[Cost]:
         return [request.cost for request in requests if request.find() is None]
 
-    paid_before = read_run_cost(step.files, step.run.root_id)
-    estimate = [
-        *([Cost(paid_before, "its earlier attempts")] if paid_before else []),
-        *price_missing_imports(),
-        *estimate_trainings(step, trainings),
-        *estimate_results(step),
-    ]
+    estimate = _estimate_run(step, price_missing_imports(), trainings)
     where = "" if resources.on_aws else "on AWS "
     resources.log_resource(f"{where}this run costs {summarize_costs(estimate)}")
     checks = check_budget(step, estimate)
@@ -218,6 +212,24 @@ def import_dataset(
     )
     save(step.storage.store, step.files.record_uri(ASSET), record)
     return DatasetImport(record, imports, estimate, paid, checks)
+
+
+def _estimate_run(
+    step: StepContext, imports: Sequence[Cost], trainings: Sequence[str]
+) -> list[Cost]:
+    """Return the estimated costs of the run, including the costs of its earlier attempts.
+
+    imports: the costs of the imports that the run still has to make.
+    trainings: the recipes that the run will train.
+    """
+    paid_before = read_run_cost(step.files, step.run.root_id)
+    earlier_attempts = [Cost(paid_before, "its earlier attempts")] if paid_before else []
+    return [
+        *earlier_attempts,
+        *imports,
+        *estimate_trainings(step, trainings),
+        *estimate_results(step),
+    ]
 
 
 def compute_data_version(step: StepContext) -> str:
